@@ -1,0 +1,11 @@
+//! The scheduler core: a pure state machine that makes every decision of the farm.
+//!
+//! `handle(now, input, &mut outputs)` never fails, reads no clock, does no IO and holds no hash map; integers
+//! decide and ties break by id. Replaying the same inputs gives the same outputs byte for byte. Called by the
+//! dispatch actor alone; by recovery, the planner and the tests in the same way.
+
+pub mod input;
+pub mod output;
+
+pub use input::Input;
+pub use output::Output;

@@ -1,0 +1,147 @@
+//! The names of all metrics: one table for code, boards, rules and the reference page.
+//!
+//! The law: prefix `zoetrope_`; base units at the end (`_seconds`, `_bytes`, `_ratio`); a counter, and
+//! nothing else, ends in `_total`; label sets are closed, and each series of a closed set exists from the
+//! start. Never a label: job ids, prompts, addresses, error texts, worker names.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations at or below each bound.
+    Histogram(&'static [f64]),
+}
+
+/// Who exports a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The coordinator.
+    Coordinator,
+    /// The worker.
+    Worker,
+    /// Both.
+    Both,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its full name.
+    pub name: &'static str,
+    /// What it counts or measures, with its unit.
+    pub help: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its label names.
+    pub labels: &'static [&'static str],
+    /// Who exports it.
+    pub side: Side,
+}
+
+/// Bounds for waiting times, in seconds.
+pub const WAIT: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
+    14400.0, 43200.0, 86400.0,
+];
+/// Bounds for work on a GPU, in seconds.
+pub const WORK: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0,
+    2560.0,
+];
+/// Bounds for IO, in seconds.
+pub const IO: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Bounds for decisions of the scheduler core, in seconds.
+pub const CORE: &[f64] =
+    &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2, 0.1];
+
+macro_rules! metrics {
+    ($($constant:ident = $side:ident $kind:expr, $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                name: $name, help: $help, kind: $kind, labels: &[$($label),*], side: Side::$side,
+            };
+        )*
+        /// Every metric.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+metrics! {
+    HTTP_REQUESTS = Coordinator Counter, "zoetrope_http_requests_total" ["route", "method", "code"] "HTTP requests answered, by route template.";
+    HTTP_DURATION = Coordinator Histogram(IO), "zoetrope_http_request_duration_seconds" ["route"] "Time from the head of a request to the head of its answer.";
+    HTTP_IN_FLIGHT = Coordinator Gauge, "zoetrope_http_requests_in_flight" [] "HTTP requests being handled.";
+    SUBMITS_REFUSED = Coordinator Counter, "zoetrope_submits_refused_total" ["code"] "Submits that were refused, by error code of the API.";
+    IDEMPOTENT_REPLAYS = Coordinator Counter, "zoetrope_idempotent_replays_total" ["source"] "Answers repeated for a repeated request; source is key or sdk_resend.";
+    JOBS = Coordinator Gauge, "zoetrope_jobs" ["class", "state"] "Unfinished jobs; state is queued or in_progress.";
+    JOBS_SUBMITTED = Coordinator Counter, "zoetrope_jobs_submitted_total" ["class", "model"] "Jobs acknowledged.";
+    JOBS_FINISHED = Coordinator Counter, "zoetrope_jobs_finished_total" ["class", "model", "fault"] "Jobs that ended; fault is none (completed), caller or farm.";
+    JOBS_FAILED = Coordinator Counter, "zoetrope_jobs_failed_total" ["code"] "Jobs that failed, by error code of the API.";
+    JOB_WAIT = Coordinator Histogram(WAIT), "zoetrope_job_wait_seconds" ["class", "model"] "Time from acknowledgement to the first attempt placed.";
+    JOB_TURNAROUND = Coordinator Histogram(WAIT), "zoetrope_job_turnaround_seconds" ["class", "model"] "Time from acknowledgement to publication.";
+    VIDEO_SECONDS = Coordinator Counter, "zoetrope_video_seconds_total" ["model"] "Seconds of published clips.";
+    SHARDS = Coordinator Gauge, "zoetrope_shards" ["stage", "state"] "Unfinished shards; state is waiting, ready or running.";
+    ATTEMPTS = Coordinator Counter, "zoetrope_attempts_total" ["stage", "cause"] "Attempts that ended, by cause; none means that it made its artifact.";
+    ATTEMPT_DURATION = Coordinator Histogram(WORK), "zoetrope_attempt_duration_seconds" ["stage", "model"] "Time from order to last artifact.";
+    GPU_SECONDS = Coordinator Counter, "zoetrope_gpu_seconds_total" ["pool", "use"] "Time of gpu threads; use is useful (ended in an accepted artifact) or lost.";
+    STALE_RESULTS = Coordinator Counter, "zoetrope_stale_results_refused_total" ["point"] "Reports of replaced attempts that were refused, by where.";
+    DECISION_DURATION = Coordinator Histogram(CORE), "zoetrope_decision_duration_seconds" [] "Time that the scheduler core took for one input.";
+    INPUTS = Coordinator Counter, "zoetrope_inputs_total" ["input"] "Inputs of the scheduler core, by variant.";
+    INPUTS_IGNORED = Coordinator Counter, "zoetrope_inputs_ignored_total" ["input"] "Inputs that were late or senseless and changed nothing.";
+    PLACEMENTS = Coordinator Counter, "zoetrope_placements_total" ["affinity"] "Attempts placed; affinity is hot (model and stage loaded) or load.";
+    WORKERS = Coordinator Gauge, "zoetrope_workers" ["pool", "state"] "Workers; each counts once, in the first of draining, quarantined, cordoned, busy, idle.";
+    WORKERS_LOST = Coordinator Counter, "zoetrope_workers_lost_total" ["pool", "how"] "Workers lost; how is silence, closed or new_boot.";
+    WORKERS_REATTACHED = Coordinator Counter, "zoetrope_workers_reattached_total" ["pool"] "Workers that came back with attempts that went on.";
+    QUARANTINES = Coordinator Counter, "zoetrope_quarantines_total" ["pool", "stage"] "Times that a worker was quarantined for a kind of shard.";
+    QUIC_CONNECTIONS = Coordinator Gauge, "zoetrope_quic_connections" [] "Open connections of workers.";
+    LINK_BYTES = Coordinator Counter, "zoetrope_link_bytes_total" ["direction", "content"] "Bytes of links; direction is in or out, content is control, artifact or media.";
+    LEADER = Coordinator Gauge, "zoetrope_leader" [] "1 if this coordinator leads.";
+    EPOCH = Coordinator Gauge, "zoetrope_epoch" [] "The epoch in which this coordinator leads.";
+    RECOVERY_DURATION = Coordinator Gauge, "zoetrope_recovery_duration_seconds" [] "Time that the last recovery from the journal took.";
+    JOURNAL_SYNC = Coordinator Histogram(IO), "zoetrope_journal_sync_duration_seconds" [] "Time to make one batch of inputs durable.";
+    JOURNAL_BYTES = Coordinator Counter, "zoetrope_journal_bytes_total" [] "Bytes of records written to the journal.";
+    JOURNAL_INPUTS = Coordinator Counter, "zoetrope_journal_inputs_total" [] "Records written to the journal; divided by syncs it is the group commit.";
+    SNAPSHOT_TIMESTAMP = Coordinator Gauge, "zoetrope_snapshot_timestamp_seconds" [] "When the newest snapshot was taken.";
+    SIDECAR_UP = Coordinator Gauge, "zoetrope_sidecar_up" ["sidecar"] "1 if the sidecar runs.";
+    SIDECAR_REQUESTS = Coordinator Counter, "zoetrope_sidecar_requests_total" ["sidecar", "outcome"] "Requests to sidecars; outcome is ok, refused or error.";
+    SIDECAR_DURATION = Coordinator Histogram(IO), "zoetrope_sidecar_request_duration_seconds" ["sidecar"] "Time that a sidecar took for a request.";
+    PUBLISHES_REFUSED = Coordinator Counter, "zoetrope_publishes_refused_total" ["proof"] "Clips that were not published because a proof was missing or wrong.";
+    GPU_INFO = Worker Gauge, "zoetrope_gpu_info" ["UUID", "GPU_I_ID", "worker", "pool", "gpu_kind"] "1, with what this worker serves.";
+    DENOISE_STEP = Worker Histogram(WORK), "zoetrope_denoise_step_seconds" ["model"] "Time of one denoising step.";
+    MODEL_LOAD = Worker Histogram(WORK), "zoetrope_model_load_seconds" ["model"] "Time to load the weights of a stage.";
+    FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, encode, mux, check or store.";
+    SPOOL_BYTES = Worker Gauge, "zoetrope_spool_bytes" [] "Artifacts that are not yet acknowledged.";
+    BUILD_INFO = Both Gauge, "zoetrope_build_info" ["version", "protocol"] "1, with the version of the program and of the wire.";
+    LABEL_OVERFLOW = Both Counter, "zoetrope_label_overflow_total" ["label"] "Label values that were counted as other, because their set is full.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_law_of_names_holds() {
+        let mut names = BTreeSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} stands twice");
+            assert!(name.starts_with("zoetrope_"), "{name}");
+            assert_eq!(metric.kind == Counter, name.ends_with("_total"), "{name}");
+            if let Histogram(bounds) = metric.kind {
+                assert!(name.ends_with("_seconds"), "{name}");
+                assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
+            }
+            assert!(metric.help.ends_with('.'), "{name}");
+            for label in metric.labels {
+                assert_ne!(*label, "quantile");
+            }
+        }
+    }
+}

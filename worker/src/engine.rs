@@ -1,0 +1,106 @@
+//! What a render engine offers to the gpu thread: one function a stage, bytes in and bytes out.
+//!
+//! An engine never reads a clock to decide anything, never does network IO and knows no job. Everything it
+//! needs is in the [`RenderSpec`] and the input artifacts, so any worker can go on from "latents at step k".
+//! Called only from the gpu thread (`gpu.rs`) and from `zoetrope-worker render`.
+
+use std::ops::ControlFlow;
+use zoetrope_protocol::RenderSpec;
+use zoetrope_protocol::wire::Phase;
+
+/// Why an engine gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The device has too little memory.
+    #[error("out of memory in {stage}")]
+    OutOfMemory {
+        /// The stage.
+        stage: &'static str,
+    },
+    /// An input artifact is no such artifact, or belongs to another render.
+    #[error("bad input artifact: {0}")]
+    BadInput(String),
+    /// The model failed, or made values that are no numbers.
+    #[error("{stage} failed: {reason}")]
+    Failed {
+        /// The stage.
+        stage: &'static str,
+        /// What the library said.
+        reason: String,
+    },
+    /// The receiver of frames and sound failed (encoder gone, disk full).
+    #[error("finishing failed: {0}")]
+    Sink(String),
+}
+
+/// Whether a stage ran to its end or was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All is done.
+    Done,
+    /// The observer said stop at a boundary.
+    Stopped,
+}
+
+/// Who watches a stage. Called on the gpu thread at every boundary; `Break` ends the stage there.
+pub trait Observer {
+    /// So many of `total` units (steps, chunks, layers) of this phase are done.
+    fn progress(&mut self, phase: Phase, done: u32, total: u32) -> ControlFlow<()>;
+
+    /// A denoising step is done. `latents` makes the artifact's bytes, if the observer wants them.
+    /// The next step begins only when this returns.
+    fn step_done(
+        &mut self,
+        step: u32,
+        total: u32,
+        latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
+    ) -> Result<ControlFlow<()>, EngineError>;
+}
+
+/// Decoded frames: 8-bit RGB, row by row, frame after frame.
+pub struct Frames<'a> {
+    /// `count · height · width · 3` bytes.
+    pub rgb: &'a [u8],
+    /// How many frames.
+    pub count: u32,
+}
+
+/// Who takes frames and sound as they are decoded. The sound comes first and whole (10 s are 2.6 MB), then
+/// the frames in order, at most one decode chunk at a time.
+pub trait ClipSink {
+    /// Stereo samples, interleaved left and right, 32,000 a second, -1 to 1, trimmed to the asked length.
+    /// Not called for a silent clip.
+    fn sound(&mut self, samples: &[f32]) -> Result<(), EngineError>;
+
+    /// The next frames of the canvas, never more than asked for in all.
+    fn frames(&mut self, frames: Frames<'_>) -> Result<(), EngineError>;
+}
+
+/// A model, ready to be given stages. Loads a stage's weights when it is first needed.
+pub trait Engine {
+    /// Prompt to the `Prompt` artifact's bytes.
+    fn encode(
+        &mut self,
+        spec: &RenderSpec,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<u8>, EngineError>;
+
+    /// Prompt embeddings, and latents of an earlier attempt if there are some, to latents at step
+    /// `spec.steps`. `Stopped` comes without bytes: the observer has seen the newest latents.
+    fn denoise(
+        &mut self,
+        spec: &RenderSpec,
+        prompt: &[u8],
+        resume: Option<&[u8]>,
+        observer: &mut dyn Observer,
+    ) -> Result<(Ended, Option<Vec<u8>>), EngineError>;
+
+    /// Final latents to sound and frames, chunk by chunk, with O(chunk) memory.
+    fn decode(
+        &mut self,
+        spec: &RenderSpec,
+        latents: &[u8],
+        sink: &mut dyn ClipSink,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, EngineError>;
+}

@@ -1,0 +1,3 @@
+//! Serves one gpu for a Zoetrope farm.
+
+pub mod engine;
