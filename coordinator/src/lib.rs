@@ -1,1 +1,6 @@
-//! Placeholder head, replaced with the first code.
+//! The coordinator of a Zoetrope farm: everything but the command line's entry.
+
+pub mod dispatch;
+pub mod farm;
+pub mod jobs;
+pub mod models;

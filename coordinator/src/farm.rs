@@ -1,0 +1,134 @@
+//! The door's view of the farm: what HTTP handlers may ask, and what they get.
+//!
+//! Handlers hold a [`Farm`] and nothing else of the actors. Every call has a timeout; a farm that does not
+//! answer is an [`Unavailable`], which the door turns into 503. Nothing here decides anything.
+
+use crate::jobs::{Asset, JobView, ListQuery, Page, Submission};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use ractor::{ActorRef, RpcReplyPort};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use zoetrope_protocol::id::{JobId, TenantId, WorkerId};
+use zoetrope_protocol::wire::DrainKind;
+
+/// The longest that a handler waits for the farm: a durable submit takes some ten milliseconds, so a farm that
+/// needs longer than this is stuck, and the caller is better off trying again.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What may be asked of the dispatch actor from outside.
+pub enum FarmMsg {
+    /// Admit a job; answered when it is durable.
+    Submit(Box<Submission>, RpcReplyPort<Result<JobView, SubmitRefused>>),
+    /// One job of a tenant, unless deleted.
+    Read(TenantId, JobId, RpcReplyPort<Option<JobView>>),
+    /// A page of a tenant's jobs.
+    List(TenantId, ListQuery, RpcReplyPort<Result<Page, NoSuchCursor>>),
+    /// End a job; answered when its terminal state is durable.
+    Cancel(TenantId, JobId, RpcReplyPort<Result<JobView, CancelRefused>>),
+    /// Cancel if unfinished, then hide it for ever; answered when that is durable. `false`: no such job.
+    Delete(TenantId, JobId, RpcReplyPort<bool>),
+    /// For a resent request without idempotency key: the newest job of the last 120 s with this content hash.
+    FindResent(TenantId, [u8; 32], RpcReplyPort<Option<JobView>>),
+    /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
+    Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
+    /// All workers, for operators.
+    Workers(RpcReplyPort<Vec<WorkerRow>>),
+    /// Drain a worker, by its number or node name; `false`: no such worker.
+    Drain(String, DrainKind, RpcReplyPort<bool>),
+    /// Stop (or allow again) new work to a worker; `false`: no such worker.
+    Cordon(String, bool, RpcReplyPort<bool>),
+    /// Jobs of all tenants, newest first, for operators.
+    AllJobs(ListQuery, RpcReplyPort<Result<Page, NoSuchCursor>>),
+}
+
+/// A submit that was not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmitRefused {
+    /// The tenant's queue is full.
+    TenantQueueFull,
+    /// The farm's queue is full.
+    FarmQueueFull,
+    /// The same idempotency key was used with other content.
+    KeyReused,
+    /// A request with this key is a job already: this one. Its first answer is to be repeated.
+    Replay(Box<JobView>),
+    /// The estimate is after the job's deadline.
+    DeadlineInfeasible,
+}
+
+/// A job that cannot be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CancelRefused {
+    /// The tenant has no such job.
+    NoSuchJob,
+    /// It has ended already.
+    Terminal(Box<JobView>),
+}
+
+/// A page was asked for behind an id that the tenant never had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSuchCursor;
+
+/// The farm did not answer in time, or is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the farm does not answer")]
+pub struct Unavailable;
+
+/// A worker as operators see it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct WorkerRow {
+    /// Its number.
+    pub worker: WorkerId,
+    /// Its node name.
+    pub node: String,
+    /// Its pool.
+    pub pool: String,
+    /// What it serves.
+    pub gpu_kind: String,
+    /// draining, quarantined, cordoned, busy or idle.
+    pub state: String,
+    /// Models that it has.
+    pub models: Vec<String>,
+    /// The shard that runs there, as text.
+    pub running: Option<String>,
+    /// How far that is: `denoising 3/6`.
+    pub progress: Option<String>,
+}
+
+/// Reads published bytes. Implemented by the storage sidecar's store; a fake in tests.
+pub trait AssetReader: Send + Sync {
+    /// Streams `range` of a published asset. The error is for the log; callers see 500.
+    fn read(
+        &self,
+        asset: &Asset,
+        range: Range<u64>,
+    ) -> BoxStream<'static, Result<Bytes, std::io::Error>>;
+}
+
+/// What HTTP handlers hold.
+#[derive(Clone)]
+pub struct Farm {
+    /// The dispatch actor.
+    pub dispatch: ActorRef<crate::dispatch::DispatchMsg>,
+    /// Where published bytes are read.
+    pub assets: Arc<dyn AssetReader>,
+}
+
+impl Farm {
+    /// Asks and waits at most [`ASK_TIMEOUT`].
+    ///
+    /// # Errors
+    /// `Unavailable` if there is no answer in time or no actor any more.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<T>) -> FarmMsg + Send,
+    ) -> Result<T, Unavailable> {
+        let wrap = |reply| crate::dispatch::DispatchMsg::Farm(message(reply));
+        match self.dispatch.call(wrap, Some(ASK_TIMEOUT)).await {
+            Ok(ractor::rpc::CallResult::Success(answer)) => Ok(answer),
+            _ => Err(Unavailable),
+        }
+    }
+}
