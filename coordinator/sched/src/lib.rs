@@ -4,8 +4,16 @@
 //! decide and ties break by id. Replaying the same inputs gives the same outputs byte for byte. Called by the
 //! dispatch actor alone; by recovery, the planner and the tests in the same way.
 
+pub mod config;
+mod core;
 pub mod input;
 pub mod output;
+pub mod view;
+pub mod why;
 
+pub use crate::core::{Core, State};
+pub use config::Config;
 pub use input::Input;
 pub use output::Output;
+pub use view::{Counts, JobView, TenantView, WorkerView};
+pub use why::Why;

@@ -158,4 +158,6 @@ pub enum Ignored {
     NoSuchTenant,
     /// Nothing changed by it.
     NothingToDo,
+    /// It contradicts itself or the tables: a chain without stages, a clip from a `Denoise` shard.
+    Senseless,
 }
