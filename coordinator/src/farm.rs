@@ -10,7 +10,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use zoetrope_protocol::id::{JobId, TenantId, WorkerId};
+use zoetrope_protocol::id::{JobId, Millis, TenantId, WorkerId};
 use zoetrope_protocol::wire::DrainKind;
 
 /// The longest that a handler waits for the farm: a durable submit takes some ten milliseconds, so a farm that
@@ -41,6 +41,15 @@ pub enum FarmMsg {
     Cordon(String, bool, RpcReplyPort<bool>),
     /// Jobs of all tenants, newest first, for operators.
     AllJobs(ListQuery, RpcReplyPort<Result<Page, NoSuchCursor>>),
+    /// A new join token for so many workers, good for so long; answered when it is durable.
+    JoinToken {
+        /// How many workers may join with it, 1 to 1,000.
+        uses: u32,
+        /// How long it is good, at most 24 h.
+        ttl: Millis,
+        /// The token's text.
+        reply: RpcReplyPort<String>,
+    },
 }
 
 /// A submit that was not admitted.
