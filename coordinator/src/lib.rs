@@ -2,5 +2,9 @@
 
 pub mod dispatch;
 pub mod farm;
+pub mod http;
 pub mod jobs;
+pub mod journal;
+pub mod keys;
+pub mod metrics;
 pub mod models;

