@@ -28,8 +28,8 @@ VIDEO_VAE = dict(
 )
 AUDIO_VAE = dict(
     encoder_dim=8, encoder_rates=(2, 4, 4, 5, 5), latent_dim=256, latent_channels=32, num_attention_heads=4,
-    decoder_dim=256, decoder_rates=(5, 5, 4, 4, 2), decoder_kernel_sizes=(9, 9, 8, 8, 4),
-    resblock_kernel_sizes=(3, 7), resblock_dilation_sizes=((1, 3), (1, 3)),
+    decoder_dim=128, decoder_rates=(5, 5, 4, 4, 2), decoder_kernel_sizes=(9, 9, 8, 8, 4),
+    resblock_kernel_sizes=(7,), resblock_dilation_sizes=((1,),),
 )
 TEXT = dict(
     vocab_size=words.VOCABULARY_SIZE, hidden_size=128, intermediate_size=384, num_hidden_layers=3,

@@ -1,0 +1,99 @@
+"""The video VAE: its decoder written down in closed form, then tuned for sharpness; its encoder trained to agree.
+
+The decoder starts as the exact inverse of the principal components: `proj_in` spreads each latent over a pair of opposite
+channels of a stream that is otherwise constant, the blocks are the identity, and the last LayerNorm is then affine to
+within a thousandth, so `proj_out` can hold the components. Called by the command `vae` and by `export`.
+"""
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import latents
+import parts
+import picture
+import world
+from layout import Clip, frames_of
+
+SPREAD = 0.05           # of a normalised latent in the stream, whose other channels are ±1
+LATENT_NOISE = 0.04     # the transformer's latents are not exact, so the decoder is tuned on inexact ones
+CHUNK = 7               # latent frames that are decoded together
+
+
+def closed_form(basis):
+    """A VAE whose decoder inverts `basis`."""
+    vae = parts.video_vae(latents_mean=basis.latents_mean.tolist(), latents_std=basis.latents_std.tolist())
+    decoder, channels = vae.decoder, latents.VIDEO_CHANNELS
+    width = decoder.proj_in.out_features
+    constant = width - 2 * channels
+    with torch.no_grad():
+        vae.post_quant_conv.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1, 1))
+        vae.post_quant_conv.bias.zero_()
+        enter = torch.diag(SPREAD / basis.latents_std)
+        decoder.proj_in.weight.copy_(torch.cat([enter, -enter, torch.zeros(constant, channels)]))
+        decoder.proj_in.bias.zero_()
+        decoder.proj_in.bias[2 * channels:] = torch.tensor([1.0, -1.0]).repeat(constant // 2)
+        decoder.norm_out.weight.fill_((constant / width) ** 0.5)
+        decoder.norm_out.bias.zero_()
+        leave = basis.components * (basis.latents_std / (2 * SPREAD))
+        decoder.proj_out.weight.copy_(torch.cat([leave, -leave, torch.zeros(3072, constant)], 1))
+        decoder.proj_out.bias.copy_(basis.mean)
+    return vae
+
+
+def _tile(rng, basis):
+    """A tile as the renderer decodes it: raw latents (1, 24, 7, h, w) and pixels (1, 3, 28, H, W), normalised."""
+    canvas = latents.CANVASES[rng.integers(4)]
+    clip = Clip(*canvas, 12)
+    scene, _ = world.sample(rng, unsaid=0.0)
+    chunk = rng.integers(0, clip.latent_frames // 5)
+    sizes = [min(8, size // 32) for size in (clip.height, clip.width)]
+    ends = [size // 32 - tile for size, tile in zip((clip.height, clip.width), sizes)]
+    top, left = (rng.integers(0, end + 1) for end in ends)
+    grid = np.meshgrid(np.arange(CHUNK) + 5 * chunk, np.arange(sizes[0]) + top, np.arange(sizes[1]) + left,
+                       indexing="ij")
+    latent, row, column = (axis.reshape(-1) for axis in grid)
+    pixels = picture.blocks(scene, frames_of(latent), row * 32, column * 32, canvas)
+    raw = (latents.patches(pixels) - basis.mean) @ basis.components
+    pixels = ((pixels - latents.PIXEL_MEAN) / latents.PIXEL_STD).view(CHUNK, *sizes, 3, 4, 32, 32)
+    pixels = pixels.permute(3, 0, 4, 1, 5, 2, 6).reshape(1, 3, CHUNK * 4, sizes[0] * 32, sizes[1] * 32)
+    raw = raw.view(CHUNK, *sizes, 2, 2, -1).permute(5, 0, 1, 3, 2, 4)
+    return raw.reshape(1, -1, CHUNK, sizes[0] * 2, sizes[1] * 2), pixels
+
+
+def psnr(decoded, pixels):
+    """In dB of 0..1 pixels, from normalised ones."""
+    return -10 * torch.log10(((decoded - pixels) * latents.PIXEL_STD).pow(2).mean()).item()
+
+
+def train(work, seed, steps):
+    """Tunes the decoder for `steps` tiles; goes on from `work`/video_vae.pt."""
+    basis, path = latents.load(work)[0], Path(work) / "video_vae.pt"
+    torch.manual_seed(seed)
+    vae, step = closed_form(basis), 0
+    optim = torch.optim.AdamW(vae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    if path.exists():
+        state = torch.load(path)
+        vae.load_state_dict(state["vae"])
+        optim.load_state_dict(state["optim"])
+        step = state["step"]
+    spread, began, seen = basis.latents_std.view(1, -1, 1, 1, 1), time.time(), []
+    while step < steps:
+        rng = np.random.default_rng((seed, 7, step))
+        raw, pixels = _tile(rng, basis)
+        noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(step)) * LATENT_NOISE
+        for group in optim.param_groups:
+            group["lr"] = 1e-3 * min(1, (step + 1) / 50) * max(0.02, min(1, 2 * (1 - step / steps)))
+        decoded = vae.decoder(vae.post_quant_conv(raw + noise * spread))
+        error = decoded - pixels
+        loss = error.abs().mean() + 2 * error.pow(2).mean()
+        optim.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
+        optim.step()
+        step += 1
+        seen.append(psnr(decoded.detach(), pixels))
+        if step % 50 == 0 or step == steps:
+            print(f"step {step} psnr {np.mean(seen[-50:]):.2f} dB {(time.time() - began) / 60:.1f} min", flush=True)
+            torch.save(dict(vae=vae.state_dict(), optim=optim.state_dict(), step=step), path)
