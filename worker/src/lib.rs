@@ -1,3 +1,14 @@
 //! Serves one gpu for a Zoetrope farm.
 
+pub mod cache;
+pub mod cli;
+pub mod emulated;
 pub mod engine;
+pub mod exit;
+pub mod finish;
+pub mod gpu;
+pub mod http;
+pub mod identity;
+pub mod link;
+pub mod metrics;
+pub mod root;

@@ -1,0 +1,417 @@
+//! What a MiniMax-H3 folder says of its networks, and which of their parts stay f32.
+//!
+//! The structs mirror the folder's `config.json` files, name by name, with the released values as defaults.
+//! Source: the constructors of huggingface/diffusers 0.42.1 `transformer_minimax_h3.py`,
+//! `autoencoder_kl_minimax_h3.py`, `autoencoder_kl_minimax_h3_audio.py`; transformers' `Qwen3VLTextConfig`.
+
+use crate::model::weights::Width;
+use crate::model::{Fault, read_json};
+use serde::Deserialize;
+use std::path::Path;
+
+/// The transformer over the packed sequence.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TransformerConfig {
+    /// Heads. Heads × dim may be wider than the stream.
+    pub num_attention_heads: i64,
+    /// Channels of a head.
+    pub attention_head_dim: i64,
+    /// Width of the stream.
+    pub hidden_size: i64,
+    /// Blocks.
+    pub num_layers: i64,
+    /// Blocks over the text alone.
+    pub num_refiner_layers: i64,
+    /// Inner width of the feed-forwards.
+    pub ffn_dim: i64,
+    /// Channels of a video latent.
+    pub in_channels: i64,
+    /// Channels of a sound latent.
+    pub audio_in_channels: i64,
+    /// Latents that one row covers: time, height, width. Only (1, 2, 2) is known.
+    pub patch_size: [i64; 3],
+    /// Width of the text's conditioning.
+    pub text_dim: i64,
+    /// Channels of the sinusoidal time embedding.
+    pub freq_dim: i64,
+    /// Inner width of the time embedder.
+    pub time_embed_hidden_dim: i64,
+    /// Width of what all AdaLN projections read.
+    pub time_embed_dim: i64,
+    /// Rotary frequencies of an axis.
+    pub rope_freq_dim: i64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Epsilon of the block norms.
+    pub norm_eps: f64,
+    /// Epsilon of the query and key norms.
+    pub qk_norm_eps: f64,
+    /// Epsilon of the last norms.
+    pub final_norm_eps: f64,
+}
+
+impl Default for TransformerConfig {
+    fn default() -> Self {
+        TransformerConfig {
+            num_attention_heads: 56,
+            attention_head_dim: 128,
+            hidden_size: 5376,
+            num_layers: 50,
+            num_refiner_layers: 2,
+            ffn_dim: 14336,
+            in_channels: 24,
+            audio_in_channels: 32,
+            patch_size: [1, 2, 2],
+            text_dim: 5120,
+            freq_dim: 256,
+            time_embed_hidden_dim: 5376,
+            time_embed_dim: 2688,
+            rope_freq_dim: 16,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-5,
+            qk_norm_eps: 1e-5,
+            final_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl TransformerConfig {
+    /// Values of a packed video row.
+    pub fn video_row(&self) -> i64 {
+        self.in_channels * self.patch_size.iter().product::<i64>()
+    }
+}
+
+/// The video autoencoder. Only its decoder is built.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VideoVaeConfig {
+    /// Channels of a pixel.
+    pub out_channels: i64,
+    /// Channels of a latent.
+    pub latent_channels: i64,
+    /// Their product is the pixels of a latent along a side.
+    pub spatial_downsample_factors: Vec<i64>,
+    /// Their product is the frames of a latent.
+    pub temporal_downsample_factors: Vec<i64>,
+    /// Blocks.
+    pub decoder_num_layers: i64,
+    /// Heads.
+    pub decoder_num_attention_heads: i64,
+    /// Channels of a head.
+    pub decoder_attention_head_dim: i64,
+    /// Learned tokens beside the latents.
+    pub decoder_num_register_tokens: i64,
+    /// Inner width of the feed-forwards, in widths of the stream.
+    pub decoder_ffn_mult: i64,
+    /// Base of the rotary frequencies.
+    pub decoder_rope_theta: f64,
+    /// Share of a head's channels that turn.
+    pub decoder_rope_dim_ratio: f64,
+    /// Epsilon of the norms.
+    pub decoder_norm_eps: f64,
+    /// Frames that a chunk adds.
+    pub clip_length: i64,
+    /// Latent frames at the end of an encoded chunk that were dropped.
+    pub token_drop: i64,
+    /// Mean of each latent channel.
+    pub latents_mean: Vec<f64>,
+    /// Deviation of each latent channel.
+    pub latents_std: Vec<f64>,
+}
+
+impl Default for VideoVaeConfig {
+    fn default() -> Self {
+        VideoVaeConfig {
+            out_channels: 3,
+            latent_channels: 24,
+            spatial_downsample_factors: vec![2, 2, 2, 2, 1, 1],
+            temporal_downsample_factors: vec![1, 2, 2, 1, 1, 1],
+            decoder_num_layers: 36,
+            decoder_num_attention_heads: 32,
+            decoder_attention_head_dim: 64,
+            decoder_num_register_tokens: 4,
+            decoder_ffn_mult: 4,
+            decoder_rope_theta: 100.0,
+            decoder_rope_dim_ratio: 0.75,
+            decoder_norm_eps: 1e-5,
+            clip_length: 17,
+            token_drop: 3,
+            latents_mean: vec![0.0; 24],
+            latents_std: vec![1.0; 24],
+        }
+    }
+}
+
+impl VideoVaeConfig {
+    /// Width of the stream.
+    pub fn width(&self) -> i64 {
+        self.decoder_num_attention_heads * self.decoder_attention_head_dim
+    }
+
+    /// Pixels of a latent along a side.
+    pub fn patch(&self) -> i64 {
+        self.spatial_downsample_factors.iter().product()
+    }
+
+    /// Frames of a latent.
+    pub fn patch_frames(&self) -> i64 {
+        self.temporal_downsample_factors.iter().product()
+    }
+}
+
+/// The sound autoencoder. Only its decoder is built.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AudioVaeConfig {
+    /// Width between the latents and the decoder.
+    pub latent_dim: i64,
+    /// Channels of a latent.
+    pub latent_channels: i64,
+    /// Channels before the first upsampling; each halves them.
+    pub decoder_dim: i64,
+    /// Upsampling rates; their product is the samples of a latent.
+    pub decoder_rates: Vec<i64>,
+    /// Kernels of the upsamplings.
+    pub decoder_kernel_sizes: Vec<i64>,
+    /// Kernels of the parallel residual blocks.
+    pub resblock_kernel_sizes: Vec<i64>,
+    /// Dilations of each residual block.
+    pub resblock_dilation_sizes: Vec<Vec<i64>>,
+    /// Samples a second.
+    pub sampling_rate: i64,
+    /// Mean of each latent channel; absent means 0.
+    pub latents_mean: Option<Vec<f64>>,
+    /// Deviation of each latent channel; absent means 1.
+    pub latents_std: Option<Vec<f64>>,
+}
+
+impl Default for AudioVaeConfig {
+    fn default() -> Self {
+        AudioVaeConfig {
+            latent_dim: 2048,
+            latent_channels: 32,
+            decoder_dim: 1024,
+            decoder_rates: vec![5, 5, 2, 2, 2, 2, 2],
+            decoder_kernel_sizes: vec![9, 9, 4, 4, 4, 4, 4],
+            resblock_kernel_sizes: vec![3, 7, 11],
+            resblock_dilation_sizes: vec![vec![1, 3, 5]; 3],
+            sampling_rate: 32_000,
+            latents_mean: None,
+            latents_std: None,
+        }
+    }
+}
+
+/// The text path of Qwen3-VL.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct TextConfig {
+    /// Tokens.
+    pub vocab_size: i64,
+    /// Width of the stream.
+    pub hidden_size: i64,
+    /// Inner width of the feed-forwards.
+    pub intermediate_size: i64,
+    /// Layers of the stack; only those below [`TextEncoderConfig::text_encoder_layer`] are built.
+    pub num_hidden_layers: i64,
+    /// Query heads.
+    pub num_attention_heads: i64,
+    /// Key and value heads.
+    pub num_key_value_heads: i64,
+    /// Channels of a head.
+    pub head_dim: i64,
+    /// Most tokens of a prompt.
+    pub max_position_embeddings: i64,
+    /// Epsilon of the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies, in the older place.
+    #[serde(default)]
+    pub rope_theta: Option<f64>,
+    /// The rotary parameters, in the newer place.
+    #[serde(default)]
+    pub rope_parameters: Option<RopeParameters>,
+}
+
+/// The part of Qwen3-VL's rotary parameters that text alone needs: its three axes are one where all positions
+/// are of text.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RopeParameters {
+    /// Base of the frequencies.
+    pub rope_theta: f64,
+}
+
+impl TextConfig {
+    /// Base of the rotary frequencies.
+    pub fn theta(&self) -> f64 {
+        let newer = self.rope_parameters.as_ref().map(|rope| rope.rope_theta);
+        newer.or(self.rope_theta).unwrap_or(5_000_000.0)
+    }
+}
+
+/// `text_encoder/config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct TextEncoderConfig {
+    /// The stack.
+    pub text_config: TextConfig,
+    /// Which hidden state is the conditioning: 0 is the embedding, k the output of the k-th layer, never
+    /// normalised. The published pipeline has it as a constant, smaller models as a key.
+    #[serde(default = "released_text_layer")]
+    pub text_encoder_layer: i64,
+}
+
+fn released_text_layer() -> i64 {
+    50
+}
+
+/// `scheduler_config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ScheduleConfig {
+    /// How far the sigma grid is shifted towards noise.
+    pub shift: f64,
+}
+
+/// All configs of a folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `text_encoder/`.
+    pub text: TextEncoderConfig,
+    /// `transformer/`.
+    pub transformer: TransformerConfig,
+    /// `vae/`.
+    pub video_vae: VideoVaeConfig,
+    /// `audio_vae/`.
+    pub audio_vae: AudioVaeConfig,
+    /// `scheduler/`: the shift of the video.
+    pub video_shift: f64,
+    /// `audio_scheduler/`: the shift of the sound.
+    pub audio_shift: f64,
+}
+
+impl Config {
+    /// The published 33B model.
+    pub fn released() -> Self {
+        let text_config = TextConfig {
+            vocab_size: 151_936,
+            hidden_size: 5120,
+            intermediate_size: 25_600,
+            num_hidden_layers: 64,
+            num_attention_heads: 64,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            max_position_embeddings: 262_144,
+            rms_norm_eps: 1e-6,
+            rope_theta: Some(5_000_000.0),
+            rope_parameters: None,
+        };
+        Config {
+            text: TextEncoderConfig { text_config, text_encoder_layer: released_text_layer() },
+            transformer: TransformerConfig::default(),
+            video_vae: VideoVaeConfig::default(),
+            audio_vae: AudioVaeConfig::default(),
+            video_shift: 12.0,
+            audio_shift: 3.0,
+        }
+    }
+
+    /// Reads all `config.json` files of a folder.
+    ///
+    /// # Errors
+    /// `Fault::File` if one is missing or of another kind, `Fault::Input` if this code cannot run it.
+    pub fn read(folder: &Path) -> Result<Self, Fault> {
+        let shift = |name: &str| -> Result<f64, Fault> {
+            let config: ScheduleConfig =
+                read_json(&folder.join(name).join("scheduler_config.json"))?;
+            Ok(config.shift)
+        };
+        let config = Config {
+            text: read_json(&folder.join("text_encoder/config.json"))?,
+            transformer: read_json(&folder.join("transformer/config.json"))?,
+            video_vae: read_json(&folder.join("vae/config.json"))?,
+            audio_vae: read_json(&folder.join("audio_vae/config.json"))?,
+            video_shift: shift("scheduler")?,
+            audio_shift: shift("audio_scheduler")?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The laws that `protocol::clip` has as constants, and the agreement of the parts.
+    fn check(&self) -> Result<(), Fault> {
+        let (video, audio, net) = (&self.video_vae, &self.audio_vae, &self.transformer);
+        let laws = [
+            (net.patch_size == [1, 2, 2], "patch_size must be 1, 2, 2"),
+            (video.patch() == 16 && video.patch_frames() == 4, "the vae must compress 16 and 4 times"),
+            (video.clip_length == 17 && video.token_drop == 3, "clip_length and token_drop must be 17 and 3"),
+            (video.out_channels == 3, "the vae must make RGB"),
+            (audio.sampling_rate == 32_000, "the sound must have 32,000 samples a second"),
+            (audio.decoder_rates.iter().product::<i64>() == 800, "a sound latent must be 800 samples"),
+            (net.in_channels == video.latent_channels, "in_channels and the vae's latent_channels differ"),
+            (net.audio_in_channels == audio.latent_channels, "audio_in_channels and latent_channels differ"),
+            (net.text_dim == self.text.text_config.hidden_size, "text_dim and hidden_size differ"),
+            (
+                self.text.text_encoder_layer < self.text.text_config.num_hidden_layers,
+                "text_encoder_layer must be below num_hidden_layers: the last state is normalised",
+            ),
+            (video.latents_mean.len() as i64 == video.latent_channels, "latents_mean has another length"),
+            (video.latents_std.len() as i64 == video.latent_channels, "latents_std has another length"),
+            (6 * net.rope_freq_dim <= net.attention_head_dim, "more rotary channels than a head has"),
+        ];
+        match laws.iter().find(|(holds, _)| !holds) {
+            Some((_, reason)) => Err(Fault::Input((*reason).into())),
+            None => Ok(()),
+        }
+    }
+}
+
+// The table of types. Whatever no row names is narrow. Source: `_keep_in_fp32_modules` of the reference; norms
+// and the video autoencoder's patch projections are wide here in addition, which costs next to nothing.
+const TRANSFORMER_WIDE: [&str; 4] = ["proj_in.", "proj_out.", "time_embedder.", "norm"];
+const VIDEO_VAE_WIDE: [&str; 6] =
+    ["post_quant_conv.", "decoder.proj_in.", "decoder.proj_out.", "register_tokens", "norm", "scale"];
+const TEXT_WIDE: [&str; 1] = ["norm."];
+
+fn width(key: &str, wide: &[&str]) -> Width {
+    if wide.iter().any(|part| key.contains(part)) { Width::Wide } else { Width::Narrow }
+}
+
+/// The type of a tensor of the transformer.
+pub fn transformer_width(key: &str) -> Width {
+    width(key, &TRANSFORMER_WIDE)
+}
+
+/// The type of a tensor of the video autoencoder.
+pub fn video_vae_width(key: &str) -> Width {
+    width(key, &VIDEO_VAE_WIDE)
+}
+
+/// The type of a tensor of the sound autoencoder: always f32, bf16 is audibly wrong.
+pub fn audio_vae_width(_key: &str) -> Width {
+    Width::Wide
+}
+
+/// The type of a tensor of the text encoder.
+pub fn text_width(key: &str) -> Width {
+    width(key, &TEXT_WIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_released_config_obeys_the_laws() {
+        Config::released().check().unwrap();
+    }
+
+    #[test]
+    fn heads_norms_and_time_stay_f32_and_blocks_do_not() {
+        for key in ["proj_in.weight", "audio_proj_out.bias", "transformer_blocks.3.norm1.weight"] {
+            assert_eq!(transformer_width(key), Width::Wide, "{key}");
+        }
+        for key in ["context_embedder.weight", "transformer_blocks.3.adaln_proj.linear.bias"] {
+            assert_eq!(transformer_width(key), Width::Narrow, "{key}");
+        }
+        assert_eq!(transformer_width("transformer_blocks.0.ff.net.0.proj.weight"), Width::Narrow);
+    }
+}

@@ -1,0 +1,407 @@
+//! Latents to frames: the ViT decoder, its tiles and its chunks.
+//!
+//! Owns the geometry of decoding. A chunk is 7 latent frames, which share two with the next; it becomes 17 frames
+//! and 5 that the next chunk cross-fades with, so a clip is decoded with the memory of one chunk. A chunk's
+//! picture is cut into tiles of 256 pixels that overlap by 64 or more and are blended: the released frames are
+//! the blended ones.
+//!
+//! Source: huggingface/diffusers 0.42.1 `models/autoencoders/autoencoder_kl_minimax_h3.py`.
+
+use super::config::VideoVaeConfig;
+use super::rope::Rope;
+use crate::model::Fault;
+use crate::model::nn::{LayerNorm, Linear, Result, RmsNorm, SwiGlu, attention, rotate};
+use crate::model::weights::{Scope, Weights};
+use tch::{Device, Kind, Tensor};
+use zoetrope_protocol::clip::{
+    CHUNK_FRAMES, CHUNK_LATENTS, OVERLAP_FRAMES, OVERLAP_LATENTS, SPATIAL_COMPRESSION,
+};
+
+/// Mean of the pixels that the decoder makes, of 1.
+const PIXEL_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Deviation of the pixels that the decoder makes, of 1.
+const PIXEL_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Whether pictures are decoded in overlapping tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiling {
+    /// As released.
+    Tiles {
+        /// Side of a tile in pixels.
+        side: i64,
+        /// Least overlap of two tiles in pixels.
+        overlap: i64,
+    },
+    /// The whole picture at once; other frames, more memory.
+    Whole,
+}
+
+impl Tiling {
+    /// What the released frames were made with.
+    pub const RELEASED: Tiling = Tiling::Tiles { side: 256, overlap: 64 };
+}
+
+/// Tiles along one side of a picture: where each begins, how long all are, how far neighbours overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tiles {
+    starts: Vec<i64>,
+    length: i64,
+    overlaps: Vec<i64>,
+}
+
+impl Tiles {
+    /// The fewest tiles that cover `length` pixels; what is too much widens the overlaps in turn, by whole latents.
+    fn along(length: i64, tiling: Tiling) -> Self {
+        let (side, overlap) = match tiling {
+            Tiling::Tiles { side, overlap } if side < length => (side, overlap),
+            _ => return Tiles { starts: vec![0], length, overlaps: Vec::new() },
+        };
+        let step = i64::from(SPATIAL_COMPRESSION);
+        let gaps = usize::try_from((length - overlap + side - overlap - 1) / (side - overlap) - 1)
+            .expect("a picture longer than a tile has gaps");
+        let covered = side * (gaps as i64 + 1) - overlap * gaps as i64;
+        let mut overlaps = vec![overlap; gaps];
+        for extra in 0..((covered - length) / step) as usize {
+            overlaps[extra % gaps] += step;
+        }
+        let mut starts = vec![0];
+        for overlap in &overlaps {
+            starts.push(starts[starts.len() - 1] + side - overlap);
+        }
+        Tiles { starts, length: side, overlaps }
+    }
+}
+
+/// `MiniMaxH3VideoTransformerBlock` with its attention.
+struct Block {
+    norm1: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    norm_qk: RmsNorm,
+    out: Linear,
+    scale1: Tensor,
+    norm2: RmsNorm,
+    feed_forward: SwiGlu,
+    scale2: Tensor,
+    heads: i64,
+}
+
+impl Block {
+    fn new(at: &Scope<'_>, config: &VideoVaeConfig) -> Result<Self> {
+        let (d, epsilon) = (config.width(), config.decoder_norm_eps);
+        let attention = at.at("attn");
+        Ok(Block {
+            norm1: RmsNorm::new(&at.at("norm1"), d, epsilon)?,
+            q: Linear::new(&attention.at("to_q"), d, d)?,
+            k: Linear::new(&attention.at("to_k"), d, d)?,
+            v: Linear::new(&attention.at("to_v"), d, d)?,
+            norm_qk: RmsNorm::plain(epsilon),
+            out: Linear::new(&attention.at("to_out.0"), d, d)?,
+            scale1: at.tensor("scale1", &[d])?,
+            norm2: RmsNorm::new(&at.at("norm2"), d, epsilon)?,
+            feed_forward: SwiGlu::new(&at.at("ff"), d, d * config.decoder_ffn_mult, true)?,
+            scale2: at.tensor("scale2", &[d])?,
+            heads: config.decoder_num_attention_heads,
+        })
+    }
+
+    /// `x`: (b, n, d) f32.
+    fn forward(&self, x: &Tensor, rope: &Rope) -> Result {
+        let normed = self.norm1.wide(x)?.f_to_dtype(self.q.kind(), false, false)?;
+        // (b, n, a c) to (b, n, a, c), normed and turned, to (b, a, n, c).
+        let heads = |rows: Tensor| rows.f_unflatten(-1, [self.heads, -1]);
+        let turned = |rows: Tensor| -> Result {
+            let turned = rotate(&self.norm_qk.wide(&heads(rows)?)?, &rope.cos, &rope.sin)?;
+            turned.f_to_dtype(self.q.kind(), false, false)?.f_transpose(1, 2)
+        };
+        let (q, k) = (turned(self.q.forward(&normed)?)?, turned(self.k.forward(&normed)?)?);
+        let v = heads(self.v.forward(&normed)?)?.f_transpose(1, 2)?;
+        let mixed = attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_flatten(2, 3)?;
+        let x = x.f_addcmul(&wide(&self.out.forward(&mixed)?)?, &self.scale1)?;
+        let normed = self.norm2.wide(&x)?;
+        x.f_addcmul(&wide(&self.feed_forward.forward(&normed)?)?, &self.scale2)
+    }
+}
+
+fn wide(x: &Tensor) -> Result {
+    x.f_to_dtype(Kind::Float, false, false)
+}
+
+/// `AutoencoderKLMiniMaxH3`, its decoder.
+pub struct VideoVae {
+    config: VideoVaeConfig,
+    device: Device,
+    mean: Tensor,
+    deviation: Tensor,
+    post_quant_conv: Linear,
+    proj_in: Linear,
+    register_tokens: Tensor,
+    blocks: Vec<Block>,
+    norm_out: LayerNorm,
+    proj_out: Linear,
+    frequencies: Vec<f32>,
+}
+
+impl VideoVae {
+    /// Takes the decoder's weights of `vae/`.
+    ///
+    /// # Errors
+    /// `Fault::Weights` if they are not those of the config.
+    pub fn load(weights: Weights, config: &VideoVaeConfig, device: Device) -> Result<Self, Fault> {
+        let vae = Self::new(&weights, config, device)?;
+        weights.finish(is_of_encoder)?;
+        Ok(vae)
+    }
+
+    /// As [`VideoVae::load`], without the check that nothing is left over.
+    ///
+    /// # Errors
+    /// If torch fails.
+    pub fn new(weights: &Weights, config: &VideoVaeConfig, device: Device) -> Result<Self> {
+        let (root, d, c) = (weights.root(), config.width(), config.latent_channels);
+        let at = root.at("decoder");
+        let channels = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+            Tensor::f_from_slice(&values)?.f_to(device)
+        };
+        let turning = config.decoder_attention_head_dim as f64 * config.decoder_rope_dim_ratio;
+        let pixels = config.out_channels * config.patch_frames() * config.patch() * config.patch();
+        let tokens = config.decoder_num_register_tokens;
+        Ok(VideoVae {
+            config: config.clone(),
+            device,
+            mean: channels(&config.latents_mean)?,
+            deviation: channels(&config.latents_std)?,
+            post_quant_conv: Linear::pointwise(&root.at("post_quant_conv"), c, c, 3)?,
+            proj_in: Linear::new(&at.at("proj_in"), c, d)?,
+            register_tokens: at.tensor("register_tokens", &[1, tokens, d])?,
+            blocks: (0..config.decoder_num_layers)
+                .map(|index| Block::new(&at.at("transformer_blocks").at(index), config))
+                .collect::<Result<_>>()?,
+            norm_out: LayerNorm::new(&at.at("norm_out"), d, config.decoder_norm_eps)?,
+            proj_out: Linear::new(&at.at("proj_out"), d, pixels)?,
+            frequencies: frequencies(turning as i64, config.decoder_rope_theta),
+        })
+    }
+
+    /// Latents as the transformer makes them to latents as the decoder takes them.
+    ///
+    /// # Shapes
+    /// `latents` and the result: (c, t, h, w) f32.
+    /// # Errors
+    /// If torch fails.
+    pub fn denormalise(&self, latents: &Tensor) -> Result {
+        let per_channel = |values: &Tensor| values.f_reshape([-1, 1, 1, 1]);
+        let spread = latents.f_to(self.device)?.f_mul(&per_channel(&self.deviation)?)?;
+        spread.f_add(&per_channel(&self.mean)?)
+    }
+
+    /// The latents of chunk `index` of a clip. (c, t, h, w) to (c, 7, h, w).
+    ///
+    /// # Errors
+    /// If the clip has no such chunk.
+    pub fn chunk_latents(latents: &Tensor, index: u32) -> Result {
+        let start = i64::from(index * CHUNK_LATENTS);
+        latents.f_narrow(1, start, i64::from(CHUNK_LATENTS + OVERLAP_LATENTS))
+    }
+
+    /// Decodes one chunk: the frames that it adds, and those that the next chunk cross-fades with.
+    ///
+    /// # Shapes
+    /// `latents`: (c, 7, h, w) f32, denormalised. The results: (3, 17, H, W) and (3, 5, H, W) f32, in the decoder's
+    /// pixel space (see [`to_rgb`]).
+    /// # Errors
+    /// If torch fails.
+    pub fn decode_chunk(&self, latents: &Tensor, tiling: Tiling) -> Result<(Tensor, Tensor)> {
+        let (_, t, _, _) = latents.size4()?;
+        let frames = self.decode_picture(latents, tiling)?;
+        // Each five latents are 20 decoded frames, of which the first three repeat the fourth.
+        let ratio = self.config.patch_frames();
+        let repeated = i64::from(CHUNK_LATENTS) * ratio - i64::from(CHUNK_FRAMES);
+        let added = frames.f_narrow(1, repeated, i64::from(CHUNK_FRAMES))?;
+        let second = i64::from(CHUNK_LATENTS) * ratio + repeated;
+        let shared = frames.f_narrow(1, second, t * ratio - second)?;
+        debug_assert_eq!(shared.size()[1], i64::from(OVERLAP_FRAMES));
+        Ok((added, shared))
+    }
+
+    /// Fades from the last frames of the chunk before into the first frames of this one.
+    ///
+    /// # Errors
+    /// If torch fails.
+    pub fn cross_fade(before: &Tensor, added: &Tensor) -> Result {
+        blend(before, added, i64::from(OVERLAP_FRAMES), 1)
+    }
+
+    /// (c, t, h, w) to (3, 4 t, 16 h, 16 w), tile by tile.
+    fn decode_picture(&self, latents: &Tensor, tiling: Tiling) -> Result {
+        let (_, _, h, w) = latents.size4()?;
+        let patch = self.config.patch();
+        let (down, across) =
+            (Tiles::along(h * patch, tiling), Tiles::along(w * patch, tiling));
+        let mut tiles = Vec::with_capacity(down.starts.len());
+        for top in &down.starts {
+            let rows = latents.f_narrow(2, top / patch, down.length / patch)?;
+            let row: Result<Vec<Tensor>> = across
+                .starts
+                .iter()
+                .map(|left| self.decode(&rows.f_narrow(3, left / patch, across.length / patch)?))
+                .collect();
+            tiles.push(row?);
+        }
+        stitch(&tiles, &down.overlaps, &across.overlaps)
+    }
+
+    /// `MiniMaxH3VideoViTDecoder3d`: one tile.
+    fn decode(&self, latents: &Tensor) -> Result {
+        let (c, t, h, w) = latents.size4()?;
+        let d = self.config.width();
+        // (c, t, h, w) to (1, t h w, c)
+        let rows = latents.f_permute([1, 2, 3, 0])?.f_reshape([1, t * h * w, c])?;
+        let rows = wide(&self.proj_in.forward(&self.post_quant_conv.forward(&rows)?)?)?;
+        let nothing = Tensor::f_zeros([1, 1, d], (Kind::Float, self.device))?;
+        let mut x = Tensor::f_cat(&[&rows, &self.register_tokens, &nothing], 1)?;
+        let rope = self.rope(t, h, w)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &rope)?;
+        }
+        let rows = self.norm_out.forward(&x.f_narrow(1, 0, t * h * w)?)?;
+        let pixels = wide(&self.proj_out.forward(&rows)?)?;
+        // (t, h, w, C, f, p, p) to (C, t f, h p, w p)
+        let (f, p, out) =
+            (self.config.patch_frames(), self.config.patch(), self.config.out_channels);
+        let pixels = pixels.f_reshape([t, h, w, out, f, p, p])?;
+        pixels.f_permute([3, 0, 4, 1, 5, 2, 6])?.f_reshape([out, t * f, h * p, w * p])
+    }
+
+    /// Positions from -1 to 1 along each axis, at the middles of the latents; the tokens beside them sit at 0.
+    fn rope(&self, t: i64, h: i64, w: i64) -> Result<Rope> {
+        let axis = |count: i64| -> Vec<f32> {
+            (0..count).map(|i| 2.0 * ((i as f32 + 0.5) / count as f32) - 1.0).collect()
+        };
+        let (times, rows, columns) = (axis(t), axis(h), axis(w));
+        let mut positions = Vec::with_capacity(times.len() * rows.len() * columns.len() * 3);
+        for time in &times {
+            for row in &rows {
+                for column in &columns {
+                    positions.extend([time, row, column].map(|place| std::f32::consts::TAU * place));
+                }
+            }
+        }
+        let beside = self.config.decoder_num_register_tokens as usize + 1;
+        positions.resize(positions.len() + 3 * beside, 0.0);
+        Rope::new(&positions, 3, &self.frequencies, self.device)
+    }
+}
+
+/// `MiniMaxH3VideoRotaryPosEmbed`: `1 / theta^(i · 6 / turning)`.
+fn frequencies(turning: i64, theta: f64) -> Vec<f32> {
+    let count = turning / 6;
+    (0..count).map(|i| 1.0 / (theta as f32).powf(i as f32 * (6.0 / turning as f32))).collect()
+}
+
+/// Whether decoding does without a key: the encoder.
+pub fn is_of_encoder(key: &str) -> bool {
+    key.starts_with("encoder.") || key.starts_with("quant_conv.")
+}
+
+/// Fades from the end of `a` to the beginning of `b`; the rest of `b` follows.
+fn blend(a: &Tensor, b: &Tensor, extent: i64, dim: i64) -> Result {
+    let length = b.size()[dim as usize];
+    let extent = extent.min(a.size()[dim as usize]).min(length);
+    let places: Vec<f32> = (0..extent).map(|place| place as f32 / extent as f32).collect();
+    let mut shape = vec![1; b.dim()];
+    shape[dim as usize] = extent;
+    let share = Tensor::f_from_slice(&places)?.f_reshape(shape)?.f_to(b.device())?;
+    let rest = share.f_neg()?.f_add_scalar(1.0)?;
+    let tail = a.f_narrow(dim, a.size()[dim as usize] - extent, extent)?;
+    let faded = tail.f_mul(&rest)?.f_add(&b.f_narrow(dim, 0, extent)?.f_mul(&share)?)?;
+    Tensor::f_cat(&[faded, b.f_narrow(dim, extent, length - extent)?], dim)
+}
+
+/// Joins tiles (C, t, H, W): each fades from its undimmed neighbour above, then from the one on its left.
+fn stitch(tiles: &[Vec<Tensor>], down: &[i64], across: &[i64]) -> Result {
+    let mut rows = Vec::with_capacity(tiles.len());
+    for (i, row) in tiles.iter().enumerate() {
+        let mut parts = Vec::with_capacity(row.len());
+        for (j, tile) in row.iter().enumerate() {
+            let mut tile = tile.shallow_clone();
+            if i > 0 {
+                tile = blend(&tiles[i - 1][j], &tile, down[i - 1], 2)?;
+            }
+            if j > 0 {
+                tile = blend(&row[j - 1], &tile, across[j - 1], 3)?;
+            }
+            let (_, _, height, width) = tile.size4()?;
+            let height = height - down.get(i).unwrap_or(&0);
+            let width = width - across.get(j).unwrap_or(&0);
+            parts.push(tile.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?);
+        }
+        rows.push(Tensor::f_cat(&parts, 3)?);
+    }
+    Tensor::f_cat(&rows, 2)
+}
+
+/// Decoded frames to bytes of RGB, row by row, frame after frame.
+///
+/// # Shapes
+/// `frames`: (3, t, H, W) f32, with the ImageNet mean and deviation. The result has t · H · W · 3 bytes.
+/// # Errors
+/// `Fault::NotFinite` if a value is no number, `Fault::Torch` if torch fails.
+pub fn to_rgb(frames: &Tensor) -> Result<Vec<u8>, Fault> {
+    if frames.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(Fault::NotFinite("pixels"));
+    }
+    let mut rgb = Vec::with_capacity(3);
+    for (index, (mean, deviation)) in PIXEL_MEAN.iter().zip(PIXEL_DEVIATION).enumerate() {
+        let plane = frames.f_get(index as i64)?;
+        let plane = plane.f_mul_scalar(f64::from(deviation))?.f_add_scalar(f64::from(*mean))?;
+        rgb.push(plane.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?);
+    }
+    let bytes = Tensor::f_stack(&rgb, -1)?.f_to_dtype(Kind::Uint8, false, false)?;
+    let bytes = bytes.f_to(Device::Cpu)?.f_contiguous()?;
+    let mut result = vec![0; bytes.numel()];
+    bytes.f_copy_data_u8(&mut result, bytes.numel())?;
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiles(length: i64) -> Tiles {
+        Tiles::along(length, Tiling::RELEASED)
+    }
+
+    #[test]
+    fn the_fewest_tiles_cover_a_side_exactly() {
+        assert_eq!(tiles(256).starts, [0]);
+        assert_eq!((tiles(288).starts, tiles(288).overlaps), (vec![0, 32], vec![224]));
+        assert_eq!((tiles(512).starts, tiles(512).overlaps), (vec![0, 128, 256], vec![128, 128]));
+        for length in (32..=4096).step_by(32) {
+            let Tiles { starts, length: side, overlaps } = tiles(length);
+            assert_eq!(starts[starts.len() - 1] + side, length);
+            assert!(overlaps.iter().all(|overlap| *overlap >= 64 && overlap % 16 == 0));
+            let fewer = starts.len() as i64 - 1;
+            assert!(fewer == 0 || side * fewer - 64 * (fewer - 1) < length);
+        }
+    }
+
+    #[test]
+    fn a_fade_begins_with_the_old_and_leaves_the_rest() {
+        let old = Tensor::from_slice(&[9.0f32, 1.0, 1.0]);
+        let new = Tensor::from_slice(&[0.0f32, 0.0, 5.0]);
+        let faded = Vec::<f32>::try_from(blend(&old, &new, 2, 0).unwrap()).unwrap();
+        assert_eq!(faded, [1.0, 0.5, 5.0]);
+    }
+
+    #[test]
+    fn pixels_are_rounded_and_clamped() {
+        let frames = Tensor::zeros([3, 1, 1, 2], (Kind::Float, Device::Cpu));
+        let _ = frames.get(0).get(0).get(0).get(1).fill_(100.0);
+        assert_eq!(to_rgb(&frames).unwrap(), [124, 116, 104, 255, 116, 104]);
+        let _ = frames.get(1).fill_(f64::NAN);
+        assert!(matches!(to_rgb(&frames), Err(Fault::NotFinite(_))));
+    }
+}

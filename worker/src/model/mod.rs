@@ -1,0 +1,173 @@
+//! The models: networks, weights, noise, and the artifacts between stages.
+//!
+//! Owns everything that names torch, besides the gpu thread. Never async, never reads a clock, the environment
+//! or a global seed: a stage is a function of its order and its input artifacts. Called through
+//! [`crate::engine::Engine`] from the gpu thread, and from `zoetrope-worker render`.
+
+pub mod artifact;
+pub mod h3;
+pub mod nn;
+pub mod noise;
+pub mod weights;
+
+use crate::engine::{Engine, EngineError};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use tch::TchError;
+use zoetrope_protocol::ArtifactId;
+
+/// What went wrong inside a stage.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Torch refused or failed.
+    #[error(transparent)]
+    Torch(#[from] TchError),
+    /// A file of the model folder cannot be read.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The weights are not those that the config asks for. Lists every difference.
+    #[error("{}", .0.join("; "))]
+    Weights(Vec<String>),
+    /// An input artifact or a spec that does not fit.
+    #[error("{0}")]
+    Input(String),
+    /// Values that are no numbers.
+    #[error("{0} are not finite")]
+    NotFinite(&'static str),
+}
+
+impl Fault {
+    pub(crate) fn file(path: &Path, reason: impl ToString) -> Self {
+        Fault::File { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// The one error of the model code: where, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{stage}: {source}")]
+pub struct ModelError {
+    /// The stage, such as `denoise`.
+    pub stage: &'static str,
+    /// The reason.
+    pub source: Fault,
+}
+
+impl ModelError {
+    /// Names the stage of a fault; made for `map_err`.
+    pub fn at<F: Into<Fault>>(stage: &'static str) -> impl FnOnce(F) -> ModelError {
+        move |fault| ModelError { stage, source: fault.into() }
+    }
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
+        let stage = error.stage;
+        match error.source {
+            Fault::Input(reason) => EngineError::BadInput(reason),
+            // Torch has one error type; its allocators all say one of these.
+            Fault::Torch(TchError::Torch(text))
+                if text.contains("out of memory") || text.contains("can't allocate memory") =>
+            {
+                EngineError::OutOfMemory { stage }
+            }
+            source => EngineError::Failed { stage, reason: source.to_string() },
+        }
+    }
+}
+
+/// Opens a model folder with its family's engine, on the first gpu if torch sees one, with all cores.
+///
+/// # Errors
+/// `ModelError` of stage `open` if the folder is no model of a family that this worker knows.
+pub fn open(folder: &Path) -> Result<Box<dyn Engine>, ModelError> {
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let device = tch::Device::cuda_if_available();
+    Ok(Box::new(h3::H3Engine::open(folder, device, threads)?))
+}
+
+/// Reads `manifest.json` of a model folder.
+///
+/// # Errors
+/// `ModelError` of stage `open` if it is missing or says something else than a manifest does.
+pub fn manifest(folder: &Path) -> Result<zoetrope_protocol::model::Manifest, ModelError> {
+    read_json(&folder.join("manifest.json")).map_err(ModelError::at("open"))
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Fault> {
+    let bytes = std::fs::read(path).map_err(|error| Fault::file(path, error))?;
+    serde_json::from_slice(&bytes).map_err(|error| Fault::file(path, error))
+}
+
+/// The address of a model: SHA-256 over the path, length and bytes of every file that decides what it renders
+/// (weights, configs, tokenizer), in the order of their paths. Read-me files do not count.
+///
+/// # Errors
+/// `ModelError` of stage `fingerprint` if a file cannot be read.
+pub fn fingerprint(folder: &Path) -> Result<ArtifactId, ModelError> {
+    let stage = ModelError::at("fingerprint");
+    hash_folder(folder).map_err(stage)
+}
+
+fn hash_folder(folder: &Path) -> Result<ArtifactId, Fault> {
+    let mut files = Vec::new();
+    list_files(folder, &mut files)?;
+    files.sort();
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    for path in files {
+        let name = path.strip_prefix(folder).expect("listed below folder").to_string_lossy();
+        let mut file = std::fs::File::open(&path).map_err(|error| Fault::file(&path, error))?;
+        let bytes = file.metadata().map_err(|error| Fault::file(&path, error))?.len();
+        // Length before content, so that no two folders share a stream of bytes.
+        digest.update((name.len() as u64).to_le_bytes());
+        digest.update(name.as_bytes());
+        digest.update(bytes.to_le_bytes());
+        loop {
+            let count = std::io::Read::read(&mut file, &mut chunk)
+                .map_err(|error| Fault::file(&path, error))?;
+            if count == 0 {
+                break;
+            }
+            digest.update(&chunk[..count]);
+        }
+    }
+    Ok(ArtifactId(digest.finalize().into()))
+}
+
+fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+    for entry in std::fs::read_dir(folder).map_err(|error| Fault::file(folder, error))? {
+        let path = entry.map_err(|error| Fault::file(folder, error))?.path();
+        if path.is_dir() {
+            list_files(&path, files)?;
+        } else if path.extension().is_some_and(|end| end == "safetensors" || end == "json") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_sees_names_and_bytes_and_no_read_me() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(folder.path().join("vae")).unwrap();
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        write("manifest.json", "{}");
+        write("vae/config.json", "{}");
+        let first = fingerprint(folder.path()).unwrap();
+        write("README.md", "a toy");
+        assert_eq!(fingerprint(folder.path()).unwrap(), first);
+        write("vae/config.json", "{ }");
+        assert_ne!(fingerprint(folder.path()).unwrap(), first);
+    }
+}
