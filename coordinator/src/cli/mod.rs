@@ -1,0 +1,170 @@
+//! The command line. Each verb is one function in a file of its own; this file says what the verbs are.
+//!
+//! Verbs that talk to a farm use its HTTP API alone, like any other client. A verb exits with 0 only if what was
+//! asked is done, and an error says what to do next.
+
+mod children;
+mod client;
+mod jobs;
+mod operate;
+mod places;
+mod serve;
+mod submit;
+mod table;
+mod up;
+mod video;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Zoetrope: a render farm for short videos with sound.
+#[derive(Parser)]
+#[command(name = "zoetrope", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Which farm, with which key. Every verb that talks to a farm takes these.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Target {
+    /// The farm's address, such as http://127.0.0.1:8080 [default: of the farm in the data folder]
+    #[arg(long, global = true, env = "ZOETROPE_URL", help_heading = "Farm")]
+    url: Option<String>,
+    /// The API key
+    #[arg(
+        long,
+        global = true,
+        env = "ZOETROPE_API_KEY",
+        hide_env_values = true,
+        help_heading = "Farm"
+    )]
+    key: Option<String>,
+    /// A file with the API key [default: `api-key` in the data folder]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Farm")]
+    key_file: Option<PathBuf>,
+    /// The data folder of `zoetrope up`: where it keeps its state, and where others find its key
+    #[arg(long, global = true, value_name = "DIR", env = "ZOETROPE_DATA", help_heading = "Farm")]
+    data: Option<PathBuf>,
+    /// Print JSON on standard output
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a farm on this machine: a coordinator and one worker for each device
+    Up(up::UpArgs),
+    /// Run a coordinator with a configuration file
+    Serve(serve::ServeArgs),
+    /// Check a configuration file and print what it means
+    CheckConfig(serve::CheckArgs),
+    /// Render a prompt, wait for the clip and download it
+    Submit(submit::SubmitArgs),
+    /// List jobs, newest first
+    Jobs(jobs::JobsArgs),
+    /// Show one job
+    Show(jobs::JobArg),
+    /// Cancel a job
+    Cancel(jobs::JobArg),
+    /// Say why a job waits
+    Why(jobs::JobArg),
+    /// List the workers
+    Workers,
+    /// Empty a worker and let it leave
+    Drain(operate::DrainArgs),
+    /// Give a worker no new work
+    Cordon(operate::WorkerArg),
+    /// Give a worker work again
+    Uncordon(operate::WorkerArg),
+    /// Make a token with which new workers may join
+    JoinToken(operate::TokenArgs),
+    /// Make, list and revoke API keys
+    Key {
+        #[command(subcommand)]
+        what: operate::KeyVerb,
+    },
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.target.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return told(&anyhow::Error::new(e).context("cannot start threads"), json),
+    };
+    let outcome = runtime.block_on(run(cli));
+    // Nothing that was asked is still open: what is left are idle connections and name lookups.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => told(&error, json),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { verb, target } = cli;
+    match verb {
+        Verb::Up(args) => up::up(args, &target).await,
+        Verb::Serve(args) => serve::serve(args, &target).await,
+        Verb::CheckConfig(args) => serve::check_config(&args, &target),
+        Verb::Submit(args) => submit::submit(args, &target).await,
+        Verb::Jobs(args) => jobs::jobs(args, &target).await,
+        Verb::Show(args) => jobs::show(args, &target).await,
+        Verb::Cancel(args) => jobs::cancel(args, &target).await,
+        Verb::Why(args) => jobs::why(args, &target).await,
+        Verb::Workers => operate::workers(&target).await,
+        Verb::Drain(args) => operate::drain(args, &target).await,
+        Verb::Cordon(args) => operate::cordon(args, true, &target).await,
+        Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
+        Verb::JoinToken(args) => operate::join_token(args, &target).await,
+        Verb::Key { what } => operate::key(what, &target).await,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Tells an error, with its causes, where a person or a program looks for it.
+fn told(error: &anyhow::Error, json: bool) -> ExitCode {
+    let message = format!("{error:#}");
+    if json {
+        let code = error.downcast_ref::<client::ApiError>().and_then(|e| e.code.clone());
+        eprintln!("{}", serde_json::json!({"error": {"message": message, "code": code}}));
+    } else {
+        eprintln!("error: {message}");
+    }
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn farm_options_stand_before_or_behind_the_verb() {
+        for words in [
+            ["zoetrope", "--url", "http://x", "jobs"],
+            ["zoetrope", "jobs", "--url", "http://x"],
+        ] {
+            let cli = Cli::try_parse_from(words).expect("parses");
+            assert_eq!(cli.target.url.as_deref(), Some("http://x"));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Operators' verbs: `workers`, `drain`, `cordon`, `uncordon`, `join-token`, `key`. All need an operator's key.
+
+use super::Target;
+use super::client::{Client, checked, rows};
+use super::table::{columns, print, print_json};
+use super::video::{now, span};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+/// A worker.
+#[derive(Args)]
+pub struct WorkerArg {
+    /// The worker's number or node name
+    worker: String,
+}
+
+/// What `drain` takes.
+#[derive(Args)]
+pub struct DrainArgs {
+    /// The worker's number or node name
+    worker: String,
+    /// How soon it stops
+    #[arg(long, value_enum, default_value_t = Kind::Shard)]
+    kind: Kind,
+    /// With `--kind deadline`: be gone after so many seconds
+    #[arg(long, value_name = "SECONDS", required_if_eq("kind", "deadline"))]
+    within: Option<u64>,
+}
+
+/// How soon a drained worker stops.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Now; what it stored last stays
+    Immediate,
+    /// When the denoising step in hand is stored
+    Step,
+    /// When the shard in hand is finished
+    Shard,
+    /// As shard, but be gone after `--within`
+    Deadline,
+}
+
+/// What `join-token` takes.
+#[derive(Args)]
+pub struct TokenArgs {
+    /// How many workers may join with it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    uses: u32,
+    /// How many minutes it is good for, at most a day
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    minutes: u64,
+}
+
+/// What can be done with keys.
+#[derive(Subcommand)]
+pub enum KeyVerb {
+    /// Make a key; its text is shown once
+    Create {
+        /// What its owner calls it
+        #[arg(long, default_value = "")]
+        name: String,
+        /// For this project, `proj_…` [default: a new one]
+        #[arg(long)]
+        project: Option<String>,
+        /// Let it use operators' verbs
+        #[arg(long)]
+        operator: bool,
+    },
+    /// List keys, without their texts
+    List,
+    /// Make a key useless at once
+    Revoke {
+        /// The key's id, `key_…`
+        id: String,
+    },
+}
+
+/// Lists the workers.
+pub async fn workers(target: &Target) -> anyhow::Result<()> {
+    let answer = Client::of(target)?.read("/farm/workers").await?;
+    if target.json {
+        print_json(&answer);
+        return Ok(());
+    }
+    let head = ["WORKER", "NODE", "POOL", "GPU", "STATE", "MODELS", "RUNNING", "PROGRESS"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    for worker in rows(&answer) {
+        let keys = ["worker", "node", "pool", "gpu_kind", "state", "models", "running", "progress"];
+        table.push(keys.map(|key| cell(&worker[key])).to_vec());
+    }
+    print(&columns(&table));
+    Ok(())
+}
+
+/// Empties a worker.
+pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
+    let worker = checked(&args.worker, "worker")?;
+    let mut body = Map::new();
+    body.insert("kind".to_owned(), json!(args.kind.word()));
+    if let Some(seconds) = args.within {
+        body.insert("seconds".to_owned(), json!(seconds));
+    }
+    let path = format!("/farm/workers/{worker}/drain");
+    let answer = Client::of(target)?.send(&path, &Value::Object(body)).await?;
+    done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+    Ok(())
+}
+
+/// Gives a worker no new work, or work again.
+pub async fn cordon(args: WorkerArg, on: bool, target: &Target) -> anyhow::Result<()> {
+    let worker = checked(&args.worker, "worker")?;
+    let verb = if on { "cordon" } else { "uncordon" };
+    let path = format!("/farm/workers/{worker}/{verb}");
+    let answer = Client::of(target)?.send(&path, &json!({})).await?;
+    let now = if on { "gets no new work" } else { "gets work again" };
+    done(target, &answer, &format!("{worker} {now}"));
+    Ok(())
+}
+
+/// Makes a token for new workers.
+pub async fn join_token(args: TokenArgs, target: &Target) -> anyhow::Result<()> {
+    let body = json!({"uses": args.uses, "ttl_seconds": args.minutes * 60});
+    let answer = Client::of(target)?.send("/farm/join_tokens", &body).await?;
+    let token = cell(&answer["token"]);
+    done(target, &answer, &token);
+    Ok(())
+}
+
+/// Makes, lists and revokes keys.
+pub async fn key(what: KeyVerb, target: &Target) -> anyhow::Result<()> {
+    let client = Client::of(target)?;
+    match what {
+        KeyVerb::Create { name, project, operator } => {
+            let role = if operator { "operator" } else { "tenant" };
+            let body = json!({"name": name, "project": project, "role": role});
+            let answer = client.send("/farm/keys", &body).await?;
+            let text = cell(&answer["key"]);
+            done(target, &answer, &text);
+        }
+        KeyVerb::List => {
+            let answer = client.read("/farm/keys").await?;
+            if target.json {
+                print_json(&answer);
+                return Ok(());
+            }
+            let mut table =
+                vec![["ID", "PROJECT", "ROLE", "AGE", "NAME"].map(str::to_owned).to_vec()];
+            for key in rows(&answer) {
+                let age = now().saturating_sub(key["created_at"].as_u64().unwrap_or_default());
+                let cells = ["id", "project", "role"].map(|name| cell(&key[name]));
+                table.push([cells.as_slice(), &[span(age), cell(&key["name"])]].concat());
+            }
+            print(&columns(&table));
+        }
+        KeyVerb::Revoke { id } => {
+            let id = checked(&id, "key")?;
+            let answer = client.delete(&format!("/farm/keys/{id}")).await?;
+            done(target, &answer, &format!("{id} is revoked"));
+        }
+    }
+    Ok(())
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Immediate => "immediate",
+            Kind::Step => "step",
+            Kind::Shard => "shard",
+            Kind::Deadline => "deadline",
+        }
+    }
+}
+
+fn done(target: &Target, answer: &Value, line: &str) {
+    if target.json {
+        print_json(answer);
+    } else {
+        print(&format!("{line}\n"));
+    }
+}
+
+/// A value as a cell of a table: nothing for null, words joined by commas.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(many) => many.iter().map(cell).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
