@@ -90,8 +90,7 @@ impl ClipSink for Counter {
 /// What the engine answers.
 pub fn time(engine: &mut dyn Engine, spec: &RenderSpec) -> Result<Timing, EngineError> {
     let start = Instant::now();
-    let mut watch =
-        Watch { start, marks: Vec::new(), steps: Vec::new(), frames: 0, samples: 0 };
+    let mut watch = Watch { start, marks: Vec::new(), steps: Vec::new(), frames: 0, samples: 0 };
     let prompt = engine.encode(spec, &mut watch)?;
     let encoded = watch.now();
     let (ended, latents) = engine.denoise(spec, &prompt, None, &mut watch)?;

@@ -1,5 +1,6 @@
 //! Serves one gpu for a Zoetrope farm.
 
+pub mod bare;
 pub mod cache;
 pub mod cli;
 pub mod emulated;
@@ -11,4 +12,5 @@ pub mod http;
 pub mod identity;
 pub mod link;
 pub mod metrics;
+pub mod model;
 pub mod root;

@@ -1,1 +1,5 @@
-fn main() {}
+//! Serves one gpu of a Zoetrope farm. All that it does is in the library.
+
+fn main() -> std::process::ExitCode {
+    zoetrope_worker::cli::main().into()
+}

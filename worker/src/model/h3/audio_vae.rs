@@ -85,7 +85,13 @@ impl ResidualBlock {
             let activations = at.at("activations");
             Ok((
                 Activation::new(&activations.at(2 * index), channels)?,
-                Convolution::new(&at.at("convs1").at(index), channels, channels, kernel, *dilation)?,
+                Convolution::new(
+                    &at.at("convs1").at(index),
+                    channels,
+                    channels,
+                    kernel,
+                    *dilation,
+                )?,
                 Activation::new(&activations.at(2 * index + 1), channels)?,
                 Convolution::new(&at.at("convs2").at(index), channels, channels, kernel, 1)?,
             ))

@@ -341,21 +341,45 @@ impl Config {
         let (video, audio, net) = (&self.video_vae, &self.audio_vae, &self.transformer);
         let laws = [
             (net.patch_size == [1, 2, 2], "patch_size must be 1, 2, 2"),
-            (video.patch() == 16 && video.patch_frames() == 4, "the vae must compress 16 and 4 times"),
-            (video.clip_length == 17 && video.token_drop == 3, "clip_length and token_drop must be 17 and 3"),
+            (
+                video.patch() == 16 && video.patch_frames() == 4,
+                "the vae must compress 16 and 4 times",
+            ),
+            (
+                video.clip_length == 17 && video.token_drop == 3,
+                "clip_length and token_drop must be 17 and 3",
+            ),
             (video.out_channels == 3, "the vae must make RGB"),
             (audio.sampling_rate == 32_000, "the sound must have 32,000 samples a second"),
-            (audio.decoder_rates.iter().product::<i64>() == 800, "a sound latent must be 800 samples"),
-            (net.in_channels == video.latent_channels, "in_channels and the vae's latent_channels differ"),
-            (net.audio_in_channels == audio.latent_channels, "audio_in_channels and latent_channels differ"),
+            (
+                audio.decoder_rates.iter().product::<i64>() == 800,
+                "a sound latent must be 800 samples",
+            ),
+            (
+                net.in_channels == video.latent_channels,
+                "in_channels and the vae's latent_channels differ",
+            ),
+            (
+                net.audio_in_channels == audio.latent_channels,
+                "audio_in_channels and latent_channels differ",
+            ),
             (net.text_dim == self.text.text_config.hidden_size, "text_dim and hidden_size differ"),
             (
                 self.text.text_encoder_layer < self.text.text_config.num_hidden_layers,
                 "text_encoder_layer must be below num_hidden_layers: the last state is normalised",
             ),
-            (video.latents_mean.len() as i64 == video.latent_channels, "latents_mean has another length"),
-            (video.latents_std.len() as i64 == video.latent_channels, "latents_std has another length"),
-            (6 * net.rope_freq_dim <= net.attention_head_dim, "more rotary channels than a head has"),
+            (
+                video.latents_mean.len() as i64 == video.latent_channels,
+                "latents_mean has another length",
+            ),
+            (
+                video.latents_std.len() as i64 == video.latent_channels,
+                "latents_std has another length",
+            ),
+            (
+                6 * net.rope_freq_dim <= net.attention_head_dim,
+                "more rotary channels than a head has",
+            ),
         ];
         match laws.iter().find(|(holds, _)| !holds) {
             Some((_, reason)) => Err(Fault::Input((*reason).into())),
@@ -367,8 +391,14 @@ impl Config {
 // The table of types. Whatever no row names is narrow. Source: `_keep_in_fp32_modules` of the reference; norms
 // and the video autoencoder's patch projections are wide here in addition, which costs next to nothing.
 const TRANSFORMER_WIDE: [&str; 4] = ["proj_in.", "proj_out.", "time_embedder.", "norm"];
-const VIDEO_VAE_WIDE: [&str; 6] =
-    ["post_quant_conv.", "decoder.proj_in.", "decoder.proj_out.", "register_tokens", "norm", "scale"];
+const VIDEO_VAE_WIDE: [&str; 6] = [
+    "post_quant_conv.",
+    "decoder.proj_in.",
+    "decoder.proj_out.",
+    "register_tokens",
+    "norm",
+    "scale",
+];
 const TEXT_WIDE: [&str; 1] = ["norm."];
 
 fn width(key: &str, wide: &[&str]) -> Width {

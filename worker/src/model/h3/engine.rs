@@ -255,7 +255,9 @@ fn prompt_digest(spec: &RenderSpec) -> String {
 fn check_spec(spec: &RenderSpec) -> Result<ClipShape, Fault> {
     if !spec.canvas.is_canvas() || spec.frames == 0 || spec.steps == 0 {
         let RenderSpec { canvas, frames, steps, .. } = spec;
-        return Err(Fault::Input(format!("cannot render {frames} frames of {canvas} in {steps} steps")));
+        return Err(Fault::Input(format!(
+            "cannot render {frames} frames of {canvas} in {steps} steps"
+        )));
     }
     Ok(spec.shape())
 }
@@ -429,8 +431,7 @@ impl H3Engine {
             emit(last, &mut left, sink)?;
         }
         // Nothing is left to stop.
-        let _: ControlFlow<()> =
-            observer.progress(Phase::Decoding, shape.chunks(), shape.chunks());
+        let _: ControlFlow<()> = observer.progress(Phase::Decoding, shape.chunks(), shape.chunks());
         Ok(Ended::Done)
     }
 }

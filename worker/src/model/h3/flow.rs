@@ -15,9 +15,8 @@ use tch::Tensor;
 /// huggingface/diffusers 0.42.1 `schedulers/scheduling_minimax_h3.py`, `set_timesteps`.
 pub fn sigmas(steps: u32, shift: f64) -> Vec<f32> {
     let shift = shift as f32;
-    let mut grid: Vec<f32> = even_points(steps + 1)
-        .map(|base| shift * base / (1.0 + (shift - 1.0) * base))
-        .collect();
+    let mut grid: Vec<f32> =
+        even_points(steps + 1).map(|base| shift * base / (1.0 + (shift - 1.0) * base)).collect();
     grid.dedup();
     grid
 }

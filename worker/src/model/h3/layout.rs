@@ -89,12 +89,8 @@ impl Layout {
         for time in frame_times(shape.latent_frames()) {
             positions.extend(grid.places().map(|(h, w)| [origin + time, h, w]));
         }
-        let segment = |start: i64, rows: u64, tag, level| Segment {
-            start,
-            rows: rows as i64,
-            tag,
-            level,
-        };
+        let segment =
+            |start: i64, rows: u64, tag, level| Segment { start, rows: rows as i64, tag, level };
         let text = segment(0, u64::from(text), Tag::Text, Level::Video);
         let audio = segment(text.rows, shape.audio_rows(), Tag::Audio, Level::Audio);
         let video = segment(audio.start + audio.rows, shape.video_rows(), Tag::Video, Level::Video);

@@ -93,7 +93,11 @@ impl TextEncoder {
     ///
     /// # Errors
     /// `Fault::Weights` if they are not those of the config.
-    pub fn load(weights: Weights, config: &TextEncoderConfig, device: Device) -> Result<Self, Fault> {
+    pub fn load(
+        weights: Weights,
+        config: &TextEncoderConfig,
+        device: Device,
+    ) -> Result<Self, Fault> {
         let encoder = Self::new(&weights, config, device)?;
         let layers = config.text_encoder_layer;
         weights.finish(|key| is_beyond_text(key, layers))?;

@@ -222,7 +222,11 @@ impl Transformer {
     ///
     /// # Errors
     /// `Fault::Weights` if they are not those of the config.
-    pub fn load(weights: Weights, config: &TransformerConfig, device: Device) -> Result<Self, Fault> {
+    pub fn load(
+        weights: Weights,
+        config: &TransformerConfig,
+        device: Device,
+    ) -> Result<Self, Fault> {
         let transformer = Self::new(&weights, config, device)?;
         weights.finish(|_| false)?;
         Ok(transformer)
@@ -279,7 +283,8 @@ impl Transformer {
     fn table(&self, levels: &[f32]) -> Result<Table> {
         let time = self.embed_time(levels)?.f_silu()?;
         let d = self.config.hidden_size;
-        let blocks = self.blocks.iter().map(|block| block.table(&time, d)).collect::<Result<_>>()?;
+        let blocks =
+            self.blocks.iter().map(|block| block.table(&time, d)).collect::<Result<_>>()?;
         let last = self.norm_out.modulation.forward(&time)?;
         let last = last.f_to_dtype(Kind::Float, false, false)?.f_chunk(2, -1)?;
         Ok(Table { blocks, shift: last[0].f_contiguous()?, scale: last[1].f_add_scalar(1.0)? })

@@ -238,8 +238,7 @@ impl VideoVae {
     fn decode_picture(&self, latents: &Tensor, tiling: Tiling) -> Result {
         let (_, _, h, w) = latents.size4()?;
         let patch = self.config.patch();
-        let (down, across) =
-            (Tiles::along(h * patch, tiling), Tiles::along(w * patch, tiling));
+        let (down, across) = (Tiles::along(h * patch, tiling), Tiles::along(w * patch, tiling));
         let mut tiles = Vec::with_capacity(down.starts.len());
         for top in &down.starts {
             let rows = latents.f_narrow(2, top / patch, down.length / patch)?;
@@ -285,7 +284,8 @@ impl VideoVae {
         for time in &times {
             for row in &rows {
                 for column in &columns {
-                    positions.extend([time, row, column].map(|place| std::f32::consts::TAU * place));
+                    positions
+                        .extend([time, row, column].map(|place| std::f32::consts::TAU * place));
                 }
             }
         }

@@ -1,0 +1,217 @@
+//! From flags to an engine: which models this worker serves, and how the gpu thread opens them.
+
+use super::{EngineArgs, EngineKind, ToolArgs};
+use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
+use crate::engine::{Engine, EngineError};
+use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
+use crate::gpu::OpenEngine;
+use crate::model::{self, h3::H3Engine};
+use anyhow::{Context, bail};
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use tch::Device;
+use zoetrope_protocol::Stage;
+use zoetrope_protocol::model::{Manifest, Steps};
+use zoetrope_protocol::wire::{NAME_BYTES_MAX, ServedModel};
+
+/// What the flags of the engine come to.
+pub struct Engines {
+    /// What the worker announces.
+    pub served: Vec<ServedModel>,
+    /// What a bare render takes its defaults from.
+    pub manifests: Vec<Manifest>,
+    /// `cpu`, or the driver's name of the GPU.
+    pub gpu_kind: String,
+    /// Memory of the device.
+    pub vram_bytes: u64,
+    /// The driver's id of the device; empty for a CPU.
+    pub uuid: String,
+    emulation: Option<Arc<Emulation>>,
+    open: Arc<dyn Fn(&str) -> Result<Box<dyn Engine>, EngineError> + Send + Sync>,
+}
+
+impl Engines {
+    /// Reads the model folders or the emulation file.
+    pub fn new(args: &EngineArgs) -> anyhow::Result<Self> {
+        match (args.engine, &args.emulated) {
+            (EngineKind::Emulated, Some(file)) => Self::emulated(file),
+            (EngineKind::Emulated, None) => {
+                bail!("`--engine emulated` needs `--emulated FILE.toml`")
+            }
+            (EngineKind::H3, Some(_)) => {
+                bail!("`--emulated FILE.toml` is only for `--engine emulated`")
+            }
+            (EngineKind::H3, None) => Self::h3(args),
+        }
+    }
+
+    fn emulated(file: &Path) -> anyhow::Result<Self> {
+        let emulation = Arc::new(Emulation::read(file)?);
+        let manifest = |id: &String| Manifest {
+            id: id.clone(),
+            family: "emulated".into(),
+            license: "none".into(),
+            sizes: vec!["288x512".into()],
+            default_size: "288x512".into(),
+            seconds: vec!["4".into()],
+            default_seconds: "4".into(),
+            fps: zoetrope_protocol::clip::FPS,
+            generate_audio: true,
+            num_inference_steps: Steps { default: 4, min: 1, max: 64 },
+            world: Default::default(),
+        };
+        Ok(Engines {
+            served: emulation.served(),
+            manifests: emulation.models.iter().map(manifest).collect(),
+            gpu_kind: emulation.gpu_kind.clone(),
+            vram_bytes: emulation.vram_bytes,
+            uuid: String::new(),
+            emulation: Some(emulation.clone()),
+            open: Arc::new(move |_| Ok(Box::new(EmulatedEngine::new(emulation.clone())))),
+        })
+    }
+
+    fn h3(args: &EngineArgs) -> anyhow::Result<Self> {
+        if args.model.is_empty() {
+            bail!("no model: give `--model FOLDER`, such as `--model worker/models/toybox`");
+        }
+        let device = device(&args.device)?;
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = args.threads.map_or(cores, |threads| threads as usize);
+        let (mut served, mut manifests, mut folders) = (vec![], vec![], HashMap::new());
+        for folder in &args.model {
+            let manifest = model::manifest(folder)?;
+            if manifest.family != "h3" {
+                let (id, family) = (&manifest.id, &manifest.family);
+                bail!("model `{id}` in {} is of family `{family}`, not `h3`", folder.display());
+            }
+            if folders.insert(manifest.id.clone(), folder.clone()).is_some() {
+                bail!("two of the --model folders have the model `{}`", manifest.id);
+            }
+            served.push(ServedModel {
+                id: manifest.id.clone(),
+                fingerprint: model::fingerprint(folder)?,
+                stages: vec![Stage::Encode, Stage::Denoise, Stage::Finish],
+            });
+            manifests.push(manifest);
+        }
+        let seen = Card::of(device)?;
+        let open = move |model: &str| -> Result<Box<dyn Engine>, EngineError> {
+            let folder = folders
+                .get(model)
+                .ok_or_else(|| EngineError::BadInput(format!("no model `{model}`")))?;
+            Ok(Box::new(H3Engine::open(folder, device, threads)?))
+        };
+        Ok(Engines {
+            served,
+            manifests,
+            gpu_kind: seen.name,
+            vram_bytes: seen.memory_bytes,
+            uuid: seen.uuid,
+            emulation: None,
+            open: Arc::new(open),
+        })
+    }
+
+    /// For a gpu thread.
+    pub fn opener(&self) -> OpenEngine {
+        let open = self.open.clone();
+        Box::new(move |model| open(model))
+    }
+
+    /// For this thread.
+    pub fn open(&self, model: &str) -> anyhow::Result<Box<dyn Engine>> {
+        Ok((self.open)(model)?)
+    }
+
+    /// How clips are made.
+    pub fn finisher(&self, tools: &ToolArgs, temp: &Path) -> anyhow::Result<Finisher> {
+        let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe)?;
+        std::fs::create_dir_all(temp)
+            .with_context(|| format!("cannot make the folder {}", temp.display()))?;
+        let settings = Arc::new(FinishSettings::new(programs, temp.into()));
+        Ok(match self.emulation.as_ref().map(|emulation| emulation.clip) {
+            Some(ClipMode::Cached) => Finisher::Cached(Arc::new(ClipCache::new(settings))),
+            _ => Finisher::Ffmpeg(settings),
+        })
+    }
+}
+
+/// From `--device` to torch's name for it.
+fn device(text: &str) -> anyhow::Result<Device> {
+    let cuda = tch::Cuda::is_available();
+    match text {
+        "auto" => Ok(Device::cuda_if_available()),
+        "cpu" => Ok(Device::Cpu),
+        _ => {
+            let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+            let Some(number) = number else {
+                bail!("--device {text}: expected `auto`, `cpu` or `cuda:N`");
+            };
+            if !cuda || number as i64 >= tch::Cuda::device_count() {
+                bail!("--device {text}: torch sees {} GPUs", tch::Cuda::device_count());
+            }
+            Ok(Device::Cuda(number))
+        }
+    }
+}
+
+/// What the driver says of a device.
+struct Card {
+    name: String,
+    memory_bytes: u64,
+    uuid: String,
+}
+
+impl Card {
+    fn of(device: Device) -> anyhow::Result<Self> {
+        let Device::Cuda(number) = device else {
+            return Ok(Card { name: "cpu".into(), memory_bytes: memory(), uuid: String::new() });
+        };
+        let query = ["--query-gpu=name,memory.total,uuid", "--format=csv,noheader,nounits"];
+        let output = Command::new("nvidia-smi").arg(format!("--id={number}")).args(query).output();
+        let output = output.context("cannot run nvidia-smi, which comes with the driver")?;
+        Self::parse(&String::from_utf8_lossy(&output.stdout))
+            .with_context(|| format!("nvidia-smi does not know GPU {number}"))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.lines().next()?.split(", ");
+        let name: String = fields.next()?.trim().chars().take(NAME_BYTES_MAX).collect();
+        let mebibytes: u64 = fields.next()?.trim().parse().ok()?;
+        let uuid = fields.next()?.trim().into();
+        Some(Card { name, memory_bytes: mebibytes << 20, uuid })
+    }
+}
+
+/// Memory of the machine, which is what a CPU worker renders in.
+fn memory() -> u64 {
+    let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = total.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kibibytes.unwrap_or(0) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_words_are_understood() {
+        let card = Card::parse("NVIDIA H100 80GB HBM3, 81559, GPU-aaaa\n").expect("parses");
+        assert_eq!((card.name.as_str(), card.uuid.as_str()), ("NVIDIA H100 80GB HBM3", "GPU-aaaa"));
+        assert_eq!(card.memory_bytes, 81_559 << 20);
+        assert!(Card::parse("No devices were found").is_none());
+        assert!(memory() > 1 << 28);
+    }
+
+    #[test]
+    fn a_device_has_three_spellings() {
+        assert_eq!(device("cpu").expect("cpu"), Device::Cpu);
+        for bad in ["gpu", "cuda:", "cuda:999", "CPU"] {
+            assert!(device(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line of `zoetrope-worker`.
+//!
+//! Parses, starts, and turns every error into one sentence that says what to change. The only place besides
+//! `main.rs` that uses `anyhow`.
+
+mod engines;
+mod render;
+mod run;
+
+use crate::exit::ExitCode;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Serves one GPU (or the CPU) of a Zoetrope farm.
+#[derive(Debug, Parser)]
+#[command(name = "zoetrope-worker", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Verb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve a farm (what happens without a subcommand)
+    Run(RunArgs),
+    /// Render one clip without a farm
+    Render(RenderArgs),
+    /// Time one denoising step and the decode of a clip
+    Bench(BenchArgs),
+}
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EngineKind {
+    /// Models of the H3 architecture, with libtorch
+    H3,
+    /// No model: times and sizes from a file, for load tests
+    Emulated,
+}
+
+#[derive(Clone, Debug, Args)]
+struct EngineArgs {
+    /// Engine that renders
+    #[arg(long, value_enum, default_value = "h3", env = "ZOETROPE_WORKER_ENGINE")]
+    engine: EngineKind,
+    /// Emulation file (TOML); required by, and only for, `--engine emulated`
+    #[arg(long, value_name = "FILE.toml")]
+    emulated: Option<PathBuf>,
+    /// Model folder in the diffusers layout, with a manifest.json; may be repeated
+    #[arg(long, value_name = "FOLDER", num_args = 1.., env = "ZOETROPE_WORKER_MODEL")]
+    model: Vec<PathBuf>,
+    /// Device: `auto` (the first GPU, else the CPU), `cpu`, or `cuda:N`
+    #[arg(long, default_value = "auto", env = "ZOETROPE_WORKER_DEVICE")]
+    device: String,
+    /// CPU threads of the engine, 1 to 1024; default: all cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ToolArgs {
+    /// ffmpeg program
+    #[arg(long, default_value = "ffmpeg", env = "ZOETROPE_FFMPEG")]
+    ffmpeg: PathBuf,
+    /// ffprobe program
+    #[arg(long, default_value = "ffprobe", env = "ZOETROPE_FFPROBE")]
+    ffprobe: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+struct RunArgs {
+    /// Address of the coordinator's worker port, HOST:PORT
+    #[arg(long, default_value = "127.0.0.1:9444", env = "ZOETROPE_COORDINATOR")]
+    coordinator: String,
+    /// Folder of this worker: identity, cached artifacts, temporary files
+    #[arg(long, default_value = "zoetrope-worker", env = "ZOETROPE_WORKER_DATA")]
+    data: PathBuf,
+    /// Join token (`zt1...`); needed on the first start only
+    #[arg(long, env = "ZOETROPE_JOIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Name of this node, 1 to 64 of a-z, 0-9, `-`, `.`; default: the machine's name
+    #[arg(long, env = "ZOETROPE_WORKER_NAME")]
+    name: Option<String>,
+    /// The operator's name for the set of workers that this one belongs to
+    #[arg(long, default_value = "default", env = "ZOETROPE_WORKER_POOL")]
+    pool: String,
+    /// Address for /metrics and /healthz, such as 127.0.0.1:9445; off by default
+    #[arg(long, value_name = "ADDR", env = "ZOETROPE_WORKER_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// Bytes of artifacts kept on disk, at most
+    #[arg(long, value_name = "BYTES", default_value_t = crate::cache::CACHE_BYTES_DEFAULT)]
+    cache_bytes: u64,
+    /// Emulated workers in this process, each with an identity of its own (NAME-1, NAME-2, ...)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    count: u32,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    tools: ToolArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+struct RenderArgs {
+    /// What to show
+    prompt: String,
+    /// File for the clip (MP4)
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Canvas and size of the clip, WIDTHxHEIGHT; default: the model's
+    #[arg(long)]
+    size: Option<String>,
+    /// Length in seconds; default: the model's
+    #[arg(long)]
+    seconds: Option<u32>,
+    /// Length in frames, at 24 a second, instead of seconds
+    #[arg(long, conflicts_with = "seconds")]
+    frames: Option<u32>,
+    /// Denoising steps; default: the model's
+    #[arg(long)]
+    steps: Option<u32>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Make a clip without sound
+    #[arg(long)]
+    silent: bool,
+    /// Print timings and digests as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    tools: ToolArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+struct BenchArgs {
+    /// Canvas, WIDTHxHEIGHT; default: the model's
+    #[arg(long)]
+    size: Option<String>,
+    /// Frames
+    #[arg(long, default_value_t = 240)]
+    frames: u32,
+    /// Denoising steps
+    #[arg(long, default_value_t = 4)]
+    steps: u32,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Runs the command line. Errors are printed here.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Left };
+            error.print().ok(); // there is no other place to complain
+            return code;
+        }
+    };
+    log_to_stderr();
+    let done = match cli.command.unwrap_or(Verb::Run(cli.run)) {
+        Verb::Run(args) => run::run(&args),
+        Verb::Render(args) => render::render(&args).map(|()| ExitCode::Left),
+        Verb::Bench(args) => render::bench(&args).map(|()| ExitCode::Left),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::Start
+    })
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let json = std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { logs.json().init() } else { logs.with_target(false).init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_whole() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["w", "--coordinator", "a:1", "--name", "n"]).expect("run");
+        assert_eq!(cli.run.coordinator, "a:1");
+        let bad = Cli::try_parse_from(["w", "--engine", "other"]).expect_err("refused").to_string();
+        assert!(bad.contains("h3") && bad.contains("emulated"), "{bad}");
+    }
+}

@@ -1,0 +1,174 @@
+//! `zoetrope-worker render` and `bench`: the bare engine, without a farm.
+//!
+//! What the benchmark compares with other programs: the same engine and the same finishing as in a farm, on
+//! one thread, with a clock around each part.
+
+use super::engines::Engines;
+use super::{BenchArgs, RenderArgs};
+use crate::engine::{Ended, EngineError, Observer};
+use crate::link::stream::Payload;
+use anyhow::{Context, bail};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+use zoetrope_protocol::clip::{FPS, SECONDS_MAX};
+use zoetrope_protocol::model::Manifest;
+use zoetrope_protocol::wire::Phase;
+use zoetrope_protocol::{ArtifactId, RenderSpec};
+
+/// What a render took and made.
+#[derive(Serialize)]
+struct Timings {
+    model: String,
+    size: String,
+    frames: u32,
+    steps: u32,
+    seed: u64,
+    encode_ms: u64,
+    denoise_ms: u64,
+    step_ms: Vec<u64>,
+    decode_and_encode_ms: u64,
+    close_ms: u64,
+    total_ms: u64,
+    clip_bytes: u64,
+    clip_sha256: String,
+    latents_sha256: String,
+    av_gap_micros: u32,
+}
+
+struct Clock {
+    began: Instant,
+    step_ms: Vec<u64>,
+    quiet: bool,
+}
+
+fn ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Observer for Clock {
+    fn progress(&mut self, phase: Phase, done: u32, total: u32) -> ControlFlow<()> {
+        if phase == Phase::Denoising && done == 0 {
+            self.began = Instant::now();
+        }
+        if !self.quiet && total > 0 {
+            eprint!("\r{phase:?} {done}/{total}        ");
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn step_done(
+        &mut self,
+        _step: u32,
+        _total: u32,
+        _latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        self.step_ms.push(ms(self.began));
+        self.began = Instant::now();
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+fn spec(args: &RenderArgs, manifest: &Manifest) -> anyhow::Result<RenderSpec> {
+    let size = args.size.as_ref().unwrap_or(&manifest.default_size);
+    let canvas = size.parse().with_context(|| format!("--size {size}"))?;
+    let default_seconds = manifest.default_seconds.parse().unwrap_or(4);
+    let seconds = args.seconds.unwrap_or(default_seconds);
+    let frames = args.frames.unwrap_or(seconds.saturating_mul(FPS));
+    if frames == 0 || frames > SECONDS_MAX * FPS {
+        bail!("--seconds or --frames: 1 to {SECONDS_MAX} seconds, at {FPS} frames each");
+    }
+    Ok(RenderSpec {
+        model: manifest.id.clone(),
+        prompt: args.prompt.clone(),
+        canvas,
+        deliver: canvas,
+        frames,
+        seed: args.seed,
+        steps: args.steps.unwrap_or(manifest.num_inference_steps.default).max(1),
+        audio: manifest.generate_audio && !args.silent,
+    })
+}
+
+/// Renders one clip into a file.
+pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
+    let engines = Engines::new(&args.engine)?;
+    let Some(manifest) = engines.manifests.first() else { bail!("no model: give --model FOLDER") };
+    let spec = spec(args, manifest)?;
+    let folder = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let temp = folder.unwrap_or(Path::new("."));
+    let finisher = engines.finisher(&args.tools, temp)?;
+    let mut engine = engines.open(&spec.model)?;
+    let mut clock = Clock { began: Instant::now(), step_ms: vec![], quiet: args.json };
+
+    let total = Instant::now();
+    let began = Instant::now();
+    let prompt = engine.encode(&spec, &mut clock)?;
+    let encode_ms = ms(began);
+    let began = Instant::now();
+    let (ended, latents) = engine.denoise(&spec, &prompt, None, &mut clock)?;
+    let denoise_ms = ms(began);
+    let (Ended::Done, Some(latents)) = (ended, latents) else { bail!("the render stopped") };
+    let began = Instant::now();
+    let mut sink = finisher.begin(&spec)?;
+    engine.decode(&spec, &latents, sink.as_mut(), &mut clock)?;
+    let decode_and_encode_ms = ms(began);
+    let began = Instant::now();
+    let clip = sink.close()?;
+    let close_ms = ms(began);
+    let total_ms = ms(total);
+
+    let write = || format!("cannot write {}", args.output.display());
+    match &clip.clip.payload {
+        Payload::File { path, .. } => {
+            std::fs::copy(path, &args.output).map(|_| ()).with_context(write)?;
+        }
+        Payload::Memory(bytes) => std::fs::write(&args.output, bytes).with_context(write)?,
+    }
+    let timings = Timings {
+        model: spec.model.clone(),
+        size: spec.canvas.to_string(),
+        frames: spec.frames,
+        steps: spec.steps,
+        seed: spec.seed,
+        encode_ms,
+        denoise_ms,
+        step_ms: clock.step_ms,
+        decode_and_encode_ms,
+        close_ms,
+        total_ms,
+        clip_bytes: clip.clip.payload.bytes(),
+        clip_sha256: clip.clip.artifact.to_string(),
+        latents_sha256: ArtifactId::of(&latents).to_string(),
+        av_gap_micros: clip.facts.av_gap_micros,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&timings)?);
+    } else {
+        eprintln!("\r{} in {total_ms} ms            ", args.output.display());
+    }
+    Ok(())
+}
+
+/// Times the bare engine.
+pub fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let engines = Engines::new(&args.engine)?;
+    let Some(manifest) = engines.manifests.first() else { bail!("no model: give --model FOLDER") };
+    let size = args.size.as_ref().unwrap_or(&manifest.default_size);
+    let canvas = size.parse().with_context(|| format!("--size {size}"))?;
+    let spec = RenderSpec {
+        model: manifest.id.clone(),
+        prompt: "a large red rubber ball bounces in the centre, on grass in daylight".into(),
+        canvas,
+        deliver: canvas,
+        frames: args.frames.clamp(1, SECONDS_MAX * FPS),
+        seed: 1,
+        steps: args.steps.max(1),
+        audio: manifest.generate_audio,
+    };
+    let mut engine = engines.open(&spec.model)?;
+    let timing = crate::bare::time(engine.as_mut(), &spec)?;
+    println!("{}", serde_json::to_string_pretty(&timing)?);
+    Ok(())
+}

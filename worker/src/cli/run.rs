@@ -1,0 +1,216 @@
+//! `zoetrope-worker run`: joins if it must, starts the worker (or many emulated ones), and waits for its end.
+
+use super::engines::Engines;
+use super::{EngineKind, RunArgs};
+use crate::cache::ArtifactCache;
+use crate::exit::ExitCode;
+use crate::finish::Finisher;
+use crate::gpu::STUCK_AFTER;
+use crate::identity::{NodeIdentity, Token, check_name, default_name};
+use crate::link::LinkTimes;
+use crate::link::dial::{endpoint, join_patiently};
+use crate::link::tls::link_config;
+use crate::metrics::Metrics;
+use crate::root::{RootMsg, Worker, WorkerArguments};
+use anyhow::{Context, bail};
+use quinn::Endpoint;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use zoetrope_protocol::wire::{NAME_BYTES_MAX, Profile};
+
+/// How long a first start waits for a coordinator that does not answer; a token lives 15 minutes.
+const JOIN_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the last packets may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
+/// Emulated workers that share a socket. One socket's buffers are enough for so many quiet links.
+const LINKS_PER_SOCKET: usize = 64;
+
+/// What all workers of the process share.
+struct Shared {
+    engines: Engines,
+    finisher: Finisher,
+    metrics: Arc<Metrics>,
+    pool: String,
+}
+
+/// Runs until the worker ends.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if args.count > 1 && args.engine.engine != EngineKind::Emulated {
+        bail!("`--count` is only for `--engine emulated`: one process serves one GPU");
+    }
+    if args.pool.is_empty() || args.pool.len() > NAME_BYTES_MAX {
+        bail!("`--pool` takes 1 to {NAME_BYTES_MAX} characters");
+    }
+    let token = args.token.as_deref().map(str::parse::<Token>).transpose()?;
+    std::fs::create_dir_all(&args.data)
+        .with_context(|| format!("cannot make the folder {} (--data)", args.data.display()))?;
+    let _lock = lock(&args.data)?;
+    let temp = args.data.join("tmp");
+    if temp.exists() {
+        // What a killed process left behind.
+        std::fs::remove_dir_all(&temp)
+            .with_context(|| format!("cannot clean {}", temp.display()))?;
+    }
+    let engines = Engines::new(&args.engine)?;
+    let finisher = engines.finisher(&args.tools, &temp)?;
+    let models: Vec<String> = engines.served.iter().map(|served| served.id.clone()).collect();
+    let metrics = Arc::new(Metrics::new(&models)?);
+    let shared = Shared { engines, finisher, metrics, pool: args.pool.clone() };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The engine has its own threads; links and files are light.
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(serve(args, token.as_ref(), shared))?;
+    tracing::info!(%code, "ended");
+    // A stuck gpu thread must not keep the process: do not wait for anything.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// One process a folder: two would tear each other's files.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if file.try_lock().is_err() {
+        bail!("another worker uses the folder {}: give this one its own --data", data.display());
+    }
+    Ok(file)
+}
+
+async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow::Result<ExitCode> {
+    let mut sockets: Vec<Endpoint> = Vec::new();
+    let mut workers = Vec::new();
+    let mut linked = Vec::new();
+    for (n, (data, name)) in places(args)?.into_iter().enumerate() {
+        if n % LINKS_PER_SOCKET == 0 {
+            sockets.push(endpoint().context("cannot open a UDP socket")?);
+        }
+        let Some(socket) = sockets.last() else { bail!("no socket") };
+        let identity = identify(args, token, socket, &data, name.as_deref()).await?;
+        let is_linked = Arc::new(AtomicBool::new(false));
+        linked.push(is_linked.clone());
+        let arguments = compose(args, &shared, socket, &data, &identity, is_linked)?;
+        workers.push(Worker::start(arguments).await?);
+    }
+    if let Some(address) = args.metrics {
+        let address = crate::http::serve(address, shared.metrics.clone(), linked)
+            .await
+            .with_context(|| format!("cannot listen on {address} (--metrics)"))?;
+        tracing::info!(%address, "metrics");
+    }
+    let roots: Vec<_> = workers.iter().map(|worker| worker.root.clone()).collect();
+    tokio::spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("signals are not caught: the process cannot leave in order");
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            for root in &roots {
+                root.cast(RootMsg::Signal).ok(); // one that has ended needs no signal
+            }
+        }
+    });
+    let mut code = ExitCode::Left;
+    for worker in workers {
+        let ended = worker.ended.await.unwrap_or(ExitCode::PartDied);
+        if ended != ExitCode::Left {
+            code = ended;
+        }
+        // A process whose gpu or device failed ends at once, whatever its siblings do.
+        if matches!(code, ExitCode::GpuStuck | ExitCode::DeviceFailed | ExitCode::PartDied) {
+            break;
+        }
+    }
+    for socket in &sockets {
+        tokio::time::timeout(FAREWELL_LIMIT, socket.wait_idle()).await.ok();
+    }
+    Ok(code)
+}
+
+/// Folder and name of each worker of this process.
+fn places(args: &RunArgs) -> anyhow::Result<Vec<(PathBuf, Option<String>)>> {
+    if args.count == 1 {
+        return Ok(vec![(args.data.clone(), args.name.clone())]);
+    }
+    let name = args.name.clone().unwrap_or_else(default_name);
+    (1..=args.count)
+        .map(|n| {
+            let name = format!("{name}-{n}");
+            check_name(&name)?;
+            Ok((args.data.join("workers").join(n.to_string()), Some(name)))
+        })
+        .collect()
+}
+
+async fn identify(
+    args: &RunArgs,
+    token: Option<&Token>,
+    socket: &Endpoint,
+    data: &Path,
+    name: Option<&str>,
+) -> anyhow::Result<NodeIdentity> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot make the folder {}", data.display()))?;
+    if let Some(identity) = NodeIdentity::load(data, name)? {
+        return Ok(identity);
+    }
+    let Some(token) = token else {
+        bail!(
+            "{} has no identity yet: give a join token with --token (or ZOETROPE_JOIN_TOKEN); \
+             `zoetrope worker token` makes one",
+            data.display()
+        );
+    };
+    let node = name.map_or_else(default_name, String::from);
+    let identity = join_patiently(socket, &args.coordinator, token, &node, JOIN_PATIENCE).await?;
+    identity.store(data)?;
+    tracing::info!(node, "joined the farm");
+    Ok(identity)
+}
+
+fn compose(
+    args: &RunArgs,
+    shared: &Shared,
+    socket: &Endpoint,
+    data: &Path,
+    identity: &NodeIdentity,
+    linked: Arc<AtomicBool>,
+) -> anyhow::Result<WorkerArguments> {
+    let profile = Profile {
+        pool: shared.pool.clone(),
+        gpu_kind: shared.engines.gpu_kind.clone(),
+        vram_bytes: shared.engines.vram_bytes,
+        version: env!("CARGO_PKG_VERSION").into(),
+        models: shared.engines.served.clone(),
+    };
+    shared.metrics.serves(&identity.node, &profile, &shared.engines.uuid);
+    let cache = data.join("artifacts");
+    let cache = ArtifactCache::open(cache.clone(), args.cache_bytes / u64::from(args.count))
+        .with_context(|| format!("cannot use the folder {}", cache.display()))?;
+    Ok(WorkerArguments {
+        coordinator: args.coordinator.clone(),
+        node: identity.node.clone(),
+        endpoint: socket.clone(),
+        config: link_config(identity)?,
+        profile,
+        open: shared.engines.opener(),
+        finisher: shared.finisher.clone(),
+        cache: Arc::new(cache),
+        metrics: shared.metrics.clone(),
+        linked,
+        times: LinkTimes::default(),
+        stuck_after: STUCK_AFTER,
+    })
+}

@@ -1,0 +1,110 @@
+//! Clips for load tests: encoded once for each size and length, then only made unique.
+//!
+//! A farm of hundreds of emulated workers in one process cannot afford hundreds of encoders. The clips are
+//! valid, of the right size, length and sound; each gets a box of its own behind, which players skip.
+
+use super::program::FinishSettings;
+use super::sink::FfmpegSink;
+use super::{FinishError, FinishSink, FinishedClip, FinishedFile};
+use crate::emulated::paint;
+use crate::engine::{ClipSink, EngineError, Frames};
+use crate::link::stream::Payload;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
+
+type Key = (Size, Size, u32, bool);
+
+struct Encoded {
+    clip: Bytes,
+    thumbnail: Bytes,
+    spritesheet: Bytes,
+    facts: ClipFacts,
+}
+
+/// Clips that were encoded before.
+pub struct ClipCache {
+    settings: Arc<FinishSettings>,
+    // Held while a clip is encoded: the others that wait want the same one.
+    clips: Mutex<HashMap<Key, Arc<Encoded>>>,
+}
+
+impl ClipCache {
+    /// Without clips yet.
+    pub fn new(settings: Arc<FinishSettings>) -> Self {
+        ClipCache { settings, clips: Mutex::default() }
+    }
+
+    fn clip(&self, spec: &RenderSpec) -> Result<Arc<Encoded>, FinishError> {
+        let key = (spec.canvas, spec.deliver, spec.frames, spec.audio);
+        let mut clips = self.clips.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(clip) = clips.get(&key) {
+            return Ok(clip.clone());
+        }
+        let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec)?);
+        paint(spec, sink.as_mut(), &mut |_| true)
+            .map_err(|error| FinishError::Encoder(error.to_string()))?;
+        let made = sink.close()?;
+        let load = |file: &FinishedFile| match &file.payload {
+            Payload::Memory(bytes) => Ok(bytes.clone()),
+            Payload::File { path, .. } => std::fs::read(path)
+                .map(Bytes::from)
+                .map_err(|source| FinishError::Disk { doing: "reading a clip", source }),
+        };
+        let encoded = Arc::new(Encoded {
+            clip: load(&made.clip)?,
+            thumbnail: load(&made.thumbnail)?,
+            spritesheet: load(&made.spritesheet)?,
+            facts: made.facts,
+        });
+        clips.insert(key, encoded.clone());
+        Ok(encoded)
+    }
+}
+
+/// Takes no frames and gives a cached clip.
+pub struct CachedSink {
+    cache: Arc<ClipCache>,
+    spec: RenderSpec,
+}
+
+impl CachedSink {
+    /// Begins a clip.
+    pub fn begin(cache: Arc<ClipCache>, spec: &RenderSpec) -> Self {
+        CachedSink { cache, spec: spec.clone() }
+    }
+}
+
+impl ClipSink for CachedSink {
+    fn sound(&mut self, _samples: &[f32]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn frames(&mut self, _frames: Frames<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+impl FinishSink for CachedSink {
+    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError> {
+        let encoded = self.cache.clip(&self.spec)?;
+        let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
+        let mut clip = encoded.clip.to_vec();
+        // An MP4 box: length, the word `free`, and 32 bytes.
+        clip.extend_from_slice(&40u32.to_be_bytes());
+        clip.extend_from_slice(b"free");
+        clip.extend_from_slice(&mark.0);
+        let file = |bytes: Bytes| FinishedFile {
+            artifact: ArtifactId::of(&bytes),
+            payload: Payload::Memory(bytes),
+        };
+        Ok(FinishedClip::in_memory(
+            file(clip.into()),
+            file(encoded.thumbnail.clone()),
+            file(encoded.spritesheet.clone()),
+            encoded.facts,
+        ))
+    }
+}

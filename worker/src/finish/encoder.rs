@@ -1,0 +1,210 @@
+//! The encoder of one clip: an ffmpeg child process, and the thread that feeds it frame by frame.
+//!
+//! Two buffers go round between the gpu thread and this one, so at most two chunks are in memory and the gpu
+//! decodes one while the other is encoded. A buffer that does not come back in time means a stuck encoder.
+//! Called by `sink.rs`.
+
+use super::FinishError;
+use super::program::{FinishSettings, Running};
+use super::stills::Stills;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use zoetrope_protocol::clip::{AUDIO_CHANNELS, FPS, SAMPLE_RATE};
+use zoetrope_protocol::{RenderSpec, Size};
+
+/// Chunks in memory.
+const BUFFERS: usize = 2;
+/// The encoder takes a chunk of the largest canvas in two seconds on two slow cores.
+const FEED_LIMIT: Duration = Duration::from_secs(60);
+/// After the last frame: what x264 still holds back (under a second of video), and writing the head.
+const CLOSE_LIMIT: Duration = Duration::from_secs(120);
+/// AAC frames of 1,024 samples last 21.3 ms at this rate. At the model's own 32 kHz they would last 32 ms,
+/// and the end of the sound could miss the end of the picture by more than is allowed.
+pub const AAC_RATE: u32 = 48_000;
+/// Samples of an AAC frame.
+pub const AAC_FRAME: u32 = 1_024;
+
+/// Scales to cover and cuts, centred, if the delivered size differs.
+pub fn cover_filter(canvas: Size, deliver: Size) -> String {
+    let (width, height) = (deliver.width, deliver.height);
+    // Players assume BT.709 for what is not labelled; ours says so, and is converted so.
+    let matrix = "out_color_matrix=bt709:out_range=tv";
+    if canvas == deliver {
+        return format!("scale={matrix},format=yuv420p,setsar=1");
+    }
+    let cover = "force_original_aspect_ratio=increase:flags=lanczos+accurate_rnd";
+    format!("scale={width}:{height}:{cover}:{matrix},crop={width}:{height},format=yuv420p,setsar=1")
+}
+
+/// The whole command line, so that a reader can try it by hand.
+fn command(
+    settings: &FinishSettings,
+    spec: &RenderSpec,
+    sound: Option<&Path>,
+    clip: &Path,
+) -> Command {
+    let mut command = Command::new(&settings.programs.ffmpeg);
+    let threads = settings.threads.to_string();
+    let text = |number: u32| number.to_string();
+    command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
+    command.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-framerate", &text(FPS)]);
+    command.args(["-video_size", &spec.canvas.to_string(), "-i", "pipe:0"]);
+    if let Some(sound) = sound {
+        command.args([
+            "-f",
+            "f32le",
+            "-ar",
+            &text(SAMPLE_RATE),
+            "-ac",
+            &text(AUDIO_CHANNELS),
+            "-i",
+        ]);
+        command.arg(sound);
+        command.args(["-map", "0:v:0", "-map", "1:a:0"]);
+        command.args([
+            "-c:a",
+            "aac",
+            "-b:a",
+            "192k",
+            "-ar",
+            &text(AAC_RATE),
+            "-flags:a",
+            "+bitexact",
+        ]);
+    } else {
+        command.args(["-map", "0:v:0", "-an"]);
+    }
+    command.args(["-vf", &cover_filter(spec.canvas, spec.deliver), "-fps_mode", "cfr"]);
+    command.args(["-c:v", "libx264", "-profile:v", "high", "-pix_fmt", "yuv420p"]);
+    command.args(["-preset", &settings.preset, "-crf", &text(settings.crf)]);
+    // A key frame every two seconds, for seeking.
+    command.args(["-g", &text(2 * FPS), "-threads", &threads, "-filter_threads", &threads]);
+    command.args(["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]);
+    command.args(["-color_range", "tv", "-flags:v", "+bitexact"]);
+    // No times and no version in the file: same frames, same bytes.
+    command.args(["-map_metadata", "-1", "-fflags", "+bitexact"]);
+    command.args(["-movflags", "+faststart", "-f", "mp4"]);
+    command.arg(clip);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command
+}
+
+struct Chunk {
+    rgb: Vec<u8>,
+}
+
+type Fed = Result<Stills, std::io::Error>;
+
+/// An encoder at work.
+pub struct Encoder {
+    running: Running,
+    full: Option<SyncSender<Chunk>>,
+    empty: Receiver<Chunk>,
+    feeder: Option<JoinHandle<Fed>>,
+}
+
+impl Encoder {
+    /// Starts ffmpeg and its feeder.
+    ///
+    /// # Errors
+    /// `Encoder` if it cannot be started.
+    pub fn start(
+        settings: &FinishSettings,
+        spec: &RenderSpec,
+        sound: Option<&Path>,
+        clip: &Path,
+        stills: Stills,
+    ) -> Result<Self, FinishError> {
+        let mut running = Running::start(&mut command(settings, spec, sound, clip))?;
+        let stdin = running.stdin();
+        let (full, chunks) = sync_channel::<Chunk>(BUFFERS);
+        let (back, empty) = sync_channel::<Chunk>(BUFFERS);
+        for _ in 0..BUFFERS {
+            back.send(Chunk { rgb: Vec::new() }).ok(); // it has room for all
+        }
+        let frame_bytes = spec.canvas.area() as usize * 3;
+        let feeder = std::thread::Builder::new()
+            .name("encoder".into())
+            .spawn(move || -> Fed {
+                let mut stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
+                let mut stills = stills;
+                while let Ok(chunk) = chunks.recv() {
+                    for frame in chunk.rgb.chunks_exact(frame_bytes) {
+                        stdin.write_all(frame)?;
+                        stills.see(frame);
+                    }
+                    back.send(chunk).ok(); // the sink may be gone: then `recv` ends the loop
+                }
+                stdin.flush()?;
+                Ok(stills)
+            })
+            .map_err(|source| FinishError::Disk {
+                doing: "starting the encoder's thread",
+                source,
+            })?;
+        Ok(Encoder { running, full: Some(full), empty, feeder: Some(feeder) })
+    }
+
+    /// Hands over frames of the canvas.
+    ///
+    /// # Errors
+    /// `Encoder` if ffmpeg is gone or takes nothing.
+    pub fn feed(&mut self, rgb: &[u8]) -> Result<(), FinishError> {
+        let Ok(mut chunk) = self.empty.recv_timeout(FEED_LIMIT) else {
+            return Err(self.broken());
+        };
+        chunk.rgb.clear();
+        chunk.rgb.extend_from_slice(rgb);
+        match self.full.as_ref().map(|full| full.send(chunk)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.broken()),
+        }
+    }
+
+    fn broken(&mut self) -> FinishError {
+        if self.feeder.as_ref().is_some_and(|feeder| !feeder.is_finished()) {
+            let seconds = FEED_LIMIT.as_secs();
+            return FinishError::Encoder(format!("it took no frame for {seconds} s"));
+        }
+        let words = self.running.complaints();
+        FinishError::Encoder(if words.is_empty() { "it ended early".into() } else { words })
+    }
+
+    /// No more frames: waits until the file is closed.
+    ///
+    /// # Errors
+    /// `Encoder` with what ffmpeg said.
+    pub fn close(mut self) -> Result<Stills, FinishError> {
+        drop(self.full.take());
+        let fed = self.feeder.take().map(JoinHandle::join);
+        match fed {
+            Some(Ok(Ok(stills))) => {
+                self.running.finish(CLOSE_LIMIT)?;
+                Ok(stills)
+            }
+            Some(Ok(Err(error))) => {
+                let words = self.running.complaints();
+                Err(FinishError::Encoder(format!("{error}: {words}")))
+            }
+            _ => Err(FinishError::Encoder("its thread died".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canvas_of_the_right_size_is_not_scaled() {
+        let canvas = Size { width: 288, height: 512 };
+        assert!(!cover_filter(canvas, canvas).contains("crop"));
+        let filter = cover_filter(canvas, Size { width: 720, height: 1280 });
+        assert!(filter.starts_with("scale=720:1280:force_original_aspect_ratio=increase"));
+        assert!(filter.contains("crop=720:1280"));
+    }
+}

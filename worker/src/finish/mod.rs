@@ -1,0 +1,147 @@
+//! Finishing: decoded frames and sound become the clip that is published, with its thumbnail and spritesheet.
+//!
+//! Streaming: sound first, then frames chunk by chunk into an encoder, O(chunk) of memory. The finished file
+//! is read back and checked before anyone hears of it. Called on the gpu thread and by `zoetrope-worker
+//! render`. Blocks; never async. Does not know jobs, links or stores.
+
+mod cached;
+mod check;
+mod encoder;
+mod program;
+mod sink;
+mod stills;
+
+pub use cached::ClipCache;
+pub use program::{FinishSettings, Programs};
+pub use sink::FfmpegSink;
+
+use crate::engine::{ClipSink, EngineError};
+use crate::link::stream::Payload;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use zoetrope_protocol::job::{ClipFacts, Role};
+use zoetrope_protocol::{ArtifactId, RenderSpec};
+
+/// Why there is no clip.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// ffmpeg or ffprobe is missing, or lacks what we need.
+    #[error("{0}")]
+    Program(String),
+    /// The encoder failed, or did not take its frames in time.
+    #[error("the encoder failed: {0}")]
+    Encoder(String),
+    /// Our disk, full perhaps.
+    #[error("{doing} failed: {source}")]
+    Disk {
+        /// What we were doing.
+        doing: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The finished clip is not what was asked for.
+    #[error("the finished clip did not pass its check: {0}")]
+    Check(String),
+}
+
+impl From<FinishError> for EngineError {
+    fn from(error: FinishError) -> Self {
+        EngineError::Sink(error.to_string())
+    }
+}
+
+/// A file of a finished clip.
+#[derive(Clone, Debug)]
+pub struct FinishedFile {
+    /// Its address.
+    pub artifact: ArtifactId,
+    /// Its bytes.
+    pub payload: Payload,
+}
+
+/// A finished clip. Its files go when it is dropped.
+pub struct FinishedClip {
+    /// The MP4.
+    pub clip: FinishedFile,
+    /// One frame as WebP.
+    pub thumbnail: FinishedFile,
+    /// A grid of frames as JPEG.
+    pub spritesheet: FinishedFile,
+    /// What was measured.
+    pub facts: ClipFacts,
+    /// How long the parts of finishing took, after the last frame.
+    pub parts: Vec<(&'static str, Duration)>,
+    /// Keeps the files.
+    folder: Option<TempFolder>,
+}
+
+impl FinishedClip {
+    /// What is stored, in this order.
+    pub fn files(&self) -> [(Role, &FinishedFile); 3] {
+        [
+            (Role::Clip, &self.clip),
+            (Role::Thumbnail, &self.thumbnail),
+            (Role::Spritesheet, &self.spritesheet),
+        ]
+    }
+}
+
+/// Takes the frames and sound of one clip, and makes the clip of them.
+pub trait FinishSink: ClipSink {
+    /// No more will come: closes, reads back, checks.
+    ///
+    /// # Errors
+    /// `Check` if the clip is not what was asked for; `Encoder`, `Disk`.
+    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError>;
+}
+
+/// How this worker makes clips.
+#[derive(Clone)]
+pub enum Finisher {
+    /// With an encoder, from the frames that come.
+    Ffmpeg(Arc<FinishSettings>),
+    /// For load tests: from clips that were encoded once, whatever frames come.
+    Cached(Arc<ClipCache>),
+}
+
+impl Finisher {
+    /// Begins a clip.
+    ///
+    /// # Errors
+    /// `Disk` if there is no room for temporary files; `Check` if the size cannot be encoded.
+    pub fn begin(&self, spec: &RenderSpec) -> Result<Box<dyn FinishSink>, FinishError> {
+        match self {
+            Finisher::Ffmpeg(settings) => Ok(Box::new(FfmpegSink::begin(settings.clone(), spec)?)),
+            Finisher::Cached(cache) => Ok(Box::new(cached::CachedSink::begin(cache.clone(), spec))),
+        }
+    }
+}
+
+/// A folder of temporary files that goes when it is dropped, also after errors.
+#[derive(Debug)]
+pub struct TempFolder {
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl TempFolder {
+    /// Makes one below `parent`.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub fn new(parent: &std::path::Path) -> Result<Self, FinishError> {
+        let path = parent.join(format!("finish-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir_all(&path)
+            .map_err(|source| FinishError::Disk { doing: "making a temporary folder", source })?;
+        Ok(TempFolder { path })
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!(%error, "temporary files are left behind until the next start");
+        }
+    }
+}

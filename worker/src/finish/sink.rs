@@ -1,0 +1,192 @@
+//! The sink that the gpu thread pours frames and sound into, and the clip that it closes to.
+//!
+//! Counts what comes, so that a model that makes too much or too little is caught here. Dropping it at any
+//! moment kills the encoder and removes its files.
+
+use super::check::read_back;
+use super::encoder::Encoder;
+use super::program::FinishSettings;
+use super::stills::Stills;
+use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
+use crate::engine::{ClipSink, EngineError, Frames};
+use crate::link::stream::Payload;
+use sha2::{Digest, Sha256};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use zoetrope_protocol::clip::AUDIO_CHANNELS;
+use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::{ArtifactId, RenderSpec};
+
+/// A clip in the making.
+pub struct FfmpegSink {
+    settings: Arc<FinishSettings>,
+    spec: RenderSpec,
+    sound: Option<PathBuf>,
+    encoder: Option<Encoder>,
+    frames: u32,
+    // Last, so that the encoder is dead before its folder goes.
+    folder: TempFolder,
+}
+
+impl FfmpegSink {
+    /// Begins a clip.
+    ///
+    /// # Errors
+    /// `Check` if H.264 cannot have the size; `Disk`.
+    pub fn begin(settings: Arc<FinishSettings>, spec: &RenderSpec) -> Result<Self, FinishError> {
+        let deliver = spec.deliver;
+        if deliver.width % 2 != 0 || deliver.height % 2 != 0 || deliver.area() == 0 {
+            return Err(FinishError::Check(format!("a picture of {deliver} has an odd side")));
+        }
+        if spec.frames == 0 {
+            return Err(FinishError::Check("a clip without frames".into()));
+        }
+        let folder = TempFolder::new(&settings.temp)?;
+        Ok(FfmpegSink {
+            settings,
+            spec: spec.clone(),
+            sound: None,
+            encoder: None,
+            frames: 0,
+            folder,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path.join(name)
+    }
+
+    fn take_sound(&mut self, samples: &[f32]) -> Result<(), FinishError> {
+        let want = self.spec.shape().asked_samples() * u64::from(AUDIO_CHANNELS);
+        if !self.spec.audio || self.sound.is_some() || samples.len() as u64 != want {
+            let got = samples.len();
+            return Err(FinishError::Check(format!("{got} samples came instead of {want}, once")));
+        }
+        if samples.iter().any(|sample| !sample.is_finite()) {
+            return Err(FinishError::Check("the sound has values that are no numbers".into()));
+        }
+        let path = self.path("sound.f32");
+        let disk = |source| FinishError::Disk { doing: "writing the sound", source };
+        let bytes: Vec<u8> =
+            samples.iter().flat_map(|sample| sample.clamp(-1.0, 1.0).to_le_bytes()).collect();
+        let mut file = std::fs::File::create(&path).map_err(disk)?;
+        file.write_all(&bytes).map_err(disk)?;
+        self.sound = Some(path);
+        Ok(())
+    }
+
+    fn take_frames(&mut self, frames: &Frames<'_>) -> Result<(), FinishError> {
+        let bytes = u64::from(frames.count) * self.spec.canvas.area() * 3;
+        if frames.rgb.len() as u64 != bytes {
+            let (got, count) = (frames.rgb.len(), frames.count);
+            return Err(FinishError::Check(format!("{got} bytes for {count} frames, not {bytes}")));
+        }
+        self.frames = self.frames.saturating_add(frames.count);
+        if self.frames > self.spec.frames {
+            let asked = self.spec.frames;
+            return Err(FinishError::Check(format!("more than the {asked} frames asked for")));
+        }
+        if self.encoder.is_none() {
+            if self.spec.audio && self.sound.is_none() {
+                return Err(FinishError::Check("frames came before the sound".into()));
+            }
+            let stills = Stills::new(&self.spec);
+            let clip = self.path("clip.mp4");
+            let sound = self.sound.as_deref();
+            self.encoder = Some(Encoder::start(&self.settings, &self.spec, sound, &clip, stills)?);
+        }
+        match &mut self.encoder {
+            Some(encoder) => encoder.feed(frames.rgb),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ClipSink for FfmpegSink {
+    fn sound(&mut self, samples: &[f32]) -> Result<(), EngineError> {
+        Ok(self.take_sound(samples)?)
+    }
+
+    fn frames(&mut self, frames: Frames<'_>) -> Result<(), EngineError> {
+        Ok(self.take_frames(&frames)?)
+    }
+}
+
+impl FinishSink for FfmpegSink {
+    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError> {
+        let mut this = *self;
+        if this.frames != this.spec.frames {
+            let (got, asked) = (this.frames, this.spec.frames);
+            return Err(FinishError::Check(format!("{got} frames came instead of {asked}")));
+        }
+        let Some(encoder) = this.encoder.take() else {
+            return Err(FinishError::Check("no frames came".into()));
+        };
+        let began = Instant::now();
+        let stills = encoder.close()?;
+        let encoded = began.elapsed();
+
+        let began = Instant::now();
+        let clip = this.path("clip.mp4");
+        let read = read_back(&this.settings.programs, &clip, &this.spec)?;
+        let checked = began.elapsed();
+
+        let began = Instant::now();
+        let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
+        stills.write_thumbnail(&this.settings, &thumbnail)?;
+        stills.write_sprites(&sprites)?;
+        let (sprite_columns, sprite_rows) = stills.grid();
+        let (clip, thumbnail, spritesheet) = (file(&clip)?, file(&thumbnail)?, file(&sprites)?);
+        let mux = began.elapsed();
+        Ok(FinishedClip {
+            clip,
+            thumbnail,
+            spritesheet,
+            facts: ClipFacts {
+                size: read.size,
+                frames: read.frames,
+                av_gap_micros: read.av_gap_micros,
+                sprite_columns,
+                sprite_rows,
+            },
+            parts: vec![("encode", encoded), ("check", checked), ("mux", mux)],
+            folder: Some(this.folder),
+        })
+    }
+}
+
+impl FinishedClip {
+    /// A clip whose bytes are in memory.
+    pub(super) fn in_memory(
+        clip: FinishedFile,
+        thumbnail: FinishedFile,
+        spritesheet: FinishedFile,
+        facts: ClipFacts,
+    ) -> Self {
+        FinishedClip { clip, thumbnail, spritesheet, facts, parts: vec![], folder: None }
+    }
+
+    /// Whether its files lie in a folder that goes with it.
+    pub fn has_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+}
+
+fn file(path: &Path) -> Result<FinishedFile, FinishError> {
+    let disk = |source| FinishError::Disk { doing: "reading back a file", source };
+    let mut file = std::fs::File::open(path).map_err(disk)?;
+    let mut digest = Sha256::new();
+    let (mut bytes, mut piece) = (0u64, vec![0; 256 * 1024]);
+    loop {
+        let count = file.read(&mut piece).map_err(disk)?;
+        if count == 0 {
+            break;
+        }
+        digest.update(&piece[..count]);
+        bytes += count as u64;
+    }
+    let artifact = ArtifactId(digest.finalize().into());
+    Ok(FinishedFile { artifact, payload: Payload::File { path: path.into(), bytes } })
+}

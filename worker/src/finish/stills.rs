@@ -1,0 +1,197 @@
+//! The pictures of a clip: a thumbnail at a third of its length, and a grid of evenly spaced frames.
+//!
+//! Sees each frame once as it goes by, and keeps one whole frame and at most 25 small ones. Pure but for the
+//! two functions at the end that write the files. Called on the encoder's thread.
+
+use super::FinishError;
+use super::encoder::cover_filter;
+use super::program::{FinishSettings, Running, SHORT_LIMIT};
+use image::codecs::jpeg::JpegEncoder;
+use image::{RgbImage, imageops};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use zoetrope_protocol::{RenderSpec, Size};
+
+/// Most pictures in the grid: five by five.
+const SPRITES_MAX: u32 = 25;
+/// Longest side of a picture in the grid; five of them are 1,200 pixels.
+const SPRITE_SIDE_MAX: u32 = 240;
+/// JPEG quality of the grid.
+const SPRITE_QUALITY: u8 = 82;
+/// WebP quality of the thumbnail.
+const THUMBNAIL_QUALITY: &str = "82";
+
+/// Which frames are kept, and what was kept so far.
+pub struct Stills {
+    canvas: Size,
+    deliver: Size,
+    tile: Size,
+    frames: u32,
+    seen: u32,
+    sprites: u32,
+    tiles: Vec<RgbImage>,
+    thumbnail: Vec<u8>,
+}
+
+impl Stills {
+    /// For a clip that has not begun.
+    pub fn new(spec: &RenderSpec) -> Self {
+        let deliver = spec.deliver;
+        let longest = deliver.width.max(deliver.height).max(1);
+        let side = |pixels: u32| {
+            if longest <= SPRITE_SIDE_MAX {
+                pixels
+            } else {
+                (pixels * SPRITE_SIDE_MAX / longest).max(1)
+            }
+        };
+        Stills {
+            canvas: spec.canvas,
+            deliver,
+            tile: Size { width: side(deliver.width), height: side(deliver.height) },
+            frames: spec.frames,
+            seen: 0,
+            sprites: spec.frames.min(SPRITES_MAX),
+            tiles: Vec::new(),
+            thumbnail: Vec::new(),
+        }
+    }
+
+    /// Columns and rows of the grid.
+    pub fn grid(&self) -> (u32, u32) {
+        let columns = (1..).find(|n| n * n >= self.sprites).unwrap_or(1);
+        (columns, self.sprites.div_ceil(columns))
+    }
+
+    /// The frame that picture `n` of the grid shows: the middle of its share of the clip.
+    fn frame_of(&self, n: u32) -> u32 {
+        let (n, frames, sprites) = (u64::from(n), u64::from(self.frames), u64::from(self.sprites));
+        u32::try_from((2 * n + 1) * frames / (2 * sprites.max(1))).unwrap_or(u32::MAX)
+    }
+
+    /// Takes the next frame of the canvas, RGB.
+    pub fn see(&mut self, frame: &[u8]) {
+        let index = self.seen;
+        self.seen += 1;
+        if index == self.frames / 3 {
+            self.thumbnail = frame.to_vec();
+        }
+        let next = u32::try_from(self.tiles.len()).unwrap_or(u32::MAX);
+        if next < self.sprites
+            && index == self.frame_of(next)
+            && let Some(tile) = self.small(frame)
+        {
+            self.tiles.push(tile);
+        }
+    }
+
+    fn small(&self, frame: &[u8]) -> Option<RgbImage> {
+        let Size { width, height } = self.canvas;
+        let frame = RgbImage::from_raw(width, height, frame.to_vec())?;
+        // The part of the canvas that the delivered picture shows, cut as the encoder cuts it.
+        let (w, h) = (u64::from(width), u64::from(height));
+        let (dw, dh) = (u64::from(self.deliver.width), u64::from(self.deliver.height));
+        let cut = if w * dh > h * dw {
+            Size { width: u32::try_from(h * dw / dh.max(1)).ok()?.max(1), height }
+        } else {
+            Size { width, height: u32::try_from(w * dh / dw.max(1)).ok()?.max(1) }
+        };
+        let (x, y) = ((width - cut.width) / 2, (height - cut.height) / 2);
+        let part = imageops::crop_imm(&frame, x, y, cut.width, cut.height).to_image();
+        Some(imageops::thumbnail(&part, self.tile.width, self.tile.height))
+    }
+
+    /// Writes the grid as JPEG.
+    ///
+    /// # Errors
+    /// `Disk`; `Check` if frames are missing.
+    pub fn write_sprites(&self, path: &Path) -> Result<(), FinishError> {
+        let (columns, rows) = self.grid();
+        if self.tiles.len() != self.sprites as usize {
+            return Err(FinishError::Check("frames of the spritesheet are missing".into()));
+        }
+        let mut sheet = RgbImage::new(columns * self.tile.width, rows * self.tile.height);
+        for (n, tile) in (0u32..).zip(&self.tiles) {
+            let (column, row) = (n % columns, n / columns);
+            let (x, y) = (column * self.tile.width, row * self.tile.height);
+            imageops::replace(&mut sheet, tile, i64::from(x), i64::from(y));
+        }
+        let disk = |source| FinishError::Disk { doing: "writing the spritesheet", source };
+        let mut file = BufWriter::new(std::fs::File::create(path).map_err(disk)?);
+        JpegEncoder::new_with_quality(&mut file, SPRITE_QUALITY)
+            .encode_image(&sheet)
+            .map_err(|error| disk(std::io::Error::other(error)))?;
+        file.flush().map_err(disk)
+    }
+
+    /// Writes the thumbnail as WebP, in the delivered size.
+    ///
+    /// # Errors
+    /// `Encoder`; `Check` if the clip was too short to have one.
+    pub fn write_thumbnail(
+        &self,
+        settings: &FinishSettings,
+        path: &Path,
+    ) -> Result<(), FinishError> {
+        if self.thumbnail.is_empty() {
+            return Err(FinishError::Check("the frame of the thumbnail is missing".into()));
+        }
+        let mut command = Command::new(&settings.programs.ffmpeg);
+        command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
+        command.args(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
+        command.args(["-video_size", &self.canvas.to_string(), "-i", "pipe:0"]);
+        command.args(["-vf", &cover_filter(self.canvas, self.deliver), "-frames:v", "1"]);
+        command.args(["-c:v", "libwebp", "-quality", THUMBNAIL_QUALITY, "-threads", "1"]);
+        command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]);
+        command.args(["-f", "webp"]).arg(path);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut running = Running::start(&mut command)?;
+        let written = running.stdin().map(|mut stdin| stdin.write_all(&self.thumbnail));
+        running.finish(SHORT_LIMIT)?;
+        match written {
+            Some(Ok(())) => Ok(()),
+            _ => Err(FinishError::Encoder("the thumbnail was not taken".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::attempt::tests::order;
+    use zoetrope_protocol::Stage;
+
+    fn stills(frames: u32, deliver: Size) -> Stills {
+        let mut spec = order(Stage::Finish, 1, 1).spec;
+        (spec.frames, spec.deliver) = (frames, deliver);
+        Stills::new(&spec)
+    }
+
+    #[test]
+    fn the_grid_is_even_and_within_the_clip() {
+        let size = Size { width: 64, height: 64 };
+        for (frames, grid) in
+            [(1, (1, 1)), (5, (3, 2)), (24, (5, 5)), (240, (5, 5)), (2880, (5, 5))]
+        {
+            let mut stills = stills(frames, size);
+            assert_eq!(stills.grid(), grid, "{frames}");
+            for _ in 0..frames {
+                stills.see(&[0; 64 * 64 * 3]);
+            }
+            assert_eq!(stills.tiles.len() as u32, stills.sprites);
+            assert!(!stills.thumbnail.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_small_pictures_show_what_the_clip_shows() {
+        // A canvas whose left quarter is white, delivered as its middle half: no white is left.
+        let stills = stills(1, Size { width: 32, height: 64 });
+        let frame: Vec<u8> =
+            (0..64 * 64).flat_map(|n| if n % 64 < 16 { [255; 3] } else { [0; 3] }).collect();
+        let tile = stills.small(&frame).expect("a tile");
+        assert_eq!(tile.dimensions(), (32, 64));
+        assert!(tile.pixels().all(|pixel| pixel.0 == [0; 3]));
+    }
+}

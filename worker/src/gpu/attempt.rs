@@ -1,0 +1,224 @@
+//! One attempt, as the link, the gpu actor and the gpu thread share it: its order, its stop flag, how far it
+//! is, and how long it waited for others.
+//!
+//! Plain shared state, no messages. Fences are not here: they change when a link comes back, and belong to
+//! the link alone. The gpu thread knows an attempt by its key.
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use zoetrope_protocol::Millis;
+use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::wire::{Order, Phase, StopWhen};
+
+/// Names an attempt within this process. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttemptKey(pub u64);
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it does.
+    pub phase: Phase,
+    /// Units done.
+    pub done: u32,
+    /// Units in all.
+    pub total: u32,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// All outputs are acknowledged.
+    Finished {
+        /// What it made.
+        outputs: Vec<ArtifactRef>,
+        /// Of a `Finish` shard.
+        facts: Option<ClipFacts>,
+        /// Time on the gpu thread, waiting left out.
+        gpu: Millis,
+    },
+    /// There is no last artifact.
+    Failed {
+        /// Why.
+        cause: Cause,
+        /// For the operator.
+        detail: String,
+        /// Time on the gpu thread, waiting left out.
+        gpu: Millis,
+    },
+}
+
+/// How and why an attempt was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopOrder {
+    /// How soon.
+    pub when: StopWhen,
+    /// What its report will name.
+    pub cause: Cause,
+}
+
+#[derive(Default)]
+struct Clock {
+    started: Option<Instant>,
+    waited: Duration,
+    waiting_since: Option<Instant>,
+}
+
+/// One attempt.
+pub struct Attempt {
+    /// Its name in this process.
+    pub key: AttemptKey,
+    /// What to do. Its fence is the one it was given first.
+    pub order: Order,
+    stop: Mutex<Option<StopOrder>>,
+    clock: Mutex<Clock>,
+    progress: watch::Sender<Option<Progress>>,
+    last_step_ms: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held, and each is whole at every moment.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Attempt {
+    /// An attempt that has not begun.
+    pub fn new(key: AttemptKey, order: Order) -> Self {
+        Attempt {
+            key,
+            order,
+            stop: Mutex::default(),
+            clock: Mutex::default(),
+            progress: watch::Sender::new(None),
+            last_step_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Asks it to stop. A sooner stop replaces a later one, never the other way round.
+    pub fn stop(&self, when: StopWhen, cause: Cause) {
+        let mut stop = lock(&self.stop);
+        let sooner = match *stop {
+            None => true,
+            Some(StopOrder { when: StopWhen::AfterStep, .. }) => when == StopWhen::Now,
+            Some(StopOrder { when: StopWhen::Now, .. }) => false,
+        };
+        if sooner {
+            *stop = Some(StopOrder { when, cause });
+        }
+    }
+
+    /// How it was asked to stop, if it was.
+    pub fn stopped(&self) -> Option<StopOrder> {
+        *lock(&self.stop)
+    }
+
+    /// Whether it is to stop at the next boundary, storing nothing.
+    pub fn stops_now(&self) -> bool {
+        self.stopped().is_some_and(|stop| stop.when == StopWhen::Now)
+    }
+
+    /// The gpu thread takes it up.
+    pub fn begin(&self) {
+        lock(&self.clock).started = Some(Instant::now());
+    }
+
+    /// Runs `wait`, which waits for somebody else; its time does not count against the hard limit.
+    pub fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        lock(&self.clock).waiting_since = Some(Instant::now());
+        let result = wait();
+        let mut clock = lock(&self.clock);
+        if let Some(since) = clock.waiting_since.take() {
+            clock.waited += since.elapsed();
+        }
+        result
+    }
+
+    /// Time on the gpu thread so far, waiting left out.
+    pub fn worked(&self) -> Duration {
+        let clock = lock(&self.clock);
+        let Some(started) = clock.started else { return Duration::ZERO };
+        let waiting = clock.waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
+        started.elapsed().saturating_sub(clock.waited).saturating_sub(waiting)
+    }
+
+    /// The same in the wire's unit.
+    pub fn worked_ms(&self) -> Millis {
+        Millis(u64::try_from(self.worked().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Says how far it is. Only the newest is kept.
+    pub fn show(&self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    /// Where to read how far it is.
+    pub fn progress(&self) -> watch::Receiver<Option<Progress>> {
+        self.progress.subscribe()
+    }
+
+    /// Notes what a step took.
+    pub fn note_step(&self, took: Duration) {
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.last_step_ms.store(took, Ordering::Relaxed);
+    }
+
+    /// What the last step took; zero before the first.
+    pub fn last_step(&self) -> Duration {
+        Duration::from_millis(self.last_step_ms.load(Ordering::Relaxed))
+    }
+
+    /// Its hard limit.
+    pub fn hard_limit(&self) -> Duration {
+        Duration::from_millis(self.order.hard_limit.0)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use zoetrope_protocol::{AttemptNumber, Epoch, Fence, JobId, RenderSpec, ShardId, Size, Stage};
+
+    /// An order to test with.
+    pub(crate) fn order(stage: Stage, epoch: u64, attempt: u32) -> Order {
+        let size = Size { width: 64, height: 64 };
+        Order {
+            shard: ShardId { job: JobId(7), stage, index: 0 },
+            fence: Fence { epoch: Epoch(epoch), attempt: AttemptNumber(attempt) },
+            spec: RenderSpec {
+                model: "toybox".into(),
+                prompt: "a red ball".into(),
+                canvas: size,
+                deliver: size,
+                frames: 24,
+                seed: 1,
+                steps: 4,
+                audio: true,
+            },
+            inputs: vec![],
+            checkpoint_every: 1,
+            hard_limit: Millis(60_000),
+        }
+    }
+
+    #[test]
+    fn a_sooner_stop_wins() {
+        let attempt = Attempt::new(AttemptKey(1), order(Stage::Denoise, 1, 1));
+        assert!(attempt.stopped().is_none());
+        attempt.stop(StopWhen::AfterStep, Cause::Preempted);
+        attempt.stop(StopWhen::Now, Cause::Ended);
+        attempt.stop(StopWhen::AfterStep, Cause::Drained);
+        assert_eq!(attempt.stopped(), Some(StopOrder { when: StopWhen::Now, cause: Cause::Ended }));
+    }
+
+    #[test]
+    fn waiting_does_not_count_as_work() {
+        let attempt = Attempt::new(AttemptKey(1), order(Stage::Denoise, 1, 1));
+        assert_eq!(attempt.worked(), Duration::ZERO);
+        attempt.begin();
+        attempt.waiting(|| std::thread::sleep(Duration::from_millis(60)));
+        assert!(attempt.worked() < Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,151 @@
+//! How the gpu thread gets artifacts in and out: it asks, and waits for the answer.
+//!
+//! The link is behind it; tests put a map behind it. Called only on the gpu thread, which may block.
+
+use super::attempt::{Attempt, AttemptKey};
+use crate::cache::ArtifactCache;
+use crate::link::LinkMsg;
+use crate::link::stream::Payload;
+use bytes::Bytes;
+use ractor::ActorRef;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use zoetrope_protocol::ArtifactId;
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
+
+/// Why an artifact did not get through.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CourierError {
+    /// It is gone, or its bytes are not what its address says.
+    #[error("{0}")]
+    Missing(String),
+    /// The store or the link does not answer.
+    #[error("{0}")]
+    Down(String),
+    /// Our disk.
+    #[error("{0}")]
+    Disk(String),
+    /// The attempt was dropped or stopped meanwhile.
+    #[error("the attempt was given up")]
+    GivenUp,
+}
+
+impl CourierError {
+    /// What the report names. A dropped attempt's report reaches nobody.
+    pub fn cause(&self) -> Cause {
+        match self {
+            CourierError::Missing(_) => Cause::ArtifactMissing,
+            CourierError::Down(_) => Cause::DependencyDown,
+            CourierError::Disk(_) => Cause::EngineError,
+            CourierError::GivenUp => Cause::Ended,
+        }
+    }
+}
+
+/// An artifact to be stored.
+pub struct StoreRequest {
+    /// Of which attempt.
+    pub key: AttemptKey,
+    /// What it is.
+    pub artifact: ArtifactRef,
+    /// Its bytes.
+    pub payload: Payload,
+    /// Answered once it is stored or given up.
+    pub reply: oneshot::Sender<Result<(), CourierError>>,
+}
+
+/// An artifact to be fetched.
+pub struct FetchRequest {
+    /// For which attempt.
+    pub key: AttemptKey,
+    /// Which, and how large it must be.
+    pub artifact: ArtifactRef,
+    /// Answered with the file that has the bytes, proven by digest.
+    pub reply: oneshot::Sender<Result<PathBuf, CourierError>>,
+}
+
+/// An upload on its way.
+pub struct Pending {
+    /// What was sent.
+    pub artifact: ArtifactRef,
+    answer: oneshot::Receiver<Result<(), CourierError>>,
+}
+
+impl Pending {
+    /// Waits until the artifact is acknowledged. Its time does not count against the hard limit.
+    ///
+    /// # Errors
+    /// As the link says.
+    pub fn wait(self, attempt: &Attempt) -> Result<ArtifactRef, CourierError> {
+        let answer = attempt.waiting(|| self.answer.blocking_recv());
+        answer.unwrap_or(Err(CourierError::GivenUp)).map(|()| self.artifact)
+    }
+}
+
+/// The gpu thread's way to artifacts.
+pub struct Courier {
+    link: ActorRef<LinkMsg>,
+    cache: Arc<ArtifactCache>,
+}
+
+impl Courier {
+    /// A courier of this link.
+    pub fn new(link: ActorRef<LinkMsg>, cache: Arc<ArtifactCache>) -> Self {
+        Courier { link, cache }
+    }
+
+    /// The bytes of an input: from the cache, or from the coordinator.
+    ///
+    /// # Errors
+    /// `Missing`, `Down`, `Disk`, `GivenUp`.
+    pub fn fetch(&self, attempt: &Attempt, artifact: ArtifactRef) -> Result<Vec<u8>, CourierError> {
+        if let Some(bytes) = self.cache.read(artifact.artifact) {
+            return Ok(bytes);
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = FetchRequest { key: attempt.key, artifact, reply };
+        self.link.cast(LinkMsg::Fetch(request)).map_err(|_| CourierError::GivenUp)?;
+        let path =
+            attempt.waiting(|| answer.blocking_recv()).unwrap_or(Err(CourierError::GivenUp))?;
+        let bytes = std::fs::read(&path)
+            .map_err(|error| CourierError::Disk(format!("{}: {error}", path.display())))?;
+        self.cache.adopt(artifact.artifact, &path);
+        Ok(bytes)
+    }
+
+    /// Sends bytes made here to the store, and keeps a copy for whatever stage comes next.
+    ///
+    /// # Errors
+    /// `GivenUp` if the link is gone.
+    pub fn store(
+        &self,
+        attempt: &Attempt,
+        role: Role,
+        bytes: Vec<u8>,
+    ) -> Result<Pending, CourierError> {
+        let bytes = Bytes::from(bytes);
+        let id = ArtifactId::of(&bytes);
+        let artifact = ArtifactRef { role, artifact: id, bytes: bytes.len() as u64 };
+        let pending = self.send(attempt, artifact, Payload::Memory(bytes.clone()))?;
+        // While it is under way: the copy on disk is an optimisation, and may fail.
+        self.cache.put(id, &bytes);
+        Ok(pending)
+    }
+
+    /// Sends an artifact whose address is known, without keeping a copy.
+    ///
+    /// # Errors
+    /// `GivenUp` if the link is gone.
+    pub fn send(
+        &self,
+        attempt: &Attempt,
+        artifact: ArtifactRef,
+        payload: Payload,
+    ) -> Result<Pending, CourierError> {
+        let (reply, answer) = oneshot::channel();
+        let request = StoreRequest { key: attempt.key, artifact, payload, reply };
+        self.link.cast(LinkMsg::Store(request)).map_err(|_| CourierError::GivenUp)?;
+        Ok(Pending { artifact, answer })
+    }
+}

@@ -1,0 +1,375 @@
+//! The gpu thread: takes one attempt after the other and runs its stage, from its input artifacts to its
+//! acknowledged outputs.
+//!
+//! A plain thread that may block; it lives as long as the process, and no tensor leaves it. It speaks to the
+//! link and to `GpuActor` by casts, and waits only for artifacts.
+
+use super::attempt::{Attempt, Progress, Report};
+use super::courier::{Courier, CourierError};
+use super::{GpuMsg, OpenEngine};
+use crate::engine::{Ended, Engine, EngineError, Observer};
+use crate::finish::{FinishError, Finisher};
+use crate::link::LinkMsg;
+use crate::link::stream::Payload;
+use crate::metrics::Metrics;
+use ractor::ActorRef;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+use zoetrope_protocol::Stage;
+use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
+use zoetrope_protocol::wire::{Phase, StopWhen};
+
+/// The stack of the thread: libtorch's operators recurse little, but tokenizers' regular expressions do.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Why an attempt ended without its last artifact.
+struct Failure {
+    cause: Cause,
+    detail: String,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let cause = match &error {
+            EngineError::OutOfMemory { .. } => Cause::OutOfMemory,
+            EngineError::BadInput(_) => Cause::ArtifactMissing,
+            EngineError::Failed { .. } | EngineError::Sink(_) => Cause::EngineError,
+        };
+        Failure { cause, detail: error.to_string() }
+    }
+}
+
+impl From<CourierError> for Failure {
+    fn from(error: CourierError) -> Self {
+        Failure { cause: error.cause(), detail: error.to_string() }
+    }
+}
+
+impl From<FinishError> for Failure {
+    fn from(error: FinishError) -> Self {
+        let cause = match &error {
+            FinishError::Check(_) => Cause::CheckFailed,
+            _ => Cause::EngineError,
+        };
+        Failure { cause, detail: error.to_string() }
+    }
+}
+
+struct Made {
+    outputs: Vec<ArtifactRef>,
+    facts: Option<ClipFacts>,
+}
+
+/// All that lives on the thread.
+pub struct GpuThread {
+    gpu: ActorRef<GpuMsg>,
+    link: ActorRef<LinkMsg>,
+    courier: Courier,
+    open: OpenEngine,
+    finisher: Finisher,
+    metrics: Arc<Metrics>,
+}
+
+/// Tells the actor if the thread goes down by a panic.
+struct Alarm(ActorRef<GpuMsg>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cast(GpuMsg::ThreadDied).ok(); // a dead actor has been noticed by its supervisor
+        }
+    }
+}
+
+impl GpuThread {
+    /// The parts of the thread, not started yet.
+    pub fn new(
+        gpu: ActorRef<GpuMsg>,
+        link: ActorRef<LinkMsg>,
+        courier: Courier,
+        open: OpenEngine,
+        finisher: Finisher,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        GpuThread { gpu, link, courier, open, finisher, metrics }
+    }
+
+    /// Starts it. It ends when the sender is dropped.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(self) -> std::io::Result<SyncSender<Arc<Attempt>>> {
+        let (sender, receiver) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("gpu".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || self.serve(&receiver))?;
+        Ok(sender)
+    }
+
+    fn serve(mut self, attempts: &Receiver<Arc<Attempt>>) {
+        let _alarm = Alarm(self.gpu.clone());
+        // At most one model is open: a second one would not fit beside it.
+        let mut engine: Option<(String, Box<dyn Engine>)> = None;
+        while let Ok(attempt) = attempts.recv() {
+            attempt.begin();
+            let result = self.attempt(&attempt, &mut engine);
+            let gpu = attempt.worked_ms();
+            let device = result.as_ref().err().filter(|failure| is_device_error(failure));
+            let device = device.map(|failure| failure.detail.clone());
+            if result.as_ref().is_err_and(|failure| failure.cause == Cause::OutOfMemory) {
+                // The retry is to find the device empty.
+                engine = None;
+            }
+            let report = match result {
+                Ok(Made { outputs, facts }) => Report::Finished { outputs, facts, gpu },
+                Err(Failure { cause, detail }) => {
+                    tracing::info!(shard = %attempt.order.shard, %cause, detail, "an attempt ended");
+                    Report::Failed { cause, detail, gpu }
+                }
+            };
+            // If an actor is dead, the process is ending.
+            self.link.cast(LinkMsg::Ended { key: attempt.key, report }).ok();
+            if let Some(detail) = device {
+                // Not even dropping a tensor works any more; the process takes them down with it.
+                std::mem::forget(engine);
+                self.gpu.cast(GpuMsg::DeviceFailed(detail)).ok();
+                return;
+            }
+            self.gpu.cast(GpuMsg::Idle(attempt.key)).ok();
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        attempt: &Attempt,
+        engine: &mut Option<(String, Box<dyn Engine>)>,
+    ) -> Result<Made, Failure> {
+        check_stop(attempt)?;
+        self.link.cast(LinkMsg::Began(attempt.key)).ok(); // as above
+        let model = &attempt.order.spec.model;
+        if engine.as_ref().is_none_or(|(open, _)| open != model) {
+            drop(engine.take());
+            attempt.show(Progress { phase: Phase::Loading, done: 0, total: 1 });
+            *engine = Some((model.clone(), (self.open)(model)?));
+        }
+        let Some((_, engine)) = engine else {
+            return Err(Failure { cause: Cause::Refused, detail: "no engine".into() });
+        };
+        let engine = engine.as_mut();
+        match attempt.order.shard.stage {
+            Stage::Encode => self.encode(attempt, engine),
+            Stage::Denoise => self.denoise(attempt, engine),
+            Stage::Finish => self.finish(attempt, engine),
+            Stage::Decode => Err(Failure {
+                cause: Cause::Refused,
+                detail: "this worker decodes only as part of finishing".into(),
+            }),
+        }
+    }
+
+    fn watch<'a>(&'a self, attempt: &'a Attempt) -> Watch<'a> {
+        Watch {
+            attempt,
+            courier: &self.courier,
+            metrics: &self.metrics,
+            loading: None,
+            step_began: Instant::now(),
+            failure: None,
+        }
+    }
+
+    fn encode(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+        let mut watch = self.watch(attempt);
+        let prompt = engine.encode(&attempt.order.spec, &mut watch);
+        watch.settle()?;
+        let sent = self.courier.store(attempt, Role::Prompt, prompt?)?;
+        sending(attempt, 0, 1);
+        Ok(Made { outputs: vec![sent.wait(attempt)?], facts: None })
+    }
+
+    fn denoise(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+        let order = &attempt.order;
+        let prompt = input(attempt, |role| role == Role::Prompt)?;
+        let latents = order
+            .inputs
+            .iter()
+            .filter_map(|input| match input.role {
+                Role::Latents { step } => Some((step, *input)),
+                _ => None,
+            })
+            .max_by_key(|(step, _)| *step);
+        let prompt = self.courier.fetch(attempt, prompt)?;
+        let resume = match latents {
+            Some((_, latents)) => Some(self.courier.fetch(attempt, latents)?),
+            None => None,
+        };
+        check_stop(attempt)?;
+        let mut watch = self.watch(attempt);
+        let result = engine.denoise(&order.spec, &prompt, resume.as_deref(), &mut watch);
+        watch.settle()?;
+        match result? {
+            (Ended::Done, Some(latents)) => {
+                let role = Role::Latents { step: order.spec.steps };
+                let sent = self.courier.store(attempt, role, latents)?;
+                sending(attempt, 0, 1);
+                Ok(Made { outputs: vec![sent.wait(attempt)?], facts: None })
+            }
+            (Ended::Done, None) => Err(no_output()),
+            (Ended::Stopped, _) => Err(stopped(attempt)),
+        }
+    }
+
+    fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+        let spec = &attempt.order.spec;
+        let latents = input(attempt, |role| role == Role::Latents { step: spec.steps })?;
+        let latents = self.courier.fetch(attempt, latents)?;
+        check_stop(attempt)?;
+        let mut watch = self.watch(attempt);
+        let mut sink = self.finisher.begin(spec)?;
+        let began = Instant::now();
+        let result = engine.decode(spec, &latents, sink.as_mut(), &mut watch);
+        watch.settle()?;
+        if result? == Ended::Stopped {
+            return Err(stopped(attempt));
+        }
+        drop(latents);
+        self.metrics.finished_part("decode", began.elapsed());
+        attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
+        let clip = sink.close()?;
+        for (part, took) in &clip.parts {
+            self.metrics.finished_part(part, *took);
+        }
+        check_stop(attempt)?;
+        let began = Instant::now();
+        let mut under_way = Vec::new();
+        for (role, file) in clip.files() {
+            let artifact =
+                ArtifactRef { role, artifact: file.artifact, bytes: file.payload.bytes() };
+            let payload: Payload = file.payload.clone();
+            under_way.push(self.courier.send(attempt, artifact, payload)?);
+        }
+        let total = u32::try_from(under_way.len()).unwrap_or(u32::MAX);
+        let mut outputs = Vec::new();
+        for (done, pending) in (0..total).zip(under_way) {
+            sending(attempt, done, total);
+            outputs.push(pending.wait(attempt)?);
+        }
+        self.metrics.finished_part("store", began.elapsed());
+        Ok(Made { outputs, facts: Some(clip.facts) })
+    }
+}
+
+fn sending(attempt: &Attempt, done: u32, total: u32) {
+    attempt.show(Progress { phase: Phase::Sending, done, total });
+}
+
+fn input(attempt: &Attempt, wanted: impl Fn(Role) -> bool) -> Result<ArtifactRef, Failure> {
+    attempt.order.inputs.iter().find(|input| wanted(input.role)).copied().ok_or_else(|| Failure {
+        cause: Cause::ArtifactMissing,
+        detail: format!("the order of {} lacks an input", attempt.order.shard.stage),
+    })
+}
+
+fn no_output() -> Failure {
+    Failure { cause: Cause::EngineError, detail: "the engine ended without its output".into() }
+}
+
+fn stopped(attempt: &Attempt) -> Failure {
+    match attempt.stopped() {
+        Some(stop) => Failure { cause: stop.cause, detail: format!("stopped: {}", stop.cause) },
+        None => no_output(),
+    }
+}
+
+fn check_stop(attempt: &Attempt) -> Result<(), Failure> {
+    if attempt.stopped().is_some() { Err(stopped(attempt)) } else { Ok(()) }
+}
+
+/// After an error of the device itself, CUDA work fails until the process is started again.
+fn is_device_error(failure: &Failure) -> bool {
+    let marks =
+        ["CUDA error", "CUDNN_STATUS", "cuDNN error", "CUBLAS_STATUS", "device-side assert"];
+    failure.cause == Cause::EngineError && marks.iter().any(|mark| failure.detail.contains(mark))
+}
+
+/// Watches a stage for the farm: shows progress, stores checkpoints, and stops where it was told to.
+struct Watch<'a> {
+    attempt: &'a Attempt,
+    courier: &'a Courier,
+    metrics: &'a Metrics,
+    loading: Option<Instant>,
+    step_began: Instant,
+    failure: Option<CourierError>,
+}
+
+impl Watch<'_> {
+    /// What went wrong in the observer itself, which the engine only saw as a stop.
+    fn settle(&mut self) -> Result<(), Failure> {
+        match self.failure.take() {
+            Some(CourierError::GivenUp) if self.attempt.stopped().is_some() => {
+                Err(stopped(self.attempt))
+            }
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn checkpoint(&self, step: u32, latents: Vec<u8>) -> Result<(), CourierError> {
+        let role = Role::Latents { step };
+        self.courier.store(self.attempt, role, latents)?.wait(self.attempt).map(|_| ())
+    }
+}
+
+impl Observer for Watch<'_> {
+    fn progress(&mut self, phase: Phase, done: u32, total: u32) -> ControlFlow<()> {
+        self.attempt.show(Progress { phase, done, total });
+        if phase == Phase::Loading {
+            self.loading.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.loading.take() {
+            self.metrics.loaded(&self.attempt.order.spec.model, since.elapsed());
+            self.step_began = Instant::now();
+        }
+        let stop = match self.attempt.stopped().map(|stop| stop.when) {
+            None => false,
+            Some(StopWhen::Now) => true,
+            // A denoising step goes on to its own boundary; elsewhere every chunk is one.
+            Some(StopWhen::AfterStep) => self.attempt.order.shard.stage != Stage::Denoise,
+        };
+        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn step_done(
+        &mut self,
+        step: u32,
+        total: u32,
+        latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        let took = self.step_began.elapsed();
+        self.attempt.note_step(took);
+        self.metrics.step(&self.attempt.order.spec.model, took);
+        self.attempt.show(Progress { phase: Phase::Denoising, done: step, total });
+        if self.attempt.stops_now() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if step >= total {
+            // The last latents are the output itself; stopping here would throw a whole render away.
+            return Ok(ControlFlow::Continue(()));
+        }
+        let stopping = self.attempt.stopped().is_some();
+        if stopping || step % self.attempt.order.checkpoint_every.max(1) == 0 {
+            let bytes = latents()?;
+            if let Err(error) = self.checkpoint(step, bytes) {
+                self.failure = Some(error);
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        // The next step begins only now: a kill costs at most the step in hand.
+        self.step_began = Instant::now();
+        let stop =
+            self.attempt.stopped().is_some_and(|stop| stop.when == StopWhen::Now || stopping);
+        Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}

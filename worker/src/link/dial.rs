@@ -1,0 +1,194 @@
+//! Opening connections: the first contact with a token, and the link of every later start.
+//!
+//! Plain functions that return a connection or say why not. Called by the command line (`join`) and by the
+//! dialling task of `LinkActor`.
+
+use super::stream::{read_frame, write_frame};
+use super::tls::{COORDINATOR_NAME, TlsError, join_config};
+use crate::identity::{Candidate, IdentityError, NodeIdentity, Token};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, VarInt};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
+
+/// Looking up, connecting and the handshake together: a handshake is two round trips, and a lost packet
+/// is repeated after at most a second or two.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The coordinator signs one certificate and journals the join.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address, or nobody answers: try again.
+    #[error("cannot reach the coordinator at {address}: {reason}")]
+    Unreachable {
+        /// What was dialled.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody answers who is not our farm: trying again does not help.
+    #[error("{0}")]
+    Disbelieved(String),
+    /// The farm does not want us.
+    #[error("the coordinator refused the join: {0}")]
+    Refused(String),
+    /// Our own key or folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Our own key or certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A socket for outgoing connections, to both families of addresses where the machine has both.
+///
+/// # Errors
+/// If the machine gives no UDP socket.
+pub fn endpoint() -> std::io::Result<Endpoint> {
+    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| Endpoint::client((std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
+}
+
+async fn connect(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    address: &str,
+) -> Result<Connection, DialError> {
+    let unreachable = |reason: String| DialError::Unreachable { address: address.into(), reason };
+    let attempt = async {
+        let found: Vec<SocketAddr> = tokio::net::lookup_host(address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?
+            .collect();
+        let v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
+        // IPv4 first: a dual-stack socket speaks it through mapped addresses.
+        let target = found
+            .iter()
+            .find(|one| one.is_ipv4())
+            .or(found.iter().find(|_| v6))
+            .copied()
+            .ok_or_else(|| unreachable("the name has no usable address".into()))?;
+        let target = match target {
+            SocketAddr::V4(four) if v6 => {
+                SocketAddr::from((four.ip().to_ipv6_mapped(), four.port()))
+            }
+            other => other,
+        };
+        endpoint
+            .connect_with(config, target, COORDINATOR_NAME)
+            .map_err(|error| unreachable(error.to_string()))?
+            .await
+            .map_err(|error| unreachable(error.to_string()))
+    };
+    match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
+        Ok(done) => done,
+        Err(_) => Err(unreachable(format!("no answer within {} s", CONNECT_LIMIT.as_secs()))),
+    }
+}
+
+/// A connection with its control stream, on which nothing has been said yet.
+pub struct Line {
+    /// The connection; `LinkActor` owns it alone.
+    pub connection: Connection,
+    /// Our side of the control stream.
+    pub send: SendStream,
+    /// The coordinator's side.
+    pub receive: RecvStream,
+}
+
+/// Opens a link.
+///
+/// # Errors
+/// `Unreachable`: try again.
+pub async fn dial(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    address: &str,
+) -> Result<Line, DialError> {
+    let connection = connect(endpoint, config, address).await?;
+    let (send, receive) = connection.open_bi().await.map_err(|error| DialError::Unreachable {
+        address: address.into(),
+        reason: error.to_string(),
+    })?;
+    Ok(Line { connection, send, receive })
+}
+
+/// Joins a farm: makes a key, has it signed, and checks that the answer is of the token's farm.
+///
+/// # Errors
+/// `Unreachable` (try again), `Disbelieved`, `Refused`, `Identity`, `Tls`.
+pub async fn join(
+    endpoint: &Endpoint,
+    address: &str,
+    token: &Token,
+    node: &str,
+) -> Result<NodeIdentity, DialError> {
+    let candidate = Candidate::new(node)?;
+    let (config, disbelief) = join_config(token)?;
+    let connection = match connect(endpoint, config, address).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            let reason = disbelief.lock().ok().and_then(|mut slot| slot.take());
+            return Err(reason.map_or(error, DialError::Disbelieved));
+        }
+    };
+    let request = JoinRequest {
+        secret: token.secret,
+        node: node.into(),
+        signing_request: candidate.signing_request.clone(),
+    };
+    let exchange = async {
+        let (mut send, mut receive) =
+            connection.open_bi().await.map_err(|error| error.to_string())?;
+        write_frame(&mut send, &request).await.map_err(|error| error.to_string())?;
+        send.finish().map_err(|error| error.to_string())?;
+        read_frame::<JoinAnswer>(&mut receive).await.map_err(|error| error.to_string())
+    };
+    let unreachable = |reason| DialError::Unreachable { address: address.into(), reason };
+    let answer = tokio::time::timeout(ANSWER_LIMIT, exchange)
+        .await
+        .map_err(|_| unreachable(format!("no answer within {} s", ANSWER_LIMIT.as_secs())))?
+        .map_err(unreachable)?;
+    connection.close(VarInt::from_u32(CloseCode::Leaving as u32), b"joined");
+    match answer {
+        JoinAnswer::Refused { reason } => Err(DialError::Refused(reason)),
+        JoinAnswer::Joined { certificate, authority } => {
+            let identity = candidate.signed(node, certificate, authority);
+            if !token.names(&identity.authority) {
+                return Err(DialError::Disbelieved(
+                    "the coordinator's answer names another CA than the token".into(),
+                ));
+            }
+            // Proves that the certificate is for our key, before it replaces a token that is now spent.
+            super::tls::link_config(&identity)?;
+            Ok(identity)
+        }
+    }
+}
+
+/// Joins, trying again for `patience` while nobody answers.
+///
+/// # Errors
+/// As [`join`].
+pub async fn join_patiently(
+    endpoint: &Endpoint,
+    address: &str,
+    token: &Token,
+    node: &str,
+    patience: Duration,
+) -> Result<NodeIdentity, DialError> {
+    let started = tokio::time::Instant::now();
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match join(endpoint, address, token, node).await {
+            Err(DialError::Unreachable { address, reason }) if started.elapsed() < patience => {
+                tracing::warn!(address, reason, "cannot join yet, trying again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Uploads and fetches that are not over: what is under way, what must be tried again, what is given up.
+//!
+//! Pure: the time is an argument, and the actor does the IO. Called by `LinkActor` only.
+
+use super::stream::Payload;
+use crate::gpu::attempt::AttemptKey;
+use crate::gpu::courier::{CourierError, FetchRequest, StoreRequest};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use zoetrope_protocol::job::{ArtifactRef, Role};
+use zoetrope_protocol::wire::ARTIFACT_BYTES_MAX;
+use zoetrope_protocol::{ArtifactId, ShardId};
+
+/// Tries of one transfer, over connections that live.
+pub const TRIES_MAX: u32 = 3;
+/// Unacknowledged bytes of one worker: six checkpoints of the longest clip.
+pub const SPOOL_BYTES_MAX: u64 = 2 << 30;
+/// Wait before a refused upload is sent again; a store that is full or slow needs a moment.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Limits that tests shorten.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the last byte sent to the acknowledgement, and from the request to the last byte fetched.
+    pub answer: Duration,
+    /// How long transfers wait for a lost link.
+    pub offline: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { answer: Duration::from_secs(60), offline: Duration::from_secs(600) }
+    }
+}
+
+/// Names an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UploadId(u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Waiting { until: Instant },
+    Sending,
+    Sent { at: Instant },
+}
+
+struct Upload {
+    key: AttemptKey,
+    shard: ShardId,
+    artifact: ArtifactRef,
+    payload: Payload,
+    step: Step,
+    tries: u32,
+    reply: oneshot::Sender<Result<(), CourierError>>,
+}
+
+struct Fetch {
+    key: AttemptKey,
+    artifact: ArtifactRef,
+    /// None: to be asked for.
+    asked: Option<Instant>,
+    receiving: bool,
+    tries: u32,
+    reply: oneshot::Sender<Result<PathBuf, CourierError>>,
+}
+
+/// An upload to be sent now.
+pub struct Send {
+    /// Its name.
+    pub id: UploadId,
+    /// Of which attempt.
+    pub key: AttemptKey,
+    /// What.
+    pub artifact: ArtifactRef,
+    /// Its bytes.
+    pub payload: Payload,
+}
+
+/// All transfers of a worker.
+#[derive(Default)]
+pub struct Transfers {
+    uploads: BTreeMap<UploadId, Upload>,
+    fetches: BTreeMap<ArtifactId, Vec<Fetch>>,
+    last_id: u64,
+}
+
+impl Transfers {
+    /// Takes an upload on.
+    pub fn store(&mut self, request: StoreRequest, shard: ShardId, now: Instant) {
+        let bytes = request.artifact.bytes;
+        if bytes > ARTIFACT_BYTES_MAX || self.spool_bytes() + bytes > SPOOL_BYTES_MAX {
+            let reason = format!("an artifact of {bytes} bytes is over the limit of the spool");
+            answer(request.reply, Err(CourierError::Down(reason)));
+            return;
+        }
+        self.last_id += 1;
+        let upload = Upload {
+            key: request.key,
+            shard,
+            artifact: request.artifact,
+            payload: request.payload,
+            step: Step::Waiting { until: now },
+            tries: 0,
+            reply: request.reply,
+        };
+        self.uploads.insert(UploadId(self.last_id), upload);
+    }
+
+    /// Takes a fetch on.
+    pub fn fetch(&mut self, request: FetchRequest) {
+        let fetch = Fetch {
+            key: request.key,
+            artifact: request.artifact,
+            asked: None,
+            receiving: false,
+            tries: 0,
+            reply: request.reply,
+        };
+        self.fetches.entry(request.artifact.artifact).or_default().push(fetch);
+    }
+
+    /// Bytes that are not acknowledged.
+    pub fn spool_bytes(&self) -> u64 {
+        self.uploads.values().map(|upload| upload.payload.bytes()).sum()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.uploads.is_empty() && self.fetches.is_empty()
+    }
+
+    /// Uploads whose time has come; they count as being sent from now on.
+    pub fn to_send(&mut self, now: Instant) -> Vec<Send> {
+        let mut due = Vec::new();
+        for (id, upload) in &mut self.uploads {
+            if matches!(upload.step, Step::Waiting { until } if until <= now) {
+                upload.step = Step::Sending;
+                let payload = upload.payload.clone();
+                due.push(Send { id: *id, key: upload.key, artifact: upload.artifact, payload });
+            }
+        }
+        due
+    }
+
+    /// Artifacts to ask for; they count as asked for from now on.
+    pub fn to_ask(&mut self, now: Instant) -> Vec<ArtifactId> {
+        let mut due = Vec::new();
+        for (id, fetches) in &mut self.fetches {
+            if fetches.iter().all(|fetch| fetch.asked.is_none()) && !fetches.is_empty() {
+                due.push(*id);
+            }
+            for fetch in fetches {
+                fetch.asked.get_or_insert(now);
+            }
+        }
+        due
+    }
+
+    /// The link is gone: all that was under way begins again on the next one, without costing a try.
+    pub fn link_lost(&mut self, now: Instant) {
+        for upload in self.uploads.values_mut() {
+            upload.step = Step::Waiting { until: now };
+        }
+        for fetch in self.fetches.values_mut().flatten() {
+            fetch.asked = None;
+            fetch.receiving = false;
+        }
+    }
+
+    /// All bytes of an upload were handed over, or the stream failed.
+    pub fn sent(&mut self, id: UploadId, result: Result<(), String>, now: Instant) {
+        match result {
+            Ok(()) => {
+                if let Some(upload) = self.uploads.get_mut(&id) {
+                    upload.step = Step::Sent { at: now };
+                }
+            }
+            Err(reason) => self.upload_failed(id, &reason, now),
+        }
+    }
+
+    fn upload_failed(&mut self, id: UploadId, reason: &str, now: Instant) {
+        let Some(upload) = self.uploads.get_mut(&id) else { return };
+        upload.tries += 1;
+        if upload.tries < TRIES_MAX {
+            upload.step = Step::Waiting { until: now + RETRY_AFTER * upload.tries };
+            return;
+        }
+        if let Some(upload) = self.uploads.remove(&id) {
+            let reason = format!("{} not stored: {reason}", role_word(upload.artifact.role));
+            answer(upload.reply, Err(CourierError::Down(reason)));
+        }
+    }
+
+    fn upload_of(&self, shard: ShardId, artifact: ArtifactId) -> Option<UploadId> {
+        // The fence is left out: an answer to the same bytes of the same shard is as good under any.
+        let of = |upload: &Upload| upload.shard == shard && upload.artifact.artifact == artifact;
+        self.uploads.iter().find(|(_, upload)| of(upload)).map(|(id, _)| *id)
+    }
+
+    /// The coordinator has an artifact.
+    pub fn stored(&mut self, shard: ShardId, artifact: ArtifactId) {
+        while let Some(id) = self.upload_of(shard, artifact) {
+            if let Some(upload) = self.uploads.remove(&id) {
+                answer(upload.reply, Ok(()));
+            }
+        }
+    }
+
+    /// The coordinator could not store an artifact.
+    pub fn not_stored(&mut self, shard: ShardId, artifact: ArtifactId, reason: &str, now: Instant) {
+        if let Some(id) = self.upload_of(shard, artifact) {
+            self.upload_failed(id, reason, now);
+        }
+    }
+
+    /// Whether somebody waits for this artifact with this size; marks it as arriving.
+    pub fn expects(&mut self, artifact: ArtifactId, bytes: u64) -> bool {
+        let Some(fetches) = self.fetches.get_mut(&artifact) else { return false };
+        let mut wanted = false;
+        for fetch in fetches {
+            if fetch.artifact.bytes == bytes && !fetch.receiving {
+                fetch.receiving = true;
+                wanted = true;
+            }
+        }
+        wanted
+    }
+
+    /// An artifact arrived, or failed to. `again` says that another try could help.
+    pub fn received(&mut self, artifact: ArtifactId, result: Result<PathBuf, (String, bool)>) {
+        let Some(fetches) = self.fetches.remove(&artifact) else { return };
+        let mut left = Vec::new();
+        for mut fetch in fetches {
+            match &result {
+                Ok(path) => answer(fetch.reply, Ok(path.clone())),
+                Err((reason, again)) => {
+                    fetch.tries += 1;
+                    fetch.asked = None;
+                    fetch.receiving = false;
+                    if *again && fetch.tries < TRIES_MAX {
+                        left.push(fetch);
+                    } else if *again {
+                        answer(fetch.reply, Err(CourierError::Down(reason.clone())));
+                    } else {
+                        answer(fetch.reply, Err(CourierError::Missing(reason.clone())));
+                    }
+                }
+            }
+        }
+        if !left.is_empty() {
+            self.fetches.insert(artifact, left);
+        }
+    }
+
+    /// Looks for answers that did not come.
+    pub fn overdue(&mut self, patience: Patience, now: Instant) {
+        let late = |since: Instant| now.saturating_duration_since(since) >= patience.answer;
+        let uploads: Vec<UploadId> = self
+            .uploads
+            .iter()
+            .filter(|(_, upload)| matches!(upload.step, Step::Sent { at } if late(at)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in uploads {
+            self.upload_failed(id, "no acknowledgement in time", now);
+        }
+        let fetches: Vec<ArtifactId> = self
+            .fetches
+            .iter()
+            .filter(|(_, all)| all.iter().any(|one| !one.receiving && one.asked.is_some_and(late)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in fetches {
+            self.received(id, Err((format!("artifact {id} did not come in time"), true)));
+        }
+    }
+
+    /// Ends the transfers of one attempt, or of all.
+    pub fn give_up(&mut self, of: Option<AttemptKey>, error: &CourierError) {
+        let mine = |key: AttemptKey| of.is_none_or(|of| of == key);
+        let uploads: Vec<UploadId> =
+            self.uploads.iter().filter(|(_, one)| mine(one.key)).map(|(id, _)| *id).collect();
+        for id in uploads {
+            if let Some(upload) = self.uploads.remove(&id) {
+                answer(upload.reply, Err(error.clone()));
+            }
+        }
+        for fetches in self.fetches.values_mut() {
+            let (gone, left): (Vec<Fetch>, Vec<Fetch>) =
+                std::mem::take(fetches).into_iter().partition(|fetch| mine(fetch.key));
+            *fetches = left;
+            for fetch in gone {
+                answer(fetch.reply, Err(error.clone()));
+            }
+        }
+        self.fetches.retain(|_, fetches| !fetches.is_empty());
+    }
+}
+
+/// The gpu thread may have given the attempt up and no longer listen: that is no news.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    reply.send(value).ok();
+}
+
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Prompt => "prompt embeddings",
+        Role::Latents { .. } => "latents",
+        Role::Segment { .. } => "segment",
+        Role::Clip => "clip",
+        Role::Thumbnail => "thumbnail",
+        Role::Spritesheet => "spritesheet",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use zoetrope_protocol::{JobId, Stage};
+
+    type Answer = oneshot::Receiver<Result<(), CourierError>>;
+
+    fn shard() -> ShardId {
+        ShardId { job: JobId(1), stage: Stage::Denoise, index: 0 }
+    }
+
+    fn upload(transfers: &mut Transfers, now: Instant) -> (ArtifactId, Answer) {
+        let bytes = Bytes::from_static(b"latents");
+        let id = ArtifactId::of(&bytes);
+        let artifact = ArtifactRef { role: Role::Latents { step: 1 }, artifact: id, bytes: 7 };
+        let (reply, answer) = oneshot::channel();
+        let payload = Payload::Memory(bytes);
+        transfers.store(
+            StoreRequest { key: AttemptKey(1), artifact, payload, reply },
+            shard(),
+            now,
+        );
+        (id, answer)
+    }
+
+    /// Promise: an upload without acknowledgement is tried three times, then the dependency is down.
+    #[test]
+    fn an_unacknowledged_upload_is_tried_three_times() {
+        let mut transfers = Transfers::default();
+        let patience = Patience::default();
+        let mut now = Instant::now();
+        let (_, mut answer) = upload(&mut transfers, now);
+        for _ in 0..TRIES_MAX {
+            let due = transfers.to_send(now);
+            assert_eq!(due.len(), 1);
+            transfers.sent(due[0].id, Ok(()), now);
+            assert!(transfers.to_send(now).is_empty());
+            now += patience.answer;
+            transfers.overdue(patience, now);
+            now += RETRY_AFTER * TRIES_MAX;
+        }
+        assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));
+        assert!(transfers.is_empty());
+    }
+
+    /// Promise: a lost link costs no try, and everything goes out again.
+    #[test]
+    fn a_lost_link_costs_no_try() {
+        let mut transfers = Transfers::default();
+        let now = Instant::now();
+        let (id, mut answer) = upload(&mut transfers, now);
+        for _ in 0..10 {
+            assert_eq!(transfers.to_send(now).len(), 1);
+            transfers.link_lost(now);
+        }
+        assert_eq!(transfers.spool_bytes(), 7);
+        transfers.stored(shard(), id);
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
+        assert_eq!(transfers.spool_bytes(), 0);
+    }
+
+    #[test]
+    fn a_damaged_artifact_is_missing_and_an_unwanted_one_is_refused() {
+        let mut transfers = Transfers::default();
+        let id = ArtifactId::of(b"x");
+        assert!(!transfers.expects(id, 1));
+        let artifact = ArtifactRef { role: Role::Prompt, artifact: id, bytes: 1 };
+        let (reply, mut answer) = oneshot::channel();
+        transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
+        assert_eq!(transfers.to_ask(Instant::now()), [id]);
+        assert!(transfers.to_ask(Instant::now()).is_empty());
+        assert!(!transfers.expects(id, 2), "another size is another artifact");
+        assert!(transfers.expects(id, 1));
+        transfers.received(id, Err(("digest differs".into(), false)));
+        assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Missing(_)))));
+    }
+
+    #[test]
+    fn the_spool_has_a_limit() {
+        let mut transfers = Transfers::default();
+        let artifact = ArtifactRef {
+            role: Role::Clip,
+            artifact: ArtifactId::of(b""),
+            bytes: ARTIFACT_BYTES_MAX + 1,
+        };
+        let (reply, mut answer) = oneshot::channel();
+        let payload = Payload::File { path: "clip".into(), bytes: artifact.bytes };
+        let request = StoreRequest { key: AttemptKey(1), artifact, payload, reply };
+        transfers.store(request, shard(), Instant::now());
+        assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));
+    }
+}
