@@ -3,6 +3,10 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod table;
+
+pub use table::{JobRow, JobTable, TableRows, WorkerFacts};
+
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
 use zoetrope_protocol::job::JobSpec;

@@ -1,10 +1,19 @@
 //! The coordinator of a Zoetrope farm: everything but the command line's entry.
 
+pub mod authority;
+pub mod cli;
+pub mod clock;
 pub mod dispatch;
 pub mod farm;
 pub mod http;
 pub mod jobs;
 pub mod journal;
 pub mod keys;
+pub mod link;
 pub mod metrics;
 pub mod models;
+pub mod storage;
+pub mod store;
+
+#[cfg(test)]
+mod testing;

@@ -1,9 +1,192 @@
-//! The dispatch actor: journals each input, then feeds the core, then carries out what the core says.
+//! The dispatch actor: journals each input and feeds the core; what the core says leaves once that is on disk.
+//!
+//! The core may run ahead of the disk by some milliseconds, so that one sync carries many inputs. Nothing that
+//! it decided is told to anyone before: outputs, answers and reads wait for the sync of the record behind them.
+//! The only caller of the core. An `if` about jobs does not belong here.
+
+pub mod books;
+pub mod effects;
+pub mod estimate;
+pub mod farm;
+pub mod progress;
+pub mod publish;
+pub mod recovery;
+pub mod state;
+pub mod workers;
+
+pub use progress::ProgressBoard;
+pub use recovery::{Recovery, recover};
+pub use state::{DispatchArguments, DispatchLimits, DispatchState};
 
 use crate::farm::FarmMsg;
+use crate::link::LinkMsg;
+use crate::storage::StorageMsg;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
+use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::wire::{Held, Identity, Profile};
+use zoetrope_sched::input::LostHow;
+
+/// Owns the core and the job table.
+pub struct DispatchActor;
 
 /// What the dispatch actor is told.
 pub enum DispatchMsg {
     /// A question or wish from the door.
     Farm(FarmMsg),
+    /// A worker said hello on a new link.
+    Hello {
+        /// Its link.
+        link: ActorRef<LinkMsg>,
+        /// Who it is.
+        identity: Identity,
+        /// What it can do.
+        profile: Profile,
+        /// What it still runs.
+        held: Vec<Held>,
+    },
+    /// A worker's report, or its link's verdict.
+    Report {
+        /// The link.
+        link: ActorId,
+        /// What it says.
+        report: Report,
+    },
+    /// A link ended. Said twice is as good as once.
+    LinkLost {
+        /// The link.
+        link: ActorId,
+        /// How.
+        how: LostHow,
+    },
+    /// A clip can be read, or why not.
+    Published {
+        /// The job.
+        job: JobId,
+        /// What became of it.
+        result: Result<(), Cause>,
+    },
+    /// These artifacts could not be deleted yet.
+    NotDeleted(Vec<ArtifactId>),
+    /// The storage sidecar runs (again, perhaps).
+    StorageUp(ActorRef<StorageMsg>),
+    /// All records up to this number are on disk.
+    Synced(u64),
+    /// The core's moment is here.
+    Wake,
+    /// A second passed.
+    Tick,
+    /// What an operator or a test may see.
+    Observe(RpcReplyPort<DispatchView>),
+}
+
+/// What a link reports of its worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// An artifact is safe in the store.
+    Stored {
+        /// The attempt.
+        held: Held,
+        /// What it is.
+        artifact: ArtifactRef,
+    },
+    /// The order is carried out.
+    Finished {
+        /// The attempt.
+        held: Held,
+        /// What it made.
+        outputs: Vec<ArtifactRef>,
+        /// Of a `Finish` shard: what was measured.
+        facts: Option<ClipFacts>,
+        /// Time on the gpu thread.
+        gpu: Millis,
+    },
+    /// The attempt ended without its last artifact.
+    Failed {
+        /// The attempt.
+        held: Held,
+        /// Why.
+        cause: Cause,
+        /// For the operator.
+        detail: String,
+        /// Time on the gpu thread.
+        gpu: Millis,
+    },
+    /// The link's verdict: it does not move on.
+    Stalled {
+        /// The attempt.
+        held: Held,
+    },
+    /// The worker ends within this time.
+    Leaving {
+        /// How long it goes on.
+        within: Millis,
+    },
+    /// The worker's last word.
+    Left,
+}
+
+/// The dispatch actor at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DispatchView {
+    /// The last record made.
+    pub recorded: u64,
+    /// The last record on disk.
+    pub synced: u64,
+    /// Effects that wait for the disk.
+    pub held: usize,
+    /// Links that are open.
+    pub links: usize,
+    /// Unfinished jobs.
+    pub unfinished: u64,
+    /// Artifacts that wait to be deleted.
+    pub deleting: usize,
+}
+
+#[ractor::async_trait]
+impl Actor for DispatchActor {
+    type Msg = DispatchMsg;
+    type State = DispatchState;
+    type Arguments = DispatchArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<DispatchMsg>,
+        arguments: DispatchArguments,
+    ) -> Result<DispatchState, ActorProcessingErr> {
+        Ok(DispatchState::new(myself, arguments))
+    }
+
+    async fn post_start(
+        &self,
+        _myself: ActorRef<DispatchMsg>,
+        state: &mut DispatchState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.begin();
+        state.commit()
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<DispatchMsg>,
+        message: DispatchMsg,
+        state: &mut DispatchState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DispatchMsg::Farm(message) => state.farm(message),
+            DispatchMsg::Hello { link, identity, profile, held } => {
+                state.hello(link, identity, profile, held);
+            }
+            DispatchMsg::Report { link, report } => state.report(link, report),
+            DispatchMsg::LinkLost { link, how } => state.link_lost(link, how),
+            DispatchMsg::Published { job, result } => state.published(job, result),
+            DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
+            DispatchMsg::StorageUp(storage) => state.storage_up(storage),
+            DispatchMsg::Synced(through) => state.synced(through),
+            DispatchMsg::Wake => state.wake(),
+            DispatchMsg::Tick => state.tick(),
+            DispatchMsg::Observe(reply) => state.observe(reply),
+        }
+        state.commit()
+    }
 }

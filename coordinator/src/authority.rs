@@ -1,0 +1,322 @@
+//! The farm's certificate authority: who is the coordinator, who is a worker, who may become one.
+//!
+//! Made at the first start in `DATA/ca`, the keys readable by their owner only. A join token is shown once; only
+//! the hash of its secret is kept, and a use is on disk before the certificate is issued. Certificates of
+//! workers hold a year: renewal is not built yet, so a worker joins again after that.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::RngCore;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls_pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use zoetrope_protocol::id::Millis;
+use zoetrope_protocol::wire::NAME_BYTES_MAX;
+
+/// The name that workers verify the coordinator by, wherever it listens.
+pub const SERVER_NAME: &str = "coordinator.zoetrope";
+/// Front of a join token's text.
+pub const TOKEN_PREFIX: &str = "zt1.";
+/// A worker's certificate holds so many days.
+const WORKER_DAYS: i32 = 365;
+/// The coordinator's certificate holds so many days; it is made anew at each start.
+const SERVER_DAYS: i32 = 365;
+/// The authority holds so many years.
+const AUTHORITY_DAYS: i32 = 3_650;
+/// Tokens that may be open at a time: what an operator can keep in mind, a hundred times over.
+const TOKENS_MAX: usize = 1_000;
+/// Workers that may join with one token.
+pub const USES_MAX: u32 = 1_000;
+/// The longest life of a token.
+pub const TTL_MAX: Millis = Millis(24 * 3_600_000);
+
+/// What the authority refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Unknown, used up or too old: deliberately not which.
+    #[error("the join token is unknown, used up or expired")]
+    Token,
+    /// No such node name.
+    #[error("a node name is 1 to 64 of a-z 0-9 - and . and not a bare address, got {0:?}")]
+    Name(String),
+    /// The signing request is none.
+    #[error("the signing request cannot be read")]
+    Request(#[from] rcgen::Error),
+    /// Too many open tokens.
+    #[error("there are {TOKENS_MAX} open join tokens; wait until some expire")]
+    TooMany,
+    /// A file of the authority is damaged.
+    #[error("{path} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk failed.
+    #[error("the authority's folder cannot be used")]
+    Io(#[from] std::io::Error),
+}
+
+/// An open token, by the hash of its secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct OpenToken {
+    uses_left: u32,
+    expires: Millis,
+}
+
+/// A server's certificate chain and key.
+pub struct ServerIdentity {
+    /// The leaf, then the authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// The farm's certificate authority.
+pub struct Authority {
+    folder: PathBuf,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    tokens: Mutex<BTreeMap<String, OpenToken>>,
+}
+
+impl Authority {
+    /// Opens the authority in a folder, or makes it.
+    ///
+    /// # Errors
+    /// `Damaged` if a file is there and not readable; `Io`.
+    pub fn open(folder: &Path) -> Result<Authority, AuthorityError> {
+        std::fs::create_dir_all(folder)?;
+        let certificate_path = folder.join("ca.der");
+        let key_path = folder.join("ca.key.pem");
+        if !certificate_path.exists() {
+            let key = KeyPair::generate()?;
+            let certificate = authority_params().self_signed(&key)?;
+            write_private(&key_path, key.serialize_pem().as_bytes())?;
+            write_private(&certificate_path, certificate.der())?;
+        }
+        let damaged =
+            |path: &Path, reason: String| AuthorityError::Damaged { path: path.to_owned(), reason };
+        let certificate = CertificateDer::from(std::fs::read(&certificate_path)?);
+        let key = KeyPair::from_pem(&std::fs::read_to_string(&key_path)?)
+            .map_err(|e| damaged(&key_path, e.to_string()))?;
+        let issuer = Issuer::new(authority_params(), key);
+        let tokens_path = folder.join("tokens.json");
+        let tokens = match std::fs::read(&tokens_path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| damaged(&tokens_path, e.to_string()))?
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(Authority { folder: folder.to_owned(), certificate, issuer, tokens: Mutex::new(tokens) })
+    }
+
+    /// The authority's own certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A fresh certificate for the coordinator, for [`SERVER_NAME`] and these further names.
+    ///
+    /// # Errors
+    /// `Request` if a name cannot stand in a certificate.
+    pub fn server(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
+        let mut all = vec![SERVER_NAME.to_owned(), "localhost".to_owned()];
+        all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
+        let mut params = CertificateParams::new(all)?;
+        params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        set_life(&mut params, SERVER_DAYS);
+        let key = KeyPair::generate()?;
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        Ok(ServerIdentity {
+            chain: vec![leaf.der().clone(), self.certificate.clone()],
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        })
+    }
+
+    /// A new join token for `uses` workers, good for `ttl`. Blocking: returns when it is on disk.
+    ///
+    /// # Errors
+    /// `TooMany`, `Io`.
+    pub fn new_token(&self, now: Millis, uses: u32, ttl: Millis) -> Result<String, AuthorityError> {
+        let mut secret = [0; 32];
+        rand::rng().fill_bytes(&mut secret);
+        let mut tokens = self.tokens();
+        tokens.retain(|_, token| token.expires > now);
+        if tokens.len() >= TOKENS_MAX {
+            return Err(AuthorityError::TooMany);
+        }
+        let open =
+            OpenToken { uses_left: uses.clamp(1, USES_MAX), expires: now.plus(ttl.min(TTL_MAX)) };
+        tokens.insert(hash(&secret), open);
+        self.save(&tokens)?;
+        let mut both = Sha256::digest(&self.certificate).to_vec();
+        both.extend_from_slice(&secret);
+        Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(both)))
+    }
+
+    /// Uses a token once and issues a worker's certificate. Blocking: the use is on disk first.
+    ///
+    /// # Errors
+    /// `Name`, `Request`, `Token`, `Io`. A request that is refused uses nothing up.
+    pub fn join(
+        &self,
+        now: Millis,
+        secret: &[u8; 32],
+        node: &str,
+        request: &[u8],
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        check_name(node)?;
+        let request = CertificateSigningRequestDer::from(request);
+        let request = CertificateSigningRequestParams::from_der(&request)?;
+        let mut tokens = self.tokens();
+        let key = hash(secret);
+        let token = tokens.get_mut(&key).filter(|token| token.expires > now && token.uses_left > 0);
+        let token = token.ok_or(AuthorityError::Token)?;
+        token.uses_left -= 1;
+        if token.uses_left == 0 {
+            tokens.remove(&key);
+        }
+        self.save(&tokens)?;
+        drop(tokens);
+        // Of the request only the public key counts: what it says of itself is not ours to believe.
+        let mut params = CertificateParams::new(vec![node.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, node);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        set_life(&mut params, WORKER_DAYS);
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.der().clone())
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, OpenToken>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, tokens: &BTreeMap<String, OpenToken>) -> Result<(), AuthorityError> {
+        let bytes = serde_json::to_vec(tokens).map_err(std::io::Error::other)?;
+        Ok(write_private(&self.folder.join("tokens.json"), &bytes)?)
+    }
+}
+
+/// A node's name: what a certificate can carry as a DNS name.
+///
+/// # Errors
+/// `Name`.
+pub fn check_name(node: &str) -> Result<(), AuthorityError> {
+    let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let plain = (1..=NAME_BYTES_MAX).contains(&node.len()) && node.bytes().all(letter);
+    let dns = rustls_pki_types::ServerName::try_from(node);
+    let is_dns = matches!(dns, Ok(rustls_pki_types::ServerName::DnsName(_)));
+    // The coordinator's own name would let a worker pose as it, were it not for the key usage. Both hold.
+    if plain && is_dns && node != SERVER_NAME {
+        Ok(())
+    } else {
+        Err(AuthorityError::Name(node.to_owned()))
+    }
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "Zoetrope farm authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_life(&mut params, AUTHORITY_DAYS);
+    params
+}
+
+/// From a day ago, because clocks differ.
+fn set_life(params: &mut CertificateParams, days: i32) {
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - time::Duration::days(1);
+    params.not_after = now + time::Duration::days(i64::from(days));
+}
+
+fn hash(secret: &[u8; 32]) -> String {
+    hex::encode(Sha256::digest(secret))
+}
+
+/// Writes a file that only its owner may read, and makes it durable.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    let mut file = options.open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    crate::journal::snapshot::sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret_of(token: &str) -> [u8; 32] {
+        let bytes = URL_SAFE_NO_PAD
+            .decode(token.strip_prefix(TOKEN_PREFIX).expect("prefix"))
+            .expect("base64");
+        bytes[32..].try_into().expect("32 bytes")
+    }
+
+    fn request() -> Vec<u8> {
+        let key = KeyPair::generate().expect("key");
+        CertificateParams::default().serialize_request(&key).expect("request").der().to_vec()
+    }
+
+    #[test]
+    fn a_token_works_once_even_across_a_restart_and_never_late() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let authority = Authority::open(folder.path()).expect("opens");
+        let now = Millis(1_000);
+        let token = authority.new_token(now, 1, Millis(900_000)).expect("token");
+        let late = authority.new_token(now, 1, Millis(900_000)).expect("token");
+        assert!(
+            !std::fs::read_to_string(folder.path().join("tokens.json"))
+                .expect("reads")
+                .contains(&hex::encode(secret_of(&token)))
+        );
+        let join = |authority: &Authority, now, token: &str| {
+            authority.join(now, &secret_of(token), "gpu-0", &request())
+        };
+        authority.join(now, &secret_of(&token), "GPU 0", &request()).expect_err("a bad name");
+        join(&authority, now, &token).expect("joins");
+        let again = Authority::open(folder.path()).expect("opens again");
+        assert_eq!(again.certificate(), authority.certificate());
+        assert!(matches!(join(&again, now, &token), Err(AuthorityError::Token)));
+        assert!(matches!(join(&again, Millis(902_000), &late), Err(AuthorityError::Token)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_key_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        Authority::open(folder.path()).expect("opens");
+        let mode = std::fs::metadata(folder.path().join("ca.key.pem"))
+            .expect("is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,201 @@
+//! Carries out what the core decided, once the input behind it is on disk. Has no choices of its own.
+
+use super::books::Entry;
+use super::state::DispatchState;
+use crate::link::LinkMsg;
+use crate::storage::StorageMsg;
+use std::time::{Duration, Instant};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, WorkerId};
+use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::metric;
+use zoetrope_protocol::wire::{CloseCode, Held, Order, ToWorker};
+use zoetrope_sched::Input;
+use zoetrope_sched::input::{EndWhy, LostHow};
+use zoetrope_sched::output::{FailWhy, Ignored, JobState, Output};
+
+/// Something to do after a sync.
+pub enum Effect {
+    /// What the core wants.
+    Output(Box<Output>),
+    /// Nobody uses these artifacts any more.
+    Delete(Vec<ArtifactId>),
+    /// Tell a worker something.
+    Tell(WorkerId, Box<ToWorker>),
+    /// Remove a job's pointer.
+    Unpublish(JobId),
+    /// Answer a caller.
+    Answer(Box<dyn FnOnce(&DispatchState) + Send>),
+}
+
+impl DispatchState {
+    pub(super) fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Output(output) => self.output(*output),
+            Effect::Delete(artifacts) => self.delete_later(artifacts),
+            Effect::Tell(worker, message) => self.tell(worker, LinkMsg::Send(message)),
+            Effect::Unpublish(job) => self.unpublish(job),
+            Effect::Answer(answer) => answer(self),
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Welcome { worker, keep } => {
+                if !keep.is_empty() {
+                    let pool = self.pool(worker);
+                    self.metrics.count(&metric::WORKERS_REATTACHED, &[&pool]);
+                }
+                let epoch = self.books.core.epoch();
+                self.tell(worker, LinkMsg::Welcome { worker, epoch, keep });
+            }
+            Output::Assign { worker, shard, fence, inputs, hard_limit } => {
+                let Some(row) = self.books.table.row(shard.job) else { return };
+                let order = Order {
+                    shard,
+                    fence,
+                    spec: row.spec.render.clone(),
+                    inputs,
+                    checkpoint_every: self.limits.checkpoint_every,
+                    hard_limit,
+                };
+                self.placed.insert(shard.job, Instant::now());
+                self.tell(worker, LinkMsg::Send(Box::new(ToWorker::Order(order))));
+            }
+            Output::Stop { worker, held, when } => {
+                self.tell_if_there(worker, ToWorker::Stop { held, when });
+            }
+            Output::Drain { worker, drain } => self.tell_if_there(worker, ToWorker::Drain(drain)),
+            Output::Publish { job, fence, outputs } => self.publish(job, fence, &outputs),
+            Output::JobMoved { job, state } => self.job_moved(job, state),
+            Output::AttemptEnded { held, worker, cause, gpu } => {
+                self.attempt_ended(held, worker, cause, gpu);
+            }
+            Output::Quarantined { worker, model, stage, until } => {
+                let pool = self.pool(worker);
+                self.metrics.count(&metric::QUARANTINES, &[&pool, stage.word()]);
+                tracing::warn!(%worker, model = model.0, %stage, until = until.0, "a worker is in quarantine");
+            }
+            Output::WorkerGone { worker } => self.worker_gone(worker),
+            Output::Ignored { why: Ignored::StaleFence } => {
+                self.metrics.count(&metric::STALE_RESULTS, &["core"]);
+            }
+            // The books have taken these in; nobody outside waits for them.
+            Output::StageBegan { .. } | Output::Forget { .. } | Output::Ignored { .. } => {}
+        }
+    }
+
+    /// A link that does not take a message is gone, and that is news for the core.
+    fn tell(&mut self, worker: WorkerId, message: LinkMsg) {
+        let taken = self.links.get(&worker).is_some_and(|link| link.actor.cast(message).is_ok());
+        if !taken && self.links.remove(&worker).is_some() {
+            self.record(Entry::Core(Input::WorkerLost { worker, how: LostHow::Closed }));
+        }
+    }
+
+    /// The core may stop or drain a worker that it has just given up.
+    fn tell_if_there(&mut self, worker: WorkerId, message: ToWorker) {
+        if self.links.contains_key(&worker) {
+            self.tell(worker, LinkMsg::Send(Box::new(message)));
+        }
+    }
+
+    fn worker_gone(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.remove(&worker) else { return };
+        self.workers.remove(&link.actor.get_id());
+        let reason = "another connection took over, or it was given up".to_owned();
+        // A link that is gone is as good as closed.
+        drop(link.actor.cast(LinkMsg::Close { code: CloseCode::Replaced, reason }));
+    }
+
+    pub(super) fn pool(&self, worker: WorkerId) -> String {
+        let facts = self.books.table.worker(worker);
+        facts.map_or_else(|| "unknown".to_owned(), |facts| facts.pool.clone())
+    }
+
+    fn unpublish(&mut self, job: JobId) {
+        if let Some(storage) = &self.storage {
+            // A pointer that stays points at nothing that anybody can ask for.
+            drop(storage.cast(StorageMsg::Unpublish(job)));
+        }
+    }
+
+    fn attempt_ended(&mut self, held: Held, worker: WorkerId, cause: Option<Cause>, gpu: Millis) {
+        let stage = held.shard.stage;
+        let pool = self.pool(worker);
+        let word = cause.map_or("none", Cause::word);
+        self.metrics.count(&metric::ATTEMPTS, &[stage.word(), word]);
+        let seconds = Duration::from_millis(gpu.0).as_secs_f64();
+        let used = if cause.is_none() { "useful" } else { "lost" };
+        self.metrics.add(&metric::GPU_SECONDS, &[&pool, used], seconds);
+        self.board.pause(held.shard.job);
+        let began = self.placed.remove(&held.shard.job);
+        let Some(row) = self.books.table.row(held.shard.job) else { return };
+        let model = row.spec.render.model.clone();
+        if let (None, Some(began)) = (cause, began) {
+            self.metrics.observe(
+                &metric::ATTEMPT_DURATION,
+                &[stage.word(), &model],
+                began.elapsed(),
+            );
+        }
+        // A resumed denoise says nothing of a whole one; the first attempt of a shard is whole.
+        let whole = stage != Stage::Denoise || held.fence.attempt.0 == 1;
+        if cause.is_none() && whole && gpu.0 > 0 {
+            let spec = row.spec.render.clone();
+            if let Some(model) = self.models.find(&model) {
+                self.medians.add(model.id, stage, &spec, gpu);
+            }
+        }
+    }
+
+    fn job_moved(&mut self, job: JobId, state: JobState) {
+        let Some(row) = self.books.table.row(job) else { return };
+        let class = row.spec.class.word();
+        let model = row.spec.render.model.clone();
+        let since = |then: Millis, now: Option<Millis>| {
+            Duration::from_millis(now.unwrap_or(then).minus(then).0)
+        };
+        match state {
+            JobState::Queued => return,
+            JobState::InProgress => {
+                let waited = since(row.created, row.in_progress);
+                self.metrics.observe(&metric::JOB_WAIT, &[class, &model], waited);
+                return;
+            }
+            JobState::Completed => {
+                let took = since(row.created, row.ended);
+                self.metrics.observe(&metric::JOB_TURNAROUND, &[class, &model], took);
+                self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, "none"]);
+                let seconds = f64::from(row.spec.render.seconds());
+                self.metrics.add(&metric::VIDEO_SECONDS, &[&model], seconds);
+                tracing::info!(%job, took_ms = took.as_millis() as u64, "a job is completed");
+            }
+            JobState::Failed(why) => {
+                let (fault, code) = fault(why);
+                self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, fault]);
+                self.metrics.count(&metric::JOBS_FAILED, &[code]);
+                tracing::info!(%job, code, "a job ended without a clip");
+            }
+        }
+        self.board.forget(job);
+    }
+}
+
+/// Whose fault it is, and the code that callers see.
+fn fault(why: FailWhy) -> (&'static str, &'static str) {
+    match why {
+        FailWhy::Ended(EndWhy::Cancelled) => ("caller", "cancelled"),
+        FailWhy::Ended(EndWhy::Deleted) => ("caller", "deleted"),
+        FailWhy::Ended(EndWhy::Blocked) => ("caller", "moderation_blocked"),
+        FailWhy::DeadlineExceeded | FailWhy::TooOld => ("farm", "deadline_exceeded"),
+        FailWhy::Poison(cause) | FailWhy::NotPublished(cause) => ("farm", code(cause)),
+    }
+}
+
+fn code(cause: Cause) -> &'static str {
+    match cause {
+        Cause::WorkerLost => "worker_lost",
+        Cause::OutOfMemory => "out_of_memory",
+        _ => "engine_error",
+    }
+}

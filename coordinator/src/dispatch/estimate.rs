@@ -1,0 +1,110 @@
+//! Estimates: how long a stage takes, when a job begins and when it is done. Simple, and honest about it.
+//!
+//! The GPU time of a stage is the median of the last attempts of the same model, stage and shape; before there
+//! are some, the model's first guess. The wait is the work ahead, spread over the workers that are there.
+
+use crate::models::Model;
+use std::collections::{BTreeMap, VecDeque};
+use zoetrope_protocol::clip::ClipShape;
+use zoetrope_protocol::id::{Millis, ModelId};
+use zoetrope_protocol::job::{RenderSpec, Stage};
+
+/// Attempts that a median is of: enough to be calm, few enough to follow a new release within the hour.
+const SAMPLES: usize = 32;
+/// Shapes that are remembered; more start from the first guess again.
+const SHAPES_MAX: usize = 1_024;
+
+type Kind = (ModelId, Stage, ClipShapeKey, u32);
+type ClipShapeKey = (u32, u32, u32);
+
+/// Measured times of stages.
+#[derive(Debug, Default)]
+pub struct Medians {
+    samples: BTreeMap<Kind, VecDeque<u64>>,
+}
+
+fn kind(model: ModelId, stage: Stage, spec: &RenderSpec) -> Kind {
+    let ClipShape { canvas, asked_frames } = spec.shape();
+    (model, stage, (canvas.width, canvas.height, asked_frames), spec.steps)
+}
+
+impl Medians {
+    /// A whole attempt (no resumed one) took so much GPU time.
+    pub fn add(&mut self, model: ModelId, stage: Stage, spec: &RenderSpec, gpu: Millis) {
+        let kind = kind(model, stage, spec);
+        if self.samples.len() >= SHAPES_MAX && !self.samples.contains_key(&kind) {
+            self.samples.pop_first();
+        }
+        let samples = self.samples.entry(kind).or_default();
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(gpu.0);
+    }
+
+    /// Expected GPU time of each stage of a job, in the order of the model's chain.
+    pub fn expected(&self, model: &Model, spec: &RenderSpec) -> Vec<Millis> {
+        let guess = model.expected(spec.shape(), spec.steps);
+        let stages = model.chain().into_iter().zip(guess);
+        stages.map(|(stage, guess)| self.median(model.id, stage, spec).unwrap_or(guess)).collect()
+    }
+
+    fn median(&self, model: ModelId, stage: Stage, spec: &RenderSpec) -> Option<Millis> {
+        let samples = self.samples.get(&kind(model, stage, spec))?;
+        let mut sorted: Vec<u64> = samples.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).map(|ms| Millis(*ms))
+    }
+}
+
+/// When a queued job begins, if `workers` share the work ahead of it.
+pub fn start(now: Millis, jobs_ahead: u32, of_one_job: Millis, workers: u64) -> Option<Millis> {
+    if workers == 0 {
+        return None;
+    }
+    let work = of_one_job.0.saturating_mul(u64::from(jobs_ahead));
+    Some(now.plus(Millis(work / workers)))
+}
+
+/// GPU time that is left of a job: `percent` of it is done.
+pub fn left(expected: &[Millis], percent: u8) -> Millis {
+    let whole = expected.iter().fold(Millis(0), |sum, one| sum.plus(*one));
+    Millis(whole.0 / 100 * u64::from(100 - percent.min(100)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Models;
+    use zoetrope_protocol::clip::Size;
+
+    #[test]
+    fn a_median_replaces_the_first_guess() {
+        let models = Models::with(&[]).expect("the embedded manifest is right");
+        let model = models.default();
+        let size = Size { width: 288, height: 512 };
+        let spec = RenderSpec {
+            model: "toybox".to_owned(),
+            prompt: String::new(),
+            canvas: size,
+            deliver: size,
+            frames: 96,
+            seed: 1,
+            steps: 4,
+            audio: true,
+        };
+        let mut medians = Medians::default();
+        assert_eq!(medians.expected(model, &spec), model.expected(spec.shape(), 4).to_vec());
+        for gpu in [900, 100, 500] {
+            medians.add(model.id, Stage::Denoise, &spec, Millis(gpu));
+        }
+        assert_eq!(medians.expected(model, &spec)[1], Millis(500));
+    }
+
+    #[test]
+    fn without_workers_nobody_knows_when() {
+        assert_eq!(start(Millis(5), 3, Millis(10), 0), None);
+        assert_eq!(start(Millis(5), 4, Millis(10), 2), Some(Millis(25)));
+        assert_eq!(left(&[Millis(100), Millis(300)], 50), Millis(200));
+    }
+}

@@ -1,0 +1,250 @@
+//! Answers the door: admits jobs, shows them, ends them. Every answer waits for the sync behind it.
+
+use super::books::Entry;
+use super::effects::Effect;
+use super::estimate;
+use super::state::DispatchState;
+use crate::clock;
+use crate::farm::{CancelRefused, FarmMsg, SubmitRefused};
+use crate::jobs::{JobRow, JobView, ListQuery, Submission};
+use ractor::RpcReplyPort;
+use zoetrope_protocol::id::{JobId, Millis, TenantId};
+use zoetrope_protocol::metric;
+use zoetrope_sched::Input;
+use zoetrope_sched::input::{Ask, EndWhy};
+use zoetrope_sched::output::JobState;
+
+/// Sends an answer. Who asked may be gone, and that is no news.
+fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
+    drop(reply.send(value));
+}
+
+impl DispatchState {
+    pub(super) fn farm(&mut self, message: FarmMsg) {
+        match message {
+            FarmMsg::Submit(submission, reply) => self.submit(*submission, reply),
+            FarmMsg::Read(tenant, job, reply) => {
+                self.read(reply, move |state| {
+                    state.books.table.of(tenant, job).map(|row| state.view(row))
+                });
+            }
+            FarmMsg::List(tenant, query, reply) => {
+                self.read(reply, move |state| state.list(Some(tenant), query));
+            }
+            FarmMsg::AllJobs(query, reply) => {
+                self.read(reply, move |state| state.list(None, query))
+            }
+            FarmMsg::Cancel(tenant, job, reply) => self.cancel(tenant, job, reply),
+            FarmMsg::Delete(tenant, job, reply) => self.delete(tenant, job, reply),
+            FarmMsg::FindResent(tenant, content, reply) => self.read(reply, move |state| {
+                let row = state.books.table.resent(clock::now(), tenant, &content);
+                row.map(|row| state.view(row))
+            }),
+            FarmMsg::Why(tenant, job, reply) => {
+                self.read(reply, move |state| state.why(tenant, job))
+            }
+            FarmMsg::Workers(reply) => self.read(reply, DispatchState::worker_rows),
+            FarmMsg::Drain(worker, drain, reply) => {
+                let found = self.drain(&worker, drain);
+                self.read(reply, move |_| found);
+            }
+            FarmMsg::Cordon(worker, cordoned, reply) => {
+                let found = self.cordon(&worker, cordoned);
+                self.read(reply, move |_| found);
+            }
+            FarmMsg::JoinToken { uses, ttl, reply } => self.join_token(uses, ttl, reply),
+        }
+    }
+
+    /// Answers once all that the answer may show is on disk.
+    fn read<T: Send + 'static>(
+        &mut self,
+        reply: RpcReplyPort<T>,
+        make: impl FnOnce(&DispatchState) -> T + Send + 'static,
+    ) {
+        let effect = move |state: &DispatchState| answer(reply, make(state));
+        self.after_sync(Effect::Answer(Box::new(effect)));
+    }
+
+    fn submit(
+        &mut self,
+        submission: Submission,
+        reply: RpcReplyPort<Result<JobView, SubmitRefused>>,
+    ) {
+        let (job, tenant) = (submission.job, submission.spec.tenant);
+        match self.admission(&submission) {
+            Err(refused) => {
+                // A repeated answer shows a job that may not be on disk yet.
+                self.read(reply, move |state| Err(state.refusal(refused)));
+            }
+            Ok(ask) => {
+                if self.books.core.tenant(tenant).is_none() {
+                    let policy =
+                        self.limits.tenants.get(&tenant).copied().unwrap_or(self.limits.tenant);
+                    self.record(Entry::Core(Input::TenantSet { tenant, policy }));
+                }
+                let class = submission.spec.class.word();
+                let model = submission.spec.render.model.clone();
+                self.record(Entry::Admitted { submission: Box::new(submission), ask });
+                self.metrics.count(&metric::JOBS_SUBMITTED, &[class, &model]);
+                let effect = move |state: &DispatchState| {
+                    if let Some(row) = state.books.table.row(job) {
+                        answer(reply, Ok(state.view(row)));
+                    }
+                };
+                self.after_sync(Effect::Answer(Box::new(effect)));
+            }
+        }
+    }
+
+    fn refusal(&self, refused: Refused) -> SubmitRefused {
+        match refused {
+            Refused::Because(why) => why,
+            Refused::Replay(job) => match self.books.table.row(job) {
+                Some(row) => SubmitRefused::Replay(Box::new(self.view(row))),
+                None => SubmitRefused::KeyReused,
+            },
+        }
+    }
+
+    fn admission(&self, submission: &Submission) -> Result<Ask, Refused> {
+        let Submission { job, spec, content, idempotency } = submission;
+        let now = clock::now();
+        if let Some(row) = idempotency.and_then(|key| self.books.table.by_key(now, &key)) {
+            let same = row.content == *content;
+            return Err(if same {
+                Refused::Replay(row.job)
+            } else {
+                Refused::Because(SubmitRefused::KeyReused)
+            });
+        }
+        // An id that is taken cannot be random; it would show one caller's job to another.
+        if self.books.table.row(*job).is_some() {
+            return Err(Refused::Because(SubmitRefused::KeyReused));
+        }
+        let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished);
+        if unfinished >= self.limits.jobs_of_tenant {
+            return Err(Refused::Because(SubmitRefused::TenantQueueFull));
+        }
+        let farm = self.books.core.counts().unfinished();
+        if farm >= self.limits.jobs_of_farm || self.is_behind() {
+            return Err(Refused::Because(SubmitRefused::FarmQueueFull));
+        }
+        // The door checked the name; a model that is gone since cannot be rendered by anyone.
+        let model = self.models.find(&spec.render.model).unwrap_or_else(|| self.models.default());
+        let expected = self.medians.expected(model, &spec.render);
+        if let Some(deadline) = spec.deadline {
+            let ahead = u32::try_from(self.books.core.counts().queued()).unwrap_or(u32::MAX);
+            let own = estimate::left(&expected, 0);
+            let start = estimate::start(now, ahead, own, self.usable_workers()).unwrap_or(now);
+            if start.plus(own) > deadline {
+                return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));
+            }
+        }
+        Ok(Ask {
+            tenant: spec.tenant,
+            class: spec.class,
+            model: model.id,
+            steps: spec.render.steps,
+            expected,
+            deadline: spec.deadline,
+        })
+    }
+
+    fn cancel(
+        &mut self,
+        tenant: TenantId,
+        job: JobId,
+        reply: RpcReplyPort<Result<JobView, CancelRefused>>,
+    ) {
+        let ends = match self.books.table.of(tenant, job) {
+            None => return self.read(reply, |_| Err(CancelRefused::NoSuchJob)),
+            Some(row) => !row.is_terminal(),
+        };
+        if ends {
+            self.record(Entry::Core(Input::EndAsked { job, why: EndWhy::Cancelled }));
+        }
+        self.read(reply, move |state| match state.books.table.of(tenant, job) {
+            None => Err(CancelRefused::NoSuchJob),
+            Some(row) if ends => Ok(state.view(row)),
+            Some(row) => Err(CancelRefused::Terminal(Box::new(state.view(row)))),
+        });
+    }
+
+    fn delete(&mut self, tenant: TenantId, job: JobId, reply: RpcReplyPort<bool>) {
+        let found = self.books.table.of(tenant, job).is_some();
+        if found {
+            self.record(Entry::Deleted { job });
+            self.after_sync(Effect::Unpublish(job));
+        }
+        self.read(reply, move |_| found);
+    }
+
+    fn why(&self, tenant: Option<TenantId>, job: JobId) -> Option<String> {
+        let row = self.books.table.row(job).filter(|row| !row.deleted)?;
+        if tenant.is_some_and(|tenant| tenant != row.spec.tenant) {
+            return None;
+        }
+        self.books.core.why(clock::now(), job).map(|why| why.to_string())
+    }
+
+    fn list(
+        &self,
+        tenant: Option<TenantId>,
+        query: ListQuery,
+    ) -> Result<crate::jobs::Page, crate::farm::NoSuchCursor> {
+        self.books.table.list(tenant, query, |row| self.view(row))
+    }
+
+    fn join_token(&mut self, uses: u32, ttl: Millis, reply: RpcReplyPort<String>) {
+        let authority = self.authority.clone();
+        tokio::task::spawn_blocking(move || match authority.new_token(clock::now(), uses, ttl) {
+            Ok(token) => answer(reply, token),
+            // Dropping the port tells the caller that there is no answer.
+            Err(error) => tracing::error!(%error, "no join token could be made"),
+        });
+    }
+
+    fn usable_workers(&self) -> u64 {
+        self.links.len() as u64
+    }
+
+    /// All that may be shown of a job now.
+    pub(super) fn view(&self, row: &JobRow) -> JobView {
+        let mut view = row.view();
+        match row.state {
+            JobState::Completed => {
+                view.progress = 100;
+                return view;
+            }
+            JobState::Queued | JobState::InProgress => {
+                (view.progress, view.phase) = self.board.of(row);
+            }
+            JobState::Failed(_) => {
+                view.progress = self.board.of(row).0;
+                return view;
+            }
+        }
+        let now = clock::now();
+        let model = self.models.find(&row.spec.render.model);
+        let expected = model.map(|model| self.medians.expected(model, &row.spec.render));
+        let left = expected.map(|expected| {
+            (estimate::left(&expected, 0), estimate::left(&expected, view.progress))
+        });
+        if row.state == JobState::Queued {
+            view.queue_position = self.books.core.queue_position(row.job);
+            let ahead = view.queue_position.unwrap_or(0);
+            view.estimated_start = left
+                .and_then(|(whole, _)| estimate::start(now, ahead, whole, self.usable_workers()));
+        }
+        let start = view.estimated_start.or((row.state == JobState::InProgress).then_some(now));
+        view.estimated_completion = start.and_then(|start| left.map(|(_, left)| start.plus(left)));
+        view
+    }
+}
+
+/// Why a submit makes no job.
+enum Refused {
+    Because(SubmitRefused),
+    Replay(JobId),
+}

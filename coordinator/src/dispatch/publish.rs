@@ -1,0 +1,127 @@
+//! Publication: the checks before a clip can be read. Fails closed: what is not proven is not published.
+
+use super::books::Entry;
+use super::state::DispatchState;
+use crate::jobs::JobRow;
+use crate::storage::StorageMsg;
+use zoetrope_protocol::id::{Fence, JobId};
+use zoetrope_protocol::job::{ArtifactRef, Cause};
+use zoetrope_protocol::metric;
+use zoetrope_sched::Input;
+
+/// The largest gap between the lengths of sound and picture: one AAC frame at 48 kHz, rounded down.
+pub const AV_GAP_MAX_MICROS: u32 = 21_333;
+
+/// A proof that is missing or wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Not measured, or not what was ordered.
+    Facts,
+    /// Sound and picture differ in length.
+    AvGap,
+    /// One of the three files is missing.
+    Files,
+}
+
+impl Refusal {
+    /// The word for it in metrics.
+    fn proof(self) -> &'static str {
+        match self {
+            Refusal::AvGap => "av_gap",
+            Refusal::Facts | Refusal::Files => "digest",
+        }
+    }
+}
+
+fn check(row: &JobRow, fence: Fence) -> Result<(), Refusal> {
+    let measured = row.facts.filter(|(of, _)| *of == fence);
+    let Some((_, facts)) = measured else { return Err(Refusal::Facts) };
+    let render = &row.spec.render;
+    if facts.size != render.deliver || facts.frames != render.frames {
+        return Err(Refusal::Facts);
+    }
+    if facts.av_gap_micros > AV_GAP_MAX_MICROS {
+        return Err(Refusal::AvGap);
+    }
+    if facts.sprite_columns == 0 || facts.sprite_rows == 0 {
+        return Err(Refusal::Facts);
+    }
+    Ok(())
+}
+
+impl DispatchState {
+    /// Checks the clip and has the storage sidecar flip its pointer.
+    pub(super) fn publish(&mut self, job: JobId, fence: Fence, _outputs: &[ArtifactRef]) {
+        let Some(row) = self.books.table.row(job) else { return };
+        let assets = check(row, fence).and_then(|()| row.published().ok_or(Refusal::Files));
+        let assets = match assets {
+            Ok(assets) => Box::new(assets),
+            Err(refusal) => {
+                tracing::warn!(%job, ?refusal, "a clip is not published");
+                self.metrics.count(&metric::PUBLISHES_REFUSED, &[refusal.proof()]);
+                let cause = Cause::CheckFailed;
+                return self.record(Entry::Core(Input::PublishFailed { job, cause }));
+            }
+        };
+        let message = StorageMsg::Publish { job, assets, back: self.myself.clone() };
+        if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
+            self.storage = None;
+            let cause = Cause::DependencyDown;
+            self.record(Entry::Core(Input::PublishFailed { job, cause }));
+        }
+    }
+
+    /// The storage sidecar's answer.
+    pub(super) fn published(&mut self, job: JobId, result: Result<(), Cause>) {
+        let input = match result {
+            Ok(()) => Input::Published { job },
+            Err(cause) => {
+                if cause != Cause::DependencyDown {
+                    self.metrics.count(&metric::PUBLISHES_REFUSED, &["digest"]);
+                }
+                Input::PublishFailed { job, cause }
+            }
+        };
+        self.record(Entry::Core(input));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::books::Books;
+    use crate::testing::submission;
+    use zoetrope_protocol::clip::Size;
+    use zoetrope_protocol::id::{AttemptNumber, Epoch, Millis};
+    use zoetrope_protocol::job::ClipFacts;
+
+    #[test]
+    fn a_clip_whose_sound_is_an_audio_frame_too_long_is_refused() {
+        let mut books = Books::new(zoetrope_sched::Config::default());
+        let submission = submission(1);
+        let (job, render) = (submission.job, submission.spec.render.clone());
+        books.table.admit(Millis(0), submission);
+        let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
+        let facts = ClipFacts {
+            size: render.deliver,
+            frames: render.frames,
+            av_gap_micros: AV_GAP_MAX_MICROS,
+            sprite_columns: 5,
+            sprite_rows: 2,
+        };
+        let mut verdict = |facts, fence| {
+            books.table.measured(job, fence, facts);
+            check(
+                books.table.row(job).expect("is there"),
+                Fence { epoch: Epoch(1), attempt: AttemptNumber(1) },
+            )
+        };
+        assert_eq!(verdict(facts, fence), Ok(()));
+        let long = ClipFacts { av_gap_micros: AV_GAP_MAX_MICROS + 1, ..facts };
+        assert_eq!(verdict(long, fence), Err(Refusal::AvGap));
+        let small = ClipFacts { size: Size { width: 32, height: 32 }, ..facts };
+        assert_eq!(verdict(small, fence), Err(Refusal::Facts));
+        let other = Fence { attempt: AttemptNumber(2), ..fence };
+        assert_eq!(verdict(facts, other), Err(Refusal::Facts), "another attempt was measured");
+    }
+}

@@ -1,0 +1,75 @@
+//! Recovery: the books as the journal tells them.
+
+use super::books::{Books, Record, SnapshotError};
+use crate::journal::writer::Writer;
+use crate::journal::{self, JournalError, Loss};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use zoetrope_protocol::codec::{self, CodecError};
+use zoetrope_sched::Config;
+
+/// What recovery gives.
+pub struct Recovery {
+    /// The books as they were.
+    pub books: Books,
+    /// Appends to the journal.
+    pub writer: Writer,
+    /// Records behind the snapshot that were replayed.
+    pub replayed: usize,
+    /// What was lost and accepted.
+    pub loss: Option<Loss>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why the books cannot be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A record that is whole and not ours.
+    #[error(
+        "journal record {seq} does not decode: it was written by another version of this program"
+    )]
+    Record {
+        /// Its number.
+        seq: u64,
+        /// What the codec says.
+        source: CodecError,
+    },
+}
+
+/// Reads the journal and applies it: the newest snapshot, then every record behind it.
+///
+/// # Errors
+/// `RecoveryError`: the farm must not start on less than what it acknowledged.
+pub fn recover(
+    folder: &Path,
+    accept_loss: bool,
+    config: Config,
+) -> Result<Recovery, RecoveryError> {
+    let began = Instant::now();
+    let recovered = journal::open(folder, accept_loss)?;
+    let mut books = match &recovered.snapshot {
+        Some((_, bytes)) => Books::from_snapshot(bytes)?,
+        None => Books::new(config),
+    };
+    let replayed = recovered.records.len();
+    for (seq, bytes) in recovered.records {
+        let record: Record =
+            codec::decode(&bytes).map_err(|source| RecoveryError::Record { seq, source })?;
+        // What it caused was carried out then, or is caused again by the new epoch.
+        drop(books.apply(record.now, record.entry));
+    }
+    Ok(Recovery {
+        books,
+        writer: recovered.writer,
+        replayed,
+        loss: recovered.loss,
+        took: began.elapsed(),
+    })
+}

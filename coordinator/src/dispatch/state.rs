@@ -1,0 +1,396 @@
+//! The dispatch actor's state: records what happens, holds effects back until it is on disk.
+
+use super::books::{Books, Effects, Entry, Record};
+use super::effects::Effect;
+use super::estimate::Medians;
+use super::progress::ProgressBoard;
+use super::{DispatchMsg, DispatchView};
+use crate::authority::Authority;
+use crate::clock;
+use crate::journal::{JournalError, JournalMsg};
+use crate::link::LinkMsg;
+use crate::metrics::Metrics;
+use crate::models::Models;
+use crate::storage::StorageMsg;
+use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use zoetrope_protocol::codec;
+use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::metric;
+use zoetrope_sched::Input;
+use zoetrope_sched::input::{StageNeed, TenantPolicy};
+use zoetrope_sched::output::Output;
+
+/// The soonest that a wake-up follows another: a core that asks for the past must not spin.
+const WAKE_MIN: Duration = Duration::from_millis(10);
+/// Jobs whose files go at one tick; more go at the next.
+const EXPIRIES_A_TICK: usize = 256;
+/// Artifacts that are deleted at one tick: some thousand files a second is what a disk does.
+const DELETES_A_TICK: usize = 1_024;
+
+/// The limits that the configuration sets.
+#[derive(Clone, Debug)]
+pub struct DispatchLimits {
+    /// Unfinished jobs of one tenant.
+    pub jobs_of_tenant: u32,
+    /// Unfinished jobs of the farm.
+    pub jobs_of_farm: u64,
+    /// Records that may wait for the disk before submits are refused.
+    pub journal_waiting: u64,
+    /// Records between two snapshots.
+    pub snapshot_every: u64,
+    /// Latents are stored after every so many steps.
+    pub checkpoint_every: u32,
+    /// What a tenant has of which the configuration says nothing.
+    pub tenant: TenantPolicy,
+    /// Tenants of which it does.
+    pub tenants: BTreeMap<TenantId, TenantPolicy>,
+    /// Device memory that each stage of a model needs, in bytes; 0 for models that are not named.
+    pub vram_bytes: BTreeMap<String, u64>,
+    /// Artifacts that nobody uses stay so long, for a person who looks.
+    pub keep_unused: Duration,
+}
+
+/// What the dispatch actor needs.
+pub struct DispatchArguments {
+    /// The recovered books.
+    pub books: Books,
+    /// The number of the next record.
+    pub next: u64,
+    /// Where records go.
+    pub journal: ActorRef<JournalMsg>,
+    /// The last record on disk.
+    pub synced: watch::Receiver<u64>,
+    /// Records that wait for the disk.
+    pub waiting: Arc<AtomicU64>,
+    /// The models of the farm.
+    pub models: Arc<Models>,
+    /// Who issues join tokens.
+    pub authority: Arc<Authority>,
+    /// What running jobs do.
+    pub board: Arc<ProgressBoard>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// The limits.
+    pub limits: DispatchLimits,
+    /// Whether a snapshot is due at once: records were lost, and an operator accepted it.
+    pub snapshot_now: bool,
+}
+
+/// A worker's link.
+pub(super) struct Link {
+    pub(super) actor: ActorRef<LinkMsg>,
+    pub(super) pool: String,
+}
+
+/// The state of the dispatch actor.
+pub struct DispatchState {
+    pub(super) myself: ActorRef<DispatchMsg>,
+    pub(super) books: Books,
+    pub(super) models: Arc<Models>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) board: Arc<ProgressBoard>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) limits: DispatchLimits,
+    pub(super) medians: Medians,
+    pub(super) links: BTreeMap<WorkerId, Link>,
+    pub(super) workers: HashMap<ActorId, WorkerId>,
+    pub(super) storage: Option<ActorRef<StorageMsg>>,
+    pub(super) placed: BTreeMap<JobId, Instant>,
+    pub(super) waiting: Arc<AtomicU64>,
+    pub(super) pools: std::collections::BTreeSet<String>,
+    journal: ActorRef<JournalMsg>,
+    next: u64,
+    synced: u64,
+    staged: Vec<Vec<u8>>,
+    held: VecDeque<(u64, Effect)>,
+    snapshot_at: u64,
+    deletes: VecDeque<(Instant, ArtifactId)>,
+    alarm: Option<(Millis, JoinHandle<()>)>,
+    _tasks: [Task; 2],
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl DispatchState {
+    pub(super) fn new(
+        myself: ActorRef<DispatchMsg>,
+        arguments: DispatchArguments,
+    ) -> DispatchState {
+        let DispatchArguments { books, next, journal, synced, waiting, models, authority, .. } =
+            arguments;
+        let DispatchArguments { board, metrics, limits, snapshot_now, .. } = arguments;
+        let snapshot_at = if snapshot_now { next } else { next + limits.snapshot_every };
+        let tasks = [
+            Task(tokio::spawn(watch_sync(synced, myself.clone()))),
+            Task(tokio::spawn(tick(myself.clone()))),
+        ];
+        DispatchState {
+            myself,
+            books,
+            models,
+            authority,
+            board,
+            metrics,
+            limits,
+            medians: Medians::default(),
+            links: BTreeMap::new(),
+            workers: HashMap::new(),
+            storage: None,
+            placed: BTreeMap::new(),
+            waiting,
+            pools: std::collections::BTreeSet::new(),
+            journal,
+            next,
+            synced: next - 1,
+            staged: Vec::new(),
+            held: VecDeque::new(),
+            snapshot_at,
+            deletes: VecDeque::new(),
+            alarm: None,
+            _tasks: tasks,
+        }
+    }
+
+    /// The first records of a start: a new epoch, and the models and tenants as they are configured now.
+    pub(super) fn begin(&mut self) {
+        let epoch = Epoch(self.books.core.epoch().0 + 1);
+        self.record(Entry::Core(Input::EpochBegan { epoch }));
+        self.metrics.set(&metric::EPOCH, &[], epoch.0 as f64);
+        self.metrics.set(&metric::LEADER, &[], 1.0);
+        for model in self.models.clone().all() {
+            let name = &model.manifest.id;
+            if self.books.table.model_name(model.id) == Some(name) {
+                continue;
+            }
+            let vram_bytes = self.limits.vram_bytes.get(name).copied().unwrap_or(0);
+            let chain = model.chain().map(|stage| StageNeed { stage, vram_bytes }).to_vec();
+            self.record(Entry::Core(Input::ModelSet {
+                model: model.id,
+                name: name.clone(),
+                chain,
+            }));
+        }
+        for (tenant, policy) in self.limits.tenants.clone() {
+            if self.books.core.tenant(tenant).is_none_or(|known| known.policy != policy) {
+                self.record(Entry::Core(Input::TenantSet { tenant, policy }));
+            }
+        }
+    }
+
+    /// Puts an entry on its way to the disk and into the books. Its effects wait for the disk.
+    pub(super) fn record(&mut self, entry: Entry) {
+        // The clock may jump back; the journal's time does not.
+        let now = clock::now().max(self.books.now());
+        let kind = kind(&entry);
+        let record = Record { now, epoch: self.books.core.epoch(), entry };
+        let bytes = codec::encode(&record)
+            .expect("the journal's types have no part that cannot be encoded");
+        self.staged.push(bytes);
+        let seq = self.next;
+        self.next += 1;
+        let began = Instant::now();
+        let Effects { outputs, free } = self.books.apply(now, record.entry);
+        self.metrics.observe(&metric::DECISION_DURATION, &[], began.elapsed());
+        self.metrics.count(&metric::INPUTS, &[kind]);
+        for output in outputs {
+            if matches!(output, Output::Ignored { .. }) {
+                self.metrics.count(&metric::INPUTS_IGNORED, &[kind]);
+            }
+            self.held.push_back((seq, Effect::Output(Box::new(output))));
+        }
+        if !free.is_empty() {
+            self.held.push_back((seq, Effect::Delete(free)));
+        }
+    }
+
+    /// Runs `effect` once all that was recorded so far is on disk; at once if it is.
+    pub(super) fn after_sync(&mut self, effect: Effect) {
+        self.held.push_back((self.next - 1, effect));
+    }
+
+    /// Ends every message: sends what was recorded to the journal, and does what waits for nothing.
+    pub(super) fn commit(&mut self) -> Result<(), ActorProcessingErr> {
+        // Carrying out an effect may record more, which then waits for its own sync.
+        self.carry_out();
+        if !self.staged.is_empty() {
+            let staged = std::mem::take(&mut self.staged);
+            self.waiting.fetch_add(staged.len() as u64, Ordering::Relaxed);
+            self.journal.cast(JournalMsg::Append(staged)).map_err(|_| "the journal is gone")?;
+            self.set_alarm();
+        }
+        if self.next > self.snapshot_at {
+            self.snapshot_at = self.next + self.limits.snapshot_every;
+            let snapshot = self.books.snapshot();
+            let body =
+                Box::new(move || snapshot.encode().map_err(|e| JournalError::Write(e.to_string())));
+            self.journal.cast(JournalMsg::Snapshot(body)).map_err(|_| "the journal is gone")?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self) {
+        while let Some((_, effect)) = self.held.pop_front_if(|(seq, _)| *seq <= self.synced) {
+            self.effect(effect);
+        }
+    }
+
+    pub(super) fn synced(&mut self, through: u64) {
+        self.synced = self.synced.max(through);
+    }
+
+    /// Whether the journal is so far behind that submits are refused.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= self.limits.journal_waiting
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.alarm = None;
+        if self.books.core.next_wakeup().is_some_and(|at| at <= clock::now().max(self.books.now()))
+        {
+            self.record(Entry::Core(Input::TimePassed));
+        }
+        self.set_alarm();
+    }
+
+    fn set_alarm(&mut self) {
+        let wanted = self.books.core.next_wakeup();
+        if self.alarm.as_ref().map(|(at, _)| *at) == wanted {
+            return;
+        }
+        if let Some((_, sleeping)) = self.alarm.take() {
+            sleeping.abort();
+        }
+        let Some(at) = wanted else { return };
+        let wait = Duration::from_millis(at.minus(clock::now()).0).max(WAKE_MIN);
+        let myself = self.myself.clone();
+        let sleep = async move {
+            tokio::time::sleep(wait).await;
+            // Without a dispatch actor nobody needs waking.
+            drop(myself.cast(DispatchMsg::Wake));
+        };
+        self.alarm = Some((at, tokio::spawn(sleep)));
+    }
+
+    pub(super) fn tick(&mut self) {
+        let now = clock::now();
+        for job in self.books.table.expired(now, EXPIRIES_A_TICK) {
+            self.record(Entry::Expired { job });
+        }
+        self.delete_due();
+        self.gauges();
+        // A wake-up whose time moved with the system's clock is set anew.
+        if self.books.core.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
+            self.record(Entry::Core(Input::TimePassed));
+        }
+    }
+
+    pub(super) fn delete_later(&mut self, artifacts: Vec<ArtifactId>) {
+        let due = Instant::now() + self.limits.keep_unused;
+        self.deletes.extend(artifacts.into_iter().map(|artifact| (due, artifact)));
+    }
+
+    fn delete_due(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        while due.len() < DELETES_A_TICK
+            && let Some((_, artifact)) = self.deletes.pop_front_if(|(at, _)| *at <= now)
+        {
+            // Another job may have made the same bytes since.
+            if !self.books.table.uses(&artifact) {
+                due.push(artifact);
+            }
+        }
+        if due.is_empty() {
+            return;
+        }
+        let message = StorageMsg::Delete { artifacts: due.clone(), back: self.myself.clone() };
+        if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
+            self.delete_later(due);
+        }
+    }
+
+    pub(super) fn observe(&self, reply: RpcReplyPort<DispatchView>) {
+        let view = DispatchView {
+            recorded: self.next - 1,
+            synced: self.synced,
+            held: self.held.len(),
+            links: self.links.len(),
+            unfinished: self.books.core.counts().unfinished(),
+            deleting: self.deletes.len(),
+        };
+        // Who asked may be gone.
+        drop(reply.send(view));
+    }
+}
+
+impl Drop for DispatchState {
+    fn drop(&mut self) {
+        if let Some((_, sleeping)) = self.alarm.take() {
+            sleeping.abort();
+        }
+    }
+}
+
+/// The word for an entry in metrics.
+fn kind(entry: &Entry) -> &'static str {
+    match entry {
+        Entry::Admitted { .. } => "submitted",
+        Entry::Joined { .. } => "worker_joined",
+        Entry::Measured { .. } => "measured",
+        Entry::Deleted { .. } => "deleted",
+        Entry::Expired { .. } => "expired",
+        Entry::Core(input) => match input {
+            Input::EpochBegan { .. } => "epoch_began",
+            Input::ModelSet { .. } => "model_set",
+            Input::TenantSet { .. } => "tenant_set",
+            Input::Submitted { .. } => "submitted",
+            Input::EndAsked { .. } => "end_asked",
+            Input::WorkerJoined { .. } => "worker_joined",
+            Input::WorkerLost { .. } => "worker_lost",
+            Input::WorkerLeft { .. } => "worker_left",
+            Input::DrainAsked { .. } => "drain_asked",
+            Input::CordonSet { .. } => "cordon_set",
+            Input::ArtifactStored { .. } => "artifact_stored",
+            Input::ShardFinished { .. } => "shard_finished",
+            Input::ShardFailed { .. } => "shard_failed",
+            Input::Stalled { .. } => "stalled",
+            Input::Published { .. } => "published",
+            Input::PublishFailed { .. } => "publish_failed",
+            Input::ArtifactGone { .. } => "artifact_gone",
+            Input::TimePassed => "time_passed",
+        },
+    }
+}
+
+async fn watch_sync(mut synced: watch::Receiver<u64>, dispatch: ActorRef<DispatchMsg>) {
+    while synced.changed().await.is_ok() {
+        let through = *synced.borrow_and_update();
+        if dispatch.cast(DispatchMsg::Synced(through)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn tick(dispatch: ActorRef<DispatchMsg>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        every.tick().await;
+        if dispatch.cast(DispatchMsg::Tick).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What links say of their workers becomes inputs; and what operators see and want of workers.
+
+use super::Report;
+use super::books::Entry;
+use super::effects::Effect;
+use super::state::{DispatchState, Link};
+use crate::farm::WorkerRow;
+use crate::jobs::WorkerFacts;
+use crate::link::LinkMsg;
+use crate::storage::StorageMsg;
+use ractor::{ActorId, ActorRef};
+use zoetrope_protocol::id::{ModelId, WorkerId};
+use zoetrope_protocol::job::{Class, Stage};
+use zoetrope_protocol::metric;
+use zoetrope_protocol::wire::{DrainKind, Held, Identity, Profile, ToWorker};
+use zoetrope_sched::Input;
+use zoetrope_sched::input::{Capacity, LostHow};
+use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState};
+
+impl DispatchState {
+    pub(super) fn hello(
+        &mut self,
+        link: ActorRef<LinkMsg>,
+        identity: Identity,
+        profile: Profile,
+        held: Vec<Held>,
+    ) {
+        let worker = self.books.core.next_worker_id();
+        let facts = WorkerFacts::of(&identity.node, &profile);
+        let serves =
+            |id: &str| self.models.all().iter().find(|m| m.manifest.id == id).map(|m| m.id);
+        let models = profile.models.iter();
+        let serves: Vec<(ModelId, Vec<Stage>)> =
+            models.filter_map(|m| Some((serves(&m.id)?, m.stages.clone()))).collect();
+        if serves.is_empty() {
+            tracing::warn!(node = identity.node, "a worker has none of the farm's models");
+        }
+        let capacity = Capacity { vram_bytes: profile.vram_bytes, serves };
+        self.pools.insert(facts.pool.clone());
+        self.workers.insert(link.get_id(), worker);
+        self.links.insert(worker, Link { actor: link, pool: facts.pool.clone() });
+        let input = Input::WorkerJoined { worker, identity, capacity, held };
+        self.record(Entry::Joined { worker, facts, input });
+    }
+
+    pub(super) fn report(&mut self, link: ActorId, report: Report) {
+        // A link that was given up may still have had something to say.
+        let Some(worker) = self.workers.get(&link).copied() else { return };
+        match report {
+            Report::Stored { held, artifact } => {
+                self.record(Entry::Core(Input::ArtifactStored { worker, held, artifact }));
+                let stored = ToWorker::Stored { held, artifact: artifact.artifact };
+                self.after_sync(Effect::Tell(worker, Box::new(stored)));
+            }
+            Report::Finished { held, outputs, facts, gpu } => {
+                if let Some(facts) = facts {
+                    let job = held.shard.job;
+                    self.record(Entry::Measured { job, fence: held.fence, facts });
+                }
+                self.record(Entry::Core(Input::ShardFinished { worker, held, outputs, gpu }));
+            }
+            Report::Failed { held, cause, detail, gpu } => {
+                let detail: String = detail.chars().take(1_000).collect();
+                tracing::info!(%worker, shard = %held.shard, %cause, detail, "an attempt failed");
+                self.record(Entry::Core(Input::ShardFailed { worker, held, cause, gpu }));
+            }
+            Report::Stalled { held } => {
+                tracing::warn!(%worker, shard = %held.shard, "an attempt stands still");
+                self.record(Entry::Core(Input::Stalled { worker, held }));
+            }
+            Report::Leaving { within } => {
+                let drain = DrainKind::Deadline(within);
+                self.record(Entry::Core(Input::DrainAsked { worker, drain }));
+            }
+            Report::Left => {
+                self.links.remove(&worker);
+                self.workers.remove(&link);
+                self.record(Entry::Core(Input::WorkerLeft { worker }));
+            }
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, link: ActorId, how: LostHow) {
+        let Some(worker) = self.workers.remove(&link) else { return };
+        if let Some(link) = self.links.remove(&worker) {
+            let word = match how {
+                LostHow::Silence => "silence",
+                LostHow::Closed => "closed",
+            };
+            self.metrics.count(&metric::WORKERS_LOST, &[&link.pool, word]);
+        }
+        self.record(Entry::Core(Input::WorkerLost { worker, how }));
+    }
+
+    pub(super) fn storage_up(&mut self, storage: ActorRef<StorageMsg>) {
+        self.metrics.set(&metric::SIDECAR_UP, &["storage"], 1.0);
+        self.storage = Some(storage);
+    }
+
+    /// A worker by its number (`worker_7` or `7`) or its node name.
+    pub(super) fn find_worker(&self, name: &str) -> Option<WorkerId> {
+        let number = name.strip_prefix("worker_").unwrap_or(name).parse::<u64>().ok();
+        let mut workers = self.books.core.workers();
+        workers
+            .find(|view| Some(view.worker.0) == number || view.identity.node == name)
+            .map(|view| view.worker)
+    }
+
+    pub(super) fn worker_rows(&self) -> Vec<WorkerRow> {
+        self.books
+            .core
+            .workers()
+            .map(|view| {
+                let facts = self.books.table.worker(view.worker);
+                let running = view.running.map(|placed| placed.shard);
+                let row = running.and_then(|shard| self.books.table.row(shard.job));
+                let phase = row.and_then(|row| self.board.of(row).1);
+                WorkerRow {
+                    worker: view.worker,
+                    node: view.identity.node,
+                    pool: facts.map(|f| f.pool.clone()).unwrap_or_default(),
+                    gpu_kind: facts.map(|f| f.gpu_kind.clone()).unwrap_or_default(),
+                    state: view.state.word().to_owned(),
+                    models: facts
+                        .map(|f| f.models.iter().map(|m| m.id.clone()).collect())
+                        .unwrap_or_default(),
+                    running: running.map(|shard| shard.to_string()),
+                    progress: phase.map(|p| {
+                        format!(
+                            "{} {}/{}",
+                            format!("{:?}", p.phase).to_lowercase(),
+                            p.done,
+                            p.total
+                        )
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn drain(&mut self, name: &str, drain: DrainKind) -> bool {
+        let Some(worker) = self.find_worker(name) else { return false };
+        self.record(Entry::Core(Input::DrainAsked { worker, drain }));
+        true
+    }
+
+    pub(super) fn cordon(&mut self, name: &str, cordoned: bool) -> bool {
+        let Some(worker) = self.find_worker(name) else { return false };
+        self.record(Entry::Core(Input::CordonSet { worker, cordoned }));
+        true
+    }
+
+    /// Gauges of the farm's state, once a second.
+    pub(super) fn gauges(&mut self) {
+        let counts = self.books.core.counts();
+        for class in Class::ALL {
+            let of = |phase| counts.jobs_in(class, phase) as f64;
+            let running = of(JobPhase::InProgress) + of(JobPhase::Publishing);
+            self.metrics.set(&metric::JOBS, &[class.word(), "queued"], of(JobPhase::Queued));
+            self.metrics.set(&metric::JOBS, &[class.word(), "in_progress"], running);
+        }
+        for stage in Stage::ALL {
+            let of = |phase| counts.shards_in(stage, phase) as f64;
+            self.metrics.set(
+                &metric::SHARDS,
+                &[stage.word(), "waiting"],
+                of(ShardPhase::BackingOff),
+            );
+            self.metrics.set(&metric::SHARDS, &[stage.word(), "ready"], of(ShardPhase::Ready));
+            self.metrics.set(&metric::SHARDS, &[stage.word(), "running"], of(ShardPhase::Running));
+        }
+        let mut workers = std::collections::BTreeMap::new();
+        for view in self.books.core.workers() {
+            *workers.entry((self.pool(view.worker), view.state)).or_insert(0u32) += 1;
+        }
+        for pool in &self.pools {
+            for state in WorkerState::ALL {
+                let count = workers.get(&(pool.clone(), state)).copied().unwrap_or(0);
+                self.metrics.set(&metric::WORKERS, &[pool, state.word()], f64::from(count));
+            }
+        }
+    }
+}

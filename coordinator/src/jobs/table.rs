@@ -1,0 +1,539 @@
+//! The job table: one row a job, and the indexes that the API needs. Pure: time is an argument.
+//!
+//! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row, because
+//! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
+
+use super::{Asset, Assets, JobView, ListQuery, Page, Submission};
+use crate::farm::NoSuchCursor;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, ModelId, TenantId, WorkerId};
+use zoetrope_protocol::job::{ArtifactRef, ClipFacts, JobSpec, Role, Stage};
+use zoetrope_protocol::wire::{Profile, ServedModel};
+use zoetrope_sched::output::{JobState, Output};
+
+/// Rows kept: at 1.5 KiB each, 1.5 GB would be too much for a small machine, so half a million.
+pub const ROWS_MAX: usize = 500_000;
+/// How long an `Idempotency-Key` is known.
+pub const KEY_KEPT: Millis = Millis(24 * 3_600_000);
+/// How long a request can be recognised as resent.
+pub const RESEND_KEPT: Millis = Millis(120_000);
+/// Workers remembered for `resolved_model`; the oldest leave.
+const WORKERS_MAX: usize = 20_000;
+/// The shortest life of the files of a job, counted from completion.
+const EXPIRY_MIN: Millis = Millis(3_600_000);
+
+/// What is remembered of one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// The job.
+    pub job: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// Content hash of the request.
+    pub content: [u8; 32],
+    /// Hash of the caller's idempotency key.
+    pub idempotency: Option<[u8; 32]>,
+    /// When it was admitted.
+    pub created: Millis,
+    /// Where it stands.
+    pub state: JobState,
+    /// When its first attempt was placed.
+    pub in_progress: Option<Millis>,
+    /// When it ended.
+    pub ended: Option<Millis>,
+    /// Denoising steps that are safe in the store.
+    pub steps_done: u32,
+    /// `model@sha256:…`, once known.
+    pub resolved_model: Option<String>,
+    /// GPU time of all attempts.
+    pub gpu: Millis,
+    /// What was measured on the clip of a finish attempt.
+    pub facts: Option<(Fence, ClipFacts)>,
+    /// The finish attempt's outputs that are being published.
+    pub publishing: Option<(Fence, Vec<ArtifactRef>)>,
+    /// Its files, once completed.
+    pub assets: Option<Assets>,
+    /// Whether its files are gone: expired, or the job was deleted.
+    pub assets_gone: bool,
+    /// Hidden for ever.
+    pub deleted: bool,
+    /// Artifacts that the unfinished job may still need.
+    pub working: BTreeSet<ArtifactId>,
+}
+
+/// What is remembered of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFacts {
+    /// Its node name.
+    pub node: String,
+    /// Its pool.
+    pub pool: String,
+    /// What it serves.
+    pub gpu_kind: String,
+    /// Its models.
+    pub models: Vec<ServedModel>,
+}
+
+impl WorkerFacts {
+    /// What the table keeps of a profile.
+    pub fn of(node: &str, profile: &Profile) -> WorkerFacts {
+        WorkerFacts {
+            node: node.to_owned(),
+            pool: profile.pool.clone(),
+            gpu_kind: profile.gpu_kind.clone(),
+            models: profile.models.clone(),
+        }
+    }
+}
+
+/// What a snapshot holds of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRows {
+    /// All rows.
+    pub rows: Vec<Arc<JobRow>>,
+    /// All remembered workers.
+    pub workers: Vec<(WorkerId, WorkerFacts)>,
+    /// Names of the models, by number.
+    pub models: Vec<(ModelId, String)>,
+}
+
+/// All jobs.
+#[derive(Clone, Debug, Default)]
+pub struct JobTable {
+    rows: BTreeMap<JobId, Arc<JobRow>>,
+    order: BTreeSet<(Millis, JobId)>,
+    of_tenant: BTreeMap<TenantId, BTreeSet<(Millis, JobId)>>,
+    keys: BTreeMap<[u8; 32], (Millis, JobId)>,
+    keys_age: BTreeSet<(Millis, [u8; 32])>,
+    contents: BTreeMap<(TenantId, [u8; 32]), BTreeSet<(Millis, JobId)>>,
+    contents_age: BTreeSet<(Millis, JobId)>,
+    expiries: BTreeSet<(Millis, JobId)>,
+    users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
+    workers: BTreeMap<WorkerId, WorkerFacts>,
+    models: BTreeMap<ModelId, String>,
+}
+
+impl JobTable {
+    /// The table of a snapshot.
+    pub fn from_rows(saved: TableRows) -> JobTable {
+        let mut table = JobTable {
+            workers: saved.workers.into_iter().collect(),
+            models: saved.models.into_iter().collect(),
+            ..JobTable::default()
+        };
+        let newest = saved.rows.iter().map(|row| row.created).max().unwrap_or_default();
+        for row in saved.rows {
+            table.index(&row, newest);
+            table.rows.insert(row.job, row);
+        }
+        table
+    }
+
+    /// What a snapshot must hold; rows are shared, so this is quick.
+    pub fn to_rows(&self) -> TableRows {
+        TableRows {
+            rows: self.rows.values().cloned().collect(),
+            workers: self.workers.iter().map(|(id, facts)| (*id, facts.clone())).collect(),
+            models: self.models.iter().map(|(id, name)| (*id, name.clone())).collect(),
+        }
+    }
+
+    fn index(&mut self, row: &JobRow, now: Millis) {
+        let place = (row.created, row.job);
+        self.order.insert(place);
+        self.of_tenant.entry(row.spec.tenant).or_default().insert(place);
+        if let Some(key) = row.idempotency.filter(|_| row.created.plus(KEY_KEPT) > now) {
+            self.keys.insert(key, place);
+            self.keys_age.insert((row.created, key));
+        }
+        if row.created.plus(RESEND_KEPT) > now {
+            self.contents.entry((row.spec.tenant, row.content)).or_default().insert(place);
+            self.contents_age.insert(place);
+        }
+        if let Some(expires) = row.expires().filter(|_| !row.assets_gone) {
+            self.expiries.insert((expires, row.job));
+        }
+        for artifact in row.uses() {
+            self.users.entry(artifact).or_default().insert(row.job);
+        }
+    }
+
+    /// A job was admitted.
+    pub fn admit(&mut self, now: Millis, submission: Submission) {
+        self.forget_old(now);
+        let Submission { job, spec, content, idempotency } = submission;
+        let row = JobRow {
+            job,
+            spec,
+            content,
+            idempotency,
+            created: now,
+            state: JobState::Queued,
+            in_progress: None,
+            ended: None,
+            steps_done: 0,
+            resolved_model: None,
+            gpu: Millis(0),
+            facts: None,
+            publishing: None,
+            assets: None,
+            assets_gone: false,
+            deleted: false,
+            working: BTreeSet::new(),
+        };
+        self.index(&row, now);
+        self.rows.insert(job, Arc::new(row));
+    }
+
+    fn forget_old(&mut self, now: Millis) {
+        while let Some((at, key)) =
+            self.keys_age.first().copied().filter(|k| k.0.plus(KEY_KEPT) <= now)
+        {
+            self.keys_age.remove(&(at, key));
+            self.keys.remove(&key);
+        }
+        while let Some(place) =
+            self.contents_age.first().copied().filter(|p| p.0.plus(RESEND_KEPT) <= now)
+        {
+            self.contents_age.remove(&place);
+            self.drop_content(place);
+        }
+        if self.rows.len() >= ROWS_MAX {
+            let ended = |place: &&(Millis, JobId)| {
+                self.rows.get(&place.1).is_none_or(|row| {
+                    row.ended.is_some()
+                        && row.working.is_empty()
+                        && (row.assets.is_none() || row.assets_gone)
+                })
+            };
+            if let Some(place) = self.order.iter().find(ended).copied() {
+                self.remove_row(place);
+            }
+        }
+    }
+
+    fn drop_content(&mut self, place: (Millis, JobId)) {
+        let Some(row) = self.rows.get(&place.1) else { return };
+        let key = (row.spec.tenant, row.content);
+        if let Some(places) = self.contents.get_mut(&key) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.contents.remove(&key);
+            }
+        }
+    }
+
+    fn remove_row(&mut self, place: (Millis, JobId)) {
+        self.drop_content(place);
+        self.contents_age.remove(&place);
+        self.order.remove(&place);
+        let Some(row) = self.rows.remove(&place.1) else { return };
+        if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
+            places.remove(&place);
+        }
+        if let Some(key) = row.idempotency {
+            self.keys.remove(&key);
+            self.keys_age.remove(&(row.created, key));
+        }
+    }
+
+    /// A worker said hello.
+    pub fn worker_joined(&mut self, worker: WorkerId, facts: WorkerFacts) {
+        self.workers.insert(worker, facts);
+        while self.workers.len() > WORKERS_MAX {
+            self.workers.pop_first();
+        }
+    }
+
+    /// What is known of a worker.
+    pub fn worker(&self, worker: WorkerId) -> Option<&WorkerFacts> {
+        self.workers.get(&worker)
+    }
+
+    /// A model has this number and name.
+    pub fn model_set(&mut self, model: ModelId, name: String) {
+        self.models.insert(model, name);
+    }
+
+    /// The name that a number had so far.
+    pub fn model_name(&self, model: ModelId) -> Option<&str> {
+        self.models.get(&model).map(String::as_str)
+    }
+
+    /// A clip was measured.
+    pub fn measured(&mut self, job: JobId, fence: Fence, facts: ClipFacts) {
+        self.change(job, |row| row.facts = Some((fence, facts)));
+    }
+
+    /// An artifact of an unfinished job is safe in the store.
+    pub fn stored(&mut self, job: JobId, artifact: ArtifactRef) {
+        let used = self.change(job, |row| {
+            if let Role::Latents { step } = artifact.role {
+                row.steps_done = row.steps_done.max(step);
+            }
+            row.working.insert(artifact.artifact);
+        });
+        if used {
+            self.users.entry(artifact.artifact).or_default().insert(job);
+        }
+    }
+
+    /// Hides a job for ever. Returns artifacts that nobody uses any more.
+    pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
+        self.change(job, |row| row.deleted = true);
+        self.drop_assets(job)
+    }
+
+    /// The files of a job go. Returns artifacts that nobody uses any more.
+    pub fn drop_assets(&mut self, job: JobId) -> Vec<ArtifactId> {
+        let Some(row) = self.rows.get(&job).cloned() else { return Vec::new() };
+        if let Some(expires) = row.expires() {
+            self.expiries.remove(&(expires, job));
+        }
+        self.release(job, |row| row.assets_gone = true)
+    }
+
+    /// Takes in one output of the core. Returns artifacts that nobody uses any more.
+    pub fn output(&mut self, now: Millis, output: &Output) -> Vec<ArtifactId> {
+        match output {
+            Output::JobMoved { job, state } => self.moved(now, *job, *state),
+            Output::StageBegan { job, stage: Stage::Denoise, worker } => self.began(*job, *worker),
+            Output::AttemptEnded { held, gpu, .. } => {
+                self.change(held.shard.job, |row| row.gpu = row.gpu.plus(*gpu));
+            }
+            Output::Publish { job, fence, outputs } => {
+                self.change(*job, |row| row.publishing = Some((*fence, outputs.clone())));
+            }
+            Output::Forget { job, artifacts } => {
+                return self.release(*job, |row| {
+                    for artifact in artifacts {
+                        row.working.remove(&artifact.artifact);
+                    }
+                });
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn moved(&mut self, now: Millis, job: JobId, state: JobState) {
+        self.change(job, |row| {
+            row.state = state;
+            match state {
+                JobState::Queued => {}
+                JobState::InProgress => row.in_progress = row.in_progress.or(Some(now)),
+                JobState::Completed => {
+                    row.ended = Some(now);
+                    row.assets = row.published();
+                }
+                JobState::Failed(_) => row.ended = Some(now),
+            }
+        });
+        let Some(row) = self.rows.get(&job).cloned() else { return };
+        if let Some(expires) = row.expires() {
+            self.expiries.insert((expires, job));
+        }
+        for artifact in row.uses() {
+            self.users.entry(artifact).or_default().insert(job);
+        }
+    }
+
+    fn began(&mut self, job: JobId, worker: WorkerId) {
+        let Some(row) = self.rows.get(&job) else { return };
+        let name = &row.spec.render.model;
+        let served =
+            self.workers.get(&worker).and_then(|w| w.models.iter().find(|m| m.id == *name));
+        let Some(resolved) = served.map(|m| format!("{name}@sha256:{}", m.fingerprint)) else {
+            return;
+        };
+        self.change(job, |row| row.resolved_model = Some(resolved));
+    }
+
+    fn change(&mut self, job: JobId, change: impl FnOnce(&mut JobRow)) -> bool {
+        let row = self.rows.get_mut(&job);
+        row.map(|row| change(Arc::make_mut(row))).is_some()
+    }
+
+    /// Changes what a job uses and returns what nobody uses any more.
+    fn release(&mut self, job: JobId, change: impl FnOnce(&mut JobRow)) -> Vec<ArtifactId> {
+        let Some(row) = self.rows.get_mut(&job) else { return Vec::new() };
+        let before = row.uses();
+        change(Arc::make_mut(row));
+        let after = row.uses();
+        let mut free = Vec::new();
+        for artifact in before.difference(&after) {
+            let Some(users) = self.users.get_mut(artifact) else { continue };
+            users.remove(&job);
+            if users.is_empty() {
+                self.users.remove(artifact);
+                free.push(*artifact);
+            }
+        }
+        free
+    }
+
+    /// Whether any job uses the artifact.
+    pub fn uses(&self, artifact: &ArtifactId) -> bool {
+        self.users.contains_key(artifact)
+    }
+
+    /// Jobs whose files are due to go.
+    pub fn expired(&self, now: Millis, at_most: usize) -> Vec<JobId> {
+        self.expiries
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .take(at_most)
+            .map(|(_, job)| *job)
+            .collect()
+    }
+
+    /// A row, also of a deleted job.
+    pub fn row(&self, job: JobId) -> Option<&JobRow> {
+        self.rows.get(&job).map(Arc::as_ref)
+    }
+
+    /// A job of a tenant, unless deleted.
+    pub fn of(&self, tenant: TenantId, job: JobId) -> Option<&JobRow> {
+        self.row(job).filter(|row| row.spec.tenant == tenant && !row.deleted)
+    }
+
+    /// The job that this idempotency key made, in the last 24 h.
+    pub fn by_key(&self, now: Millis, key: &[u8; 32]) -> Option<&JobRow> {
+        let (created, job) = self.keys.get(key)?;
+        if created.plus(KEY_KEPT) <= now { None } else { self.row(*job) }
+    }
+
+    /// The newest job of the last 120 s with this content.
+    pub fn resent(&self, now: Millis, tenant: TenantId, content: &[u8; 32]) -> Option<&JobRow> {
+        let (created, job) = self.contents.get(&(tenant, *content))?.last()?;
+        if created.plus(RESEND_KEPT) <= now { None } else { self.of(tenant, *job) }
+    }
+
+    /// A page of a tenant's jobs, or of all.
+    ///
+    /// # Errors
+    /// `NoSuchCursor` if `after` was never a job of the tenant.
+    pub fn list(
+        &self,
+        tenant: Option<TenantId>,
+        query: ListQuery,
+        view: impl Fn(&JobRow) -> JobView,
+    ) -> Result<Page, NoSuchCursor> {
+        let none = BTreeSet::new();
+        let places = match tenant {
+            Some(tenant) => self.of_tenant.get(&tenant).unwrap_or(&none),
+            None => &self.order,
+        };
+        let cursor = match query.after {
+            None => None,
+            Some(job) => {
+                let row = self.row(job).ok_or(NoSuchCursor)?;
+                if tenant.is_some_and(|tenant| tenant != row.spec.tenant) {
+                    return Err(NoSuchCursor);
+                }
+                Some((row.created, job))
+            }
+        };
+        let mut range: Box<dyn Iterator<Item = &(Millis, JobId)>> = match (cursor, query.ascending)
+        {
+            (None, true) => Box::new(places.iter()),
+            (None, false) => Box::new(places.iter().rev()),
+            (Some(at), true) => Box::new(places.range((Bound::Excluded(at), Bound::Unbounded))),
+            (Some(at), false) => Box::new(places.range(..at).rev()),
+        };
+        let mut rows =
+            range.by_ref().filter_map(|(_, job)| self.row(*job)).filter(|row| !row.deleted);
+        let jobs = rows.by_ref().take(query.limit).map(view).collect();
+        Ok(Page { jobs, has_more: rows.next().is_some() })
+    }
+
+    /// Every artifact that some job uses.
+    pub fn artifacts(&self) -> impl Iterator<Item = &ArtifactId> {
+        self.users.keys()
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no job.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl JobRow {
+    /// What the table alone can say of the job; the dispatch actor adds progress, queue and estimates.
+    pub fn view(&self) -> JobView {
+        JobView {
+            job: self.job,
+            spec: self.spec.clone(),
+            content: self.content,
+            created: self.created,
+            state: self.state,
+            in_progress: self.in_progress,
+            ended: self.ended,
+            progress: 0,
+            phase: None,
+            queue_position: None,
+            estimated_start: None,
+            estimated_completion: None,
+            resolved_model: self.resolved_model.clone(),
+            gpu: self.gpu,
+            assets: self.assets.clone(),
+            expires: self.expires(),
+        }
+    }
+
+    /// Whether it ended.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.state, JobState::Completed | JobState::Failed(_))
+    }
+
+    /// When its files go; none unless completed.
+    pub fn expires(&self) -> Option<Millis> {
+        let ended = self.ended.filter(|_| self.state == JobState::Completed)?;
+        let after = self.spec.expires_after;
+        let life = Millis(u64::from(after.seconds) * 1_000);
+        let from = if after.from_completion { ended } else { self.created };
+        Some(from.plus(life).max(ended.plus(EXPIRY_MIN)))
+    }
+
+    fn uses(&self) -> BTreeSet<ArtifactId> {
+        let mut all = self.working.clone();
+        if let Some(assets) = self.assets.as_ref().filter(|_| !self.assets_gone) {
+            all.extend([
+                assets.video.artifact,
+                assets.thumbnail.artifact,
+                assets.spritesheet.artifact,
+            ]);
+        }
+        all
+    }
+
+    /// The files of the clip that is being published, if it is complete and was measured.
+    pub fn published(&self) -> Option<Assets> {
+        let (fence, outputs) = self.publishing.as_ref()?;
+        let (measured, facts) = self.facts.as_ref()?;
+        let find = |role: Role| {
+            let found = outputs.iter().find(|output| output.role == role)?;
+            Some(Asset { artifact: found.artifact, bytes: found.bytes })
+        };
+        let assets = Assets {
+            video: find(Role::Clip)?,
+            thumbnail: find(Role::Thumbnail)?,
+            spritesheet: find(Role::Spritesheet)?,
+            sprite_columns: facts.sprite_columns,
+            sprite_rows: facts.sprite_rows,
+        };
+        (fence == measured).then_some(assets)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+//! The table's promises: order, cursors, resent requests, files that go when nobody needs them.
+
+use super::*;
+use zoetrope_protocol::clip::Size;
+use zoetrope_protocol::id::{AttemptNumber, Epoch};
+
+fn submission(job: u128, content: u8) -> Submission {
+    let content = [content; 32];
+    Submission { content, idempotency: Some(content), ..crate::testing::submission(job) }
+}
+
+fn ids(page: &Page) -> Vec<u128> {
+    page.jobs.iter().map(|view| view.job.0).collect()
+}
+
+#[test]
+fn pages_are_in_total_order_and_a_deleted_job_stays_a_cursor() {
+    let mut table = JobTable::default();
+    for (job, at) in [(3, 10), (1, 10), (2, 20)] {
+        table.admit(Millis(at), submission(job, job as u8));
+    }
+    let query = |after, limit, ascending| ListQuery { after, limit, ascending };
+    let list = |table: &JobTable, query| table.list(Some(TenantId(1)), query, JobRow::view);
+    let page = list(&table, query(None, 2, true)).expect("a page");
+    assert_eq!((ids(&page), page.has_more), (vec![1, 3], true));
+    table.delete(JobId(3));
+    let page = list(&table, query(Some(JobId(3)), 5, true)).expect("a page");
+    assert_eq!((ids(&page), page.has_more), (vec![2], false));
+    let page = list(&table, query(None, 5, false)).expect("a page");
+    assert_eq!(ids(&page), vec![2, 1]);
+    assert_eq!(list(&table, query(Some(JobId(9)), 5, true)), Err(NoSuchCursor));
+    assert!(table.of(TenantId(2), JobId(1)).is_none());
+}
+
+#[test]
+fn keys_are_known_for_a_day_and_contents_for_two_minutes() {
+    let mut table = JobTable::default();
+    table.admit(Millis(0), submission(1, 7));
+    let key = [7; 32];
+    assert!(table.by_key(Millis(KEY_KEPT.0 - 1), &key).is_some());
+    assert!(table.by_key(KEY_KEPT, &key).is_none());
+    assert!(table.resent(Millis(RESEND_KEPT.0 - 1), TenantId(1), &key).is_some());
+    assert!(table.resent(RESEND_KEPT, TenantId(1), &key).is_none());
+}
+
+#[test]
+fn an_artifact_goes_when_its_last_user_is_done_and_rows_rebuild_the_table() {
+    let mut table = JobTable::default();
+    table.admit(Millis(0), submission(1, 1));
+    table.admit(Millis(0), submission(2, 2));
+    let reference = |role, byte| ArtifactRef { role, artifact: ArtifactId([byte; 32]), bytes: 5 };
+    let latents = reference(Role::Latents { step: 2 }, 1);
+    table.stored(JobId(1), latents);
+    table.stored(JobId(2), latents);
+    let forget = |job| Output::Forget { job: JobId(job), artifacts: vec![latents] };
+    assert!(table.output(Millis(1), &forget(1)).is_empty());
+    assert_eq!(table.output(Millis(1), &forget(2)), vec![latents.artifact]);
+
+    let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
+    let outputs = vec![
+        reference(Role::Clip, 2),
+        reference(Role::Thumbnail, 3),
+        reference(Role::Spritesheet, 4),
+    ];
+    for output in &outputs {
+        table.stored(JobId(1), *output);
+    }
+    let size = Size { width: 288, height: 512 };
+    let facts = ClipFacts { size, frames: 96, av_gap_micros: 0, sprite_columns: 5, sprite_rows: 2 };
+    table.measured(JobId(1), fence, facts);
+    table.output(Millis(2), &Output::Publish { job: JobId(1), fence, outputs: outputs.clone() });
+    table.output(Millis(3), &Output::JobMoved { job: JobId(1), state: JobState::Completed });
+    let all = Output::Forget { job: JobId(1), artifacts: outputs };
+    assert!(table.output(Millis(3), &all).is_empty(), "published files stay");
+    assert_eq!(table.expired(Millis(3 + 3_600_000), 9), vec![JobId(1)]);
+
+    let mut again = JobTable::from_rows(table.to_rows());
+    assert_eq!(again.to_rows(), table.to_rows());
+    assert_eq!(again.drop_assets(JobId(1)).len(), 3);
+    assert!(again.expired(Millis(u64::MAX), 9).is_empty());
+}

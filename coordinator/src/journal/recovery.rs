@@ -1,0 +1,141 @@
+//! Opens the journal: the newest whole snapshot and every record behind it, or a refusal that says what is
+//! missing.
+//!
+//! A damaged record at the very end is a torn write, was never acknowledged and is cut. A number that is
+//! missing anywhere else was acknowledged once, so going on without it is an operator's decision.
+
+use super::segment::Segment;
+use super::writer::Writer;
+use super::{JournalError, numbered, snapshot};
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+pub(super) const PREFIX: &str = "segment-";
+
+/// What the disk had.
+pub struct Recovered {
+    /// Number and body of the newest whole snapshot.
+    pub snapshot: Option<(u64, Vec<u8>)>,
+    /// All records behind it, in order, without a gap unless a loss was accepted.
+    pub records: Vec<(u64, Vec<u8>)>,
+    /// What an operator accepted to lose.
+    pub loss: Option<Loss>,
+    /// Appends behind the last record.
+    pub writer: Writer,
+}
+
+/// Records that are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The missing numbers, as inclusive ranges.
+    pub missing: Vec<(u64, u64)>,
+    /// Whole records that lie behind the first missing one.
+    pub behind: usize,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost: u64 = self.missing.iter().map(|(first, last)| last - first + 1).sum();
+        write!(f, "{lost} would be lost (")?;
+        for (at, (first, last)) in self.missing.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{first} to {last}")?;
+        }
+        write!(f, "), {} whole ones lie behind the first of them", self.behind)
+    }
+}
+
+/// Opens the journal in `folder`, or makes it.
+///
+/// # Errors
+/// `Missing` unless `accept_loss`; `InUse`, `Open`, `Read`, `Write`.
+pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError> {
+    std::fs::create_dir_all(folder).map_err(|e| JournalError::Write(e.to_string()))?;
+    let lock = lock(folder)?;
+    let snapshot = newest_snapshot(folder)?;
+    let base = snapshot.as_ref().map_or(0, |(seq, _)| *seq);
+    let firsts = numbered(folder, PREFIX)?;
+    let mut records = Vec::new();
+    let mut damaged = Vec::new();
+    let mut last_segment = None;
+    for (at, first) in firsts.iter().enumerate() {
+        let next = firsts.get(at + 1);
+        // The next one starts at or before what is still needed, so nothing in this one is.
+        if next.is_some_and(|next| *next <= base + 1) {
+            continue;
+        }
+        let segment = Segment::open(&segment_path(folder, *first))?;
+        let content = segment.read()?;
+        records.extend(content.records.into_iter().filter(|(seq, _)| *seq > base));
+        damaged.extend(content.damaged.into_iter().filter(|seq| *seq > base));
+        last_segment = Some(segment);
+    }
+    let last = records.last().map_or(base, |(seq, _)| *seq);
+    for seq in damaged.iter().filter(|seq| **seq > last) {
+        tracing::warn!(
+            seq,
+            "a torn record at the end of the journal is cut; it was never acknowledged"
+        );
+    }
+    // A segment's name proves that all records before it were on disk once.
+    let proven = firsts.last().map_or(0, |first| first - 1).max(base);
+    let loss = loss(base, proven, &records);
+    match &loss {
+        Some(loss) if !accept_loss => return Err(JournalError::Missing(loss.clone())),
+        Some(loss) => tracing::error!(%loss, "going on without journal records, as asked"),
+        None => {}
+    }
+    // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
+    // snapshot at once.
+    let next = last.max(proven) + 1;
+    let writer = match last_segment {
+        Some(segment) => Writer::resume(folder, lock, segment, next),
+        None => Writer::create(folder, lock, next)?,
+    };
+    Ok(Recovered { snapshot, records, loss, writer })
+}
+
+pub(super) fn segment_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("{PREFIX}{first:020}"))
+}
+
+fn lock(folder: &Path) -> Result<File, JournalError> {
+    let open =
+        || File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
+    let file = open().map_err(|e| JournalError::Write(e.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(JournalError::InUse(folder.to_owned())),
+        Err(TryLockError::Error(e)) => Err(JournalError::Read(e.to_string())),
+    }
+}
+
+fn newest_snapshot(folder: &Path) -> Result<Option<(u64, Vec<u8>)>, JournalError> {
+    for seq in snapshot::list(folder)? {
+        match snapshot::read(folder, seq)? {
+            Some(body) => return Ok(Some((seq, body))),
+            None => tracing::warn!(seq, "a damaged snapshot is passed over"),
+        }
+    }
+    Ok(None)
+}
+
+fn loss(base: u64, proven: u64, records: &[(u64, Vec<u8>)]) -> Option<Loss> {
+    let mut missing = Vec::new();
+    let mut behind = 0;
+    let mut expected = base + 1;
+    for (at, (seq, _)) in records.iter().enumerate() {
+        if *seq > expected {
+            if missing.is_empty() {
+                behind = records.len() - at;
+            }
+            missing.push((expected, seq - 1));
+        }
+        expected = seq + 1;
+    }
+    if expected <= proven {
+        missing.push((expected, proven));
+    }
+    (!missing.is_empty()).then_some(Loss { missing, behind })
+}

@@ -1,0 +1,195 @@
+//! One segment of the journal: a sled database in a folder of its own. The one file that names sled.
+//!
+//! A segment only grows and is removed whole, because sled gives the space of deleted records back late or
+//! never. Nothing counts as written before the blocking `flush()` returned; `flush_async` is not used, it can
+//! hang. sled may refuse to open after a crash, so it is never trusted: each record has its number and a
+//! CRC-32C, and a repair is tried on a copy and accepted only if no record is missing.
+
+use super::JournalError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Version of the record's body, the first byte behind the checksum.
+const VERSION: u8 = 1;
+/// sled's page cache. The journal only appends, so it needs little.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Checksum and version in front of each body.
+const HEAD_BYTES: usize = 5;
+
+/// An open segment.
+pub struct Segment {
+    db: sled::Db,
+}
+
+/// What a segment holds, in the order of the numbers.
+pub struct Content {
+    /// Whole records.
+    pub records: Vec<(u64, Vec<u8>)>,
+    /// Numbers of records whose checksum is wrong.
+    pub damaged: Vec<u64>,
+}
+
+impl Segment {
+    /// Opens the segment, or makes it. Where sled refuses, a copy without half-written snapshots is tried.
+    ///
+    /// # Errors
+    /// `Open` if neither opens.
+    pub fn open(path: &Path) -> Result<Segment, JournalError> {
+        let reason = match try_open(path) {
+            Ok(segment) => return Ok(segment),
+            Err(reason) => reason,
+        };
+        tracing::warn!(path = %path.display(), reason, "a journal segment does not open; trying a copy");
+        let refuse = |step: &str, error: String| JournalError::Open {
+            path: path.to_owned(),
+            reason: format!("{reason}; {step}: {error}"),
+        };
+        let copy = beside(path, "repair");
+        copy_folder(path, &copy).map_err(|e| refuse("copying it", e.to_string()))?;
+        drop_half_written(&copy).map_err(|e| refuse("cleaning the copy", e.to_string()))?;
+        drop(try_open(&copy).map_err(|e| refuse("opening the copy", e))?);
+        // What refused to open is kept beside it: a person may want to look.
+        std::fs::rename(path, beside(path, "refused"))
+            .and_then(|()| std::fs::rename(&copy, path))
+            .map_err(|e| refuse("putting the copy in its place", e.to_string()))?;
+        try_open(path).map_err(|e| refuse("opening the copy in its place", e))
+    }
+
+    /// Writes records of consecutive numbers, `first` for the first, and waits until they are on disk.
+    /// Returns the bytes written.
+    ///
+    /// # Errors
+    /// `Write`, for example when the disk is full; then nothing of it may be acknowledged.
+    pub fn append(&self, first: u64, bodies: &[Vec<u8>]) -> Result<u64, JournalError> {
+        let mut batch = sled::Batch::default();
+        let mut bytes = 0;
+        for (seq, body) in (first..).zip(bodies) {
+            let value = seal(seq, body);
+            bytes += value.len() as u64;
+            batch.insert(&seq.to_be_bytes(), value);
+        }
+        // sled panics on some errors of the disk; to us it is the same refusal.
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            self.db.apply_batch(batch)?;
+            self.db.flush()
+        }));
+        match written {
+            Ok(Ok(_)) => Ok(bytes),
+            Ok(Err(e)) => Err(JournalError::Write(e.to_string())),
+            Err(_) => Err(JournalError::Write("the storage engine panicked".to_owned())),
+        }
+    }
+
+    /// Reads all records.
+    ///
+    /// # Errors
+    /// `Read` if the disk fails.
+    pub fn read(&self) -> Result<Content, JournalError> {
+        let mut content = Content { records: Vec::new(), damaged: Vec::new() };
+        for item in self.db.iter() {
+            let (key, value) = item.map_err(|e| JournalError::Read(e.to_string()))?;
+            let Ok(key) = <[u8; 8]>::try_from(key.as_ref()) else {
+                return Err(JournalError::Read("a key that is no record's number".to_owned()));
+            };
+            let seq = u64::from_be_bytes(key);
+            match unseal(seq, &value) {
+                Some(body) => content.records.push((seq, body.to_vec())),
+                None => content.damaged.push(seq),
+            }
+        }
+        Ok(content)
+    }
+}
+
+fn try_open(path: &Path) -> Result<Segment, String> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::HighThroughput)
+        .flush_every_ms(None);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(Segment { db }),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err("the storage engine panicked".to_owned()),
+    }
+}
+
+fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(HEAD_BYTES + body.len());
+    value.extend_from_slice(&checksum(seq, VERSION, body).to_le_bytes());
+    value.push(VERSION);
+    value.extend_from_slice(body);
+    value
+}
+
+fn unseal(seq: u64, value: &[u8]) -> Option<&[u8]> {
+    let (head, body) = value.split_at_checked(HEAD_BYTES)?;
+    let (crc, version) = head.split_first_chunk::<4>()?;
+    let whole = version == [VERSION] && u32::from_le_bytes(*crc) == checksum(seq, VERSION, body);
+    whole.then_some(body)
+}
+
+/// The number is part of the sum, so that a record in the wrong place is found out.
+fn checksum(seq: u64, version: u8, body: &[u8]) -> u32 {
+    let head = crc32c::crc32c_append(crc32c::crc32c(&seq.to_le_bytes()), &[version]);
+    crc32c::crc32c_append(head, body)
+}
+
+fn beside(path: &Path, word: &str) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut free = (1..).map(|n: u32| path.with_file_name(format!("{word}-{n}-{name}")));
+    free.find(|candidate| !candidate.exists()).expect("there are more numbers than folders")
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn drop_half_written(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_and_a_wrong_place_are_found_out() {
+        let mut sealed = seal(7, b"clip");
+        assert_eq!(unseal(7, &sealed), Some(&b"clip"[..]));
+        assert_eq!(unseal(8, &sealed), None);
+        sealed[6] ^= 1;
+        assert_eq!(unseal(7, &sealed), None);
+        assert_eq!(unseal(7, b"abc"), None);
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back_after_opening_again() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("segment");
+        let segment = Segment::open(&path).expect("opens");
+        segment.append(1, &[b"a".to_vec(), b"b".to_vec()]).expect("appends");
+        drop(segment);
+        let content = Segment::open(&path).expect("opens again").read().expect("reads");
+        assert_eq!(content.records, vec![(1, b"a".to_vec()), (2, b"b".to_vec())]);
+        assert!(content.damaged.is_empty());
+    }
+}

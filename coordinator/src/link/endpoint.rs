@@ -1,0 +1,200 @@
+//! The QUIC endpoint: accepts connections, checks who is there, hands greeted workers to `LinkSup`.
+//!
+//! An address that has not proven itself gets a retry token first; a handshake has a timeout and a permit. A
+//! connection without a certificate of the farm may join and nothing else.
+
+use super::sup::LinkSupMsg;
+use super::{close_number, join, read_frame};
+use crate::authority::Authority;
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::{
+    Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig,
+    TransportConfig, VarInt,
+};
+use ractor::ActorRef;
+use rustls::RootCertStore;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use zoetrope_protocol::wire::{
+    ALPN_JOIN, ALPN_LINK, CloseCode, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT, Identity,
+    NAME_BYTES_MAX, Profile,
+};
+
+/// A handshake and the hello behind it take some round trips; more than this is no worker.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Greetings that go on at a time. 10,000 workers that return at once are greeted within seconds.
+const GREETINGS_MAX: usize = 256;
+/// Connection attempts that wait for us, each with at most 64 KiB of early packets.
+const INCOMING_MAX: usize = 256;
+/// Bytes that one stream may have in flight: 10 Gbit/s over 10 ms are 12.5 MB.
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes that one connection may have in flight: four such streams.
+const WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
+/// Uploads of one worker at a time: it runs one attempt, whose outputs are three files and some latents.
+const UPLOADS_MAX: u32 = 8;
+/// Attempts that a worker may claim to hold: one a gpu, and some that wait for their acknowledgement.
+const HELD_MAX: usize = 64;
+/// Models that a worker may announce.
+const MODELS_MAX: usize = 64;
+
+/// A worker that proved who it is and said hello.
+pub struct Established {
+    /// Its connection.
+    pub connection: Connection,
+    /// Our half of the control stream.
+    pub send: SendStream,
+    /// Its half.
+    pub receive: RecvStream,
+    /// Who it is; the node name is that of its certificate.
+    pub identity: Identity,
+    /// What it can do.
+    pub profile: Profile,
+    /// What it still runs.
+    pub held: Vec<Held>,
+}
+
+/// Binds the endpoint.
+///
+/// # Errors
+/// If the address cannot be bound, or the certificates do not make a TLS configuration.
+pub fn listen(
+    authority: &Authority,
+    address: SocketAddr,
+    names: &[String],
+) -> anyhow::Result<Endpoint> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
+    let identity = authority.server(names)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain, identity.key)?;
+    tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_JOIN.to_vec()];
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config
+        .transport_config(Arc::new(transport()?))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(64 << 10)
+        .incoming_buffer_size_total(16 << 20);
+    Ok(Endpoint::server(config, address)?)
+}
+
+fn transport() -> anyhow::Result<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(Duration::from_millis(IDLE_TIMEOUT.0))?))
+        .keep_alive_interval(Some(Duration::from_millis(IDLE_TIMEOUT.0 / 4)))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(WINDOW_BYTES))
+        .send_window(u64::from(WINDOW_BYTES))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(UPLOADS_MAX))
+        .datagram_receive_buffer_size(None);
+    Ok(transport)
+}
+
+/// Accepts until the endpoint is closed.
+pub async fn accept(
+    endpoint: Endpoint,
+    authority: Arc<Authority>,
+    connections_max: usize,
+    sup: ActorRef<LinkSupMsg>,
+) {
+    let permits = Arc::new(Semaphore::new(GREETINGS_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        if endpoint.open_connections() >= connections_max {
+            incoming.refuse();
+            continue;
+        }
+        if !incoming.remote_address_validated() && incoming.may_retry() {
+            // A failed retry is a peer that went away.
+            drop(incoming.retry());
+            continue;
+        }
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let (authority, sup) = (authority.clone(), sup.clone());
+        tokio::spawn(async move {
+            let from = incoming.remote_address();
+            match tokio::time::timeout(GREETING_TIMEOUT, greet(incoming, authority, sup)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%from, %error, "a connection was turned away"),
+                Err(_) => tracing::debug!(%from, "a connection said nothing in time"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn greet(
+    incoming: Incoming,
+    authority: Arc<Authority>,
+    sup: ActorRef<LinkSupMsg>,
+) -> anyhow::Result<()> {
+    let connection = incoming.await?;
+    let handshake =
+        connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    match handshake.and_then(|data| data.protocol) {
+        Some(alpn) if alpn == ALPN_JOIN => join::serve(&connection, authority).await,
+        Some(alpn) if alpn == ALPN_LINK => match hello(&connection).await {
+            Ok(established) => {
+                let message = LinkSupMsg::Established(Box::new(established));
+                sup.cast(message).map_err(|_| anyhow::anyhow!("the farm is stopping"))
+            }
+            Err(error) => {
+                connection.close(close_number(CloseCode::Protocol), error.to_string().as_bytes());
+                Err(error)
+            }
+        },
+        _ => {
+            connection.close(close_number(CloseCode::Protocol), b"unknown protocol");
+            anyhow::bail!("unknown protocol")
+        }
+    }
+}
+
+async fn hello(connection: &Connection) -> anyhow::Result<Established> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|id| id.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let Some(leaf) = chain.and_then(|chain| chain.first().cloned()) else {
+        anyhow::bail!("no certificate of this farm: join first");
+    };
+    let (send, mut receive) = connection.accept_bi().await?;
+    let first = read_frame::<FromWorker>(&mut receive, FRAME_BYTES_MAX).await?;
+    let FromWorker::Hello { identity, profile, held } = first else {
+        anyhow::bail!("the first frame is no hello");
+    };
+    check(&leaf, &identity, &profile, &held)?;
+    Ok(Established { connection: connection.clone(), send, receive, identity, profile, held })
+}
+
+/// A worker speaks for the node of its certificate only, and its names are short.
+fn check(
+    leaf: &CertificateDer<'_>,
+    identity: &Identity,
+    profile: &Profile,
+    held: &[Held],
+) -> anyhow::Result<()> {
+    let name = ServerName::try_from(identity.node.as_str())?;
+    rustls::client::verify_server_name(&ParsedCertificate::try_from(leaf)?, &name)?;
+    let words = [&profile.pool, &profile.gpu_kind, &profile.version];
+    let models = profile.models.iter().map(|model| &model.id);
+    anyhow::ensure!(
+        words.into_iter().chain(models).all(|w| w.len() <= NAME_BYTES_MAX),
+        "a name is too long"
+    );
+    anyhow::ensure!(profile.models.len() <= MODELS_MAX, "more than {MODELS_MAX} models");
+    anyhow::ensure!(held.len() <= HELD_MAX, "more than {HELD_MAX} held attempts");
+    Ok(())
+}

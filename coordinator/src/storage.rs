@@ -1,0 +1,190 @@
+//! The storage sidecar: checks that a clip's files are there, flips its pointer, and deletes what nobody needs.
+//! Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published` and
+//! `DispatchMsg::NotDeleted`.
+
+use crate::dispatch::DispatchMsg;
+use crate::jobs::Assets;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::metric;
+
+/// Reading three files back and writing a pointer takes well under a second on a disk.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Publications and deletions that run at a time; each holds a few open files.
+const TASKS_MAX: usize = 32;
+
+/// Looks after the store.
+pub struct StorageActor;
+
+/// What the storage sidecar is told.
+pub enum StorageMsg {
+    /// Make these files readable as the job's clip. Safe to repeat.
+    Publish {
+        /// The job.
+        job: JobId,
+        /// Its files.
+        assets: Box<Assets>,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
+    /// Remove the job's pointer.
+    Unpublish(JobId),
+    /// Delete these artifacts; those that cannot go yet are reported.
+    Delete {
+        /// Which ones.
+        artifacts: Vec<ArtifactId>,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
+    /// What an operator may see.
+    Observe(RpcReplyPort<StorageView>),
+}
+
+/// The storage sidecar at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageView {
+    /// Tasks that run.
+    pub running: usize,
+}
+
+/// What the storage sidecar needs.
+pub struct StorageArguments {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Where its requests are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The store and the permits of its tasks.
+pub struct StorageState {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    permits: Arc<Semaphore>,
+}
+
+#[ractor::async_trait]
+impl Actor for StorageActor {
+    type Msg = StorageMsg;
+    type State = StorageState;
+    type Arguments = StorageArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<StorageMsg>,
+        StorageArguments { store, metrics }: StorageArguments,
+    ) -> Result<StorageState, ActorProcessingErr> {
+        Ok(StorageState { store, metrics, permits: Arc::new(Semaphore::new(TASKS_MAX)) })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<StorageMsg>,
+        message: StorageMsg,
+        state: &mut StorageState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            StorageMsg::Publish { job, assets, back } => state.publish(job, *assets, back),
+            StorageMsg::Unpublish(job) => state.unpublish(job),
+            StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
+            StorageMsg::Observe(reply) => state.observe(reply),
+        }
+        Ok(())
+    }
+}
+
+impl StorageState {
+    fn publish(&self, job: JobId, assets: Assets, back: ActorRef<DispatchMsg>) {
+        let (store, metrics, permits) =
+            (self.store.clone(), self.metrics.clone(), self.permits.clone());
+        tokio::spawn(async move {
+            let permit = permits.acquire_owned().await;
+            let began = Instant::now();
+            let tried = tokio::time::timeout(PUBLISH_TIMEOUT, flip(&store, job, &assets)).await;
+            drop(permit);
+            let result = match tried {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => {
+                    tracing::warn!(%job, %error, "a clip could not be published");
+                    Err(cause(&error))
+                }
+                Err(_) => Err(Cause::DependencyDown),
+            };
+            let outcome = match result {
+                Ok(()) => "ok",
+                Err(Cause::DependencyDown) => "error",
+                Err(_) => "refused",
+            };
+            metrics.count(&metric::SIDECAR_REQUESTS, &["storage", outcome]);
+            metrics.observe(&metric::SIDECAR_DURATION, &["storage"], began.elapsed());
+            // Without a dispatch actor the process ends; the core publishes again after the restart.
+            drop(back.cast(DispatchMsg::Published { job, result }));
+        });
+    }
+
+    fn unpublish(&self, job: JobId) {
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.unpublish(job).await {
+                tracing::warn!(%job, %error, "a pointer could not be removed");
+            }
+        });
+    }
+
+    fn delete(&self, artifacts: Vec<ArtifactId>, back: ActorRef<DispatchMsg>) {
+        let (store, permits) = (self.store.clone(), self.permits.clone());
+        tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let mut kept = Vec::new();
+            for artifact in artifacts {
+                match store.delete(&artifact).await {
+                    Ok(true) => {}
+                    Ok(false) => kept.push(artifact),
+                    Err(error) => {
+                        tracing::warn!(%artifact, %error, "an artifact could not be deleted");
+                        kept.push(artifact);
+                    }
+                }
+            }
+            if !kept.is_empty() {
+                // Without a dispatch actor the process ends; the next start sweeps the store.
+                drop(back.cast(DispatchMsg::NotDeleted(kept)));
+            }
+        });
+    }
+
+    fn observe(&self, reply: RpcReplyPort<StorageView>) {
+        let running = TASKS_MAX - self.permits.available_permits();
+        // Who asked may be gone.
+        drop(reply.send(StorageView { running }));
+    }
+}
+
+async fn flip(store: &Store, job: JobId, assets: &Assets) -> Result<(), StoreError> {
+    for asset in [&assets.video, &assets.thumbnail, &assets.spritesheet] {
+        store.verify(&asset.artifact, asset.bytes).await?;
+    }
+    let name = |asset: &crate::jobs::Asset| asset.artifact.to_string();
+    let pointer = serde_json::json!({
+        "job": job.to_string(),
+        "video": name(&assets.video),
+        "thumbnail": name(&assets.thumbnail),
+        "spritesheet": name(&assets.spritesheet),
+    });
+    store.publish(job, pointer.to_string().into_bytes()).await
+}
+
+fn cause(error: &StoreError) -> Cause {
+    match error {
+        StoreError::Missing | StoreError::WrongDigest | StoreError::WrongLength { .. } => {
+            Cause::ArtifactMissing
+        }
+        StoreError::Taken => Cause::CheckFailed,
+        StoreError::Failed(_) | StoreError::Io(_) => Cause::DependencyDown,
+    }
+}
