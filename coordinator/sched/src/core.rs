@@ -1,103 +1,354 @@
-//! The core itself: takes an input, calls the room that owns it, places what became possible.
+//! The core itself: takes an input, calls the room that owns it, places what became possible. Admits jobs and
+//! ends them; a job's end is decided here once.
 
 use crate::config::Config;
-use crate::input::Input;
-use crate::output::{Ignored, Output};
-use crate::view::{Counts, JobView, TenantView, WorkerView};
-use crate::why::Why;
-use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{Epoch, JobId, Millis, TenantId, WorkerId};
+use crate::index::Index;
+use crate::input::{Ask, Input, StageNeed};
+use crate::job::{CHAIN_MAX, Job, Standing};
+use crate::output::{FailWhy, Ignored, JobState, Output};
+use crate::place::Todo;
+use crate::slab::Slot;
+use crate::state::{Kind, KindIx, Model, State};
+use crate::view::{JobPhase, ShardPhase};
+use zoetrope_protocol::id::{Epoch, JobId, Millis, ModelId, WorkerId};
+use zoetrope_protocol::job::{ArtifactRef, Cause};
 
-/// All that the core knows and cannot derive: what a snapshot holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct State {
-    config: Config,
-    epoch: Epoch,
-}
+/// Where nobody expects anything: a minute a stage.
+const EXPECTED_UNKNOWN_MS: u32 = 60_000;
 
 /// The scheduler core.
 pub struct Core {
-    state: State,
+    pub(crate) state: State,
+    pub(crate) index: Index,
+    /// Empty between inputs.
+    pub(crate) todo: Todo,
 }
 
 impl Core {
     /// A core that knows nothing yet.
     pub fn new(config: Config) -> Self {
-        Core { state: State { config, epoch: Epoch(0) } }
+        Core { state: State::new(config), index: Index::default(), todo: Todo::default() }
     }
 
     /// Takes in what happened at `now` and appends what is to be done. Total: it never fails, and an input that is
     /// late or senseless leaves an `Output::Ignored`. A `now` before an earlier one counts as that one.
-    pub fn handle(&mut self, _now: Millis, _input: Input, out: &mut Vec<Output>) {
-        out.push(Output::Ignored { why: Ignored::NothingToDo });
+    pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
+        self.state.now = now.max(self.state.now);
+        if let Input::EpochBegan { epoch } = input {
+            // Before the timers: what is due goes to the workers of the new epoch.
+            self.begin_epoch(epoch, out);
+            self.fire_timers(out);
+        } else {
+            self.fire_timers(out);
+            self.take_in(input, out);
+        }
+        self.place_all(out);
     }
 
-    /// The moment at which the core wants `TimePassed`, if it waits for any.
-    pub fn next_wakeup(&self) -> Option<Millis> {
-        None
+    fn take_in(&mut self, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::EpochBegan { .. } | Input::TimePassed => {}
+            Input::ModelSet { model, name, chain } => self.set_model(model, name, &chain, out),
+            Input::TenantSet { tenant, policy } => self.set_tenant(tenant, policy, out),
+            Input::Submitted { job, ask } => self.submit(job, &ask, out),
+            Input::EndAsked { job, why } => {
+                if let Some(slot) = self.known(job, out) {
+                    self.end_job(slot, JobState::Failed(FailWhy::Ended(why)), out);
+                }
+            }
+            Input::WorkerJoined { worker, identity, capacity, held } => {
+                self.join_worker(worker, identity, capacity, &held, out);
+            }
+            Input::WorkerLost { worker, how: _ } => {
+                self.drop_worker(worker, Cause::WorkerLost, out)
+            }
+            Input::WorkerLeft { worker } => self.drop_worker(worker, Cause::Drained, out),
+            Input::DrainAsked { worker, drain } => self.drain_worker(worker, drain, out),
+            Input::CordonSet { worker, cordoned } => self.set_cordon(worker, cordoned, out),
+            Input::ArtifactStored { worker, held, artifact } => {
+                self.artifact_stored(worker, held, artifact, out);
+            }
+            Input::ShardFinished { worker, held, outputs, gpu } => {
+                self.shard_finished(worker, held, outputs, gpu, out);
+            }
+            Input::ShardFailed { worker, held, cause, gpu } => {
+                self.shard_failed(worker, held, cause, gpu, out);
+            }
+            Input::Stalled { worker, held } => self.stalled(worker, held, out),
+            Input::Published { job } => self.published(job, out),
+            Input::PublishFailed { job, cause } => {
+                let slot = self.known(job, out);
+                match slot.filter(|slot| self.state.jobs[*slot].standing() == Standing::Publishing)
+                {
+                    Some(slot) => self.publish_failed(slot, cause, out),
+                    None if slot.is_some() => {
+                        out.push(Output::Ignored { why: Ignored::NothingToDo });
+                    }
+                    None => {}
+                }
+            }
+            Input::ArtifactGone { job, artifact } => self.artifact_gone(job, artifact, out),
+        }
     }
 
-    /// Holds all invariants against the state.
-    ///
-    /// # Errors
-    /// A sentence about the first one that is broken.
-    pub fn check(&self) -> Result<(), String> {
-        Ok(())
+    /// The place of an unfinished job; otherwise the input is ignored.
+    fn known(&self, job: JobId, out: &mut Vec<Output>) -> Option<Slot> {
+        let slot = self.index.jobs.get(&job).copied();
+        if slot.is_none() {
+            out.push(Output::Ignored { why: Ignored::NoSuchJob });
+        }
+        slot
     }
 
-    /// What a snapshot must hold. Encode it with the codec, or clone it for another thread.
-    pub fn snapshot(&self) -> &State {
-        &self.state
+    fn drop_worker(&mut self, worker: WorkerId, cause: Cause, out: &mut Vec<Output>) {
+        match self.worker_slot(worker) {
+            Some(slot) => self.remove_worker(slot, cause, out),
+            None => out.push(Output::Ignored { why: Ignored::NoSuchWorker }),
+        }
     }
 
-    /// The core whose snapshot this is: it gives the same outputs from here on.
-    pub fn from_snapshot(state: State) -> Self {
-        Core { state }
+    fn set_model(&mut self, id: ModelId, name: String, chain: &[StageNeed], out: &mut Vec<Output>) {
+        let rising = chain.windows(2).all(|pair| pair[0].stage < pair[1].stage);
+        let known = self.index.models.get(&id).copied();
+        let room = self.state.models.len() < self.state.config.models_max as usize;
+        if chain.is_empty() || !rising || (known.is_none() && !room) {
+            out.push(Output::Ignored { why: Ignored::Senseless });
+            return;
+        }
+        if let Some(place) = known {
+            let model = &mut self.state.models[place as usize];
+            let kinds = &mut self.state.kinds;
+            let stages = model.chain.iter().map(|kind| kinds[*kind as usize].stage);
+            if !stages.eq(chain.iter().map(|need| need.stage)) {
+                // Jobs are on their way through the old chain.
+                out.push(Output::Ignored { why: Ignored::Senseless });
+                return;
+            }
+            let mut changed = model.name != name;
+            model.name = name;
+            for (kind, need) in model.chain.iter().zip(chain) {
+                let kind = &mut kinds[*kind as usize];
+                changed |= kind.vram_bytes != need.vram_bytes;
+                kind.vram_bytes = need.vram_bytes;
+            }
+            if !changed {
+                out.push(Output::Ignored { why: Ignored::NothingToDo });
+                return;
+            }
+        } else {
+            let from = self.state.kinds.len();
+            self.state.kinds.extend(chain.iter().map(|need| Kind {
+                model: id,
+                stage: need.stage,
+                vram_bytes: need.vram_bytes,
+                paused_until: None,
+            }));
+            let chain = (from..self.state.kinds.len()).map(|kind| kind as KindIx).collect();
+            self.index.models.insert(id, self.state.models.len() as u16);
+            self.state.models.push(Model { id, name, chain });
+        }
+        self.index.sort_kinds(&self.state);
+        let workers: Vec<Slot> = self.state.workers.iter().map(|(slot, _)| slot).collect();
+        self.todo.workers.extend(workers);
     }
 
-    /// Why an unfinished job stands as it does.
-    pub fn why(&self, _now: Millis, _job: JobId) -> Option<Why> {
-        None
+    fn submit(&mut self, id: JobId, ask: &Ask, out: &mut Vec<Output>) {
+        let ignored = |why| Output::Ignored { why };
+        if self.index.jobs.contains_key(&id) {
+            return out.push(ignored(Ignored::JobExists));
+        }
+        let Some(&tenant) = self.index.tenants.get(&ask.tenant) else {
+            return out.push(ignored(Ignored::NoSuchTenant));
+        };
+        let Some(&model) = self.index.models.get(&ask.model) else {
+            return out.push(ignored(Ignored::NoSuchModel));
+        };
+        let mut expected_ms = [EXPECTED_UNKNOWN_MS; CHAIN_MAX];
+        for (ours, asked) in expected_ms.iter_mut().zip(&ask.expected) {
+            *ours = u32::try_from(asked.0).unwrap_or(u32::MAX);
+        }
+        let job = Job {
+            id,
+            seq: self.state.next_seq,
+            tenant,
+            model,
+            class: ask.class,
+            position: 0,
+            steps: ask.steps.max(1),
+            expected_ms,
+            submitted: self.state.now,
+            deadline: ask.deadline,
+            older: self.state.youngest,
+            younger: None,
+            live: None,
+        };
+        self.state.next_seq += 1;
+        let slot = self.state.jobs.insert(job);
+        match self.state.youngest.replace(slot) {
+            Some(before) => self.state.jobs[before].younger = Some(slot),
+            None => self.state.oldest = Some(slot),
+        }
+        self.index.jobs.insert(id, slot);
+        let of = &mut self.state.tenants[tenant as usize];
+        of.queued += 1;
+        of.unfinished += 1;
+        self.count(slot);
+        self.enqueue(slot);
+        if let Some(deadline) = ask.deadline {
+            self.index.deadlines.insert((deadline, slot));
+            if deadline <= self.state.now {
+                return self.end_job(slot, JobState::Failed(FailWhy::DeadlineExceeded), out);
+            }
+        }
+        self.todo.shards.push(slot);
     }
 
-    /// About how many jobs will begin before this one; none for a job that began or is unknown.
-    pub fn queue_position(&self, _job: JobId) -> Option<u32> {
-        None
+    /// All stages are done: asks for the clip to be published.
+    pub(crate) fn publish(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        self.uncount(slot);
+        let now = self.state.now;
+        if let Some(live) = &mut self.state.jobs[slot].live {
+            live.standing = Standing::Publishing;
+            live.since = now;
+        }
+        self.count(slot);
+        self.put_out_publish(slot, out);
     }
 
-    /// All workers, in the order of their ids.
-    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
-        std::iter::empty()
+    pub(crate) fn put_out_publish(&self, slot: Slot, out: &mut Vec<Output>) {
+        let job = &self.state.jobs[slot];
+        if let Some((fence, outputs)) = job.live.as_ref().and_then(|live| live.finished.clone()) {
+            out.push(Output::Publish { job: job.id, fence, outputs });
+        }
     }
 
-    /// One worker.
-    pub fn worker(&self, _worker: WorkerId) -> Option<WorkerView> {
-        None
+    fn published(&mut self, job: JobId, out: &mut Vec<Output>) {
+        let Some(slot) = self.known(job, out) else { return };
+        match self.state.jobs[slot].standing() {
+            Standing::Publishing | Standing::PublishBackingOff { .. } => {
+                self.end_job(slot, JobState::Completed, out);
+            }
+            _ => out.push(Output::Ignored { why: Ignored::NothingToDo }),
+        }
     }
 
-    /// An unfinished job.
-    pub fn job(&self, _job: JobId) -> Option<JobView> {
-        None
+    fn artifact_gone(&mut self, job: JobId, artifact: ArtifactRef, out: &mut Vec<Output>) {
+        let Some(slot) = self.known(job, out) else { return };
+        let Some(live) = &mut self.state.jobs[slot].live else {
+            return out.push(Output::Ignored { why: Ignored::NothingToDo });
+        };
+        if let Standing::Running { .. } = live.standing {
+            // It goes on: either it has read it already, or it will say that it cannot.
+            if !live.lose(artifact) {
+                out.push(Output::Ignored { why: Ignored::NothingToDo });
+            }
+            return;
+        }
+        if !live.clone().lose(artifact) {
+            return out.push(Output::Ignored { why: Ignored::NothingToDo });
+        }
+        if live.standing == Standing::Ready {
+            self.dequeue(slot);
+        }
+        self.uncount(slot);
+        if let Some(live) = &mut self.state.jobs[slot].live {
+            live.standing = Standing::BackingOff { until: self.state.now };
+        }
+        self.count(slot);
+        self.lose_artifact(slot, artifact, out);
     }
 
-    /// All unfinished jobs, in the order of their admission.
-    pub fn jobs(&self) -> impl Iterator<Item = JobId> {
-        std::iter::empty()
+    /// Ends a job, once and for all: its attempt is stopped, its artifacts are forgotten.
+    pub(crate) fn end_job(&mut self, slot: Slot, end: JobState, out: &mut Vec<Output>) {
+        match self.state.jobs[slot].standing() {
+            Standing::Ready => self.dequeue(slot),
+            Standing::Running { worker } => {
+                if let Some(running) = self.state.workers[worker].running().copied() {
+                    self.end_attempt(worker, Some(Cause::Ended), None, out);
+                    self.stop(worker, &running, out);
+                    self.todo.workers.push(worker);
+                }
+            }
+            Standing::BackingOff { .. }
+            | Standing::Publishing
+            | Standing::PublishBackingOff { .. } => {}
+        }
+        self.uncount(slot);
+        let Some(job) = self.state.jobs.take(slot) else { return };
+        match job.older {
+            Some(older) => self.state.jobs[older].younger = job.younger,
+            None => self.state.oldest = job.younger,
+        }
+        match job.younger {
+            Some(younger) => self.state.jobs[younger].older = job.older,
+            None => self.state.youngest = job.older,
+        }
+        self.index.jobs.remove(&job.id);
+        if let Some(deadline) = job.deadline {
+            self.index.deadlines.remove(&(deadline, slot));
+        }
+        let tenant = &mut self.state.tenants[job.tenant as usize];
+        tenant.unfinished -= 1;
+        if job.live.is_none() {
+            tenant.queued -= 1;
+        }
+        out.push(Output::JobMoved { job: job.id, state: end });
+        if let Some(live) = &job.live {
+            let finished = live.finished.as_ref().map(|(_, outputs)| &outputs[..]);
+            let published = finished.filter(|_| end == JobState::Completed);
+            let artifacts = live.all_but(published.unwrap_or_default());
+            if !artifacts.is_empty() {
+                out.push(Output::Forget { job: job.id, artifacts });
+            }
+        }
     }
 
-    /// A tenant.
-    pub fn tenant(&self, _tenant: TenantId) -> Option<TenantView> {
-        None
+    /// Takes a job out of the gauges; to be called before what they look at changes.
+    pub(crate) fn uncount(&mut self, slot: Slot) {
+        let (phase, shard, backlog) = self.gauges(slot);
+        let job = &self.state.jobs[slot];
+        let stage = self.state.stage_of(job);
+        let counts = &mut self.index.counts;
+        counts.jobs[job.class as usize][phase as usize] -= 1;
+        if let Some(shard) = shard {
+            counts.shards[stage as usize][shard as usize] -= 1;
+        }
+        counts.backlog.0 -= backlog;
     }
 
-    /// How many there are, for gauges.
-    pub fn counts(&self) -> Counts {
-        Counts::default()
+    /// Enters a job into the gauges.
+    pub(crate) fn count(&mut self, slot: Slot) {
+        let (phase, shard, backlog) = self.gauges(slot);
+        let job = &self.state.jobs[slot];
+        let stage = self.state.stage_of(job);
+        let counts = &mut self.index.counts;
+        counts.jobs[job.class as usize][phase as usize] += 1;
+        if let Some(shard) = shard {
+            counts.shards[stage as usize][shard as usize] += 1;
+        }
+        counts.backlog.0 += backlog;
+    }
+
+    fn gauges(&self, slot: Slot) -> (JobPhase, Option<ShardPhase>, u64) {
+        let job = &self.state.jobs[slot];
+        let (shard, from) = match job.standing() {
+            Standing::Ready => (ShardPhase::Ready, 0),
+            Standing::BackingOff { .. } => (ShardPhase::BackingOff, 0),
+            Standing::Running { .. } => (ShardPhase::Running, 1),
+            Standing::Publishing | Standing::PublishBackingOff { .. } => {
+                return (JobPhase::Publishing, None, 0);
+            }
+        };
+        let length = self.state.models[job.model as usize].chain.len();
+        let rest = &job.expected_ms[(job.position as usize + from).min(length)..length];
+        let backlog = rest.iter().map(|ms| u64::from(*ms)).sum();
+        let begun = job.live.is_some();
+        (if begun { JobPhase::InProgress } else { JobPhase::Queued }, Some(shard), backlog)
     }
 
     /// The number that the next worker to say hello is to have.
     pub fn next_worker_id(&self) -> WorkerId {
-        WorkerId(1)
+        self.state.next_worker
     }
 
     /// The current epoch; 0 before the first.

@@ -4,14 +4,32 @@
 //! decide and ties break by id. Replaying the same inputs gives the same outputs byte for byte. Called by the
 //! dispatch actor alone; by recovery, the planner and the tests in the same way.
 
+mod attempt;
+mod check;
 pub mod config;
 mod core;
+mod drain;
+mod explain;
+mod fail;
+mod fair;
+mod fleet;
+mod index;
 pub mod input;
+mod job;
+mod observe;
 pub mod output;
+mod place;
+mod quarantine;
+mod restore;
+mod slab;
+mod state;
+mod timer;
 pub mod view;
 pub mod why;
+mod worker;
 
-pub use crate::core::{Core, State};
+pub use crate::core::Core;
+pub use crate::state::State;
 pub use config::Config;
 pub use input::Input;
 pub use output::Output;

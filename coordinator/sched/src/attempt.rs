@@ -1,0 +1,270 @@
+//! What workers report of their attempts. A report counts only under the current fence; the first verdict on an
+//! attempt wins, all later ones are ignored.
+
+use crate::core::Core;
+use crate::job::{AppendError, Live, Standing};
+use crate::output::{Ignored, Output};
+use crate::slab::Slot;
+use crate::timer::Timer;
+use crate::worker::{Doing, Running};
+use zoetrope_protocol::id::{Fence, Millis, ShardId, WorkerId};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
+use zoetrope_protocol::wire::{Held, StopWhen};
+
+impl Core {
+    /// The attempt as its worker names it.
+    pub(crate) fn held(&self, running: &Running) -> Held {
+        let job = self.state.jobs[running.job].id;
+        let shard = ShardId { job, stage: running.stage, index: 0 };
+        Held { shard, fence: running.fence }
+    }
+
+    /// The running attempt that a report is about; otherwise the report is ignored.
+    fn reported(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        word: Word,
+        out: &mut Vec<Output>,
+    ) -> Option<(Slot, Running)> {
+        let slot = self.connected(worker, out)?;
+        match self.state.workers[slot].doing {
+            Doing::Running(running) if self.held(&running) == held => return Some((slot, running)),
+            Doing::Stopping { held: stopped, .. } if stopped == held => {
+                if word == Word::Last {
+                    // What it was stopped for is told already. This only says that the gpu is free.
+                    self.set_idle(slot);
+                } else {
+                    out.push(Output::Ignored { why: Ignored::StaleFence });
+                }
+                return None;
+            }
+            _ => {}
+        }
+        let known = self.index.jobs.contains_key(&held.shard.job);
+        let why = if known { Ignored::StaleFence } else { Ignored::NoSuchJob };
+        out.push(Output::Ignored { why });
+        let doing = self.state.workers[slot].running();
+        let same = doing.is_some_and(|running| self.held(running).shard == held.shard);
+        if word == Word::More && !same {
+            // A zombie: it works on what nobody waits for.
+            out.push(Output::Stop { worker, held, when: StopWhen::Now });
+        }
+        None
+    }
+
+    pub(crate) fn artifact_stored(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        artifact: ArtifactRef,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((slot, running)) = self.reported(worker, held, Word::More, out) else { return };
+        let job = &mut self.state.jobs[running.job];
+        let (id, steps) = (job.id, job.steps);
+        let live = job.live.as_mut().expect("a running job is live");
+        match live.append(running.stage, steps, artifact) {
+            Ok(old) => {
+                live.outage = None;
+                if let Doing::Running(running) = &mut self.state.workers[slot].doing {
+                    running.progressed = true;
+                }
+                if let Some(old) = old {
+                    out.push(Output::Forget { job: id, artifacts: vec![old] });
+                }
+            }
+            Err(AppendError::NothingNew) => {
+                out.push(Output::Ignored { why: Ignored::NothingToDo });
+            }
+            Err(AppendError::Foreign) => out.push(Output::Ignored { why: Ignored::Senseless }),
+        }
+    }
+
+    pub(crate) fn shard_finished(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        outputs: Vec<ArtifactRef>,
+        gpu: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
+        let steps = self.state.jobs[running.job].steps;
+        let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
+        if !take_outputs(live, running.stage, steps, running.fence, outputs) {
+            // It claims to be done and is not: fewer steps than ordered, or no clip.
+            self.end_attempt(slot, Some(Cause::EngineError), Some(gpu), out);
+            self.set_idle(slot);
+            self.fail(slot, &running, Cause::EngineError, out);
+            return;
+        }
+        self.end_attempt(slot, None, Some(gpu), out);
+        self.set_idle(slot);
+        let node = self.state.workers[slot].node;
+        self.state.workers[slot].last_job = Some((running.job, self.state.jobs[running.job].seq));
+        self.record(node, &running, false, out);
+        let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
+        live.maker = Some(node);
+        live.front = false;
+        live.avoid.clear();
+        live.outage = None;
+        self.advance(running.job, out);
+    }
+
+    pub(crate) fn shard_failed(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        cause: Cause,
+        gpu: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
+        self.end_attempt(slot, Some(cause), Some(gpu), out);
+        self.set_idle(slot);
+        self.fail(slot, &running, cause, out);
+    }
+
+    pub(crate) fn stalled(&mut self, worker: WorkerId, held: Held, out: &mut Vec<Output>) {
+        if let Some((slot, _)) = self.reported(worker, held, Word::More, out) {
+            self.stop_and_fail(slot, Cause::Stalled, out);
+        }
+    }
+
+    /// Ends a running attempt by an order, and lets its shard go on elsewhere.
+    pub(crate) fn stop_and_fail(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+        let Some(running) = self.state.workers[slot].running().copied() else { return };
+        self.end_attempt(slot, Some(cause), None, out);
+        self.stop(slot, &running, out);
+        self.fail(slot, &running, cause, out);
+    }
+
+    /// Orders an ended attempt to stop. Its gpu counts as taken until the worker has said so.
+    pub(crate) fn stop(&mut self, slot: Slot, running: &Running, out: &mut Vec<Output>) {
+        let held = self.held(running);
+        let until = self.state.now.plus(self.state.config.stop_wait);
+        let worker = &mut self.state.workers[slot];
+        let id = worker.id;
+        if !worker.connected {
+            // It will ask what to go on with when it returns.
+            worker.doing = Doing::Idle;
+            return;
+        }
+        worker.doing = Doing::Stopping { held, until };
+        self.set_timer(until, Timer::Stopping { worker: id });
+        out.push(Output::Stop { worker: id, held, when: StopWhen::Now });
+    }
+
+    /// The books of an attempt's end: told, the tenant's charge corrected, its place given back. What the worker
+    /// and the shard do next is the caller's.
+    pub(crate) fn end_attempt(
+        &mut self,
+        slot: Slot,
+        cause: Option<Cause>,
+        reported: Option<Millis>,
+        out: &mut Vec<Output>,
+    ) {
+        let worker = &self.state.workers[slot];
+        let Some(running) = worker.running().copied() else { return };
+        let elapsed = self.state.now.minus(running.since);
+        let held = self.held(&running);
+        let gpu = reported.unwrap_or(Millis(0));
+        out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
+        // No attempt took longer than it lasted; one without a report took the gpu all the while.
+        let used = reported.unwrap_or(elapsed).min(elapsed);
+        let job = &self.state.jobs[running.job];
+        let (place, class) = (job.tenant, job.class);
+        let tenant = &self.state.tenants[place as usize];
+        let time = tenant.virtual_time[class as usize];
+        let corrected = time
+            .saturating_sub(tenant.charge(running.charged_ms))
+            .saturating_add(tenant.charge(used.0));
+        self.state.workers[slot].doing = Doing::Idle;
+        self.set_virtual_time(place, class, corrected);
+        self.change_tenant(place, |tenant| tenant.running -= 1);
+    }
+
+    /// Moves a job whose shard does not run to where its chain of artifacts ends.
+    pub(crate) fn advance(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        if self.state.jobs[slot].live.as_ref().is_some_and(|live| live.finished.is_some()) {
+            self.publish(slot, out);
+        } else {
+            self.make_ready(slot);
+        }
+    }
+
+    /// The shard where the chain ends becomes ready.
+    pub(crate) fn make_ready(&mut self, slot: Slot) {
+        let now = self.state.now;
+        self.uncount(slot);
+        let job = &self.state.jobs[slot];
+        let chain = &self.state.models[job.model as usize].chain;
+        let mut stages = [Stage::Encode; crate::job::CHAIN_MAX];
+        for (stage, kind) in stages.iter_mut().zip(chain) {
+            *stage = self.state.kinds[*kind as usize].stage;
+        }
+        let length = chain.len();
+        let job = &mut self.state.jobs[slot];
+        let live = job.live.as_mut().expect("only a job that began becomes ready again");
+        let position = live.next_position(&stages[..length], job.steps);
+        if position != job.position {
+            // Another shard: whoever failed the last one may do well at this one.
+            live.front = false;
+            live.avoid.clear();
+            live.lost = None;
+        }
+        job.position = position;
+        live.standing = Standing::Ready;
+        live.since = now;
+        self.enqueue(slot);
+        self.count(slot);
+        self.todo.shards.push(slot);
+    }
+}
+
+/// Whether more reports of the same attempt can follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    More,
+    Last,
+}
+
+/// Takes a finished attempt's outputs into the chain; whether the stage's output is among them.
+fn take_outputs(
+    live: &mut Live,
+    stage: Stage,
+    steps: u32,
+    fence: Fence,
+    outputs: Vec<ArtifactRef>,
+) -> bool {
+    match stage {
+        Stage::Encode | Stage::Denoise => {
+            for artifact in outputs {
+                // What was told by `ArtifactStored` before is nothing new.
+                let added = live.append(stage, steps, artifact);
+                if let Ok(Some(old)) = added {
+                    live.leftover.push(old);
+                }
+            }
+            match stage {
+                Stage::Encode => live.prompt.is_some(),
+                _ => live.newest_step() >= steps,
+            }
+        }
+        Stage::Decode => {
+            let made = outputs.iter().any(|output| matches!(output.role, Role::Segment { .. }));
+            if made {
+                live.segments = outputs;
+            }
+            made
+        }
+        Stage::Finish => {
+            let made = outputs.iter().any(|output| output.role == Role::Clip);
+            if made {
+                live.finished = Some((fence, outputs));
+            }
+            made
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The invariants. Held after every input in tests, and now and then in production: it looks at everything.
+
+use crate::core::Core;
+use crate::index::{Key, Turn};
+use crate::job::Standing;
+use crate::view::Counts;
+use crate::worker::Doing;
+use std::collections::BTreeSet;
+use zoetrope_protocol::job::{Class, Stage};
+
+/// Ends the check with a sentence unless the condition holds.
+macro_rules! hold {
+    ($condition:expr, $($sentence:tt)+) => {
+        if !$condition {
+            return Err(format!($($sentence)+));
+        }
+    };
+}
+
+impl Core {
+    /// Holds all invariants against the state.
+    ///
+    /// # Errors
+    /// A sentence about the first one that is broken.
+    pub fn check(&self) -> Result<(), String> {
+        hold!(
+            self.todo.workers.is_empty() && self.todo.shards.is_empty() && !self.todo.scarred,
+            "something was left undone"
+        );
+        self.check_jobs()?;
+        self.check_tenants()?;
+        self.check_workers()?;
+        self.check_groups()?;
+        self.check_live()
+    }
+
+    fn check_jobs(&self) -> Result<(), String> {
+        let jobs = &self.state.jobs;
+        hold!(jobs.len() == self.index.jobs.len(), "the index of jobs has another length");
+        hold!(self.by_age().count() == jobs.len(), "a job is missing in the list by age");
+        let mut scarred = 0;
+        for (slot, job) in jobs.iter() {
+            let id = job.id;
+            hold!(self.index.jobs.get(&id) == Some(&slot), "{id} is not where the index says");
+            let chain = &self.state.models[job.model as usize].chain;
+            hold!((job.position as usize) < chain.len(), "{id} is beyond its chain");
+            if let Some(deadline) = job.deadline {
+                hold!(deadline > self.state.now, "{id} outlived its deadline");
+                hold!(self.index.deadlines.contains(&(deadline, slot)), "{id} has no timer");
+            }
+            let age = self.state.now.minus(job.submitted);
+            hold!(age < self.state.config.job_age_max, "{id} is too old");
+            let timed = |until| {
+                let timer = crate::timer::Timer::Job { slot, seq: job.seq };
+                until > self.state.now && self.state.timers.contains(&(until, timer))
+            };
+            let flow = &self.index.flows[job.tenant as usize][job.class as usize];
+            let queue = flow.queue(self.state.kind_of(job));
+            let queued = queue.is_some_and(|queue| queue.contains(&self.key_of(slot)));
+            match job.standing() {
+                Standing::Ready => {
+                    hold!(queued, "{id} is ready and in no queue");
+                    let avoids = job.live.as_ref().is_some_and(|live| !live.avoid.is_empty());
+                    hold!(
+                        avoids == self.index.scarred.contains(&slot),
+                        "{id} is wrong among those that avoid a worker"
+                    );
+                    scarred += usize::from(avoids);
+                }
+                Standing::BackingOff { until } | Standing::PublishBackingOff { until } => {
+                    hold!(timed(until), "{id} backs off for ever");
+                }
+                Standing::Running { worker } => {
+                    let worker = self.state.workers.get(worker);
+                    let running = worker.and_then(|worker| worker.running());
+                    hold!(running.is_some_and(|r| r.job == slot), "{id} runs nowhere");
+                }
+                Standing::Publishing => {
+                    let finished = job.live.as_ref().is_some_and(|live| live.finished.is_some());
+                    hold!(finished, "{id} is published without a clip");
+                }
+            }
+            hold!(
+                queued == (job.standing() == Standing::Ready),
+                "{id} is in a queue and not ready"
+            );
+            if let Some(live) = &job.live {
+                let most = live.attempts.iter().max().copied().unwrap_or(0);
+                hold!(most <= self.state.config.attempts_max, "{id} was tried too often");
+            }
+        }
+        hold!(scarred == self.index.scarred.len(), "a shard is scarred and not ready");
+        let mut counts = Counts::default();
+        let timed = jobs.iter().filter(|(_, job)| job.deadline.is_some()).count();
+        hold!(timed == self.index.deadlines.len(), "a deadline has no job");
+        for (_, job) in jobs.iter() {
+            if job.live.is_none() {
+                counts.jobs[job.class as usize][0] += 1;
+            }
+        }
+        for class in Class::ALL {
+            let kept = self.index.counts.jobs[class as usize];
+            hold!(kept[0] == counts.jobs[class as usize][0], "queued {class} jobs are miscounted");
+        }
+        hold!(self.index.counts.unfinished() == jobs.len() as u64, "jobs are miscounted");
+        let running: u64 =
+            Stage::ALL.iter().map(|s| self.index.counts.shards[*s as usize][2]).sum();
+        let really = self.state.workers.iter().filter(|(_, w)| w.running().is_some()).count();
+        hold!(running == really as u64, "running shards are miscounted");
+        Ok(())
+    }
+
+    fn check_tenants(&self) -> Result<(), String> {
+        let mut turns = 0;
+        for (place, tenant) in (0_u32..).zip(&self.state.tenants) {
+            let id = tenant.id;
+            hold!(self.index.tenants.get(&id) == Some(&place), "{id} is not where the index says");
+            let of = |job: &crate::job::Job| job.tenant == place;
+            let jobs = self.state.jobs.iter().filter(|(_, job)| of(job));
+            let (mut unfinished, mut queued, mut running) = (0, 0, 0);
+            for (_, job) in jobs {
+                unfinished += 1;
+                queued += u32::from(job.live.is_none());
+                running += u32::from(matches!(job.standing(), Standing::Running { .. }));
+            }
+            hold!(
+                (unfinished, queued, running) == (tenant.unfinished, tenant.queued, tenant.running),
+                "{id} is miscounted"
+            );
+            for class in Class::ALL {
+                let flow = &self.index.flows[place as usize][class as usize];
+                let turn =
+                    Turn { virtual_time: tenant.virtual_time[class as usize], tenant: id, place };
+                for (kind, queue) in &flow.queues {
+                    hold!(!queue.is_empty(), "{id} has an empty queue");
+                    let listed = self.index.turns[*kind as usize][class as usize].contains(&turn);
+                    hold!(listed != tenant.capped(), "{id} is listed wrongly in {class}");
+                    turns += usize::from(listed);
+                }
+            }
+        }
+        let listed: usize = self.index.turns.iter().flatten().map(BTreeSet::len).sum();
+        hold!(turns == listed, "a turn has no queue");
+        Ok(())
+    }
+
+    fn check_workers(&self) -> Result<(), String> {
+        let workers = &self.state.workers;
+        hold!(workers.len() == self.index.workers.len(), "the index of workers has another length");
+        let mut nodes = BTreeSet::new();
+        for (slot, worker) in workers.iter() {
+            let id = worker.id;
+            hold!(self.index.workers.get(&id) == Some(&slot), "{id} is not where the index says");
+            hold!(id < self.state.next_worker, "{id} is greater than the next");
+            let node = self.state.nodes.get(&worker.node);
+            hold!(node.is_some_and(|n| n.worker == Some(slot)), "{id} is not its node's worker");
+            hold!(nodes.insert(worker.node), "two workers on one node");
+            match worker.doing {
+                Doing::Running(running) => {
+                    let job = self.state.jobs.get(running.job);
+                    hold!(
+                        job.is_some_and(|j| j.standing() == Standing::Running { worker: slot }),
+                        "{id} runs a shard that does not know it"
+                    );
+                    hold!(running.fence.epoch <= self.state.epoch, "{id} is ahead of its time");
+                    hold!(
+                        !worker.connected || running.fence.epoch == self.state.epoch,
+                        "{id} runs under an old epoch"
+                    );
+                }
+                Doing::Stopping { until, .. } => {
+                    hold!(until > self.state.now, "{id} stops for ever");
+                }
+                Doing::Idle => {}
+            }
+        }
+        for (id, node) in &self.state.nodes {
+            hold!(self.index.nodes.get(&node.name) == Some(id), "{} is lost", node.name);
+            if let Some(slot) = node.worker {
+                hold!(workers.get(slot).is_some_and(|w| w.node == *id), "{} has none", node.name);
+            }
+            for (_, record) in &node.records {
+                let over = record.until.is_some_and(|until| until <= self.state.now);
+                hold!(!over, "{} is in quarantine for ever", node.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), String> {
+        let mut free = 0;
+        for (slot, worker) in self.state.workers.iter() {
+            let at = self.index.group_of[slot as usize];
+            let group = &self.index.groups[at as usize];
+            let same = group.vram_bytes == worker.vram_bytes && group.serves == worker.serves;
+            hold!(same, "{} is in a foreign group", worker.id);
+            let idle = worker.doing == Doing::Idle && self.available(worker);
+            let listed = group.free.iter().any(|(_, id, _)| *id == worker.id);
+            hold!(idle == listed, "{} is listed wrongly among the free", worker.id);
+            free += usize::from(listed);
+        }
+        let listed: usize = self.index.groups.iter().map(|group| group.free.len()).sum();
+        hold!(free == listed, "a free worker is gone");
+        for (at, group) in (0_u32..).zip(&self.index.groups) {
+            let all = self.state.workers.iter();
+            let all = all.filter(|(slot, _)| self.index.group_of[*slot as usize] == at);
+            let (mut members, mut available) = (0, 0);
+            for (_, worker) in all {
+                members += 1;
+                available += u32::from(self.available(worker));
+            }
+            let kept = (group.members, group.available);
+            hold!(kept == (members, available), "a group is miscounted");
+        }
+        Ok(())
+    }
+
+    /// No free worker could run an admissible shard.
+    fn check_live(&self) -> Result<(), String> {
+        for (kind, turns) in self.index.turns.iter().enumerate() {
+            if self.state.paused(kind as u16) {
+                let until = self.state.kinds[kind].paused_until;
+                hold!(until > Some(self.state.now), "a kind is paused for ever");
+                continue;
+            }
+            if !self.any_free(kind as u16) {
+                continue;
+            }
+            for (class, turns) in turns.iter().enumerate() {
+                for turn in turns {
+                    let flow = &self.index.flows[turn.place as usize][class];
+                    for Key { slot, .. } in flow.queue(kind as u16).into_iter().flatten() {
+                        hold!(
+                            self.best_worker(*slot).is_none(),
+                            "{} waits while a worker is free for it",
+                            self.state.jobs[*slot].id
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Finds out why a job stands as it does. The reasons are tried in a fixed order; the first that holds is told.
+
+use crate::core::Core;
+use crate::job::{Job, Standing};
+use crate::slab::Slot;
+use crate::state::KindIx;
+use crate::view::JobPhase;
+use crate::why::{Reason, ShardWhy, Who, Why};
+use zoetrope_protocol::id::{JobId, Millis, ShardId};
+use zoetrope_protocol::job::Class;
+
+impl Core {
+    /// Why an unfinished job stands as it does.
+    pub fn why(&self, now: Millis, job: JobId) -> Option<Why> {
+        let slot = *self.index.jobs.get(&job)?;
+        let job = &self.state.jobs[slot];
+        let (reason, frees, who) = self.explain(slot, job, now);
+        let standing = job.standing();
+        let phase = match standing {
+            Standing::Publishing | Standing::PublishBackingOff { .. } => JobPhase::Publishing,
+            _ if job.live.is_some() => JobPhase::InProgress,
+            _ => JobPhase::Queued,
+        };
+        let shard = |stage| ShardId { job: job.id, stage, index: 0 };
+        let chain = &self.state.models[job.model as usize].chain;
+        let mut stages = chain.iter().map(|kind| self.state.kinds[*kind as usize].stage);
+        let mut before = stages.nth(job.position as usize)?;
+        let since = job.since();
+        let mut shards = vec![ShardWhy { shard: shard(before), reason, since, frees, who }];
+        for stage in stages {
+            let frees = format!("{before} must be done first");
+            let (reason, who) = (Reason::Upstream, Who::Nobody);
+            shards.push(ShardWhy { shard: shard(stage), reason, since: job.submitted, frees, who });
+            before = stage;
+        }
+        Some(Why { job: job.id, phase, now, shards })
+    }
+
+    fn explain(&self, slot: Slot, job: &Job, now: Millis) -> (Reason, String, Who) {
+        let seconds = |at: Millis| at.minus(now).0.div_ceil(1000);
+        match job.standing() {
+            Standing::Running { worker } => {
+                let worker = &self.state.workers[worker];
+                let at = if worker.connected { "runs on" } else { "waits for the return of" };
+                let told = format!("{at} {} ({})", worker.id, worker.identity.node);
+                (Reason::Running, told, Who::Nobody)
+            }
+            Standing::Publishing => {
+                let told = "the clip is being checked and published".to_owned();
+                (Reason::Publishing, told, Who::Nobody)
+            }
+            Standing::BackingOff { until } | Standing::PublishBackingOff { until } => {
+                let told = format!(
+                    "a store or sidecar does not answer; tried again in {} s",
+                    seconds(until)
+                );
+                (Reason::DependencyDown, told, Who::Operator)
+            }
+            Standing::Ready => self.explain_ready(slot, job, now),
+        }
+    }
+
+    fn explain_ready(&self, slot: Slot, job: &Job, now: Millis) -> (Reason, String, Who) {
+        let seconds = |at: Millis| at.minus(now).0.div_ceil(1000);
+        let kind = self.state.kind_of(job);
+        let of = &self.state.kinds[kind as usize];
+        let name = &self.state.models[job.model as usize].name;
+        let stage = of.stage;
+        if let Some(until) = of.paused_until {
+            let told = format!(
+                "too many workers fail {stage} of {name}; placing it goes on in {} s",
+                seconds(until)
+            );
+            return (Reason::Paused, told, Who::Operator);
+        }
+        let need = self.need(job);
+        let fitting = self.count_fitting(kind, need);
+        if let Some(live) = job.live.as_ref().filter(|live| {
+            !live.avoid.is_empty()
+                && fitting > 0
+                && live.retry_at > now
+                && self.count_unavoided(job) == 0
+        }) {
+            let told = format!(
+                "every worker that fits has failed it; tried again in {} s, or by another worker",
+                seconds(live.retry_at)
+            );
+            return (Reason::BackingOff, told, Who::Nobody);
+        }
+        let tenant = &self.state.tenants[job.tenant as usize];
+        if tenant.capped() {
+            let told = format!(
+                "{} runs {} shards and may run {}; the end of one, or a higher limit",
+                tenant.id, tenant.running, tenant.policy.running_max
+            );
+            return (Reason::Quota, told, Who::Operator);
+        }
+        self.explain_workers(job, kind, need, fitting).unwrap_or_else(|| self.explain_turn(slot))
+    }
+
+    /// The reasons that lie with the workers, but for being busy.
+    fn explain_workers(
+        &self,
+        job: &Job,
+        kind: KindIx,
+        need: u64,
+        fitting: u32,
+    ) -> Option<(Reason, String, Who)> {
+        let stage = self.state.kinds[kind as usize].stage;
+        let name = &self.state.models[job.model as usize].name;
+        let members = |need| self.index.fitting(kind, need).map(|g| g.members).sum::<u32>();
+        if members(0) == 0 {
+            let told = format!("a worker that serves {stage} of {name}");
+            return Some((Reason::NoWorker, told, Who::Operator));
+        }
+        if members(need) == 0 {
+            let gib = need.div_ceil(1 << 30);
+            let told = format!("a worker with {gib} GiB of device memory for {stage} of {name}");
+            return Some((Reason::NoVram, told, Who::Operator));
+        }
+        if fitting == 0 {
+            let told = format!(
+                "all workers that fit {stage} of {name} drain, are away, cordoned or in quarantine"
+            );
+            return Some((Reason::WorkersLeaving, told, Who::Operator));
+        }
+        None
+    }
+
+    /// All workers that fit are taken: whose turn is next?
+    fn explain_turn(&self, slot: Slot) -> (Reason, String, Who) {
+        let job = &self.state.jobs[slot];
+        let kind = self.state.kind_of(job);
+        let turns = &self.index.turns[kind as usize];
+        let higher = Class::ALL.into_iter().take(job.class as usize);
+        if let Some(class) = higher.into_iter().find(|class| !turns[*class as usize].is_empty()) {
+            let told = format!("jobs of class {class} go first");
+            return (Reason::ClassTurn, told, Who::Caller);
+        }
+        let first = turns[job.class as usize].first();
+        if let Some(first) = first.filter(|first| first.place != job.tenant) {
+            let told = format!("{} has had less than its share and goes first", first.tenant);
+            return (Reason::TenantTurn, told, Who::Nobody);
+        }
+        let told = "the next worker that becomes free".to_owned();
+        (Reason::WorkersBusy, told, Who::Nobody)
+    }
+}

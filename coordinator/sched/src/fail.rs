@@ -1,0 +1,234 @@
+//! What a failed attempt means for its job: retried, where and when, or given up. The failure policy's table.
+
+use crate::core::Core;
+use crate::job::{Live, Outage, SoftFailure, Standing};
+use crate::output::{FailWhy, JobState, Output};
+use crate::slab::Slot;
+use crate::timer::Timer;
+use crate::worker::{NodeId, Running};
+use zoetrope_protocol::id::Millis;
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
+
+/// A job's list of nodes that failed a shard: beyond it the oldest is forgotten. More than poison allows.
+const AVOID_MAX: usize = 8;
+/// A role may be lost so often.
+const GONE_MAX: usize = 2;
+
+/// What a cause says about the job and about the worker.
+struct Verdict {
+    /// Counts against the job.
+    soft: bool,
+    /// Counts against the worker.
+    fault: bool,
+    /// The shard goes elsewhere if it can.
+    avoid: bool,
+}
+
+impl Core {
+    /// Decides what becomes of a shard whose attempt ended on `worker`. The attempt's books are closed already.
+    pub(crate) fn fail(
+        &mut self,
+        worker: Slot,
+        running: &Running,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let (slot, now) = (running.job, self.state.now);
+        let node = self.state.workers[worker].node;
+        self.park(slot);
+        let position = usize::from(self.state.jobs[slot].position);
+        let live = self.live(slot);
+        if running.progressed {
+            live.outage = None;
+        }
+        if cause == Cause::OutOfMemory {
+            live.memory_failures += 1;
+        }
+        let memory_failures = live.memory_failures;
+        let tries = live.attempts[position];
+        let spared = running.progressed;
+        let verdict = match cause {
+            Cause::EngineError | Cause::Stalled | Cause::Timeout | Cause::WorkerLost => {
+                Verdict { soft: !spared, fault: true, avoid: true }
+            }
+            Cause::CheckFailed => Verdict { soft: true, fault: true, avoid: true },
+            Cause::OutOfMemory => Verdict {
+                soft: memory_failures >= self.state.config.memory_failures,
+                fault: false,
+                avoid: memory_failures > 1,
+            },
+            Cause::Refused => Verdict { soft: false, fault: false, avoid: true },
+            Cause::Drained
+            | Cause::Preempted
+            | Cause::DependencyDown
+            | Cause::ArtifactMissing
+            | Cause::Ended => Verdict { soft: false, fault: false, avoid: false },
+        };
+        self.record(node, running, verdict.fault, out);
+        let attempt = running.fence.attempt;
+        let live = self.live(slot);
+        live.front = true;
+        if verdict.soft {
+            live.soft.push(SoftFailure { node, stage: running.stage, attempt, cause });
+        }
+        if verdict.avoid {
+            live.avoid.retain(|avoided| *avoided != node);
+            if live.avoid.len() == AVOID_MAX {
+                live.avoid.remove(0);
+            }
+            live.avoid.push(node);
+        } else if cause == Cause::OutOfMemory {
+            live.maker = Some(node);
+        }
+        if self.poisoned(slot, verdict.soft) || tries >= self.state.config.attempts_max {
+            self.give_up(slot, cause, out);
+            return;
+        }
+        match cause {
+            Cause::OutOfMemory if self.too_large(slot) => self.give_up(slot, cause, out),
+            Cause::DependencyDown => match self.back_off(slot) {
+                Some(until) => self.wait(slot, Standing::BackingOff { until }, until),
+                None => self.give_up(slot, cause, out),
+            },
+            Cause::ArtifactMissing => match self.newest_input(slot, running.stage) {
+                Some(gone) => self.lose_artifact(slot, gone, out),
+                None => self.advance(slot, out),
+            },
+            _ => {
+                if verdict.avoid {
+                    let at = now.plus(self.state.config.retry_after);
+                    self.live(slot).retry_at = at;
+                    let seq = self.state.jobs[slot].seq;
+                    self.set_timer(at, Timer::Job { slot, seq });
+                }
+                self.advance(slot, out);
+            }
+        }
+    }
+
+    fn live(&mut self, slot: Slot) -> &mut Live {
+        self.state.jobs[slot].live.as_mut().expect("a job that was placed is live")
+    }
+
+    /// Takes a job's shard from its worker, for the moment into no queue.
+    fn park(&mut self, slot: Slot) {
+        self.uncount(slot);
+        let now = self.state.now;
+        let live = self.live(slot);
+        live.standing = Standing::BackingOff { until: now };
+        live.since = now;
+        self.count(slot);
+    }
+
+    fn wait(&mut self, slot: Slot, standing: Standing, until: Millis) {
+        self.uncount(slot);
+        self.live(slot).standing = standing;
+        self.count(slot);
+        let seq = self.state.jobs[slot].seq;
+        self.set_timer(until, Timer::Job { slot, seq });
+    }
+
+    /// Whether the job failed too many workers, or too often where there are only few.
+    fn poisoned(&self, slot: Slot, soft: bool) -> bool {
+        let job = &self.state.jobs[slot];
+        let Some(live) = job.live.as_ref().filter(|_| soft) else { return false };
+        let limit = self.state.config.poison_failures as usize;
+        let mut nodes: Vec<NodeId> = live.soft.iter().map(|soft| soft.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let few = self.count_serving(self.state.kind_of(job)) < self.state.config.poison_failures;
+        nodes.len() >= limit || (few && live.soft.len() >= limit)
+    }
+
+    /// Whether no worker of the farm, whatever it does, has the memory that the shard now needs.
+    fn too_large(&self, slot: Slot) -> bool {
+        let job = &self.state.jobs[slot];
+        let (kind, need) = (self.state.kind_of(job), self.need(job));
+        self.index.fitting(kind, need).all(|group| group.members == 0)
+    }
+
+    /// Ends a job that failed too often. Its failures are taken off the workers: one of both is guilty, not both.
+    fn give_up(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+        let job = &self.state.jobs[slot];
+        let id = job.id;
+        let soft = job.live.as_ref().map(|live| live.soft.clone()).unwrap_or_default();
+        for failure in soft {
+            self.absolve_node(failure.node, id, out);
+        }
+        self.end_job(slot, JobState::Failed(FailWhy::Poison(cause)), out);
+    }
+
+    /// When a job whose dependency is down is tried again; none if it has been down for too long.
+    fn back_off(&mut self, slot: Slot) -> Option<Millis> {
+        let now = self.state.now;
+        let config = self.state.config.clone();
+        let seq = self.state.jobs[slot].seq;
+        let live = self.live(slot);
+        let outage = live.outage.get_or_insert(Outage { since: now, tries: 0 });
+        if outage.since.plus(config.backoff_give_up) <= now {
+            return None;
+        }
+        let doubled = config.backoff_first.0.saturating_mul(1 << outage.tries.min(20));
+        let wait = doubled.min(config.backoff_max.0);
+        outage.tries += 1;
+        let spread = wait.saturating_mul(config.backoff_jitter_percent.into()) / 100;
+        let jitter = hash(seq, outage.tries) % (2 * spread + 1);
+        Some(now.plus(Millis(wait - spread + jitter)))
+    }
+
+    /// The clip could not be published.
+    pub(crate) fn publish_failed(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+        if cause != Cause::DependencyDown {
+            self.end_job(slot, JobState::Failed(FailWhy::NotPublished(cause)), out);
+            return;
+        }
+        match self.back_off(slot) {
+            Some(until) => self.wait(slot, Standing::PublishBackingOff { until }, until),
+            None => self.end_job(slot, JobState::Failed(FailWhy::NotPublished(cause)), out),
+        }
+    }
+
+    /// The worker could not read its inputs: the newest is the suspect, for only it may be re-made at once.
+    fn newest_input(&self, slot: Slot, stage: Stage) -> Option<ArtifactRef> {
+        let inputs = self.state.jobs[slot].live.as_ref()?.inputs_of(stage);
+        inputs.into_iter().max_by_key(|input| match input.role {
+            Role::Prompt => (0, 0),
+            Role::Latents { step } => (1, step),
+            Role::Segment { chunk } => (2, chunk),
+            Role::Clip | Role::Thumbnail | Role::Spritesheet => (3, 0),
+        })
+    }
+
+    /// An artifact of a job whose shard stands in no queue is gone: goes on from what is left.
+    pub(crate) fn lose_artifact(&mut self, slot: Slot, gone: ArtifactRef, out: &mut Vec<Output>) {
+        let live = self.live(slot);
+        live.lose(gone);
+        live.gone.push(gone.role);
+        let often = live.gone.iter().filter(|role| **role == gone.role).count();
+        if often >= GONE_MAX {
+            self.give_up(slot, Cause::ArtifactMissing, out);
+        } else {
+            self.advance(slot, out);
+        }
+    }
+
+    /// A lost attempt goes on after all: its loss is counted against nobody.
+    pub(crate) fn undo_loss(&mut self, slot: Slot) {
+        let job = &mut self.state.jobs[slot];
+        let id = job.id;
+        let Some(live) = &mut job.live else { return };
+        let Some(lost) = live.lost else { return };
+        let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == lost.fence.attempt;
+        live.soft.retain(|soft| !(was(soft) && soft.cause == Cause::WorkerLost));
+        live.avoid.retain(|node| *node != lost.node);
+        self.forgive_attempt(lost.node, id, lost.fence.attempt);
+    }
+}
+
+/// A number that looks random and is the same in every replay (SplitMix64).
+fn hash(seq: u64, tries: u32) -> u64 {
+    let mut z = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(tries.into());
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,210 @@
+//! Whose turn it is: tenants, their virtual time in each class, and the queues of ready shards.
+//!
+//! Start-time fair queueing in integers. A (class, tenant) pair is a flow with a virtual time: GPU-milliseconds
+//! charged, divided by the weight. The flow with the smallest goes first. It is charged the expected time when a
+//! shard is placed, and corrected by the reported time at its end. A flow that begins to wait starts no earlier
+//! than the one that is served next, so an idle tenant saves up no credit; two flows that both wait for the same
+//! workers all the time never differ by more than one longest shard each (and the slack of affinity).
+
+use crate::core::Core;
+use crate::index::{Flow, Key, Turn};
+use crate::input::TenantPolicy;
+use crate::job::Standing;
+use crate::output::{Ignored, Output};
+use crate::slab::Slot;
+use crate::state::KindIx;
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::TenantId;
+use zoetrope_protocol::job::Class;
+
+/// Virtual time of one GPU-millisecond at weight 1. The largest weight, so that no charge is rounded to nothing;
+/// 64 bits then hold 580 years of a thousand GPUs.
+pub(crate) const UNIT: u64 = 1_000;
+
+/// A tenant. Never removed: the operator's table bounds them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Tenant {
+    pub id: TenantId,
+    pub policy: TenantPolicy,
+    /// Running attempts.
+    pub running: u32,
+    /// Unfinished jobs that never began.
+    pub queued: u32,
+    /// Unfinished jobs.
+    pub unfinished: u32,
+    /// Virtual time, by class.
+    pub virtual_time: [u64; 3],
+}
+
+impl Tenant {
+    /// Whether it runs as many shards as it may.
+    pub fn capped(&self) -> bool {
+        self.running >= self.policy.running_max
+    }
+
+    /// Virtual time for so much GPU time.
+    pub fn charge(&self, gpu_ms: u64) -> u64 {
+        gpu_ms.saturating_mul(UNIT) / u64::from(self.policy.weight)
+    }
+}
+
+impl Core {
+    pub(crate) fn set_tenant(&mut self, id: TenantId, policy: TenantPolicy, out: &mut Vec<Output>) {
+        let policy = TenantPolicy { weight: policy.weight.clamp(1, UNIT as u32), ..policy };
+        let Some(&place) = self.index.tenants.get(&id) else {
+            let place = self.state.tenants.len() as u32;
+            let virtual_time = self.state.virtual_now;
+            let tenant = Tenant { id, policy, running: 0, queued: 0, unfinished: 0, virtual_time };
+            self.state.tenants.push(tenant);
+            self.index.tenants.insert(id, place);
+            self.index.flows.push(Default::default());
+            return;
+        };
+        if self.state.tenants[place as usize].policy == policy {
+            out.push(Output::Ignored { why: Ignored::NothingToDo });
+            return;
+        }
+        self.change_tenant(place, |tenant| tenant.policy = policy);
+    }
+
+    /// Changes a tenant's policy or its running shards, and lists or unlists its flows as its cap then asks for.
+    pub(crate) fn change_tenant(&mut self, place: u32, change: impl FnOnce(&mut Tenant)) {
+        let tenant = &mut self.state.tenants[place as usize];
+        let before = tenant.capped();
+        change(tenant);
+        let after = tenant.capped();
+        if before && !after {
+            for class in Class::ALL {
+                // What a tenant could not use for its cap is no credit.
+                let queues = &self.index.flows[place as usize][class as usize].queues;
+                if let Some(floor) = queues.iter().map(|(kind, _)| self.floor(*kind, class)).min() {
+                    self.raise(place, class, floor);
+                }
+                self.list(place, class);
+            }
+            self.todo.tenants.push(place);
+        }
+        if after && !before {
+            for class in Class::ALL {
+                self.unlist(place, class);
+            }
+        }
+    }
+
+    /// The flow's entry in the turns of its class.
+    fn turn(&self, place: u32, class: Class) -> Turn {
+        let tenant = &self.state.tenants[place as usize];
+        Turn { virtual_time: tenant.virtual_time[class as usize], tenant: tenant.id, place }
+    }
+
+    /// Enters a flow's turn for each kind that it waits for. Only for tenants below their cap.
+    pub(crate) fn list(&mut self, place: u32, class: Class) {
+        let turn = self.turn(place, class);
+        for (kind, _) in &self.index.flows[place as usize][class as usize].queues {
+            self.index.turns[*kind as usize][class as usize].insert(turn);
+        }
+    }
+
+    /// The opposite of `list`; to be called before the virtual time changes.
+    pub(crate) fn unlist(&mut self, place: u32, class: Class) {
+        let turn = self.turn(place, class);
+        for (kind, _) in &self.index.flows[place as usize][class as usize].queues {
+            self.index.turns[*kind as usize][class as usize].remove(&turn);
+        }
+    }
+
+    /// Sets a flow's virtual time.
+    pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, to: u64) {
+        let tenant = &self.state.tenants[place as usize];
+        let listed = !tenant.capped();
+        if tenant.virtual_time[class as usize] == to {
+            return;
+        }
+        if listed {
+            self.unlist(place, class);
+        }
+        self.state.tenants[place as usize].virtual_time[class as usize] = to;
+        if listed {
+            self.list(place, class);
+        }
+    }
+
+    /// Where a flow starts that begins to wait for a kind: beside the flow that is served next. If none waits, at
+    /// the class's virtual time.
+    fn floor(&self, kind: KindIx, class: Class) -> u64 {
+        let first = self.index.turns[kind as usize][class as usize].first();
+        first.map_or(self.state.virtual_now[class as usize], |turn| turn.virtual_time)
+    }
+
+    /// Only for flows that are not listed.
+    fn raise(&mut self, place: u32, class: Class, floor: u64) {
+        let time = &mut self.state.tenants[place as usize].virtual_time[class as usize];
+        *time = floor.max(*time);
+    }
+
+    pub(crate) fn key_of(&self, slot: Slot) -> Key {
+        let job = &self.state.jobs[slot];
+        let rank = match &job.live {
+            Some(live) if live.front => 0,
+            Some(_) => 1,
+            None => 2,
+        };
+        Key { rank, deadline: job.deadline, seq: job.seq, slot }
+    }
+
+    /// Puts a ready shard into its flow's queue.
+    pub(crate) fn enqueue(&mut self, slot: Slot) {
+        let job = &self.state.jobs[slot];
+        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
+        if job.live.as_ref().is_some_and(|live| !live.avoid.is_empty()) {
+            self.index.scarred.insert(slot);
+        }
+        let key = self.key_of(slot);
+        if self.index.flows[place as usize][class as usize].queues.is_empty() {
+            // Begins to wait: no credit for the time before.
+            self.raise(place, class, self.floor(kind, class));
+        }
+        if self.index.flows[place as usize][class as usize].insert(kind, key)
+            && !self.state.tenants[place as usize].capped()
+        {
+            let turn = self.turn(place, class);
+            self.index.turns[kind as usize][class as usize].insert(turn);
+        }
+    }
+
+    /// Takes a ready shard out of its flow's queue.
+    pub(crate) fn dequeue(&mut self, slot: Slot) {
+        let job = &self.state.jobs[slot];
+        debug_assert_eq!(job.standing(), Standing::Ready);
+        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
+        self.index.scarred.remove(&slot);
+        let key = self.key_of(slot);
+        let turn = self.turn(place, class);
+        if self.index.flows[place as usize][class as usize].remove(kind, key) {
+            self.index.turns[kind as usize][class as usize].remove(&turn);
+        }
+    }
+}
+
+impl Flow {
+    /// Whether the kind was not waited for before.
+    pub(crate) fn insert(&mut self, kind: KindIx, key: Key) -> bool {
+        if let Some((_, queue)) = self.queues.iter_mut().find(|(k, _)| *k == kind) {
+            queue.insert(key);
+            return false;
+        }
+        self.queues.push((kind, [key].into()));
+        true
+    }
+
+    /// Whether the kind is no longer waited for.
+    fn remove(&mut self, kind: KindIx, key: Key) -> bool {
+        let Some(at) = self.queues.iter().position(|(k, _)| *k == kind) else { return false };
+        self.queues[at].1.remove(&key);
+        let empty = self.queues[at].1.is_empty();
+        if empty {
+            self.queues.swap_remove(at);
+        }
+        empty
+    }
+}

@@ -1,0 +1,194 @@
+//! The fleet as placing sees it: which worker may get new work, which are free, how many fit a shard.
+
+use crate::core::Core;
+use crate::job::Job;
+use crate::slab::Slot;
+use crate::state::KindIx;
+use crate::worker::{Doing, NodeId, Worker};
+use zoetrope_protocol::job::Class;
+
+/// In quarantine for so many kinds at once, a worker gets nothing at all.
+const KINDS_TOO_MANY: usize = 2;
+
+impl Core {
+    /// Whether a worker may get new work of some kind.
+    pub(crate) fn available(&self, worker: &Worker) -> bool {
+        let node = &self.state.nodes[&worker.node];
+        worker.connected
+            && worker.drain.is_none()
+            && !node.cordoned
+            && node.quarantined().count() < KINDS_TOO_MANY
+    }
+
+    /// Enters a worker into its group. It becomes free by `feed`.
+    pub(crate) fn enter_fleet(&mut self, slot: Slot) {
+        let worker = &self.state.workers[slot];
+        let group = self.index.group(&self.state, worker.vram_bytes, &worker.serves);
+        if self.index.group_of.len() <= slot as usize {
+            self.index.group_of.resize(slot as usize + 1, u32::MAX);
+        }
+        self.index.group_of[slot as usize] = group;
+        let available = self.available(worker);
+        let group = &mut self.index.groups[group as usize];
+        group.members += 1;
+        if available {
+            group.available += 1;
+            for kind in self.state.nodes[&worker.node].quarantined() {
+                group.count_quarantined(kind, true);
+            }
+        }
+    }
+
+    /// Takes a worker out of its group; to be called before anything that `available` looks at changes.
+    pub(crate) fn leave_fleet(&mut self, slot: Slot) {
+        let worker = &self.state.workers[slot];
+        let available = self.available(worker);
+        let group = &mut self.index.groups[self.index.group_of[slot as usize] as usize];
+        group.members -= 1;
+        if available {
+            group.available -= 1;
+            for kind in self.state.nodes[&worker.node].quarantined() {
+                group.count_quarantined(kind, false);
+            }
+            group.free.remove(&free_key(worker, slot));
+            // A shard that avoids other workers may have no choice left.
+            self.todo.scarred = true;
+        }
+    }
+
+    /// Changes a worker in what concerns the fleet.
+    pub(crate) fn change_worker(&mut self, slot: Slot, change: impl FnOnce(&mut Worker)) {
+        self.leave_fleet(slot);
+        change(&mut self.state.workers[slot]);
+        self.enter_fleet(slot);
+        self.todo.workers.push(slot);
+    }
+
+    /// The worker's gpu is free again.
+    pub(crate) fn set_idle(&mut self, slot: Slot) {
+        self.state.workers[slot].doing = Doing::Idle;
+        self.todo.workers.push(slot);
+    }
+
+    /// Enters an idle worker among the free; whether it may get work.
+    pub(crate) fn set_free(&mut self, slot: Slot) -> bool {
+        let Some(worker) = self.state.workers.get(slot) else { return false };
+        if worker.doing != Doing::Idle || !self.available(worker) {
+            return false;
+        }
+        let group = self.index.group_of[slot as usize];
+        self.index.groups[group as usize].free.insert(free_key(worker, slot));
+        true
+    }
+
+    pub(crate) fn unset_free(&mut self, slot: Slot) {
+        let key = free_key(&self.state.workers[slot], slot);
+        self.index.groups[self.index.group_of[slot as usize] as usize].free.remove(&key);
+    }
+
+    /// Device memory that the job's current shard needs: its kind's, more after it ran out of memory.
+    pub(crate) fn need(&self, job: &Job) -> u64 {
+        let mut need = self.state.kinds[self.state.kind_of(job) as usize].vram_bytes;
+        let failures = job.live.as_ref().map_or(0, |live| live.memory_failures);
+        // The first time the worker may only have kept too much loaded.
+        for _ in 1..failures {
+            let growth = need / 100 * u64::from(self.state.config.memory_growth_percent);
+            need = need.saturating_add(growth.max(1));
+        }
+        need
+    }
+
+    pub(crate) fn quarantined(&self, node: NodeId, kind: KindIx) -> bool {
+        self.state.nodes[&node].quarantined().any(|k| k == kind)
+    }
+
+    /// Whether a worker fits a shard and may get it now or once it is free, but for what the shard avoids.
+    pub(crate) fn fits(&self, worker: &Worker, kind: KindIx, need: u64) -> bool {
+        let kind_of = &self.state.kinds[kind as usize];
+        worker.vram_bytes >= need
+            && worker.serves.binary_search(&(kind_of.model, kind_of.stage)).is_ok()
+            && self.available(worker)
+            && !self.quarantined(worker.node, kind)
+    }
+
+    /// How many workers fit, free or not.
+    pub(crate) fn count_fitting(&self, kind: KindIx, need: u64) -> u32 {
+        self.index.fitting(kind, need).map(|g| g.available - g.quarantined(kind)).sum()
+    }
+
+    /// How many workers fit that the shard does not avoid.
+    pub(crate) fn count_unavoided(&self, job: &Job) -> u32 {
+        let (kind, need) = (self.state.kind_of(job), self.need(job));
+        let avoid = job.live.as_ref().map_or(&[][..], |live| &live.avoid);
+        let avoided = avoid.iter().filter(|node| {
+            let worker = self.state.nodes.get(node).and_then(|node| node.worker);
+            worker.is_some_and(|slot| self.fits(&self.state.workers[slot], kind, need))
+        });
+        self.count_fitting(kind, need) - avoided.count() as u32
+    }
+
+    /// Whether a worker that serves the shard's kind may run it: memory, and what the shard avoids.
+    pub(crate) fn may_take(&self, job: &Job, worker: &Worker) -> bool {
+        let Some(live) = &job.live else { return true };
+        if live.memory_failures > 1 && worker.vram_bytes < self.need(job) {
+            return false;
+        }
+        if !live.avoid.contains(&worker.node) {
+            return true;
+        }
+        live.retry_at <= self.state.now && self.count_unavoided(job) == 0
+    }
+
+    /// The best free worker for a ready shard: with the kind loaded; else the one that made its inputs; else the
+    /// smallest that fits. The lowest id of equals.
+    pub(crate) fn best_worker(&self, slot: Slot) -> Option<Slot> {
+        let job = &self.state.jobs[slot];
+        let (kind, need) = (self.state.kind_of(job), self.need(job));
+        let good = |free: &&(u32, _, Slot)| {
+            let worker = &self.state.workers[free.2];
+            self.may_take(job, worker) && !self.quarantined(worker.node, kind)
+        };
+        let hot = hot_number(Some(kind));
+        for group in self.index.fitting(kind, need) {
+            let range = group.free.range((hot, zoetrope_protocol::WorkerId(0), 0)..);
+            if let Some(found) = range.take_while(|free| free.0 == hot).find(good) {
+                return Some(found.2);
+            }
+        }
+        let maker = job.live.as_ref().and_then(|live| live.maker);
+        let maker = maker.and_then(|node| self.state.nodes.get(&node)?.worker);
+        if let Some(slot) = maker {
+            let worker = &self.state.workers[slot];
+            let fits = worker.doing == Doing::Idle && self.fits(worker, kind, need);
+            if fits && self.may_take(job, worker) {
+                return Some(slot);
+            }
+        }
+        self.index.fitting(kind, need).find_map(|g| g.free.iter().find(good)).map(|free| free.2)
+    }
+
+    /// Whether any worker is free that serves the kind.
+    pub(crate) fn any_free(&self, kind: KindIx) -> bool {
+        self.index.fitting(kind, 0).any(|group| !group.free.is_empty())
+    }
+
+    /// Lets all free workers that serve a kind look for work anew.
+    pub(crate) fn look_again(&mut self, kind: KindIx) {
+        let groups = self.index.fitting(kind, 0);
+        let free: Vec<Slot> = groups.flat_map(|g| g.free.iter().map(|free| free.2)).collect();
+        self.todo.workers.extend(free);
+    }
+
+    /// Whether a class's flows may have shards of a kind placed at all, cap aside.
+    pub(crate) fn waiting(&self, kind: KindIx, class: Class) -> bool {
+        !self.index.turns[kind as usize][class as usize].is_empty() && !self.state.paused(kind)
+    }
+}
+
+fn hot_number(hot: Option<KindIx>) -> u32 {
+    hot.map_or(0, |kind| u32::from(kind) + 1)
+}
+
+fn free_key(worker: &Worker, slot: Slot) -> (u32, zoetrope_protocol::WorkerId, Slot) {
+    (hot_number(worker.hot), worker.id, slot)
+}

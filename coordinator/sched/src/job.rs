@@ -1,0 +1,285 @@
+//! A job in the core: a compact record for the million that wait, and a boxed part for those that began.
+//! Also the chain of artifacts: which shard comes next. Does nothing by itself; `attempt.rs` and `place.rs` do.
+
+use crate::slab::Slot;
+use crate::worker::NodeId;
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{AttemptNumber, Fence, JobId, Millis};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
+
+/// The longest chain: each stage once.
+pub(crate) const CHAIN_MAX: usize = Stage::ALL.len();
+/// Latents kept of a job: the newest, and the one before should the newest turn out to be damaged.
+const LATENTS_KEPT: usize = 2;
+
+/// An unfinished job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub id: JobId,
+    /// Its number in the order of admission. Never reused, so (slot, seq) names a job for ever.
+    pub seq: u64,
+    /// Place of its tenant.
+    pub tenant: u32,
+    /// Place of its model.
+    pub model: u16,
+    pub class: Class,
+    /// Place of the current shard's stage in the model's chain.
+    pub position: u8,
+    /// At least 1.
+    pub steps: u32,
+    /// Expected GPU time by place in the chain, in milliseconds.
+    pub expected_ms: [u32; CHAIN_MAX],
+    pub submitted: Millis,
+    pub deadline: Option<Millis>,
+    /// Neighbours in the list of jobs by age.
+    pub older: Option<Slot>,
+    pub younger: Option<Slot>,
+    /// None as long as nothing of it was placed.
+    pub live: Option<Box<Live>>,
+}
+
+/// How the current shard of a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    /// In its tenant's queue.
+    Ready,
+    /// Waits for a dependency, then becomes ready.
+    BackingOff { until: Millis },
+    /// Runs on the worker of this place.
+    Running { worker: Slot },
+    /// All stages are done, `Publish` was put out.
+    Publishing,
+    /// Publishing failed for a dependency and is put out again.
+    PublishBackingOff { until: Millis },
+}
+
+/// What there is of a job that began.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Live {
+    pub standing: Standing,
+    /// Since when it stands so.
+    pub since: Millis,
+    /// Attempts made, by place in the chain. Never goes back.
+    pub attempts: [u32; CHAIN_MAX],
+    /// The shard was tried before, so it stands in front of its tenant's queue.
+    pub front: bool,
+    /// The prompt's embeddings.
+    pub prompt: Option<ArtifactRef>,
+    /// The newest latents, at most [`LATENTS_KEPT`], the newest last.
+    pub latents: Vec<ArtifactRef>,
+    /// Outputs of a finished `Decode`.
+    pub segments: Vec<ArtifactRef>,
+    /// The last stage's attempt and outputs.
+    pub finished: Option<(Fence, Vec<ArtifactRef>)>,
+    /// Stored, but of no use any more; forgotten with the job.
+    pub leftover: Vec<ArtifactRef>,
+    /// The soft failures of the job.
+    pub soft: Vec<SoftFailure>,
+    /// The nodes that failed the current shard.
+    pub avoid: Vec<NodeId>,
+    /// From here on they may try it again, where no other fits.
+    pub retry_at: Millis,
+    /// The node that made the current shard's inputs.
+    pub maker: Option<NodeId>,
+    /// The attempt that was lost with its worker: taken up again should that boot return in time.
+    pub lost: Option<Lost>,
+    /// How often it ran out of memory.
+    pub memory_failures: u32,
+    /// A dependency is down for it.
+    pub outage: Option<Outage>,
+    /// Roles whose artifact was gone once.
+    pub gone: Vec<Role>,
+}
+
+/// A soft failure of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SoftFailure {
+    pub node: NodeId,
+    pub stage: Stage,
+    pub attempt: AttemptNumber,
+    pub cause: Cause,
+}
+
+/// An attempt that ended with its worker's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    pub node: NodeId,
+    pub boot: u64,
+    pub fence: Fence,
+    pub position: u8,
+}
+
+/// Since when a dependency is down for a job, and how often it was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outage {
+    pub since: Millis,
+    pub tries: u32,
+}
+
+impl Live {
+    pub fn new(since: Millis) -> Self {
+        Live {
+            standing: Standing::Ready,
+            since,
+            attempts: [0; CHAIN_MAX],
+            front: false,
+            prompt: None,
+            latents: Vec::new(),
+            segments: Vec::new(),
+            finished: None,
+            leftover: Vec::new(),
+            soft: Vec::new(),
+            avoid: Vec::new(),
+            retry_at: Millis(0),
+            maker: None,
+            lost: None,
+            memory_failures: 0,
+            outage: None,
+            gone: Vec::new(),
+        }
+    }
+
+    /// Steps of the newest latents.
+    pub fn newest_step(&self) -> u32 {
+        self.latents.last().map_or(0, |latents| step_of(latents.role))
+    }
+
+    /// Whether a stage's output is there.
+    fn has_output_of(&self, stage: Stage, steps: u32) -> bool {
+        match stage {
+            Stage::Encode => self.prompt.is_some(),
+            Stage::Denoise => self.newest_step() >= steps,
+            Stage::Decode => !self.segments.is_empty(),
+            Stage::Finish => self.finished.is_some(),
+        }
+    }
+
+    /// The place in the chain where the work goes on: the last stage whose inputs are all there.
+    pub fn next_position(&self, chain: &[Stage], steps: u32) -> u8 {
+        let mut position = chain.len() - 1;
+        while position > 0 && !self.has_output_of(chain[position - 1], steps) {
+            position -= 1;
+        }
+        position as u8
+    }
+
+    /// What a shard of this stage starts from.
+    pub fn inputs_of(&self, stage: Stage) -> Vec<ArtifactRef> {
+        let newest = self.latents.last();
+        match stage {
+            Stage::Encode => Vec::new(),
+            Stage::Denoise => self.prompt.iter().chain(newest).copied().collect(),
+            Stage::Decode => newest.into_iter().copied().collect(),
+            Stage::Finish => newest.into_iter().chain(&self.segments).copied().collect(),
+        }
+    }
+
+    /// Appends an artifact of a running attempt to the chain. What it makes superfluous is returned.
+    ///
+    /// # Errors
+    /// `NothingNew` for one that is there already or older than what is there, `Foreign` for one that this stage
+    /// does not make.
+    pub fn append(
+        &mut self,
+        stage: Stage,
+        steps: u32,
+        artifact: ArtifactRef,
+    ) -> Result<Option<ArtifactRef>, AppendError> {
+        match (stage, artifact.role) {
+            (Stage::Encode, Role::Prompt) if self.prompt.is_none() => {
+                self.prompt = Some(artifact);
+                Ok(None)
+            }
+            (Stage::Denoise, Role::Latents { step }) if step >= 1 && step <= steps => {
+                if step <= self.newest_step() {
+                    return Err(AppendError::NothingNew);
+                }
+                self.latents.push(artifact);
+                let old = self.latents.len() > LATENTS_KEPT;
+                Ok(old.then(|| self.latents.remove(0)))
+            }
+            (Stage::Encode, Role::Prompt) => Err(AppendError::NothingNew),
+            (Stage::Decode, Role::Segment { .. })
+            | (Stage::Finish, Role::Clip | Role::Thumbnail | Role::Spritesheet) => {
+                // Of no use before the attempt is finished; remembered so that it is forgotten.
+                if self.leftover.contains(&artifact) {
+                    return Err(AppendError::NothingNew);
+                }
+                self.leftover.push(artifact);
+                Ok(None)
+            }
+            _ => Err(AppendError::Foreign),
+        }
+    }
+
+    /// Takes an artifact off the chain; whether it was on it.
+    pub fn lose(&mut self, gone: ArtifactRef) -> bool {
+        if self.prompt.is_some_and(|prompt| prompt.artifact == gone.artifact) {
+            self.prompt = None;
+            return true;
+        }
+        let before = self.latents.len();
+        self.latents.retain(|latents| latents.artifact != gone.artifact);
+        if self.latents.len() < before {
+            return true;
+        }
+        if self.segments.iter().any(|segment| segment.artifact == gone.artifact) {
+            self.leftover.append(&mut self.segments);
+            return true;
+        }
+        let outputs = self.finished.iter().flat_map(|(_, outputs)| outputs);
+        if outputs.into_iter().any(|output| output.artifact == gone.artifact) {
+            if let Some((_, mut outputs)) = self.finished.take() {
+                self.leftover.append(&mut outputs);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// All artifacts that the job keeps, but for those of `published`, by address and once each.
+    pub fn all_but(&self, published: &[ArtifactRef]) -> Vec<ArtifactRef> {
+        let kept =
+            |artifact: &ArtifactRef| published.iter().any(|p| p.artifact == artifact.artifact);
+        let finished = self.finished.iter().flat_map(|(_, outputs)| outputs);
+        let chain = self.prompt.iter().chain(&self.latents).chain(&self.segments);
+        let mut all: Vec<_> = chain.chain(finished).chain(&self.leftover).copied().collect();
+        all.retain(|artifact| !kept(artifact));
+        all.sort_by_key(|artifact| (artifact.artifact, artifact.role));
+        all.dedup_by_key(|artifact| artifact.artifact);
+        all
+    }
+}
+
+/// Why an artifact did not extend the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AppendError {
+    NothingNew,
+    Foreign,
+}
+
+/// Steps done, of latents; 0 of all else.
+pub(crate) fn step_of(role: Role) -> u32 {
+    if let Role::Latents { step } = role { step } else { 0 }
+}
+
+impl Job {
+    pub fn standing(&self) -> Standing {
+        self.live.as_ref().map_or(Standing::Ready, |live| live.standing)
+    }
+
+    /// Since when it stands so.
+    pub fn since(&self) -> Millis {
+        self.live.as_ref().map_or(self.submitted, |live| live.since)
+    }
+
+    /// Expected GPU time of what the current shard still has to do.
+    pub fn expected(&self, stage: Stage) -> u64 {
+        let whole = u64::from(self.expected_ms[self.position as usize]);
+        let done = match (&self.live, stage) {
+            (Some(live), Stage::Denoise) => live.newest_step().min(self.steps),
+            _ => 0,
+        };
+        whole * u64::from(self.steps - done) / u64::from(self.steps)
+    }
+}

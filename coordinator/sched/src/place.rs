@@ -1,0 +1,281 @@
+//! Who gets what: brings free workers and ready shards together until no free worker could run any admissible
+//! shard. Order: class, the tenant's turn, rank and deadline within the tenant, affinity, best fit in memory.
+
+use crate::core::Core;
+use crate::fair::UNIT;
+use crate::index::{Key, Turn};
+use crate::job::{Live, Standing};
+use crate::output::{JobState, Output};
+use crate::slab::Slot;
+use crate::state::KindIx;
+use crate::worker::{Doing, Running, Worker};
+use zoetrope_protocol::id::{AttemptNumber, Fence, Millis, ShardId};
+use zoetrope_protocol::job::Class;
+
+/// What an input made possible; empty between inputs. A slot in it may have been emptied since.
+#[derive(Debug, Default)]
+pub(crate) struct Todo {
+    /// Workers that may be free now.
+    pub workers: Vec<Slot>,
+    /// Jobs whose shard may be placeable now.
+    pub shards: Vec<Slot>,
+    /// Tenants that fell below their cap.
+    pub tenants: Vec<u32>,
+    /// A worker went: shards that avoid some workers may have no choice left.
+    pub scarred: bool,
+}
+
+/// A ready shard that a worker could take.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    turn: Turn,
+    key: Key,
+    kind: KindIx,
+}
+
+impl Core {
+    /// Places all that became possible.
+    pub(crate) fn place_all(&mut self, out: &mut Vec<Output>) {
+        loop {
+            if !self.todo.workers.is_empty() {
+                let mut slots = std::mem::take(&mut self.todo.workers);
+                slots.sort_by_key(|slot| self.state.workers.get(*slot).map(|worker| worker.id));
+                slots.dedup();
+                for slot in slots.drain(..) {
+                    self.feed(slot, out);
+                }
+                if self.todo.workers.is_empty() {
+                    // Keep the allocation.
+                    self.todo.workers = slots;
+                }
+            } else if let Some(place) = self.todo.tenants.pop() {
+                self.place_of_tenant(place, out);
+            } else if self.todo.scarred {
+                self.todo.scarred = false;
+                self.todo.shards.extend(&self.index.scarred);
+            } else if !self.todo.shards.is_empty() {
+                let mut slots = std::mem::take(&mut self.todo.shards);
+                slots.retain(|slot| self.ready(*slot));
+                slots.sort_by_key(|slot| self.order_of(*slot));
+                slots.dedup();
+                for slot in slots.drain(..) {
+                    self.place_shard(slot, out);
+                }
+                if self.todo.shards.is_empty() {
+                    self.todo.shards = slots;
+                }
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn ready(&self, slot: Slot) -> bool {
+        self.state.jobs.get(slot).is_some_and(|job| job.standing() == Standing::Ready)
+    }
+
+    fn order_of(&self, slot: Slot) -> (Class, u64, Key) {
+        let job = &self.state.jobs[slot];
+        let tenant = &self.state.tenants[job.tenant as usize];
+        (job.class, tenant.virtual_time[job.class as usize], self.key_of(slot))
+    }
+
+    /// Gives a worker work as long as it is free and there is some.
+    fn feed(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        while self.set_free(slot) {
+            let Some((due, chosen)) = self.pick(slot) else { return };
+            let worker = &mut self.state.workers[slot];
+            worker.passed_over = if due == chosen { 0 } else { worker.passed_over + 1 };
+            // The shard may have a better place: this worker's turn only says that the shard is next.
+            let to = self.best_worker(chosen).unwrap_or(slot);
+            self.assign(chosen, to, out);
+        }
+    }
+
+    fn place_shard(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        if !self.ready(slot) {
+            return;
+        }
+        let job = &self.state.jobs[slot];
+        let kind = self.state.kind_of(job);
+        if self.state.tenants[job.tenant as usize].capped() || self.state.paused(kind) {
+            return;
+        }
+        if let Some(worker) = self.best_worker(slot) {
+            self.assign(slot, worker, out);
+        }
+    }
+
+    /// A tenant may run more: free workers did not see its shards before.
+    fn place_of_tenant(&mut self, place: u32, out: &mut Vec<Output>) {
+        for class in Class::ALL {
+            let flow = &self.index.flows[place as usize][class as usize];
+            let mut slots = Vec::new();
+            for (kind, queue) in &flow.queues {
+                if !self.state.paused(*kind) && self.any_free(*kind) {
+                    slots.extend(queue.iter().copied());
+                }
+            }
+            slots.sort_unstable();
+            for key in slots {
+                if self.state.tenants[place as usize].capped() {
+                    return;
+                }
+                self.place_shard(key.slot, out);
+            }
+        }
+    }
+
+    /// The shard that a free worker should run: the one that is due, and the one that affinity makes of it.
+    fn pick(&self, slot: Slot) -> Option<(Slot, Slot)> {
+        let worker = &self.state.workers[slot];
+        let group = &self.index.groups[self.index.group_of[slot as usize] as usize];
+        for class in Class::ALL {
+            let mut due: Option<Candidate> = None;
+            let mut hot: Option<Candidate> = None;
+            for &kind in &group.kinds {
+                if !self.waiting(kind, class) || self.quarantined(worker.node, kind) {
+                    continue;
+                }
+                let Some(candidate) = self.first_for(kind, class, worker) else { continue };
+                if worker.hot == Some(kind) {
+                    hot = Some(candidate);
+                }
+                if due.is_none_or(|due| (candidate.turn, candidate.key) < (due.turn, due.key)) {
+                    due = Some(candidate);
+                }
+            }
+            let Some(due) = due else { continue };
+            let chosen = self.preferred(worker, class, due, hot);
+            return Some((due.key.slot, chosen));
+        }
+        None
+    }
+
+    /// The first shard of a kind that this worker may take.
+    fn first_for(&self, kind: KindIx, class: Class, worker: &Worker) -> Option<Candidate> {
+        for turn in &self.index.turns[kind as usize][class as usize] {
+            let flow = &self.index.flows[turn.place as usize][class as usize];
+            let takes = |key: &&Key| self.may_take(&self.state.jobs[key.slot], worker);
+            if let Some(key) = flow.queue(kind).and_then(|queue| queue.iter().find(takes)) {
+                return Some(Candidate { turn: *turn, key: *key, kind });
+            }
+        }
+        None
+    }
+
+    /// Affinity: a shard of the loaded kind, else the next shard of the job that the worker just worked on, may
+    /// pass the one that is due, within the neighbourhood and only so often in a row.
+    fn preferred(
+        &self,
+        worker: &Worker,
+        class: Class,
+        due: Candidate,
+        hot: Option<Candidate>,
+    ) -> Slot {
+        let loaded = worker.hot == Some(due.kind);
+        if loaded || worker.passed_over >= self.state.config.affinity_run_max {
+            return due.key.slot;
+        }
+        let slack = self.state.config.affinity_slack.0.saturating_mul(UNIT);
+        let near = |other: &Candidate| {
+            let same_tenant = other.turn.place == due.turn.place;
+            other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)
+                && (!same_tenant
+                    || (other.key.rank, other.key.deadline) == (due.key.rank, due.key.deadline))
+        };
+        let next = || self.continued(worker, class);
+        hot.filter(near).or_else(|| next().filter(near)).unwrap_or(due).key.slot
+    }
+
+    /// The next shard of the worker's last job, if it is ready, of this class, and the worker may take it.
+    fn continued(&self, worker: &Worker, class: Class) -> Option<Candidate> {
+        let (slot, seq) = worker.last_job?;
+        let job = self.state.jobs.get(slot).filter(|job| job.seq == seq && job.class == class)?;
+        let kind = self.state.kind_of(job);
+        let tenant = &self.state.tenants[job.tenant as usize];
+        let turn = Turn {
+            virtual_time: tenant.virtual_time[class as usize],
+            tenant: tenant.id,
+            place: job.tenant,
+        };
+        let allowed = job.standing() == Standing::Ready
+            && !tenant.capped()
+            && !self.state.paused(kind)
+            && self.fits(worker, kind, self.need(job))
+            && self.may_take(job, worker);
+        allowed.then(|| Candidate { turn, key: self.key_of(slot), kind })
+    }
+
+    /// Orders a ready shard from a free worker.
+    fn assign(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) {
+        let fence = self.run(slot, to, out);
+        let job = &self.state.jobs[slot];
+        let stage = self.state.stage_of(job);
+        let inputs = job.live.as_ref().map(|live| live.inputs_of(stage)).unwrap_or_default();
+        let worker = &self.state.workers[to];
+        let hard_limit = worker.running().map_or(Millis(0), |running| running.hard_limit);
+        let shard = ShardId { job: job.id, stage, index: 0 };
+        out.push(Output::Assign { worker: worker.id, shard, fence, inputs, hard_limit });
+    }
+
+    /// Puts a ready shard on a worker under a new attempt number.
+    pub(crate) fn run(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) -> Fence {
+        let now = self.state.now;
+        self.uncount(slot);
+        self.dequeue(slot);
+        let config = &self.state.config;
+        let job = &self.state.jobs[slot];
+        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
+        let stage = self.state.kinds[kind as usize].stage;
+        let charged_ms = job.expected(stage);
+        let limit = charged_ms.saturating_mul(config.hard_limit_factor.into());
+        let hard_limit = Millis(limit).plus(config.hard_limit_base).min(config.hard_limit_max);
+        let first = job.live.is_none();
+        let id = job.id;
+
+        let job = &mut self.state.jobs[slot];
+        let live = job.live.get_or_insert_with(|| Box::new(Live::new(now)));
+        let tries = &mut live.attempts[job.position as usize];
+        *tries += 1;
+        let fence = Fence { epoch: self.state.epoch, attempt: AttemptNumber(*tries) };
+        live.standing = Standing::Running { worker: to };
+        live.since = now;
+        live.lost = None;
+        self.count(slot);
+
+        let tenant = &mut self.state.tenants[place as usize];
+        if first {
+            tenant.queued -= 1;
+        }
+        let start = tenant.virtual_time[class as usize];
+        let charge = tenant.charge(charged_ms);
+        let virtual_now = &mut self.state.virtual_now[class as usize];
+        *virtual_now = start.max(*virtual_now);
+        self.set_virtual_time(place, class, start.saturating_add(charge));
+        self.change_tenant(place, |tenant| tenant.running += 1);
+
+        self.unset_free(to);
+        let worker = &mut self.state.workers[to];
+        worker.hot = Some(kind);
+        worker.last_job = None;
+        worker.doing = Doing::Running(Running {
+            job: slot,
+            stage,
+            kind,
+            fence,
+            since: now,
+            hard_limit,
+            charged_ms,
+            progressed: false,
+        });
+        if self.state.sweep_at.is_none() {
+            self.state.sweep_at = Some(now.plus(self.state.config.sweep_every));
+        }
+        if first {
+            out.push(Output::JobMoved { job: id, state: JobState::InProgress });
+        }
+        out.push(Output::StageBegan { job: id, stage, worker: self.state.workers[to].id });
+        fence
+    }
+}

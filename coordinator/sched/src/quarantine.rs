@@ -1,0 +1,235 @@
+//! Workers that fail a kind too often get nothing of it for a while, and are forgiven with time. Kept by node,
+//! so that a new connection or boot does not wash it off.
+
+use crate::core::Core;
+use crate::output::Output;
+use crate::state::KindIx;
+use crate::timer::Timer;
+use crate::worker::{Node, NodeId, Running};
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
+
+/// How a node did at a kind.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Attempts that ended, also the good ones.
+    pub attempts: u64,
+    /// The latest faults, the newest last.
+    pub faults: Vec<Fault>,
+    /// Quarantines in a row.
+    pub strikes: u32,
+    /// Until when it is in quarantine.
+    pub until: Option<Millis>,
+    /// When the last one ended.
+    pub released: Millis,
+}
+
+/// An attempt that counts against a node.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    /// Its number among the node's attempts of the kind.
+    pub number: u64,
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub at: Millis,
+}
+
+impl Node {
+    /// The kinds that it is in quarantine for.
+    pub fn quarantined(&self) -> impl Iterator<Item = KindIx> {
+        let records = self.records.iter();
+        records.filter(|(_, record)| record.until.is_some()).map(|(kind, _)| *kind)
+    }
+
+    fn record(&mut self, kind: KindIx) -> &mut Record {
+        let at = match self.records.iter().position(|(k, _)| *k == kind) {
+            Some(at) => at,
+            None => {
+                self.records.push((kind, Record::default()));
+                self.records.len() - 1
+            }
+        };
+        &mut self.records[at].1
+    }
+}
+
+impl Record {
+    fn jobs(&self) -> usize {
+        let mut jobs: Vec<JobId> = self.faults.iter().map(|fault| fault.job).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        jobs.len()
+    }
+}
+
+impl Core {
+    /// Counts an attempt that ended, and puts the node in quarantine if it is one fault too many.
+    pub(crate) fn record(
+        &mut self,
+        node: NodeId,
+        running: &Running,
+        fault: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let (now, job) = (self.state.now, self.state.jobs[running.job].id);
+        let config = &self.state.config;
+        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let record = known.record(running.kind);
+        record.attempts += 1;
+        if !fault {
+            return;
+        }
+        let number = record.attempts;
+        record.faults.push(Fault { number, job, attempt: running.fence.attempt, at: now });
+        let window = u64::from(config.fault_window);
+        record.faults.retain(|fault| {
+            fault.number + window > number && fault.at.plus(config.fault_forgotten) > now
+        });
+        if record.until.is_none() && record.jobs() >= config.fault_max as usize {
+            self.quarantine(node, running.kind, out);
+        }
+    }
+
+    fn quarantine(&mut self, node: NodeId, kind: KindIx, out: &mut Vec<Output>) {
+        let now = self.state.now;
+        if !self.may_quarantine(node, kind) {
+            // Nobody else, or too many already: the release, the model or a dependency is at fault.
+            let until = now.plus(self.state.config.kind_pause);
+            self.state.kinds[kind as usize].paused_until = Some(until);
+            self.set_timer(until, Timer::Resume { kind });
+            return;
+        }
+        let worker = self.state.nodes[&node].worker;
+        if let Some(slot) = worker {
+            self.leave_fleet(slot);
+        }
+        let config = &self.state.config;
+        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let record = known.record(kind);
+        if record.released.plus(config.quarantine_clean) <= now {
+            record.strikes = 0;
+        }
+        let last = config.quarantine.len() - 1;
+        let until = now.plus(config.quarantine[last.min(record.strikes as usize)]);
+        record.strikes += 1;
+        record.until = Some(until);
+        let jobs: Vec<JobId> = record.faults.iter().map(|fault| fault.job).collect();
+        if let Some(slot) = worker {
+            self.enter_fleet(slot);
+            self.todo.workers.push(slot);
+            let of = &self.state.kinds[kind as usize];
+            let (worker, model, stage) = (self.state.workers[slot].id, of.model, of.stage);
+            out.push(Output::Quarantined { worker, model, stage, until });
+        }
+        self.set_timer(until, Timer::Release { node, kind });
+        let stage = self.state.kinds[kind as usize].stage;
+        for job in jobs {
+            // The worker is guilty, so the jobs are not.
+            let Some(slot) = self.index.jobs.get(&job) else { continue };
+            if let Some(live) = &mut self.state.jobs[*slot].live {
+                live.soft.retain(|soft| !(soft.node == node && soft.stage == stage));
+            }
+        }
+    }
+
+    /// Connected workers that serve a kind.
+    pub(crate) fn count_serving(&self, kind: KindIx) -> u32 {
+        self.index
+            .fitting(kind, self.state.kinds[kind as usize].vram_bytes)
+            .map(|g| g.members)
+            .sum()
+    }
+
+    /// Whether enough others are left: never the last one of a kind, and only so many at one time.
+    fn may_quarantine(&self, node: NodeId, kind: KindIx) -> bool {
+        let of = &self.state.kinds[kind as usize];
+        let mut all = 0;
+        let mut already = 0;
+        for (_, worker) in self.state.workers.iter() {
+            let serves = worker.serves.binary_search(&(of.model, of.stage)).is_ok();
+            if worker.node == node || !serves || worker.vram_bytes < of.vram_bytes {
+                continue;
+            }
+            all += 1;
+            already += u64::from(self.quarantined(worker.node, kind));
+        }
+        let most = (all + 1) * u64::from(self.state.config.quarantine_percent) / 100;
+        already < all && already < most.max(1)
+    }
+
+    /// The time of a quarantine is over.
+    pub(crate) fn release(&mut self, node: NodeId, kind: KindIx) {
+        let now = self.state.now;
+        let Some(known) = self.state.nodes.get(&node) else { return };
+        let over = |(k, record): &(KindIx, Record)| {
+            *k == kind && record.until.is_some_and(|until| until <= now)
+        };
+        if known.records.iter().any(over) {
+            self.lift(node, kind);
+        }
+    }
+
+    fn lift(&mut self, node: NodeId, kind: KindIx) {
+        let now = self.state.now;
+        let Some(known) = self.state.nodes.get(&node) else { return };
+        let worker = known.worker;
+        if let Some(slot) = worker {
+            self.leave_fleet(slot);
+        }
+        if let Some(known) = self.state.nodes.get_mut(&node) {
+            let record = known.record(kind);
+            record.until = None;
+            record.released = now;
+            record.faults.clear();
+        }
+        if let Some(slot) = worker {
+            self.enter_fleet(slot);
+            self.todo.workers.push(slot);
+        }
+    }
+
+    /// The pause of a kind is over.
+    pub(crate) fn resume_kind(&mut self, kind: KindIx) {
+        let now = self.state.now;
+        let paused = &mut self.state.kinds[kind as usize].paused_until;
+        if paused.is_some_and(|until| until <= now) {
+            *paused = None;
+            self.look_again(kind);
+        }
+    }
+
+    /// A job proved to be poison: it counts against no worker any more. A quarantine without enough evidence ends.
+    pub(crate) fn absolve_node(&mut self, node: NodeId, job: JobId, out: &mut Vec<Output>) {
+        let now = self.state.now;
+        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let enough = self.state.config.fault_max as usize;
+        let mut lifted = Vec::new();
+        for (kind, record) in &mut known.records {
+            let before = record.faults.len();
+            record.faults.retain(|fault| fault.job != job);
+            let less = record.faults.len() < before;
+            if less && record.until.is_some() && record.jobs() < enough {
+                record.strikes -= 1;
+                lifted.push(*kind);
+            }
+        }
+        for kind in lifted {
+            self.lift(node, kind);
+            if let Some(slot) = self.state.nodes[&node].worker {
+                let of = &self.state.kinds[kind as usize];
+                let (worker, model, stage) = (self.state.workers[slot].id, of.model, of.stage);
+                out.push(Output::Quarantined { worker, model, stage, until: now });
+            }
+        }
+    }
+
+    /// Takes one attempt's fault off a node.
+    pub(crate) fn forgive_attempt(&mut self, node: NodeId, job: JobId, attempt: AttemptNumber) {
+        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        for (_, record) in &mut known.records {
+            if record.until.is_none() {
+                record.faults.retain(|fault| (fault.job, fault.attempt) != (job, attempt));
+            }
+        }
+    }
+}

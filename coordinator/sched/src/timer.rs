@@ -1,0 +1,132 @@
+//! What the core waits for, and what it does when the moment is there. A timer that has lost its object fires
+//! into nothing, so nobody has to take it back.
+
+use crate::core::Core;
+use crate::job::Standing;
+use crate::output::{FailWhy, JobState, Output};
+use crate::slab::Slot;
+use crate::state::KindIx;
+use crate::worker::{Doing, NodeId};
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{Epoch, Millis, WorkerId};
+use zoetrope_protocol::job::Cause;
+
+/// Something that waits for its moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Timer {
+    /// A job's back-off or retry wait may be over.
+    Job { slot: Slot, seq: u64 },
+    /// A draining worker gets its next, harder order.
+    Drain { worker: WorkerId },
+    /// A worker may have been silent about a stopped attempt for too long.
+    Stopping { worker: WorkerId },
+    /// A quarantine may be over.
+    Release { node: NodeId, kind: KindIx },
+    /// A pause of a kind may be over.
+    Resume { kind: KindIx },
+    /// The grace after `EpochBegan` is over.
+    Grace { epoch: Epoch },
+}
+
+impl Core {
+    /// The moment at which the core wants `TimePassed`, if it waits for any.
+    pub fn next_wakeup(&self) -> Option<Millis> {
+        let timer = self.state.timers.first().map(|(at, _)| *at);
+        let deadline = self.index.deadlines.first().map(|(at, _)| *at);
+        [timer, deadline, self.oldest_ends_at(), self.state.sweep_at].into_iter().flatten().min()
+    }
+
+    fn oldest_ends_at(&self) -> Option<Millis> {
+        let oldest = self.state.oldest?;
+        Some(self.state.jobs[oldest].submitted.plus(self.state.config.job_age_max))
+    }
+
+    pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
+        self.state.timers.insert((at, timer));
+    }
+
+    /// Carries out all whose moment is there.
+    pub(crate) fn fire_timers(&mut self, out: &mut Vec<Output>) {
+        let now = self.state.now;
+        while let Some((_, slot)) =
+            self.index.deadlines.first().copied().filter(|(at, _)| *at <= now)
+        {
+            self.end_job(slot, JobState::Failed(FailWhy::DeadlineExceeded), out);
+        }
+        while let Some(slot) = self.state.oldest.filter(|_| self.oldest_ends_at() <= Some(now)) {
+            self.end_job(slot, JobState::Failed(FailWhy::TooOld), out);
+        }
+        while let Some((at, timer)) =
+            self.state.timers.first().copied().filter(|(at, _)| *at <= now)
+        {
+            self.state.timers.remove(&(at, timer));
+            self.fire(timer, out);
+        }
+        if self.state.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(out);
+        }
+    }
+
+    fn fire(&mut self, timer: Timer, out: &mut Vec<Output>) {
+        match timer {
+            Timer::Job { slot, seq } => self.wake_job(slot, seq, out),
+            Timer::Drain { worker } => self.harden_drain(worker, out),
+            Timer::Stopping { worker } => {
+                let now = self.state.now;
+                if let Some(slot) = self.worker_slot(worker)
+                    && let Doing::Stopping { until, .. } = self.state.workers[slot].doing
+                    && until <= now
+                {
+                    self.set_idle(slot);
+                }
+            }
+            Timer::Release { node, kind } => self.release(node, kind),
+            Timer::Resume { kind } => self.resume_kind(kind),
+            Timer::Grace { epoch } => {
+                if epoch == self.state.epoch {
+                    self.lose_those_away(out);
+                }
+            }
+        }
+    }
+
+    fn wake_job(&mut self, slot: Slot, seq: u64, out: &mut Vec<Output>) {
+        let now = self.state.now;
+        let Some(job) = self.state.jobs.get(slot).filter(|job| job.seq == seq) else { return };
+        match job.standing() {
+            Standing::BackingOff { until } if until <= now => self.make_ready(slot),
+            Standing::PublishBackingOff { until } if until <= now => self.publish(slot, out),
+            Standing::Ready => self.todo.shards.push(slot),
+            _ => {}
+        }
+    }
+
+    /// Looks at every running attempt: a backstop for verdicts that never come. And forgets old nodes.
+    fn sweep(&mut self, out: &mut Vec<Output>) {
+        let now = self.state.now;
+        let late: Vec<Slot> = self
+            .state
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.connected)
+            .filter_map(|(slot, worker)| Some((slot, worker.running()?)))
+            .filter(|(_, r)| {
+                r.since.plus(r.hard_limit).plus(self.state.config.verdict_grace) <= now
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in late {
+            self.stop_and_fail(slot, Cause::Timeout, out);
+        }
+        let forgotten = self.state.config.node_forgotten;
+        self.state.nodes.retain(|_, node| {
+            let keep = node.worker.is_some() || node.cordoned || node.seen.plus(forgotten) > now;
+            if !keep {
+                self.index.nodes.remove(&node.name);
+            }
+            keep
+        });
+        let running = self.state.workers.iter().any(|(_, worker)| worker.running().is_some());
+        self.state.sweep_at = running.then(|| now.plus(self.state.config.sweep_every));
+    }
+}

@@ -1,0 +1,347 @@
+//! Workers and the nodes behind them: hello, loss, leaving, a new epoch. A worker is one connection; a node is
+//! what outlives it: the operator's cordon, and what is remembered of its faults.
+
+use crate::core::Core;
+use crate::drain::Drain;
+use crate::input::Capacity;
+use crate::job::{Lost, Standing};
+use crate::output::{Ignored, Output};
+use crate::quarantine::Record;
+use crate::slab::Slot;
+use crate::state::KindIx;
+use crate::timer::Timer;
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
+use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::wire::{Held, Identity, Kept};
+
+/// Names a node. Never reused.
+pub(crate) type NodeId = u32;
+
+/// What is remembered under the name in a worker's certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub name: String,
+    /// Its connection.
+    pub worker: Option<Slot>,
+    /// When it was last connected.
+    pub seen: Millis,
+    /// The operator lets it have no new work. Outlives connections and boots.
+    pub cordoned: bool,
+    /// How it did, by kind.
+    pub records: Vec<(KindIx, Record)>,
+}
+
+/// One connection of one boot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Worker {
+    pub id: WorkerId,
+    pub node: NodeId,
+    pub identity: Identity,
+    pub vram_bytes: u64,
+    /// Sorted, once each.
+    pub serves: Vec<(ModelId, Stage)>,
+    /// False from `EpochBegan` until it says hello.
+    pub connected: bool,
+    pub drain: Option<Drain>,
+    pub doing: Doing,
+    /// The kind that it ran last, so whose weights are probably loaded.
+    pub hot: Option<KindIx>,
+    /// How often in a row affinity let it pass over a shard that was due.
+    pub passed_over: u32,
+    /// The job of its last finished attempt: slot and number.
+    pub last_job: Option<(Slot, u64)>,
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Doing {
+    Idle,
+    Running(Running),
+    /// The core is through with this attempt, the worker perhaps not yet.
+    Stopping {
+        held: Held,
+        until: Millis,
+    },
+}
+
+/// A running attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Running {
+    pub job: Slot,
+    pub stage: Stage,
+    pub kind: KindIx,
+    pub fence: Fence,
+    pub since: Millis,
+    pub hard_limit: Millis,
+    /// What the tenant was charged, in GPU-milliseconds.
+    pub charged_ms: u64,
+    /// It added an artifact to the chain.
+    pub progressed: bool,
+}
+
+impl Worker {
+    pub fn running(&self) -> Option<&Running> {
+        if let Doing::Running(running) = &self.doing { Some(running) } else { None }
+    }
+}
+
+impl Core {
+    pub(crate) fn worker_slot(&self, worker: WorkerId) -> Option<Slot> {
+        self.index.workers.get(&worker).copied()
+    }
+
+    /// The place of a connected worker; otherwise the input is ignored.
+    pub(crate) fn connected(&self, worker: WorkerId, out: &mut Vec<Output>) -> Option<Slot> {
+        let slot = self.worker_slot(worker).filter(|slot| self.state.workers[*slot].connected);
+        if slot.is_none() {
+            out.push(Output::Ignored { why: Ignored::NoSuchWorker });
+        }
+        slot
+    }
+
+    pub(crate) fn begin_epoch(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        if epoch <= self.state.epoch {
+            out.push(Output::Ignored { why: Ignored::OldEpoch });
+            return;
+        }
+        self.state.epoch = epoch;
+        let slots: Vec<Slot> = self.state.workers.iter().map(|(slot, _)| slot).collect();
+        for slot in &slots {
+            self.change_worker(*slot, |worker| {
+                worker.connected = false;
+                if let Doing::Stopping { .. } = worker.doing {
+                    worker.doing = Doing::Idle;
+                }
+            });
+        }
+        if !slots.is_empty() {
+            let at = self.state.now.plus(self.state.config.reattach_grace);
+            self.set_timer(at, Timer::Grace { epoch });
+        }
+        let mut next = self.state.oldest;
+        while let Some(slot) = next {
+            if self.state.jobs[slot].standing() == Standing::Publishing {
+                self.put_out_publish(slot, out);
+            }
+            next = self.state.jobs[slot].younger;
+        }
+    }
+
+    /// The grace is over: who has not come back is lost.
+    pub(crate) fn lose_those_away(&mut self, out: &mut Vec<Output>) {
+        let mut away: Vec<(WorkerId, Slot)> = self
+            .state
+            .workers
+            .iter()
+            .filter(|(_, worker)| !worker.connected)
+            .map(|(slot, worker)| (worker.id, slot))
+            .collect();
+        away.sort_unstable();
+        for (_, slot) in away {
+            self.remove_worker(slot, Cause::WorkerLost, out);
+        }
+    }
+
+    pub(crate) fn join_worker(
+        &mut self,
+        id: WorkerId,
+        identity: Identity,
+        capacity: Capacity,
+        held: &[Held],
+        out: &mut Vec<Output>,
+    ) {
+        if id < self.state.next_worker || self.index.workers.contains_key(&id) {
+            out.push(Output::Ignored { why: Ignored::NothingToDo });
+            return;
+        }
+        self.state.next_worker = WorkerId(id.0.saturating_add(1));
+        let node = self.node_named(&identity.node);
+        let before = self.state.nodes[&node].worker;
+        if let Some(old) = before {
+            let was = &self.state.workers[old].identity;
+            if was.boot == identity.boot && was.session >= identity.session {
+                // An older connection of the same boot: its hello was overtaken.
+                out.push(Output::Ignored { why: Ignored::NothingToDo });
+                out.push(Output::WorkerGone { worker: id });
+                return;
+            }
+            if was.boot == identity.boot {
+                self.reconnect(old, id, identity, capacity, held, out);
+                return;
+            }
+            self.remove_worker(old, Cause::WorkerLost, out);
+        }
+        let boot = identity.boot;
+        let (vram_bytes, serves) = ability(capacity);
+        let worker = Worker {
+            id,
+            node,
+            identity,
+            vram_bytes,
+            serves,
+            connected: true,
+            drain: None,
+            doing: Doing::Idle,
+            hot: None,
+            passed_over: 0,
+            last_job: None,
+        };
+        let slot = self.state.workers.insert(worker);
+        self.index.workers.insert(id, slot);
+        let known = self.state.nodes.get_mut(&node).expect("it was named above");
+        known.worker = Some(slot);
+        known.seen = self.state.now;
+        self.enter_fleet(slot);
+        let found = held.iter().find_map(|held| Some((*held, self.lost_one(node, boot, *held)?)));
+        let mut keep = Vec::new();
+        if let Some((held, job)) = found {
+            self.undo_loss(job);
+            let fence = self.run(job, slot, out);
+            keep.push(Kept { held, fence });
+        }
+        out.push(Output::Welcome { worker: id, keep });
+        self.todo.workers.push(slot);
+    }
+
+    /// The same boot on a new connection: what runs there goes on if the worker still holds it.
+    fn reconnect(
+        &mut self,
+        slot: Slot,
+        id: WorkerId,
+        identity: Identity,
+        capacity: Capacity,
+        held: &[Held],
+        out: &mut Vec<Output>,
+    ) {
+        let old = self.state.workers[slot].id;
+        out.push(Output::WorkerGone { worker: old });
+        self.index.workers.remove(&old);
+        self.leave_fleet(slot);
+        let epoch = self.state.epoch;
+        let (vram_bytes, serves) = ability(capacity);
+        let worker = &mut self.state.workers[slot];
+        worker.id = id;
+        worker.identity = identity;
+        worker.connected = true;
+        worker.vram_bytes = vram_bytes;
+        worker.serves = serves;
+        if let Doing::Stopping { .. } = worker.doing {
+            // Welcome drops what it does not name.
+            worker.doing = Doing::Idle;
+        }
+        let drain = worker.drain;
+        self.index.workers.insert(id, slot);
+        self.enter_fleet(slot);
+        let mut keep = Vec::new();
+        if let Some(running) = self.state.workers[slot].running().copied() {
+            let here = self.held(&running);
+            if held.contains(&here) {
+                // The same attempt goes on, so it keeps its number; the epoch is that of its new leader.
+                let fence = Fence { epoch, attempt: running.fence.attempt };
+                self.state.workers[slot].doing = Doing::Running(Running { fence, ..running });
+                keep.push(Kept { held: here, fence });
+            } else {
+                self.end_attempt(slot, Some(Cause::WorkerLost), None, out);
+                self.fail(slot, &running, Cause::WorkerLost, out);
+            }
+        }
+        out.push(Output::Welcome { worker: id, keep });
+        if let Some(drain) = drain {
+            out.push(Output::Drain { worker: id, drain: drain.kind });
+        }
+        self.todo.workers.push(slot);
+    }
+
+    /// The lost attempt of a returning boot, if its shard was not placed again since and may run.
+    fn lost_one(&self, node: NodeId, boot: u64, held: Held) -> Option<Slot> {
+        let slot = *self.index.jobs.get(&held.shard.job)?;
+        let job = &self.state.jobs[slot];
+        let lost = job.live.as_ref()?.lost?;
+        let current = held.shard.stage == self.state.stage_of(job) && held.shard.index == 0;
+        let same = lost.node == node
+            && lost.boot == boot
+            && lost.fence == held.fence
+            && lost.position == job.position;
+        let ready = job.standing() == Standing::Ready;
+        let allowed = !self.state.tenants[job.tenant as usize].capped();
+        (current && same && ready && allowed).then_some(slot)
+    }
+
+    /// A connection ended. Its attempt ends with it.
+    pub(crate) fn remove_worker(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+        self.leave_fleet(slot);
+        let running = self.state.workers[slot].running().copied();
+        let (id, node) = (self.state.workers[slot].id, self.state.workers[slot].node);
+        let boot = self.state.workers[slot].identity.boot;
+        if let Some(known) = self.state.nodes.get_mut(&node) {
+            known.worker = None;
+            known.seen = self.state.now;
+        }
+        if let Some(running) = running {
+            self.end_attempt(slot, Some(cause), None, out);
+            self.fail(slot, &running, cause, out);
+            if cause == Cause::WorkerLost {
+                self.remember_lost(running.job, node, boot, running.fence);
+            }
+        }
+        self.state.workers.take(slot);
+        self.index.workers.remove(&id);
+        out.push(Output::WorkerGone { worker: id });
+    }
+
+    /// The shard may be taken up again by the boot that lost it, as long as nobody else has it.
+    fn remember_lost(&mut self, slot: Slot, node: NodeId, boot: u64, fence: Fence) {
+        let Some(job) = self.state.jobs.get_mut(slot) else { return };
+        let position = job.position;
+        let live = job.live.as_mut().filter(|live| live.standing == Standing::Ready);
+        if let Some(live) = live {
+            live.lost = Some(Lost { node, boot, fence, position });
+        }
+    }
+
+    fn node_named(&mut self, name: &str) -> NodeId {
+        if let Some(node) = self.index.nodes.get(name) {
+            return *node;
+        }
+        let id = self.state.next_node;
+        self.state.next_node += 1;
+        let node = Node {
+            name: name.to_owned(),
+            worker: None,
+            seen: self.state.now,
+            cordoned: false,
+            records: Vec::new(),
+        };
+        self.state.nodes.insert(id, node);
+        self.index.nodes.insert(name.to_owned(), id);
+        id
+    }
+
+    pub(crate) fn set_cordon(&mut self, worker: WorkerId, cordoned: bool, out: &mut Vec<Output>) {
+        let Some(slot) = self.worker_slot(worker) else {
+            out.push(Output::Ignored { why: Ignored::NoSuchWorker });
+            return;
+        };
+        let node = self.state.workers[slot].node;
+        if self.state.nodes[&node].cordoned == cordoned {
+            out.push(Output::Ignored { why: Ignored::NothingToDo });
+            return;
+        }
+        self.leave_fleet(slot);
+        if let Some(node) = self.state.nodes.get_mut(&node) {
+            node.cordoned = cordoned;
+        }
+        self.enter_fleet(slot);
+        self.todo.workers.push(slot);
+    }
+}
+
+fn ability(capacity: Capacity) -> (u64, Vec<(ModelId, Stage)>) {
+    let all = capacity.serves.into_iter();
+    let mut serves: Vec<_> =
+        all.flat_map(|(m, stages)| stages.into_iter().map(move |s| (m, s))).collect();
+    serves.sort_unstable();
+    serves.dedup();
+    (capacity.vram_bytes, serves)
+}
