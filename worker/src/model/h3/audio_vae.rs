@@ -247,23 +247,29 @@ pub fn is_of_encoder(key: &str) -> bool {
     ["encoder.", "pre_block.", "mean_proj.", "logs_proj."].iter().any(|part| key.starts_with(part))
 }
 
-/// Decoded channels to interleaved samples, trimmed to `count` of each.
+/// Samples of silence that may be put at the end of a sound: the number of latents is rounded, so that of a clip
+/// whose last chunk is whole may be half a latent short.
+const SILENCE_SAMPLES_MAX: i64 = 400;
+
+/// Decoded channels to interleaved samples, `count` of each channel.
 ///
 /// # Shapes
 /// `channels`: (b, s) f32.
 /// # Errors
-/// `Fault::NotFinite` if a value is no number, `Fault::Input` if there are fewer samples than that.
+/// `Fault::NotFinite` if a value is no number, `Fault::Input` if more than rounding is missing.
 pub fn interleave(channels: &Tensor, count: u64) -> Result<Vec<f32>, Fault> {
-    let (_, samples) = channels.size2()?;
-    if (samples as u64) < count {
+    let (b, samples) = channels.size2()?;
+    let count = count as i64;
+    if samples + SILENCE_SAMPLES_MAX < count {
         return Err(Fault::Input(format!("{samples} samples were made, {count} asked for")));
     }
-    let trimmed = channels.f_narrow(1, 0, count as i64)?.f_transpose(0, 1)?;
+    let trimmed = channels.f_narrow(1, 0, count.min(samples))?.f_transpose(0, 1)?;
     if trimmed.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(Fault::NotFinite("samples"));
     }
     let trimmed = trimmed.f_to(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?;
     let mut result = vec![0.0; trimmed.numel()];
     trimmed.f_copy_data(&mut result, trimmed.numel())?;
+    result.resize((count * b) as usize, 0.0);
     Ok(result)
 }
