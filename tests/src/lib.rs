@@ -1,1 +1,1 @@
-//! Placeholder head, replaced with the first code.
+//! The integration tests live in `tests/farm`: one binary, one module for each promise. Nothing is here.

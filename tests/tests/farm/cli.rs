@@ -1,0 +1,80 @@
+//! Promise: the command line does what it says, exits with 0 only then, and otherwise says what to do.
+
+use crate::harness::{Engine, Farm, program};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_str(&said(output)).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 20 }, 2).await;
+    let clip = farm.scratch("out.mp4");
+    let file = clip.display().to_string();
+    let short = ["--seconds", "4", "--size", "160x288"];
+    let words = [&["submit", "a red ball", "-o", &file, "--seed", "3"], &short[..]].concat();
+    assert!(said(&farm.cli(&words)).contains("4 s of 160x288"));
+    assert_eq!(&std::fs::read(&clip).expect("the clip")[4..8], b"ftyp");
+
+    let words = [&["submit", "a cube", "--no-wait", "--json"], &short[..]].concat();
+    let made = json(&farm.cli(&words));
+    let id = made["id"].as_str().expect("an id");
+    assert_eq!(json(&farm.cli(&["show", id, "--json"]))["id"], id);
+    assert!(said(&farm.cli(&["jobs"])).contains(id));
+    assert!(said(&farm.cli(&["jobs", "--all", "-n", "1"])).contains(id));
+
+    let workers = json(&farm.cli(&["workers", "--json"]));
+    assert_eq!(workers["data"].as_array().map(Vec::len), Some(2), "{workers}");
+    said(&farm.cli(&["cordon", "cpu0"]));
+    assert!(said(&farm.cli(&["workers"])).contains("cordoned"));
+    said(&farm.cli(&["uncordon", "cpu0"]));
+    said(&farm.cli(&["drain", "cpu1", "--kind", "shard"]));
+    assert!(said(&farm.cli(&["join-token"])).starts_with("zt1."));
+
+    let text = said(&farm.cli(&["key", "create", "--name", "a customer"]));
+    assert!(text.starts_with("zk_"), "{text}");
+    let keys = json(&farm.cli(&["key", "list", "--json"]));
+    let rows = keys["data"].as_array().expect("rows");
+    let made = rows.iter().find(|key| key["name"] == "a customer").expect("the new key");
+    said(&farm.cli(&["key", "revoke", made["id"].as_str().expect("an id")]));
+    assert!(refused(&farm.cli(&["jobs", "--key", text.trim()])).contains("key"));
+}
+
+#[tokio::test]
+async fn a_waiting_job_says_why_and_can_be_cancelled() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 1_000 }, 1).await;
+    farm.submit("the first").await;
+    let id = farm.submit("the second").await;
+    assert!(said(&farm.cli(&["why", &id])).len() > 10);
+    assert!(said(&farm.cli(&["cancel", &id])).contains("cancelled"));
+    assert!(refused(&farm.cli(&["cancel", &id])).len() > 10);
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let run = |words: &[&str]| {
+        let empty = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(program("zoetrope"));
+        command.args(words).env_remove("ZOETROPE_URL").env_remove("ZOETROPE_API_KEY");
+        command.env("ZOETROPE_DATA", empty.path()).output().expect("zoetrope starts")
+    };
+    assert!(refused(&run(&["jobs"])).contains("--key-file"));
+    let nobody = ["jobs", "--key", "k", "--url", "http://127.0.0.1:9"];
+    assert!(refused(&run(&nobody)).contains("zoetrope up"));
+    assert!(refused(&run(&["show", "../keys", "--key", "k"])).contains("is no job"));
+    assert!(refused(&run(&["submit", "a", "-o", "nowhere/at/all.mp4"])).contains("no folder"));
+    assert!(refused(&run(&["check-config", "nowhere.toml"])).contains("nowhere.toml"));
+    assert!(said(&run(&["completions", "bash"])).contains("zoetrope"));
+}

@@ -1,0 +1,13 @@
+//! Runs the real programs as users do: `zoetrope up`, its worker processes, the HTTP API, the official SDKs.
+//!
+//! Each module guards one promise. A farm has a folder and ports of its own, so tests run side by side. The
+//! programs must be built before (`cargo build --bins`); `scripts/test` does.
+
+mod bad_input;
+mod cli;
+mod harness;
+mod journey;
+mod overload;
+mod restart;
+mod sdk;
+mod worker_loss;
