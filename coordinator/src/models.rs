@@ -76,6 +76,12 @@ impl Models {
         &self.models[usize::from(self.default.0)]
     }
 
+    /// All names that a request may use: models first, then aliases.
+    pub fn names(&self) -> Vec<String> {
+        let models = self.models.iter().map(|m| m.manifest.id.clone());
+        models.chain(self.aliases.iter().map(|(alias, _)| alias.clone())).collect()
+    }
+
     /// A model by its name or an alias of it.
     pub fn find(&self, name: &str) -> Option<&Model> {
         let alias = || self.aliases.iter().find(|(alias, _)| alias == name).map(|(_, id)| *id);
@@ -86,7 +92,33 @@ impl Models {
     }
 }
 
+/// Sizes of upstream's clients: every model delivers them, scaled where it does not render them.
+pub const UPSTREAM_SIZES: [Size; 4] = [
+    Size { width: 720, height: 1280 },
+    Size { width: 1280, height: 720 },
+    Size { width: 1024, height: 1792 },
+    Size { width: 1792, height: 1024 },
+];
+
 impl Model {
+    /// Sizes that it does not render but the farm delivers: those of upstream for which it has a canvas.
+    pub fn scaled_sizes(&self) -> Vec<Size> {
+        let scaled = |size: &Size| !self.canvases.contains(size);
+        UPSTREAM_SIZES
+            .into_iter()
+            .filter(scaled)
+            .filter(|size| canvas_near(*size, &self.canvases).is_some())
+            .collect()
+    }
+
+    /// The canvas that is rendered for a size; none if the model does not accept the size.
+    pub fn canvas_of(&self, size: Size) -> Option<Size> {
+        if self.canvases.contains(&size) {
+            return Some(size);
+        }
+        UPSTREAM_SIZES.contains(&size).then(|| canvas_near(size, &self.canvases)).flatten()
+    }
+
     /// The stages of a job, in order. `Finish` decodes and finishes in one stream, so no frame leaves memory.
     pub fn chain(&self) -> [Stage; 3] {
         [Stage::Encode, Stage::Denoise, Stage::Finish]
@@ -99,6 +131,27 @@ impl Model {
         let step = 20 + rows * rows / 30_000;
         [Millis(200), Millis(step * u64::from(steps)), Millis(500 * u64::from(shape.chunks()))]
     }
+}
+
+/// Of the canvases of the same shape within 3 % the nearest in area, then in shape, then the first.
+fn canvas_near(size: Size, canvases: &[Size]) -> Option<Size> {
+    // A quotient of 1 or more, as two integers: larger and smaller.
+    let quotient = |a: u128, b: u128| (a.max(b), a.min(b));
+    let shape = |canvas: Size| {
+        quotient(
+            u128::from(size.width) * u128::from(canvas.height),
+            u128::from(canvas.width) * u128::from(size.height),
+        )
+    };
+    let area = |canvas: Size| quotient(size.area().into(), canvas.area().into());
+    let nearer = |a: (u128, u128), b: (u128, u128)| (a.0 * b.1).cmp(&(b.0 * a.1));
+    let alike = |canvas: &Size| {
+        let (larger, smaller) = shape(*canvas);
+        larger * 100 <= smaller * 103
+    };
+    canvases.iter().copied().filter(alike).min_by(|a, b| {
+        nearer(area(*a), area(*b)).then_with(|| nearer(shape(*a), shape(*b)))
+    })
 }
 
 fn model(id: ModelId, text: &str) -> Result<Model, ModelsError> {
@@ -117,4 +170,47 @@ fn model(id: ModelId, text: &str) -> Result<Model, ModelsError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Model { id, canvases, manifest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(text: &str) -> Size {
+        text.parse().expect("a size of a test")
+    }
+
+    /// Section 3, rule 4 of the API.
+    #[test]
+    fn upstream_sizes_are_rendered_on_the_nearest_canvas() {
+        let models = Models::with(&[]).expect("the built-in manifest");
+        let toybox = models.find("sora-2").expect("an alias");
+        assert_eq!(toybox.scaled_sizes(), UPSTREAM_SIZES);
+        for (asked, canvas) in [
+            ("720x1280", Some("288x512")),
+            ("1024x1792", Some("288x512")),
+            ("1280x720", Some("512x288")),
+            ("1792x1024", Some("512x288")),
+            ("160x288", Some("160x288")),
+            ("640x360", None),
+            ("720x720", None),
+        ] {
+            assert_eq!(toybox.canvas_of(size(asked)), canvas.map(size), "{asked}");
+        }
+    }
+
+    #[test]
+    fn shape_comes_before_area_and_area_before_nearer_shape() {
+        let near = |asked: &str, canvases: &[&str]| {
+            let canvases: Vec<Size> = canvases.iter().map(|c| size(c)).collect();
+            canvas_near(size(asked), &canvases)
+        };
+        // 1.03 is still alike, 1.031 is not.
+        assert_eq!(near("1000x1000", &["1030x1000"]), Some(size("1030x1000")));
+        assert_eq!(near("1000x1000", &["1031x1000"]), None);
+        assert_eq!(near("1000x1000", &["1000x1030", "100x100"]), Some(size("1000x1030")));
+        // Half and double are equally far in area: the first one.
+        assert_eq!(near("200x200", &["100x100", "400x400"]), Some(size("100x100")));
+        assert_eq!(near("100x100", &["99x100", "100x99", "99x101"]), Some(size("99x101")));
+    }
 }

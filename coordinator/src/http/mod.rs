@@ -3,14 +3,41 @@
 //! It decides nothing about jobs: what it asks stands in [`crate::farm`]. The contract of every byte is the API
 //! reference. Called by `serve`, which gives it a listener and a [`DoorState`].
 
+mod body;
+mod cancel;
+mod connection;
+mod content;
+mod create;
+mod envelope;
+mod fields;
+mod health;
+mod limits;
+mod listing;
+mod models;
+mod multipart;
+mod node;
+mod openapi;
+mod operator;
+mod recent;
+mod route;
+mod submit;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod video;
+
+pub use connection::serve;
+
 use crate::farm::Farm;
 use crate::keys::KeyStore;
+use crate::metrics::Metrics;
 use crate::models::Models;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpListener;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use zoetrope_protocol::id::Millis;
+use zoetrope_protocol::metric;
 
 /// What the door needs, all of it from outside.
 #[derive(Clone)]
@@ -91,16 +118,48 @@ pub trait DoorMetrics: Send + Sync {
     fn in_flight(&self, requests: usize);
 }
 
-/// Serves until `shutdown` is ready, then lets requests in hand finish.
-///
-/// # Errors
-/// Of the listener; those of single connections end these alone.
-pub async fn serve(
-    listener: TcpListener,
+impl DoorMetrics for Metrics {
+    fn text(&self) -> String {
+        Metrics::text(self)
+    }
+
+    fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration) {
+        self.count(&metric::HTTP_REQUESTS, &[route, method, &code.to_string()]);
+        self.observe(&metric::HTTP_DURATION, &[route], took);
+    }
+
+    fn in_flight(&self, requests: usize) {
+        self.set(&metric::HTTP_IN_FLIGHT, &[], requests as f64);
+    }
+}
+
+/// The state and what the door itself remembers: one for each call of [`serve`].
+struct Door {
     state: DoorState,
-    shutdown: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    let _ = (listener, state);
-    shutdown.await;
-    Ok(())
+    started: Instant,
+    buckets: limits::Buckets,
+    recent: recent::Recent,
+    cancels: cancel::Cancels,
+    /// Requests that may be handled at once.
+    room: Arc<Semaphore>,
+    /// Requests that are being handled.
+    handled: std::sync::atomic::AtomicUsize,
+    /// Large bodies that may be read at once.
+    large_bodies: Semaphore,
+}
+
+impl Door {
+    fn new(state: DoorState) -> Arc<Door> {
+        let limits = &state.limits;
+        Arc::new(Door {
+            started: Instant::now(),
+            buckets: limits::Buckets::new(limits.requests_per_second, limits.burst),
+            recent: recent::Recent::default(),
+            cancels: cancel::Cancels::default(),
+            room: Arc::new(Semaphore::new(limits.in_flight)),
+            handled: std::sync::atomic::AtomicUsize::new(0),
+            large_bodies: Semaphore::new(body::LARGE_BODIES),
+            state,
+        })
+    }
 }

@@ -1,0 +1,231 @@
+//! Reads a request's body into a tree of fields, within limits of size, time and memory.
+//!
+//! Files are hashed as they come and are not kept: no field of this release needs their bytes. Text is kept,
+//! so it has a smaller limit.
+
+use super::Door;
+use super::envelope::ApiError;
+use super::fields::Fields;
+use super::multipart::{self, Event, Malformed, Parser};
+use super::node::{FileFacts, Node, join};
+use axum::body::{Body, BodyDataStream};
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use futures::StreamExt;
+use sha2::{Digest, Sha256};
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Parts of one multipart body: the most that any request can need is a few dozen.
+const PARTS_MAX: usize = 1000;
+/// Text above which a body needs one of the few permits for large bodies, and a thread to parse it.
+pub const LARGE_BYTES: u64 = 1 << 20;
+/// Large bodies at once: with the limit of text, 400 MB.
+pub const LARGE_BODIES: usize = 8;
+
+/// Reads a body of either type; an empty one has no fields, whatever its type.
+///
+/// # Errors
+/// 413, 415, 408, 503 where too many large bodies are being read, 400 if it cannot be parsed.
+pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Fields, ApiError> {
+    let limits = &door.state.limits;
+    let declared = text_header(headers, header::CONTENT_LENGTH.as_str());
+    if declared.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > limits.body_bytes) {
+        return Err(ApiError::too_large(limits.body_bytes));
+    }
+    let mut incoming = Incoming {
+        stream: body.into_data_stream(),
+        read: 0,
+        door,
+        deadline: Instant::now() + limits.body_timeout,
+    };
+    let Some(first) = incoming.next().await? else { return Fields::of(Node::Map(Vec::new())) };
+    let coding = text_header(headers, header::CONTENT_ENCODING.as_str()).unwrap_or("identity");
+    if !coding.eq_ignore_ascii_case("identity") {
+        return Err(ApiError::media_type(coding));
+    }
+    let kind = text_header(headers, header::CONTENT_TYPE.as_str()).unwrap_or("");
+    let media = kind.split(';').next().unwrap_or("").trim();
+    if media.eq_ignore_ascii_case("application/json") {
+        return Fields::of(json(incoming, first).await?);
+    }
+    if media.eq_ignore_ascii_case("multipart/form-data") {
+        let boundary = multipart::boundary(kind).ok_or_else(|| {
+            ApiError::unreadable("The content type of the multipart body has no usable boundary.")
+        })?;
+        return Fields::of(form(incoming, first, &boundary).await?);
+    }
+    Err(ApiError::media_type(media))
+}
+
+/// A header's value, if it is text.
+pub fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The bytes of a body, within the limits of size and time.
+struct Incoming<'a> {
+    stream: BodyDataStream,
+    read: u64,
+    door: &'a Door,
+    deadline: Instant,
+}
+
+impl Incoming<'_> {
+    /// The next bytes that are not empty.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let limits = &self.door.state.limits;
+        loop {
+            let next = timeout(limits.stall_timeout, self.stream.next());
+            let Ok(Ok(next)) = timeout_at(self.deadline, next).await else {
+                return Err(ApiError::too_slow());
+            };
+            let Some(bytes) = next else { return Ok(None) };
+            // Whoever sent half a body is gone, or will not hear more than this.
+            let bytes = bytes.map_err(|_| ApiError::unreadable("The body is incomplete."))?;
+            self.read += bytes.len() as u64;
+            if self.read > limits.body_bytes {
+                return Err(ApiError::too_large(limits.body_bytes));
+            }
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
+/// Counts text that is held in memory, and asks for a permit when that becomes much.
+struct Held<'a> {
+    door: &'a Door,
+    bytes: u64,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Held<'a> {
+    fn new(door: &'a Door) -> Self {
+        Held { door, bytes: 0, permit: None }
+    }
+
+    fn add(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.bytes += bytes as u64;
+        let limit = self.door.state.limits.text_bytes;
+        if self.bytes > limit {
+            return Err(ApiError::too_large(limit));
+        }
+        if self.bytes > LARGE_BYTES && self.permit.is_none() {
+            let permit = self.door.large_bodies.try_acquire();
+            self.permit = Some(permit.map_err(|_| ApiError::overloaded(5))?);
+        }
+        Ok(())
+    }
+}
+
+async fn json(mut incoming: Incoming<'_>, first: Bytes) -> Result<Node, ApiError> {
+    let mut held = Held::new(incoming.door);
+    let mut text = Vec::new();
+    let mut next = Some(first);
+    while let Some(bytes) = next {
+        held.add(bytes.len())?;
+        text.extend_from_slice(&bytes);
+        next = incoming.next().await?;
+    }
+    let parse = move || {
+        // Spaces alone are an empty body too.
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Node::Map(Vec::new()));
+        }
+        serde_json::from_slice(&text)
+    };
+    let parsed = if held.bytes > LARGE_BYTES {
+        tokio::task::spawn_blocking(parse).await.map_err(|_| ApiError::internal())?
+    } else {
+        parse()
+    };
+    // The parser's words name a place in the caller's own text; they carry nothing of ours.
+    parsed.map_err(|e| ApiError::unreadable(format!("The body is not valid JSON: {e}.")))
+}
+
+async fn form(
+    mut incoming: Incoming<'_>,
+    first: Bytes,
+    boundary: &str,
+) -> Result<Node, ApiError> {
+    let mut parts = Parts { held: Held::new(incoming.door), done: Vec::new(), open: None };
+    let mut parser = Parser::new(boundary);
+    let mut next = Some(first);
+    while let Some(bytes) = next {
+        parser.push(&bytes, &mut |event| parts.take(event))?;
+        next = incoming.next().await?;
+    }
+    parser.finish()?;
+    Ok(join(parts.done))
+}
+
+struct Parts<'a> {
+    held: Held<'a>,
+    done: Vec<(String, Node)>,
+    open: Option<(String, Open)>,
+}
+
+enum Open {
+    Text(Vec<u8>),
+    File { bytes: u64, hash: Sha256, head: Vec<u8> },
+}
+
+impl Parts<'_> {
+    fn take(&mut self, event: Event<'_>) -> Result<(), ApiError> {
+        match (event, &mut self.open) {
+            (Event::Part { name, file }, _) => {
+                if self.done.len() >= PARTS_MAX {
+                    let message = format!("The body has more than {PARTS_MAX} parts.");
+                    return Err(ApiError::unreadable(message));
+                }
+                let open = if file {
+                    Open::File { bytes: 0, hash: Sha256::new(), head: Vec::new() }
+                } else {
+                    Open::Text(Vec::new())
+                };
+                self.held.add(name.len())?;
+                self.open = Some((name.to_owned(), open));
+            }
+            (Event::Bytes(new), Some((_, Open::Text(text)))) => {
+                self.held.add(new.len())?;
+                text.extend_from_slice(new);
+            }
+            (Event::Bytes(new), Some((_, Open::File { bytes, hash, head }))) => {
+                *bytes += new.len() as u64;
+                hash.update(new);
+                let room = FileFacts::HEAD - head.len();
+                head.extend_from_slice(&new[..room.min(new.len())]);
+            }
+            (Event::End, open) => {
+                if let Some((name, part)) = open.take() {
+                    let node = part.node(&name)?;
+                    self.done.push((name, node));
+                }
+            }
+            // The parser tells bytes only inside of a part.
+            (Event::Bytes(_), None) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    fn node(self, name: &str) -> Result<Node, ApiError> {
+        match self {
+            Open::Text(text) => String::from_utf8(text)
+                .map(Node::Form)
+                .map_err(|_| ApiError::unreadable(format!("The part '{name}' is not UTF-8 text."))),
+            Open::File { bytes, hash, head } => {
+                Ok(Node::File(FileFacts { bytes, sha256: hash.finalize().into(), head }))
+            }
+        }
+    }
+}
+
+impl From<Malformed> for ApiError {
+    fn from(why: Malformed) -> Self {
+        ApiError::unreadable(format!("The body cannot be read: {why}."))
+    }
+}

@@ -1,0 +1,212 @@
+//! Connections: accepted up to a limit, and ended when their peer is too slow.
+//!
+//! HTTP/1.1 alone: TLS and HTTP/2 are the business of a proxy in front. A peer may be slow in three places: the
+//! head of a request (timed here), its body (timed where it is read), and the answer ([`Writing`]).
+
+use super::{Door, DoorState, route};
+use axum::Router;
+use axum::body::Body;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// How long a connection that we end may still send: closing it with unread bytes would take the answer from a
+/// client that is still busy with its request.
+const LINGER: Duration = Duration::from_secs(5);
+/// The pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves until `shutdown` is ready, then lets requests in hand finish, for a limited time.
+///
+/// # Errors
+/// None now: those of single connections end these alone.
+pub async fn serve(
+    listener: TcpListener,
+    state: DoorState,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let limits = state.limits.clone();
+    let router = route::router(Door::new(state));
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let accepting = async {
+        loop {
+            // The semaphore is never closed; without a permit there is nothing to accept.
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = Connection {
+                        router: router.clone(),
+                        head_timeout: limits.head_timeout,
+                        stall_timeout: limits.stall_timeout,
+                        stopping: stopping.clone(),
+                    };
+                    tasks.spawn(async move {
+                        connection.run(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = shutdown => {}
+    }
+    drop(listener);
+    stopping.cancel();
+    tasks.close();
+    if timeout(limits.drain_timeout, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "requests were given up at shutdown");
+    }
+    Ok(())
+}
+
+struct Connection {
+    router: Router,
+    head_timeout: Duration,
+    stall_timeout: Duration,
+    stopping: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone at once");
+            return;
+        }
+        let router = self.router;
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let io = TokioIo::new(Writing::new(stream, self.stall_timeout));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_timeout)
+            .serve_connection(io, service);
+        let mut told = false;
+        let ended = loop {
+            let serving = std::future::poll_fn(|context| connection.poll_without_shutdown(context));
+            tokio::select! {
+                ended = serving => break ended,
+                () = self.stopping.cancelled(), if !told => {
+                    told = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        };
+        match ended {
+            Err(error) => tracing::debug!(%error, "a connection broke"),
+            Ok(()) if !told => linger(connection.into_parts().io.into_inner().stream).await,
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Says that nothing more comes, and reads on for a while.
+async fn linger(mut stream: TcpStream) {
+    let reading = async {
+        stream.shutdown().await?;
+        let mut dropped = vec![0; 16 * 1024];
+        while stream.read(&mut dropped).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whatever happens now, the answer is out as far as we can see to it.
+    if !matches!(timeout(LINGER, reading).await, Ok(Ok(()))) {
+        tracing::debug!("a connection was closed before its peer closed it");
+    }
+}
+
+/// A stream whose peer must take what is written within a time.
+struct Writing {
+    stream: TcpStream,
+    limit: Duration,
+    patience: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl Writing {
+    fn new(stream: TcpStream, limit: Duration) -> Writing {
+        Writing { stream, limit, patience: Box::pin(sleep(limit)), waiting: false }
+    }
+
+    /// Fails when the peer has taken nothing for too long.
+    fn watch<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = false;
+            return written;
+        }
+        if !self.waiting {
+            self.waiting = true;
+            self.patience.as_mut().reset(Instant::now() + self.limit);
+        }
+        match self.patience.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Writing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Writing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,219 @@
+//! `GET /videos/{id}/content`: the bytes of a finished video, whole or in part.
+
+use super::envelope::ApiError;
+use super::route::{self, Caller};
+use super::{Door, body};
+use crate::jobs::{Asset, Assets, JobView};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use futures::StreamExt;
+use std::ops::Range;
+use std::sync::Arc;
+use zoetrope_protocol::id::Millis;
+use zoetrope_sched::output::JobState;
+
+const VARIANTS: [&str; 3] = ["video", "thumbnail", "spritesheet"];
+
+/// Answers with the bytes of one variant.
+///
+/// # Errors
+/// 400 for an unknown variant, 404 for no such video or one without bytes, 416.
+pub async fn content(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let variant = route::last(&query, "variant").unwrap_or("video");
+    if !VARIANTS.contains(&variant) {
+        let allowed: Vec<String> = VARIANTS.iter().map(|word| (*word).to_owned()).collect();
+        return Err(ApiError::not_among("variant", variant, &allowed));
+    }
+    let view = route::read(&door, &caller, &id).await?;
+    let (asset, kind, ending) = pick(published(&view, (door.state.now)())?, variant);
+    let etag = format!("\"{}\"", asset.artifact);
+    let name = format!("inline; filename=\"{id}.{ending}\"");
+    let base = Response::builder()
+        .header(header::ETAG, &etag)
+        .header(header::ACCEPT_RANGES, "bytes")
+        // The bytes never change, but they may go: by expiry, or because their owner deletes them.
+        .header(header::CACHE_CONTROL, "private, no-cache");
+    if matches(&headers, header::IF_NONE_MATCH, &etag) {
+        return base.status(StatusCode::NOT_MODIFIED).body(Body::empty()).map_err(fault);
+    }
+    let unchanged = !headers.contains_key(header::IF_RANGE)
+        || body::text_header(&headers, header::IF_RANGE.as_str()) == Some(etag.as_str());
+    let wanted = match body::text_header(&headers, header::RANGE.as_str()).filter(|_| unchanged) {
+        None => Wanted::All,
+        Some(text) => wanted(text, asset.bytes),
+    };
+    let (status, range) = match wanted {
+        Wanted::All => (StatusCode::OK, 0..asset.bytes),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Wanted::Nothing => return Err(unsatisfiable(asset.bytes)),
+    };
+    let mut response = base
+        .status(status)
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::CONTENT_DISPOSITION, name)
+        .header(header::CONTENT_LENGTH, range.end - range.start);
+    if status == StatusCode::PARTIAL_CONTENT {
+        let text = format!("bytes {}-{}/{}", range.start, range.end - 1, asset.bytes);
+        response = response.header(header::CONTENT_RANGE, text);
+    }
+    let bytes = match method {
+        Method::HEAD => Body::empty(),
+        _ => stream(&door, asset, range).await?,
+    };
+    response.body(bytes).map_err(fault)
+}
+
+/// The files of a job, if they can be had.
+fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
+    match (&view.assets, view.state) {
+        (Some(assets), JobState::Completed) if view.expires.is_none_or(|at| now < at) => Ok(assets),
+        (_, JobState::Completed) => {
+            Err(ApiError::not_found(Some("video_expired"), "The content of this video has expired."))
+        }
+        (_, JobState::Failed(_)) => Err(ApiError::not_found(
+            Some("video_not_ready"),
+            "Video generation failed, so there is no content; GET /v1/videos/{video_id} says why.",
+        )),
+        _ => Err(ApiError::not_found(
+            Some("video_not_ready"),
+            "Video is not ready yet, use GET /v1/videos/{video_id} to check status.",
+        )),
+    }
+}
+
+fn pick<'a>(assets: &'a Assets, variant: &str) -> (&'a Asset, &'static str, &'static str) {
+    match variant {
+        "thumbnail" => (&assets.thumbnail, "image/webp", "webp"),
+        "spritesheet" => (&assets.spritesheet, "image/jpeg", "jpg"),
+        _ => (&assets.video, "video/mp4", "mp4"),
+    }
+}
+
+/// The first piece is awaited before the answer begins, so that a store that does not answer is a 500 and not
+/// a broken download.
+async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, ApiError> {
+    if range.is_empty() {
+        return Ok(Body::empty());
+    }
+    let artifact = asset.artifact;
+    let mut pieces = door.state.farm.assets.read(asset, range);
+    match pieces.next().await {
+        Some(Ok(first)) => {
+            let first = futures::stream::once(async move { Ok(first) });
+            let rest = pieces.inspect(move |piece| {
+                if let Err(error) = piece {
+                    tracing::warn!(%artifact, %error, "a download broke off");
+                }
+            });
+            Ok(Body::from_stream(first.chain(rest)))
+        }
+        Some(Err(error)) => {
+            tracing::error!(%artifact, %error, "a published file cannot be read");
+            Err(ApiError::internal())
+        }
+        None => {
+            tracing::error!(%artifact, "a published file is empty");
+            Err(ApiError::internal())
+        }
+    }
+}
+
+/// Whether one of the tags in the header is ours. The weak mark says nothing for bytes that never change.
+fn matches(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    })
+}
+
+/// What a `Range` header asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Everything: also for several ranges at once and for what we do not understand, as RFC 9110 allows.
+    All,
+    /// Some bytes, at least one.
+    Part(Range<u64>),
+    /// Bytes that are not there.
+    Nothing,
+}
+
+fn wanted(header: &str, bytes: u64) -> Wanted {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        // A number that no counter holds is behind every end.
+        digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
+    };
+    let Some((unit, text)) = header.split_once('=') else { return Wanted::All };
+    let Some((from, to)) = text.trim().split_once('-') else { return Wanted::All };
+    if !unit.trim().eq_ignore_ascii_case("bytes") || text.contains(',') {
+        return Wanted::All;
+    }
+    let range = match (from, to) {
+        ("", last) => match number(last) {
+            None => return Wanted::All,
+            Some(last) => bytes.saturating_sub(last)..bytes,
+        },
+        (from, to) => match (number(from), number(to)) {
+            (Some(from), None) if to.is_empty() => from..bytes,
+            (Some(from), Some(to)) if from <= to => from..to.saturating_add(1).min(bytes),
+            _ => return Wanted::All,
+        },
+    };
+    if range.start < range.end { Wanted::Part(range) } else { Wanted::Nothing }
+}
+
+fn unsatisfiable(bytes: u64) -> ApiError {
+    ApiError {
+        header: HeaderValue::from_str(&format!("bytes */{bytes}"))
+            .ok()
+            .map(|value| (header::CONTENT_RANGE, value)),
+        ..ApiError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            None,
+            format!("The range is outside of the file, which has {bytes} bytes."),
+        )
+    }
+}
+
+fn fault(error: axum::http::Error) -> ApiError {
+    tracing::error!(%error, "an answer could not be built");
+    ApiError::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_rfc_9110_says() {
+        for (header, of, answer) in [
+            ("bytes=0-0", 10, Wanted::Part(0..1)),
+            ("bytes=0-", 10, Wanted::Part(0..10)),
+            ("bytes=5-99", 10, Wanted::Part(5..10)),
+            ("bytes=-3", 10, Wanted::Part(7..10)),
+            ("bytes=-30", 10, Wanted::Part(0..10)),
+            ("Bytes= 2-3", 10, Wanted::Part(2..4)),
+            ("bytes=10-", 10, Wanted::Nothing),
+            ("bytes=99999999999999999999999-", 10, Wanted::Nothing),
+            ("bytes=-0", 10, Wanted::Nothing),
+            ("bytes=0-", 0, Wanted::Nothing),
+            ("bytes=5-4", 10, Wanted::All),
+            ("bytes=a-b", 10, Wanted::All),
+            ("bytes=0-1,3-4", 10, Wanted::All),
+            ("bytes=-", 10, Wanted::All),
+            ("lines=0-1", 10, Wanted::All),
+            ("bytes", 10, Wanted::All),
+        ] {
+            assert_eq!(wanted(header, of), answer, "{header} of {of}");
+        }
+    }
+}

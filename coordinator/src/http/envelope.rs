@@ -1,0 +1,292 @@
+//! Errors as callers see them: one envelope, one status each, and the headers that steer the SDKs' retries.
+//!
+//! Every 4xx and 5xx of the door is an [`ApiError`]. Messages carry nothing of the farm's inside.
+
+use crate::farm::Unavailable;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// Tells the SDKs whether to try again, whatever the status.
+pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// An answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Whose fault it is, in upstream's words.
+    pub kind: &'static str,
+    /// A stable word for programs, where the contract has one.
+    pub code: Option<&'static str>,
+    /// The request field that is at fault.
+    pub param: Option<String>,
+    /// A sentence for people.
+    pub message: String,
+    /// Seconds after which a retry is wanted, 1 to 60.
+    pub retry_after: Option<u32>,
+    /// Whether the SDKs should try again, where their own rule by status would be wrong.
+    pub should_retry: Option<bool>,
+    /// One more header, for 405 and 416.
+    pub header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    /// An `invalid_request_error`.
+    pub fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        ApiError {
+            status,
+            kind: "invalid_request_error",
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            should_retry: None,
+            header: None,
+        }
+    }
+
+    fn bad(code: &'static str, param: &str, message: String) -> Self {
+        ApiError {
+            param: Some(param.to_owned()),
+            ..ApiError::new(StatusCode::BAD_REQUEST, Some(code), message)
+        }
+    }
+
+    /// A body that cannot be parsed: 400 without a code.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        ApiError::new(StatusCode::BAD_REQUEST, None, message)
+    }
+
+    /// A required field is absent.
+    pub fn missing(param: &str) -> Self {
+        let message = format!("Missing required parameter: '{param}'.");
+        ApiError::bad("missing_required_parameter", param, message)
+    }
+
+    /// A field that the endpoint does not have.
+    pub fn unknown(param: &str) -> Self {
+        ApiError::bad("unknown_parameter", param, format!("Unknown parameter: '{param}'."))
+    }
+
+    /// A field that the chosen model cannot honour.
+    pub fn unsupported(param: &str, model: &str) -> Self {
+        let message = format!("Unsupported parameter: '{param}' is not supported by '{model}'.");
+        ApiError::bad("unsupported_parameter", param, message)
+    }
+
+    /// A field of the wrong type; `expected` and `got` with their articles.
+    pub fn wrong_type(param: &str, expected: &str, got: &str) -> Self {
+        let message =
+            format!("Invalid type for '{param}': expected {expected}, but got {got} instead.");
+        ApiError::bad("invalid_type", param, message)
+    }
+
+    /// A value outside of its limits, in a whole sentence.
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        ApiError::bad("invalid_value", param, message.into())
+    }
+
+    /// A value outside of a list.
+    pub fn not_among(param: &str, value: &str, allowed: &[String]) -> Self {
+        let message = format!("Invalid value: '{value}'. Supported values are: {}.", series(allowed));
+        ApiError::bad("invalid_value", param, message)
+    }
+
+    /// Bytes that are no picture, or no video.
+    pub fn bad_media(param: &str, message: impl Into<String>) -> Self {
+        ApiError::bad("invalid_input_media", param, message.into())
+    }
+
+    /// The estimate is after the deadline.
+    pub fn deadline_infeasible() -> Self {
+        let message = "The video cannot be completed before 'deadline_at'.".to_owned();
+        ApiError::bad("deadline_infeasible", "deadline_at", message)
+    }
+
+    /// The key is missing, wrong or revoked.
+    pub fn invalid_key() -> Self {
+        let message = "Incorrect or missing API key. Send it as 'Authorization: Bearer zk_...'.";
+        ApiError::new(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message)
+    }
+
+    /// `openai-project` is another project than the key's.
+    pub fn mismatched_project() -> Self {
+        let message = "OpenAI-Project header should match project for API key";
+        ApiError::new(StatusCode::UNAUTHORIZED, Some("mismatched_project"), message)
+    }
+
+    /// The endpoint is for operators.
+    pub fn operators_only() -> Self {
+        let message = "This endpoint needs an API key with the role 'operator'.";
+        ApiError::new(StatusCode::FORBIDDEN, None, message)
+    }
+
+    /// There is no such endpoint.
+    pub fn no_route(method: &str, path: &str) -> Self {
+        ApiError::new(StatusCode::NOT_FOUND, None, format!("Invalid URL ({method} {path})"))
+    }
+
+    /// The endpoint has other methods.
+    pub fn no_method(method: &str, path: &str, allow: &str) -> Self {
+        let message = format!("Not allowed to {method} on {path} (HINT: Perhaps you meant {allow})");
+        ApiError {
+            header: HeaderValue::from_str(allow).ok().map(|value| (header::ALLOW, value)),
+            ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, None, message)
+        }
+    }
+
+    /// The caller's project has no such video.
+    pub fn no_video(id: &str) -> Self {
+        let message = format!("Video with id '{id}' not found.");
+        ApiError::new(StatusCode::NOT_FOUND, None, message)
+    }
+
+    /// Something else that is not there.
+    pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> Self {
+        ApiError::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// The body is over the limit.
+    pub fn too_large(limit_bytes: u64) -> Self {
+        let message = format!("The request is too large: at most {limit_bytes} bytes are accepted.");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large"), message)
+    }
+
+    /// A content type that the endpoint does not read.
+    pub fn media_type(got: &str) -> Self {
+        let message = format!(
+            "Unsupported content type: '{got}'. Send 'application/json' or 'multipart/form-data'."
+        );
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, message)
+    }
+
+    /// The body did not arrive in time. The SDKs try again by themselves.
+    pub fn too_slow() -> Self {
+        let message = "The request's body did not arrive in time.";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, None, message)
+    }
+
+    /// The job has ended.
+    pub fn already_terminal(id: &str) -> Self {
+        let message = format!("Video '{id}' has ended already and cannot be cancelled.");
+        ApiError {
+            should_retry: Some(false),
+            ..ApiError::new(StatusCode::CONFLICT, Some("video_already_terminal"), message)
+        }
+    }
+
+    /// The first request with the key still runs.
+    pub fn key_in_use() -> Self {
+        let message = "The first request with this Idempotency-Key is still being handled.";
+        ApiError {
+            retry_after: Some(1),
+            ..ApiError::new(StatusCode::CONFLICT, Some("idempotency_key_in_use"), message)
+        }
+    }
+
+    /// The key was used with other content.
+    pub fn key_reused() -> Self {
+        let message = "This Idempotency-Key was used for a request with other content.";
+        let code = Some("idempotency_key_reused");
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
+
+    /// The key sends more than it may.
+    pub fn rate_limited(retry_after: u32) -> Self {
+        let message = "Rate limit reached for requests. Please slow down and try again.";
+        ApiError {
+            kind: "rate_limit_error",
+            retry_after: Some(retry_after.clamp(1, 60)),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded"), message)
+        }
+    }
+
+    /// The project's queue is full.
+    pub fn queue_full(retry_after: u32) -> Self {
+        let code = Some("concurrency_limit_exceeded");
+        let message = "Your project's queue is full. Try again when some of its videos have ended.";
+        ApiError {
+            kind: "rate_limit_error",
+            retry_after: Some(retry_after.clamp(1, 60)),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+        }
+    }
+
+    /// The farm has too much to do, or does not answer.
+    pub fn overloaded(retry_after: u32) -> Self {
+        let message = "The server is overloaded. Please try again.";
+        ApiError {
+            kind: "service_unavailable_error",
+            retry_after: Some(retry_after.clamp(1, 60)),
+            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Some("server_is_overloaded"), message)
+        }
+    }
+
+    /// A fault of ours. A retry would meet it again.
+    pub fn internal() -> Self {
+        let message = "The server had an error while processing your request.";
+        ApiError {
+            kind: "server_error",
+            should_retry: Some(false),
+            ..ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, None, message)
+        }
+    }
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(_: Unavailable) -> Self {
+        ApiError::overloaded(2)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let envelope = json!({"error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }});
+        let mut response = Response::new(Body::from(envelope.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(retry) = self.should_retry {
+            let value = if retry { "true" } else { "false" };
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(value));
+        }
+        if let Some((name, value)) = self.header {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+/// `'a', 'b', and 'c'`, as upstream writes it.
+fn series(values: &[String]) -> String {
+    let quoted: Vec<String> = values.iter().map(|value| format!("'{value}'")).collect();
+    match quoted.as_slice() {
+        [] => "none".to_owned(),
+        [one] => one.clone(),
+        [first, second] => format!("{first} and {second}"),
+        [head @ .., last] => format!("{}, and {last}", head.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_read_as_upstream_writes_them() {
+        let values = |words: &[&str]| series(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert_eq!(values(&["a"]), "'a'");
+        assert_eq!(values(&["a", "b"]), "'a' and 'b'");
+        assert_eq!(values(&["a", "b", "c"]), "'a', 'b', and 'c'");
+    }
+}

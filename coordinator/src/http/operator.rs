@@ -1,0 +1,277 @@
+//! The farm's own endpoints, for operators: workers, jobs of all projects, join tokens, API keys.
+//!
+//! Outside of `/v1`, because they are ours alone. The command line is their main caller.
+
+use super::envelope::ApiError;
+use super::fields::Fields;
+use super::listing::{Audience, list_query, page_json, statuses};
+use super::route::{self, Caller};
+use super::{Door, body};
+use crate::farm::FarmMsg;
+use crate::keys::{KeyRow, KeysError, NewKey, Project, Role};
+use axum::Extension;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use zoetrope_protocol::id::{Millis, TenantId};
+use zoetrope_protocol::wire::DrainKind;
+
+/// Workers that one token may admit.
+const USES_MAX: i128 = 1000;
+/// How long a token may be good, in seconds.
+const TTL_MAX: i128 = 24 * 3600;
+/// How long a drain with a deadline may take, in seconds.
+const DRAIN_MAX: i128 = 24 * 3600;
+
+/// `GET /farm/workers`.
+///
+/// # Errors
+/// 503.
+pub async fn workers(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
+    let rows = door.state.farm.ask(FarmMsg::Workers).await?;
+    route::ok(&json!({"data": rows}))
+}
+
+/// `POST /farm/workers/{worker}/drain`: empty a worker.
+///
+/// # Errors
+/// 400, 404.
+pub async fn drain(
+    State(door): State<Arc<Door>>,
+    Path(worker): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = read_body(&door, request).await?;
+    fields.only(&["kind", "seconds"])?;
+    let kind = fields.text("kind")?.unwrap_or_else(|| "step".to_owned());
+    let seconds = fields.whole("seconds")?;
+    let drain = drain_kind(&kind, seconds)?;
+    let name = worker.clone();
+    let found = door.state.farm.ask(|reply| FarmMsg::Drain(name, drain, reply)).await?;
+    done(found, &worker, json!({"worker": worker, "draining": true}))
+}
+
+fn drain_kind(kind: &str, seconds: Option<i128>) -> Result<DrainKind, ApiError> {
+    let drain = match (kind, seconds) {
+        ("deadline", None) => return Err(ApiError::missing("seconds")),
+        ("deadline", Some(seconds)) => {
+            let seconds = within("seconds", seconds, 1, DRAIN_MAX)?;
+            return Ok(DrainKind::Deadline(Millis(seconds * 1000)));
+        }
+        ("immediate", _) => DrainKind::Immediate,
+        ("step", _) => DrainKind::Step,
+        ("shard", _) => DrainKind::Shard,
+        (other, _) => {
+            let allowed = ["immediate", "step", "shard", "deadline"].map(str::to_owned);
+            return Err(ApiError::not_among("kind", other, &allowed));
+        }
+    };
+    if seconds.is_some() {
+        return Err(ApiError::invalid("seconds", "'seconds' is only for the kind 'deadline'."));
+    }
+    Ok(drain)
+}
+
+/// `POST /farm/workers/{worker}/cordon`: no new work for a worker.
+///
+/// # Errors
+/// 404.
+pub async fn cordon(
+    State(door): State<Arc<Door>>,
+    Path(worker): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    set_cordon(&door, worker, true, request).await
+}
+
+/// `POST /farm/workers/{worker}/uncordon`: work again.
+///
+/// # Errors
+/// 404.
+pub async fn uncordon(
+    State(door): State<Arc<Door>>,
+    Path(worker): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    set_cordon(&door, worker, false, request).await
+}
+
+async fn set_cordon(
+    door: &Door,
+    worker: String,
+    cordoned: bool,
+    request: Request,
+) -> Result<Response, ApiError> {
+    read_body(door, request).await?.only(&[])?;
+    let name = worker.clone();
+    let found = door.state.farm.ask(|reply| FarmMsg::Cordon(name, cordoned, reply)).await?;
+    done(found, &worker, json!({"worker": worker, "cordoned": cordoned}))
+}
+
+fn done(found: bool, worker: &str, answer: Value) -> Result<Response, ApiError> {
+    if found {
+        return route::ok(&answer);
+    }
+    let worker: String = worker.chars().take(100).collect();
+    Err(ApiError::not_found(None, format!("Worker '{worker}' not found.")))
+}
+
+/// `GET /farm/jobs`: videos of all projects, each with its `project`.
+///
+/// # Errors
+/// As the list of videos.
+pub async fn jobs(
+    State(door): State<Arc<Door>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let asked = list_query(&query)?;
+    let page = door.state.farm.ask(|reply| FarmMsg::AllJobs(asked, reply)).await?;
+    page_json(&door, asked, page, statuses(&headers), Audience::Operator)
+}
+
+/// `GET /farm/jobs/{id}/why`: why an unfinished job waits. Tenants may ask about their own.
+///
+/// # Errors
+/// 404.
+pub async fn why(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let job = route::job_id(&id)?;
+    let tenant = (caller.role == Role::Tenant).then_some(caller.tenant);
+    let why = door.state.farm.ask(|reply| FarmMsg::Why(tenant, job, reply)).await?;
+    route::ok(&json!({"why": why.ok_or_else(|| ApiError::no_video(&id))?}))
+}
+
+/// `POST /farm/join_tokens`: a token with which new workers may join.
+///
+/// # Errors
+/// 400.
+pub async fn join_token(
+    State(door): State<Arc<Door>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = read_body(&door, request).await?;
+    fields.only(&["uses", "ttl_seconds"])?;
+    let uses = within("uses", fields.whole("uses")?.unwrap_or(1), 1, USES_MAX)? as u32;
+    let seconds = fields.whole("ttl_seconds")?.unwrap_or(900);
+    let ttl = Millis(within("ttl_seconds", seconds, 1, TTL_MAX)? * 1000);
+    let token = door.state.farm.ask(|reply| FarmMsg::JoinToken { uses, ttl, reply }).await?;
+    route::ok(&json!({"token": token}))
+}
+
+/// `POST /farm/keys`: a new API key, whose text is shown this once.
+///
+/// # Errors
+/// 400; 500 if it could not be stored.
+pub async fn create_key(
+    State(door): State<Arc<Door>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = read_body(&door, request).await?;
+    fields.only(&["project", "role", "name"])?;
+    let project = project(fields.text("project")?.as_deref().unwrap_or("new"))?;
+    let role = match fields.text("role")?.as_deref() {
+        None | Some("tenant") => Role::Tenant,
+        Some("operator") => Role::Operator,
+        Some(other) => {
+            let allowed = ["tenant", "operator"].map(str::to_owned);
+            return Err(ApiError::not_among("role", other, &allowed));
+        }
+    };
+    let name = fields.text("name")?.unwrap_or_default();
+    let keys = door.state.keys.clone();
+    let made = blocking(move || keys.create(project, role, &name)).await?;
+    let NewKey { text, row } = made.map_err(|error| refused(&error))?;
+    let mut shown = key_json(&row);
+    shown["key"] = json!(text);
+    route::ok(&shown)
+}
+
+/// `GET /farm/keys`.
+///
+/// # Errors
+/// None of its own.
+pub async fn keys(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
+    let rows: Vec<Value> = door.state.keys.list().iter().map(key_json).collect();
+    route::ok(&json!({"data": rows}))
+}
+
+/// `DELETE /farm/keys/{id}`.
+///
+/// # Errors
+/// 404; 500 if it could not be stored.
+pub async fn revoke_key(
+    State(door): State<Arc<Door>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let keys = door.state.keys.clone();
+    let asked = id.clone();
+    let found = blocking(move || keys.revoke(&asked)).await?.map_err(|error| refused(&error))?;
+    if !found {
+        let id: String = id.chars().take(100).collect();
+        return Err(ApiError::not_found(None, format!("Key '{id}' not found.")));
+    }
+    route::ok(&json!({"id": id, "object": "key.deleted", "deleted": true}))
+}
+
+fn key_json(row: &KeyRow) -> Value {
+    json!({
+        "id": row.id,
+        "project": row.project.to_string(),
+        "role": row.role,
+        "name": row.name,
+        "created_at": row.created_at,
+    })
+}
+
+fn project(text: &str) -> Result<Project, ApiError> {
+    if text == "new" {
+        return Ok(Project::New);
+    }
+    let number = text.strip_prefix("proj_").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let number = number.and_then(|n| n.parse().ok());
+    number.map(|n| Project::Known(TenantId(n))).ok_or_else(|| {
+        ApiError::invalid("project", "Invalid value: 'project' must be 'new' or as in 'proj_1'.")
+    })
+}
+
+fn refused(error: &KeysError) -> ApiError {
+    match error {
+        KeysError::NoSuchProject(_) => ApiError::invalid("project", sentence(error)),
+        KeysError::Name => ApiError::invalid("name", sentence(error)),
+        KeysError::Full => ApiError::new(axum::http::StatusCode::CONFLICT, None, sentence(error)),
+        KeysError::File { .. } | KeysError::Format { .. } => {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "the key file cannot be replaced");
+            ApiError::internal()
+        }
+    }
+}
+
+fn sentence(error: &KeysError) -> String {
+    format!("Invalid value: {error}.")
+}
+
+/// Files are written on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())
+}
+
+async fn read_body(door: &Door, request: Request) -> Result<Fields, ApiError> {
+    let (head, bytes) = request.into_parts();
+    body::read(door, &head.headers, bytes).await
+}
+
+fn within(param: &str, value: i128, least: i128, most: i128) -> Result<u64, ApiError> {
+    let fits = (least..=most).contains(&value).then(|| u64::try_from(value).ok()).flatten();
+    fits.ok_or_else(|| {
+        ApiError::invalid(param, format!("Invalid value: '{param}' must be {least} to {most}."))
+    })
+}

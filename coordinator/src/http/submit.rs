@@ -1,0 +1,184 @@
+//! `POST /videos`: one request becomes at most one job, however often it is sent.
+//!
+//! Three ways lead to an earlier job: the caller's `Idempotency-Key`, which the farm stores with the job; a
+//! request which an SDK sent again after a broken connection; and nothing else.
+
+use super::create::{self, Circumstances};
+use super::envelope::ApiError;
+use super::fields::Fields;
+use super::recent::{Begun, Hash, KeyGuard, hash_of};
+use super::route::{self, Caller};
+use super::video::{self, StatusSet};
+use super::{Door, body, listing};
+use crate::farm::{FarmMsg, SubmitRefused};
+use crate::jobs::{JobView, Submission};
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::Response;
+use rand::Rng;
+use std::sync::Arc;
+use zoetrope_protocol::id::JobId;
+
+/// The caller's own name of a request.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEY_MAX: usize = 255;
+const PATH: &str = "/v1/videos";
+
+/// What is known of a create once its body is read.
+struct Order {
+    caller: Caller,
+    fields: Fields,
+    content: Hash,
+    key: Option<Hash>,
+    resent: bool,
+    statuses: StatusSet,
+}
+
+/// Answers with the video that is or was made.
+///
+/// # Errors
+/// As the contract's table says.
+pub async fn create(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, bytes) = request.into_parts();
+    let key = idempotency_key(&caller, &head.headers, "POST", PATH)?;
+    let fields = body::read(&door, &head.headers, bytes).await?;
+    let request = Order {
+        content: content(&caller, key.is_some(), PATH, &fields),
+        resent: key.is_none() && retry_count(&head.headers) > 0,
+        statuses: listing::statuses(&head.headers),
+        caller,
+        fields,
+        key,
+    };
+    // A task of its own: if the caller goes away now, the request still ends, and a resent one finds its job.
+    let task = tokio::spawn(async move { handle(&door, request).await });
+    task.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a create panicked");
+        Err(ApiError::internal())
+    })
+}
+
+async fn handle(door: &Door, request: Order) -> Result<Response, ApiError> {
+    let content = request.content;
+    match request.key {
+        Some(key) => match door.recent.begin_key(key, content) {
+            Begun::InUse => Err(ApiError::key_in_use()),
+            Begun::Reused => Err(ApiError::key_reused()),
+            Begun::Free(guard) | Begun::Known(guard, _) => keyed(door, request, guard).await,
+        },
+        None => {
+            let (_guard, earlier) = door.recent.begin_content(content);
+            if request.resent {
+                earlier.ended().await;
+                let tenant = request.caller.tenant;
+                let found =
+                    door.state.farm.ask(|reply| FarmMsg::FindResent(tenant, content, reply)).await?;
+                if let Some(view) = found {
+                    return replayed(answer(door, &view, request.statuses)?);
+                }
+            }
+            let statuses = request.statuses;
+            match submit(door, request).await? {
+                Made::New(view) | Made::Before(view) => answer(door, &view, statuses),
+            }
+        }
+    }
+}
+
+/// With a key, the answer is that of the moment of creation, now and later.
+async fn keyed(door: &Door, request: Order, guard: KeyGuard) -> Result<Response, ApiError> {
+    let content = request.content;
+    let made = submit(door, request).await?;
+    guard.done(content, None);
+    match made {
+        Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
+        Made::Before(view) => {
+            replayed(answer(door, &video::first_view(&view), StatusSet::Core)?)
+        }
+    }
+}
+
+enum Made {
+    New(JobView),
+    Before(JobView),
+}
+
+/// Validates the request and has it admitted.
+async fn submit(door: &Door, request: Order) -> Result<Made, ApiError> {
+    let state = &door.state;
+    let ask = create::read(request.fields)?;
+    // With a key, the farm looks for the first request before it looks at the deadline.
+    if request.key.is_none() && ask.deadline().is_some_and(|at| at <= (state.now)()) {
+        return Err(ApiError::deadline_infeasible());
+    }
+    let (job, seed) = {
+        let mut random = rand::rng();
+        (JobId(random.random()), random.random_range(0..1_u64 << 53))
+    };
+    let about = Circumstances { tenant: request.caller.tenant, models: &state.models, seed };
+    let submission = Submission {
+        job,
+        spec: create::check(ask, about)?,
+        content: request.content,
+        idempotency: request.key,
+    };
+    let answer = state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await?;
+    match answer {
+        Ok(view) => Ok(Made::New(view)),
+        Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view)),
+        Err(SubmitRefused::KeyReused) => Err(ApiError::key_reused()),
+        Err(SubmitRefused::TenantQueueFull) => Err(ApiError::queue_full(10)),
+        Err(SubmitRefused::FarmQueueFull) => Err(ApiError::overloaded(10)),
+        Err(SubmitRefused::DeadlineInfeasible) => Err(ApiError::deadline_infeasible()),
+    }
+}
+
+fn answer(door: &Door, view: &JobView, statuses: StatusSet) -> Result<Response, ApiError> {
+    route::ok(&listing::show(door, view, statuses))
+}
+
+/// Marks an answer as that of an earlier request.
+///
+/// # Errors
+/// None of its own.
+pub fn replayed(mut response: Response) -> Result<Response, ApiError> {
+    route::put(response.headers_mut(), "idempotent-replayed", "true");
+    Ok(response)
+}
+
+/// The hash of project, method, path and the caller's key, if it sent one.
+///
+/// # Errors
+/// 400 for a key that is too long or not ASCII.
+pub fn idempotency_key(
+    caller: &Caller,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+) -> Result<Option<Hash>, ApiError> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.as_bytes();
+    if key.is_empty() || key.len() > KEY_MAX || !key.is_ascii() {
+        let message = format!("Invalid value: 'Idempotency-Key' has 1 to {KEY_MAX} ASCII characters.");
+        return Err(ApiError::invalid("Idempotency-Key", message));
+    }
+    let project = caller.tenant.to_string();
+    Ok(Some(hash_of(&[project.as_bytes(), method.as_bytes(), path.as_bytes(), key])))
+}
+
+/// The hash by which two requests are the same. A key of idempotency belongs to the project, so any of its API
+/// keys may repeat it; a resent request has the API key of the first one.
+pub fn content(caller: &Caller, has_key: bool, path: &str, fields: &Fields) -> Hash {
+    let who = if has_key { "" } else { caller.key.as_str() };
+    hash_of(&[who.as_bytes(), path.as_bytes(), &fields.hash()])
+}
+
+fn retry_count(headers: &HeaderMap) -> u32 {
+    let text = body::text_header(headers, "x-stainless-retry-count");
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,143 @@
+//! 1.4: bodies as clients really send them, and as they should not.
+
+use crate::http::DoorLimits;
+use crate::http::testing::{Stand, send};
+use reqwest::multipart::{Form, Part};
+
+#[tokio::test]
+async fn both_kinds_of_body_make_the_same_video() {
+    let stand = Stand::new().await;
+    let json = stand
+        .create(r#"{"prompt":"a ball","seconds":"4","seed":7,"metadata":{"k":"v"},"size":"720x1280"}"#)
+        .await;
+    let form = stand
+        .create_form(&[
+            ("prompt", "a ball"),
+            ("seconds", "4"),
+            ("seed", "7"),
+            ("metadata[k]", "v"),
+            ("size", "720x1280"),
+        ])
+        .await;
+    let text = stand
+        .create_form(&[
+            ("prompt", "a ball"),
+            ("seconds", "4"),
+            ("seed", "7"),
+            ("metadata", r#"{"k":"v"}"#),
+            ("size", "720x1280"),
+        ])
+        .await;
+    let video = |answer: crate::http::testing::Answer| {
+        assert_eq!(answer.status, 200, "{:?}", answer.bytes);
+        let mut video = answer.json();
+        video["id"].take();
+        video
+    };
+    let wanted = video(json);
+    assert_eq!(wanted["metadata"]["k"], "v");
+    assert_eq!(wanted, video(form));
+    assert_eq!(wanted, video(text));
+}
+
+/// Each row: content type, body, status, code.
+#[tokio::test]
+async fn bodies_that_cannot_be_read() {
+    let stand = Stand::new().await;
+    let deep = format!(r#"{{"prompt":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
+    let missing = Some("missing_required_parameter");
+    let multipart = "multipart/form-data; boundary=b";
+    let cut = "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\na";
+    let latin: &[u8] =
+        b"--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\n\xff\r\n--b--\r\n";
+    for (kind, body, status, code) in [
+        ("application/json", &b""[..], 400, missing),
+        ("application/json", b"  \n", 400, missing),
+        ("application/json; charset=utf-8", b"{}", 400, missing),
+        ("", b"", 400, missing),
+        (multipart, b"", 400, missing),
+        (multipart, b"--b--\r\n", 400, missing),
+        ("text/plain", b"", 400, missing),
+        ("application/json", b"{", 400, None),
+        ("application/json", b"[]", 400, None),
+        ("application/json", b"\"x\"", 400, None),
+        ("application/json", b"{\"prompt\":\"\xff\"}", 400, None),
+        ("application/json", deep.as_bytes(), 400, None),
+        ("application/json", b"{\"prompt\":\"a\",\"prompt\":\"b\"}", 400, Some("invalid_type")),
+        (multipart, cut.as_bytes(), 400, None),
+        (multipart, latin, 400, None),
+        ("multipart/form-data", b"--b--", 400, None),
+        ("text/plain", b"x", 415, None),
+        ("", b"x", 415, None),
+        ("application/x-www-form-urlencoded", b"prompt=x", 415, None),
+    ] {
+        let mut request = stand.request("POST", "/v1/videos").body(body.to_vec());
+        if !kind.is_empty() {
+            request = request.header("content-type", kind);
+        }
+        let answer = send(request).await;
+        let wanted = (status, code.map(str::to_owned));
+        assert_eq!(answer.code(), wanted, "{kind}: {:?}", &body[..body.len().min(60)]);
+    }
+    let zipped = stand.post("x").header("content-encoding", "gzip");
+    assert_eq!(send(zipped).await.code(), (415, None));
+    let twice = stand.create_form(&[("prompt", "a"), ("prompt", "b")]).await;
+    assert_eq!(twice.code(), (400, Some("invalid_type".to_owned())));
+}
+
+/// A part with a file name is a file, whatever it says of its type.
+#[tokio::test]
+async fn files_are_known_by_their_first_bytes() {
+    let stand = Stand::new().await;
+    let create = |bytes: &'static [u8]| {
+        let part = Part::bytes(bytes).file_name("upload").mime_str("application/octet-stream");
+        let form = Form::new().text("prompt", "a ball").part("input_reference", part.unwrap());
+        send(stand.request("POST", "/v1/videos").multipart(form))
+    };
+    for picture in [&b"\x89PNG\r\n\x1a\nrest"[..], b"\xff\xd8\xff\xe0", b"RIFF1234WEBPVP8 "] {
+        let answer = create(picture).await;
+        assert_eq!(answer.code(), (400, Some("unsupported_parameter".to_owned())));
+    }
+    let answer = create(b"GIF89a").await;
+    assert_eq!(answer.code(), (400, Some("invalid_input_media".to_owned())));
+    assert_eq!(answer.json()["error"]["param"], "input_reference");
+    let prompt = Form::new().part("prompt", Part::bytes(&b"x"[..]).file_name("upload"));
+    let answer = send(stand.request("POST", "/v1/videos").multipart(prompt)).await;
+    assert_eq!(answer.code(), (400, Some("invalid_type".to_owned())));
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_while_it_comes() {
+    let limits = DoorLimits { body_bytes: 3 << 20, text_bytes: 1 << 20, ..DoorLimits::default() };
+    let stand = Stand::with(limits).await;
+    let too_large = (413, Some("request_too_large".to_owned()));
+    // Declared, streamed without a length, and as a file.
+    let declared = stand.create(&"x".repeat(4 << 20)).await;
+    assert_eq!(declared.code(), too_large);
+    let pieces = (0..64).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 << 10]));
+    let streamed = stand
+        .request("POST", "/v1/videos")
+        .header("content-type", "application/json")
+        .body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)));
+    assert_eq!(send(streamed).await.code(), too_large);
+    let part = Part::bytes(vec![0; 4 << 20]).file_name("upload");
+    let form = Form::new().text("prompt", "a ball").part("input_reference", part);
+    assert_eq!(send(stand.request("POST", "/v1/videos").multipart(form)).await.code(), too_large);
+    // A file may be larger than all text may be.
+    let part = Part::bytes(vec![0; 2 << 20]).file_name("upload");
+    let form = Form::new().text("prompt", "a ball").part("input_reference", part);
+    let answer = send(stand.request("POST", "/v1/videos").multipart(form)).await;
+    assert_eq!(answer.code(), (400, Some("invalid_input_media".to_owned())));
+    assert_eq!(stand.create(r#"{"prompt":"ball"}"#).await.status, 200);
+}
+
+#[tokio::test]
+async fn too_many_parts_are_refused() {
+    let stand = Stand::new().await;
+    let parts: Vec<(String, String)> =
+        (0..1001).map(|n| (format!("metadata[k{n}]"), "v".to_owned())).collect();
+    let parts: Vec<(&str, &str)> = parts.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(stand.create_form(&parts).await.code(), (400, None));
+    let fewer = stand.create_form(&parts[..100]).await;
+    assert_eq!(fewer.code().0, 400);
+}

@@ -1,0 +1,1 @@
+//! `openapi.json` against the routes and against live answers.

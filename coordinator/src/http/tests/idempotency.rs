@@ -1,0 +1,126 @@
+//! 5.3: one job, however often a request is sent.
+
+use crate::http::testing::{Answer, Stand, send};
+use std::time::Duration;
+use zoetrope_sched::output::JobState;
+
+const BODY: &str = r#"{"prompt":"a red ball"}"#;
+
+async fn keyed(stand: &Stand, key: &str, body: &str) -> Answer {
+    send(stand.post(body).header("idempotency-key", key)).await
+}
+
+async fn resent(stand: &Stand, count: u32, body: &str) -> Answer {
+    send(stand.post(body).header("x-stainless-retry-count", count.to_string())).await
+}
+
+fn jobs(stand: &Stand) -> usize {
+    stand.table.lock().unwrap().jobs.len()
+}
+
+#[tokio::test]
+async fn a_key_repeats_its_first_answer_byte_for_byte() {
+    let stand = Stand::new().await;
+    let first = keyed(&stand, "k", BODY).await;
+    assert_eq!((first.status, first.header("idempotent-replayed")), (200, None));
+    let id = first.id();
+    for state in [JobState::Queued, JobState::InProgress, JobState::Completed] {
+        stand.advance(&id, state);
+        // The other API key of the same project, and fields in another order and form.
+        let form = reqwest::multipart::Form::new().text("prompt", "a red ball");
+        let request = stand.client.post(stand.url("/v1/videos")).bearer_auth(&stand.operator);
+        let again = send(request.multipart(form).header("idempotency-key", "k")).await;
+        assert_eq!((again.status, &again.bytes), (200, &first.bytes));
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    }
+    assert_eq!(jobs(&stand), 1);
+}
+
+#[tokio::test]
+async fn a_key_holds_for_its_content_and_its_project() {
+    let stand = Stand::new().await;
+    let first = keyed(&stand, "k", BODY).await;
+    for other in [r#"{"prompt":"a blue ball"}"#, r#"{"nonsense":1}"#, r#"{"prompt":7}"#] {
+        let reused = keyed(&stand, "k", other).await;
+        let code = Some("idempotency_key_reused".to_owned());
+        assert_eq!(reused.code(), (422, code), "{other}");
+    }
+    let stranger = stand.client.post(stand.url("/v1/videos")).bearer_auth(&stand.stranger);
+    let stranger = stranger.header("content-type", "application/json").body(BODY);
+    let theirs = send(stranger.header("idempotency-key", "k")).await;
+    assert_eq!(theirs.status, 200);
+    assert_ne!(theirs.id(), first.id());
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_the_key_free() {
+    let stand = Stand::new().await;
+    assert_eq!(keyed(&stand, "k", r#"{"prompt":""}"#).await.status, 400);
+    assert_eq!(keyed(&stand, "k", BODY).await.status, 200);
+    for key in ["x".repeat(256), String::new()] {
+        assert_eq!(keyed(&stand, &key, BODY).await.code().0, 400);
+    }
+    assert_eq!(keyed(&stand, &"x".repeat(255), BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_is_in_use_while_its_first_request_runs() {
+    let stand = Stand::new().await;
+    stand.table.lock().unwrap().delay = Duration::from_millis(400);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        keyed(&stand, "k", BODY).await
+    };
+    let (first, second) = tokio::join!(keyed(&stand, "k", BODY), late);
+    assert_eq!(first.status, 200);
+    assert_eq!(second.code(), (409, Some("idempotency_key_in_use".to_owned())));
+    assert_eq!(second.header("retry-after"), Some("1"));
+    assert_eq!(second.header("x-should-retry"), None);
+}
+
+#[tokio::test]
+async fn a_request_that_an_sdk_sends_again_finds_its_job() {
+    let stand = Stand::new().await;
+    let first = resent(&stand, 0, BODY).await;
+    stand.advance(&first.id(), JobState::InProgress);
+    let again = resent(&stand, 1, BODY).await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    // The object in its present state, not the first answer.
+    assert_eq!((again.id(), again.json()["status"].as_str()), (first.id(), Some("in_progress")));
+    // Requests with count 0 or without the header are never merged.
+    assert_ne!(resent(&stand, 0, BODY).await.id(), first.id());
+    assert_ne!(stand.create(BODY).await.id(), first.id());
+    // Another content, another API key, another project: handled normally.
+    assert_eq!(resent(&stand, 1, r#"{"prompt":"a cube"}"#).await.header("idempotent-replayed"), None);
+    let other = stand.client.post(stand.url("/v1/videos")).bearer_auth(&stand.operator);
+    let other = other.header("content-type", "application/json").body(BODY);
+    let other = send(other.header("x-stainless-retry-count", "1")).await;
+    assert_eq!((other.status, other.header("idempotent-replayed")), (200, None));
+}
+
+/// The connection broke before the answer: the first request still ends, and the second one waits for it.
+#[tokio::test]
+async fn a_resent_request_waits_for_the_one_that_its_caller_gave_up() {
+    let stand = Stand::new().await;
+    stand.table.lock().unwrap().delay = Duration::from_millis(400);
+    let given_up = stand.post(BODY).header("x-stainless-retry-count", "0");
+    let given_up = given_up.timeout(Duration::from_millis(100)).send().await;
+    assert!(given_up.is_err());
+    let again = resent(&stand, 1, BODY).await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")));
+    assert_eq!((jobs(&stand), stand.table.lock().unwrap().submits), (1, 1));
+}
+
+#[tokio::test]
+async fn a_cancel_with_a_key_repeats_its_answer() {
+    let stand = Stand::new().await;
+    let id = stand.put(1, JobState::InProgress);
+    let cancel = || {
+        let request = stand.request("POST", &format!("/v1/videos/{id}/cancel"));
+        send(request.header("idempotency-key", "c"))
+    };
+    let (first, again) = (cancel().await, cancel().await);
+    assert_eq!((first.status, again.status), (200, 200));
+    assert_eq!(first.bytes, again.bytes);
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+}

@@ -1,0 +1,11 @@
+//! The door before a fake farm, over a real socket: one module per group of rules.
+
+mod admission;
+mod bodies;
+mod contents;
+mod document;
+mod errors;
+mod idempotency;
+mod operators;
+mod slow;
+mod videos;

@@ -1,0 +1,119 @@
+//! The farm's own endpoints, health and metrics.
+
+use crate::http::testing::{Answer, Stand, send};
+use serde_json::{Value, json};
+use zoetrope_sched::output::JobState;
+
+async fn operate(stand: &Stand, method: &str, path: &str, body: &str) -> Answer {
+    let method = method.parse::<reqwest::Method>().unwrap();
+    let request = stand.client.request(method, stand.url(path)).bearer_auth(&stand.operator);
+    send(request.header("content-type", "application/json").body(body.to_owned())).await
+}
+
+#[tokio::test]
+async fn tenants_are_kept_out() {
+    let stand = Stand::new().await;
+    for (method, path) in [
+        ("GET", "/farm/workers"),
+        ("GET", "/farm/jobs"),
+        ("GET", "/farm/keys"),
+        ("POST", "/farm/keys"),
+        ("POST", "/farm/join_tokens"),
+        ("POST", "/farm/workers/worker_1/drain"),
+    ] {
+        assert_eq!(send(stand.request(method, path)).await.code(), (403, None), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn workers_are_shown_drained_and_cordoned() {
+    let stand = Stand::new().await;
+    let workers = operate(&stand, "GET", "/farm/workers", "").await.json();
+    assert_eq!(workers["data"][0]["node"], "node-a");
+    for (body, status) in [
+        (r#"{"kind":"immediate"}"#, 200),
+        (r#"{"kind":"step"}"#, 200),
+        (r#"{"kind":"shard"}"#, 200),
+        (r#"{"kind":"deadline","seconds":30}"#, 200),
+        ("", 200),
+        (r#"{"kind":"deadline"}"#, 400),
+        (r#"{"kind":"deadline","seconds":0}"#, 400),
+        (r#"{"kind":"step","seconds":3}"#, 400),
+        (r#"{"kind":"soon"}"#, 400),
+        (r#"{"how":"soon"}"#, 400),
+    ] {
+        let answer = operate(&stand, "POST", "/farm/workers/node-a/drain", body).await;
+        assert_eq!(answer.status, status, "{body}");
+    }
+    let unknown = operate(&stand, "POST", "/farm/workers/nobody/drain", "{}").await;
+    assert_eq!(unknown.code(), (404, None));
+    for verb in ["cordon", "uncordon"] {
+        let path = format!("/farm/workers/worker_1/{verb}");
+        let answer = operate(&stand, "POST", &path, "").await;
+        assert_eq!(answer.json()["cordoned"], verb == "cordon");
+    }
+}
+
+#[tokio::test]
+async fn jobs_of_all_projects_are_listed_with_their_project() {
+    let stand = Stand::new().await;
+    let id = stand.put(1, JobState::Queued);
+    stand.table.lock().unwrap().jobs[0].view.spec.tenant.0 = 2;
+    let jobs = operate(&stand, "GET", "/farm/jobs?limit=5", "").await.json();
+    assert_eq!(jobs["data"][0]["id"], *id);
+    assert_eq!(jobs["data"][0]["project"], "proj_2");
+    assert_eq!(jobs["has_more"], false);
+    let why = operate(&stand, "GET", &format!("/farm/jobs/{id}/why"), "").await.json();
+    assert_eq!(why, json!({"why": "no worker is free"}));
+    let own = stand.put(2, JobState::Queued);
+    assert_eq!(stand.get(&format!("/farm/jobs/{own}/why")).await.status, 200);
+    assert_eq!(stand.get(&format!("/farm/jobs/{id}/why")).await.code(), (404, None));
+}
+
+#[tokio::test]
+async fn tokens_and_keys_are_made() {
+    let stand = Stand::new().await;
+    let token = operate(&stand, "POST", "/farm/join_tokens", "").await.json();
+    assert_eq!(token, json!({"token": "zt11x900000"}));
+    let body = r#"{"uses":3,"ttl_seconds":60}"#;
+    let token = operate(&stand, "POST", "/farm/join_tokens", body).await.json();
+    assert_eq!(token, json!({"token": "zt13x60000"}));
+    let body = r#"{"uses":0}"#;
+    assert_eq!(operate(&stand, "POST", "/farm/join_tokens", body).await.code().0, 400);
+
+    let body = r#"{"project":"new","role":"tenant","name":"theirs"}"#;
+    let made = operate(&stand, "POST", "/farm/keys", body).await.json();
+    assert_eq!(made["project"], "proj_3");
+    let key = made["key"].as_str().unwrap();
+    let get = || send(stand.client.get(stand.url("/v1/videos")).bearer_auth(key));
+    assert_eq!(get().await.status, 200);
+    let listed = operate(&stand, "GET", "/farm/keys", "").await.json();
+    let rows = listed["data"].as_array().unwrap();
+    assert_eq!(rows.last().unwrap()["name"], "theirs");
+    assert!(rows.iter().all(|row| row.get("key").is_none() && row.get("sha256").is_none()));
+    let path = format!("/farm/keys/{}", made["id"].as_str().unwrap());
+    let gone = operate(&stand, "DELETE", &path, "").await;
+    assert_eq!((gone.status, &gone.json()["deleted"]), (200, &Value::Bool(true)));
+    assert_eq!(get().await.code().0, 401);
+    assert_eq!(operate(&stand, "DELETE", &path, "").await.code(), (404, None));
+    for body in [r#"{"project":"proj_99"}"#, r#"{"project":"mine"}"#, r#"{"role":"root"}"#] {
+        assert_eq!(operate(&stand, "POST", "/farm/keys", body).await.code().0, 400, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn health_and_metrics_need_no_key() {
+    let stand = Stand::new().await;
+    for (path, text) in
+        [("/healthz", "ok\n"), ("/readyz", "ready\n"), ("/metrics", "zoetrope_up 1\n")]
+    {
+        let answer = send(stand.client.get(stand.url(path))).await;
+        assert_eq!((answer.status, &answer.bytes[..]), (200, text.as_bytes()));
+    }
+    stand.get("/v1/videos/video_x").await;
+    stand.get("/v1/nothing").await;
+    let counted = stand.counted.0.lock().unwrap().clone();
+    assert!(counted.contains(&("/v1/videos/{video_id}", "GET", 404)));
+    assert!(counted.contains(&("other", "GET", 404)));
+    assert!(counted.contains(&("/healthz", "GET", 200)));
+}

@@ -1,0 +1,96 @@
+//! Peers that send or take too little.
+
+use crate::http::DoorLimits;
+use crate::http::testing::Stand;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn short() -> DoorLimits {
+    DoorLimits {
+        head_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_millis(300),
+        body_timeout: Duration::from_millis(900),
+        ..DoorLimits::default()
+    }
+}
+
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    // An end by reset is an end too.
+    let _ = stream.read_to_end(&mut text).await;
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_ends_its_connection() {
+    let stand = Stand::with(short()).await;
+    let mut stream = TcpStream::connect(stand.address).await.unwrap();
+    let began = Instant::now();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    read_all(&mut stream).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_body_that_stops_or_drips_is_given_up() {
+    let stand = Stand::with(short()).await;
+    let head = format!(
+        "POST /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{",
+        stand.key
+    );
+    for drips in [false, true] {
+        let mut stream = TcpStream::connect(stand.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut reading, mut writing) = stream.into_split();
+        let dripping = tokio::spawn(async move {
+            while drips && writing.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            // Kept open: the door must act by itself.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        });
+        let mut answer = vec![0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(5), reading.read(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer[..read.unwrap().unwrap()]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains("\"error\""), "{answer}");
+        dripping.abort();
+    }
+}
+
+/// The sender hears of its 413 although it is still sending.
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let limits = DoorLimits { body_bytes: 1 << 20, ..DoorLimits::default() };
+    let stand = Stand::with(limits).await;
+    let mut stream = TcpStream::connect(stand.address).await.unwrap();
+    let head = format!(
+        "POST /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 33554432\r\n\r\n",
+        stand.key
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b' '; 1 << 20];
+    for _ in 0..32 {
+        stream.write_all(&piece).await.unwrap();
+    }
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+/// Connections that do nothing hold up nobody for longer than their timeout.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let stand = Stand::with(DoorLimits { connections: 4, ..short() }).await;
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(TcpStream::connect(stand.address).await.unwrap());
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(9), stand.get("/v1/videos")).await;
+    // The lingering end of the idle ones needs their own end.
+    drop(idle);
+    assert_eq!(answer.map(|a| a.status).unwrap_or(200), 200);
+    assert_eq!(stand.get("/v1/videos").await.status, 200);
+}
