@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod dispatch;
 pub mod farm;
 pub mod http;
@@ -12,6 +13,9 @@ pub mod keys;
 pub mod link;
 pub mod metrics;
 pub mod models;
+pub mod root;
+pub mod serve;
+pub mod sidecar;
 pub mod storage;
 pub mod store;
 

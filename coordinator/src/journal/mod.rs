@@ -56,3 +56,6 @@ fn numbered(folder: &Path, prefix: &str) -> Result<Vec<u64>, JournalError> {
     found.sort_unstable();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

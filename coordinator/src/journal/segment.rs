@@ -167,6 +167,16 @@ fn drop_half_written(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Flips a bit of a record, as a bad disk would that the storage engine does not notice.
+#[cfg(test)]
+pub(super) fn damage(path: &Path, seq: u64) {
+    let db = Segment::open(path).expect("opens").db;
+    let mut value = db.get(seq.to_be_bytes()).expect("reads").expect("is there").to_vec();
+    *value.last_mut().expect("has bytes") ^= 1;
+    db.insert(seq.to_be_bytes(), value).expect("writes");
+    db.flush().expect("syncs");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,206 @@
+//! The journal's promises: what was acknowledged is there after any death, and what is missing is said.
+
+use super::writer::{Command, Report, Writer};
+use super::{JournalError, open, recovery, snapshot};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// A record's body says its number, so that a test can tell one from another.
+fn body(seq: u64) -> Vec<u8> {
+    let mut body = seq.to_le_bytes().to_vec();
+    body.resize(8 + (seq % 700) as usize, seq as u8);
+    body
+}
+
+fn append(writer: &mut Writer, records: u64) {
+    let bodies: Vec<_> = (writer.next()..writer.next() + records).map(body).collect();
+    writer.append(&bodies).expect("appends");
+}
+
+fn sequences(records: &[(u64, Vec<u8>)]) -> Vec<u64> {
+    records.iter().map(|(seq, _)| *seq).collect()
+}
+
+#[test]
+fn records_are_there_after_opening_again_and_a_second_opener_is_refused() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut opened = open(folder.path(), false).expect("opens");
+    append(&mut opened.writer, 20);
+    assert!(matches!(open(folder.path(), false), Err(JournalError::InUse(_))));
+    drop(opened);
+    let again = open(folder.path(), false).expect("opens again");
+    assert_eq!(sequences(&again.records), (1..=20).collect::<Vec<_>>());
+    assert_eq!(again.writer.next(), 21);
+}
+
+#[test]
+fn a_torn_record_at_the_end_is_cut_and_its_number_used_again() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut opened = open(folder.path(), false).expect("opens");
+    append(&mut opened.writer, 5);
+    drop(opened);
+    damage(folder.path(), 1, 5);
+    let mut again = open(folder.path(), false).expect("opens again");
+    assert_eq!(sequences(&again.records), vec![1, 2, 3, 4]);
+    append(&mut again.writer, 1);
+    drop(again);
+    assert_eq!(open(folder.path(), false).expect("opens").records.len(), 5);
+}
+
+#[test]
+fn a_missing_record_refuses_to_start_and_says_what_is_lost() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut opened = open(folder.path(), false).expect("opens");
+    append(&mut opened.writer, 9);
+    drop(opened);
+    damage(folder.path(), 1, 4);
+    let Err(JournalError::Missing(loss)) = open(folder.path(), false) else {
+        panic!("a journal with a gap opened");
+    };
+    assert_eq!((loss.missing.as_slice(), loss.behind), (&[(4, 4)][..], 5));
+    let accepted = open(folder.path(), true).expect("opens, as asked");
+    assert_eq!(sequences(&accepted.records), vec![1, 2, 3, 5, 6, 7, 8, 9]);
+    assert_eq!(accepted.loss, Some(loss));
+}
+
+#[test]
+fn a_segment_that_vanished_is_missed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    run(folder.path(), 3, &[5, 10]);
+    std::fs::remove_dir_all(recovery::segment_path(folder.path(), 6)).expect("removes");
+    std::fs::remove_file(snapshot::path(folder.path(), 10)).expect("removes");
+    let refused = open(folder.path(), false).err().expect("a segment is missing").to_string();
+    assert!(refused.contains("6 to 10"), "{refused}");
+    assert!(refused.contains("--accept-journal-loss"), "{refused}");
+}
+
+#[test]
+fn a_snapshot_stands_for_what_is_behind_it_and_old_segments_leave() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    run(folder.path(), 2, &[5, 10, 15]);
+    let recovered = open(folder.path(), false).expect("opens");
+    assert_eq!(recovered.snapshot, Some((15, b"state 15".to_vec())));
+    assert_eq!(sequences(&recovered.records), vec![16, 17]);
+    assert_eq!(snapshot::list(folder.path()).expect("lists"), vec![15, 10]);
+    assert!(!recovery::segment_path(folder.path(), 6).exists(), "behind both snapshots");
+    drop(recovered);
+    // A damaged newest snapshot costs time and no data.
+    std::fs::write(snapshot::path(folder.path(), 15), b"ZTSNAP01 half").expect("writes");
+    let recovered = open(folder.path(), false).expect("opens");
+    assert_eq!(recovered.snapshot, Some((10, b"state 10".to_vec())));
+    assert_eq!(sequences(&recovered.records), vec![11, 12, 13, 14, 15, 16, 17]);
+}
+
+/// Appends five records before each snapshot and `tail` behind the last, on the journal's own thread.
+fn run(folder: &Path, tail: u64, snapshots: &[u64]) {
+    let writer = open(folder, false).expect("opens").writer;
+    let (commands, queue) = channel();
+    let (reports, told) = channel();
+    let back = commands.clone();
+    let waiting = Arc::new(AtomicU64::new(u64::MAX / 2));
+    let thread = std::thread::spawn(move || {
+        writer.run(&queue, &back, &waiting, &|report| reports.send(report).expect("told"));
+    });
+    for through in snapshots {
+        let bodies = (through - 4..=*through).map(body).collect();
+        commands.send(Command::Append(bodies)).expect("runs");
+        let state = format!("state {through}").into_bytes();
+        commands.send(Command::Snapshot(Box::new(move || Ok(state)))).expect("runs");
+        while !matches!(told.recv().expect("reports"), Report::SnapshotTaken { .. }) {}
+    }
+    let last = snapshots.last().copied().unwrap_or(0);
+    commands.send(Command::Append((last + 1..=last + tail).map(body).collect())).expect("runs");
+    commands.send(Command::Stop).expect("runs");
+    thread.join().expect("ends");
+}
+
+/// Flips a bit in the value of a record, below the storage engine's own checksum.
+fn damage(folder: &Path, segment: u64, seq: u64) {
+    let path = recovery::segment_path(folder, segment);
+    super::segment::damage(&path, seq);
+}
+
+const CHILD: &str = "ZOETROPE_JOURNAL_CHILD";
+
+/// Not a test of its own: the child process of the kill loop, which appends until it is killed.
+#[test]
+fn child_appends_until_killed() {
+    let Ok(folder) = std::env::var(CHILD) else { return };
+    let recovered = open(Path::new(&folder), false).expect("opens");
+    let mut next = recovered.writer.next();
+    let (commands, queue) = channel();
+    let back = commands.clone();
+    let waiting = Arc::new(AtomicU64::new(u64::MAX / 2));
+    let writer = recovered.writer;
+    std::thread::spawn(move || {
+        writer.run(&queue, &back, &waiting, &|report| {
+            if let Report::Synced { through, .. } = report {
+                // One write call, so that a line is whole or absent.
+                use std::io::Write;
+                let line = format!("acked {through}\n");
+                std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
+            }
+        });
+    });
+    for round in 1u64.. {
+        let bodies: Vec<_> = (next..next + 1 + round % 7).map(body).collect();
+        next += bodies.len() as u64;
+        commands.send(Command::Append(bodies)).expect("runs");
+        if round % 150 == 0 {
+            let state = vec![7; 200_000];
+            commands.send(Command::Snapshot(Box::new(move || Ok(state)))).expect("runs");
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn child(folder: &Path) -> Child {
+    let program = std::env::current_exe().expect("this test");
+    std::process::Command::new(program)
+        .args(["journal::tests::child_appends_until_killed", "--exact", "--nocapture"])
+        .env(CHILD, folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("starts")
+}
+
+/// Promise: `kill -9` at any moment loses no acknowledged record and leaves no gap.
+#[test]
+fn kill_9_loses_no_acknowledged_record() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let rounds: u64 =
+        std::env::var("ZOETROPE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(32);
+    let mut dice = 0x5eed_u64;
+    let mut total = 0;
+    for round in 0..rounds {
+        let mut running = child(folder.path());
+        let stdout = running.stdout.take().expect("piped");
+        let reader = std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            lines.filter_map(|line| line.split_once("acked ")?.1.parse::<u64>().ok()).max()
+        });
+        dice = dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        std::thread::sleep(Duration::from_millis(40 + (dice >> 33) % 260));
+        running.kill().expect("kills");
+        running.wait().expect("is dead");
+        let acked = reader.join().expect("reads").unwrap_or(0);
+        let opened = open(folder.path(), false);
+        let recovered = opened.unwrap_or_else(|e| panic!("round {round}: {e}"));
+        let base = recovered.snapshot.as_ref().map_or(0, |(seq, _)| *seq);
+        let last = recovered.writer.next() - 1;
+        assert!(last >= acked, "round {round}: {acked} was acknowledged, {last} is the last");
+        assert_eq!(sequences(&recovered.records), (base + 1..=last).collect::<Vec<_>>());
+        for (seq, bytes) in &recovered.records {
+            assert_eq!(*bytes, body(*seq), "round {round}: record {seq}");
+        }
+        total = last;
+    }
+    eprintln!("{rounds} kills, {total} records, none lost");
+    assert!(total > rounds, "the children did append");
+}

@@ -1,0 +1,281 @@
+//! Runs a coordinator: recovers the books, starts the actors, opens the doors, and ends in good order.
+
+use crate::authority::Authority;
+use crate::config::ServeConfig;
+use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, recover};
+use crate::farm::Farm;
+use crate::http::{self, DoorLimits, DoorState};
+use crate::journal::JournalArguments;
+use crate::keys::KeyStore;
+use crate::link::{self, LinkSupArguments};
+use crate::metrics::Metrics;
+use crate::models::Models;
+use crate::root::{RootActor, RootArguments};
+use crate::store::{Store, StoreReader};
+use crate::{clock, root};
+use anyhow::{Context, bail};
+use futures::TryStreamExt;
+use ractor::{Actor, ActorRef};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use zoetrope_protocol::id::ArtifactId;
+use zoetrope_protocol::metric;
+
+/// What a caller of [`serve`] learns once the farm is ready.
+#[derive(Clone)]
+pub struct ServeInfo {
+    /// Where the HTTP door listens.
+    pub http: SocketAddr,
+    /// Where workers connect.
+    pub link: SocketAddr,
+    /// The API keys: the one-machine command makes one at its first start.
+    pub keys: Arc<KeyStore>,
+    /// The authority: the one-machine command makes join tokens for its own workers.
+    pub authority: Arc<Authority>,
+    /// Ends the farm in good order.
+    pub stop: CancellationToken,
+}
+
+/// The actors of a running coordinator, without the HTTP door.
+pub struct Running {
+    /// The dispatch actor.
+    pub dispatch: ActorRef<DispatchMsg>,
+    /// Where workers connect.
+    pub link: SocketAddr,
+    /// Who issues certificates.
+    pub authority: Arc<Authority>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// The models.
+    pub models: Arc<Models>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    root: ActorRef<root::RootMsg>,
+    ended: JoinHandle<()>,
+    fatal: oneshot::Receiver<String>,
+    journal_ended: watch::Receiver<u64>,
+}
+
+/// Serves until the token in [`ServeInfo`] is cancelled, a signal asks for the end, or the farm cannot go on.
+///
+/// # Errors
+/// Whatever stops the farm from starting or from going on; the process should then exit non-zero.
+pub async fn serve(config: ServeConfig, ready: impl FnOnce(ServeInfo)) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen = {} cannot be bound", config.listen))?;
+    let http = listener.local_addr()?;
+    let mut running = start(&config).await?;
+    let keys = Arc::new(KeyStore::open(&config.data.join("keys.json"))?);
+    let stop = CancellationToken::new();
+    let door = DoorState {
+        farm: Farm {
+            dispatch: running.dispatch.clone(),
+            assets: Arc::new(StoreReader(running.store.clone())),
+        },
+        models: running.models.clone(),
+        keys: keys.clone(),
+        limits: DoorLimits {
+            requests_per_second: config.limits.requests_per_second,
+            burst: config.limits.burst,
+            connections: config.limits.connections,
+            in_flight: config.limits.in_flight,
+            ..DoorLimits::default()
+        },
+        metrics: running.metrics.clone(),
+        system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
+        now: clock::now,
+    };
+    let mut door = tokio::spawn(http::serve(listener, door, stop.clone().cancelled_owned()));
+    ready(ServeInfo {
+        http,
+        link: running.link,
+        keys,
+        authority: running.authority.clone(),
+        stop: stop.clone(),
+    });
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = signalled() => Ok(()),
+        why = &mut running.fatal => {
+            Err(anyhow::anyhow!(why.unwrap_or_else(|_| "the actors ended".to_owned())))
+        }
+        end = &mut door => Err(anyhow::anyhow!("the HTTP door ended: {end:?}")),
+    };
+    if ended.is_ok() {
+        // New requests are refused, those in hand are answered; then the actors stop.
+        stop.cancel();
+        (&mut door).await??;
+    }
+    running.stop().await;
+    ended
+}
+
+/// Starts everything but the HTTP door.
+///
+/// # Errors
+/// Whatever stops the farm from starting.
+pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
+    config.check()?;
+    let data = &config.data;
+    std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+    let models = Arc::new(models(config)?);
+    let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
+    let metrics = Arc::new(Metrics::new(&names));
+    let authority = Arc::new(Authority::open(&data.join("ca"))?);
+    let store = Arc::new(Store::open(&data.join("store"))?);
+    let journal_folder = data.join("journal");
+    let (accept_loss, core) = (config.accept_journal_loss, zoetrope_sched::Config::default());
+    let recovered =
+        tokio::task::spawn_blocking(move || recover(&journal_folder, accept_loss, core));
+    let Recovery { books, writer, replayed, loss, took } = recovered.await??;
+    metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());
+    tracing::info!(
+        replayed,
+        jobs = books.table.len(),
+        took_ms = took.as_millis() as u64,
+        "recovered"
+    );
+    for model in models.all() {
+        let (id, name) = (model.id, &model.manifest.id);
+        if let Some(before) = books.table.model_name(id).filter(|before| before != name) {
+            bail!(
+                "models: number {} was {before} and is {name} now; only append to the list",
+                id.0
+            );
+        }
+    }
+    let used: BTreeSet<ArtifactId> = books.table.artifacts().copied().collect();
+    let endpoint = link::listen(&authority, config.link_listen, &config.names)
+        .with_context(|| format!("link_listen = {}", config.link_listen))?;
+    let link = endpoint.local_addr()?;
+    let board = Arc::new(ProgressBoard::default());
+    let waiting = Arc::new(AtomicU64::new(0));
+    let next = writer.next();
+    let (synced, on_disk) = watch::channel(next - 1);
+    let limits = config.dispatch_limits()?;
+    let (started, dispatch) = oneshot::channel();
+    let (fatal_sender, fatal) = oneshot::channel();
+    let arguments = RootArguments {
+        journal: JournalArguments {
+            writer,
+            synced,
+            waiting: waiting.clone(),
+            metrics: metrics.clone(),
+        },
+        dispatch: {
+            let (models, authority) = (models.clone(), authority.clone());
+            let (board, metrics, synced) = (board.clone(), metrics.clone(), on_disk.clone());
+            let snapshot_now = loss.is_some();
+            Box::new(move |journal| DispatchArguments {
+                books,
+                next,
+                journal,
+                synced,
+                waiting,
+                models,
+                authority,
+                board,
+                metrics,
+                limits,
+                snapshot_now,
+            })
+        },
+        links: {
+            let (authority, store, metrics) = (authority.clone(), store.clone(), metrics.clone());
+            let limits = config.link_limits();
+            Box::new(move |dispatch| LinkSupArguments {
+                endpoint,
+                authority,
+                dispatch,
+                store,
+                board,
+                metrics,
+                limits,
+            })
+        },
+        store: store.clone(),
+        metrics: metrics.clone(),
+        started,
+        fatal: fatal_sender,
+    };
+    let (root, ended) = Actor::spawn(None, RootActor, arguments).await?;
+    let dispatch = dispatch.await.context("the actors did not start")?;
+    tokio::spawn(sweep(store.clone(), used, dispatch.clone()));
+    let journal_ended = on_disk;
+    Ok(Running {
+        dispatch,
+        link,
+        authority,
+        store,
+        models,
+        metrics,
+        root,
+        ended,
+        fatal,
+        journal_ended,
+    })
+}
+
+impl Running {
+    /// Stops the actors in order and returns when the data folder is free.
+    pub async fn stop(mut self) {
+        self.root.stop(None);
+        if let Err(error) = self.ended.await {
+            tracing::error!(%error, "the actors did not end in good order");
+        }
+        // Its sender goes when the journal's thread has ended.
+        while self.journal_ended.changed().await.is_ok() {}
+    }
+}
+
+fn models(config: &ServeConfig) -> anyhow::Result<Models> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("models: {}", path.display()))
+    };
+    let texts = config.models.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Models::with(&texts)?)
+}
+
+/// Deletes artifacts that no job used when the farm started: a crash between a decision and its deletion leaves
+/// them behind. What was stored since is in use, or fresh, and stays.
+async fn sweep(store: Arc<Store>, used: BTreeSet<ArtifactId>, dispatch: ActorRef<DispatchMsg>) {
+    let listed: Result<Vec<ArtifactId>, _> = store.list().try_collect().await;
+    match listed {
+        Ok(all) => {
+            let unused: Vec<ArtifactId> = all.into_iter().filter(|a| !used.contains(a)).collect();
+            if !unused.is_empty() {
+                tracing::info!(count = unused.len(), "artifacts that no job uses will go");
+                // Without a dispatch actor the process ends; the next start sweeps again.
+                drop(dispatch.cast(DispatchMsg::NotDeleted(unused)));
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the store could not be swept"),
+    }
+}
+
+/// Returns when the process is asked to end.
+async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        // Without a handler the process ends the hard way, which recovery is made for.
+        drop(tokio::signal::ctrl_c().await);
+    }
+}
