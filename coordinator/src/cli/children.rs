@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The first pause before a dead worker is started again; doubled each time, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -17,7 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A worker that ran for so long was healthy: the next pause is the shortest again.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// A stopping worker stores the step in hand first; a step of the small model takes a few seconds.
+/// A worker that is asked to leave finishes its shard; asked again, it leaves at once. What it stored last stays,
+/// so nobody at a terminal needs to wait for the first.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A worker that leaves at once still says so, and closes its files.
 const LEAVE: Duration = Duration::from_secs(10);
 /// How often a worker that is not our child is looked at. It has no parent to be told of its end.
 const LOOK: Duration = Duration::from_millis(500);
@@ -45,14 +48,14 @@ enum Process {
 }
 
 /// Keeps one worker alive until told to stop, then lets it leave.
-pub async fn keep(post: Post, mut stop: watch::Receiver<bool>) {
+pub async fn keep(post: Post, stop: CancellationToken) {
     let mut pause = PAUSE;
     loop {
         let began = Instant::now();
         let ended = match Process::of(&post) {
             Ok(mut process) => tokio::select! {
                 ended = process.ended() => ended,
-                _ = stop.wait_for(|stop| *stop) => return process.leave(&post).await,
+                () = stop.cancelled() => return process.leave(&post).await,
             },
             Err(error) => Err(error),
         };
@@ -71,7 +74,7 @@ pub async fn keep(post: Post, mut stop: watch::Receiver<bool>) {
         eprintln!("worker {} ended ({how}); starting it again in {} s", post.node, pause.as_secs());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = stop.cancelled() => return,
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -119,6 +122,9 @@ impl Process {
         };
         if let Some(pid) = pid {
             signal("TERM", pid).await;
+            if tokio::time::timeout(PATIENCE, self.ended()).await.is_err() {
+                signal("TERM", pid).await;
+            }
             if tokio::time::timeout(LEAVE, self.ended()).await.is_err() {
                 eprintln!("worker {} did not leave within {} s", post.node, LEAVE.as_secs());
                 signal("KILL", pid).await;
@@ -179,8 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_left_is_not_started_again() {
         let folder = tempfile::tempdir().expect("folder");
-        let (_stop, stopped) = watch::channel(false);
-        keep(post(folder.path(), "exit 0"), stopped).await;
+        keep(post(folder.path(), "exit 0"), CancellationToken::new()).await;
     }
 
     #[tokio::test]

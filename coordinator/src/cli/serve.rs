@@ -1,14 +1,28 @@
-//! `serve` and `check-config`.
+//! `serve` and `check-config`: a coordinator alone, as a configuration file says.
+
 use super::Target;
+use super::places::KEY_FILE;
+use super::table::{print, print_json};
+use crate::config::check_config as read;
+use crate::keys::{Project, Role};
+use crate::serve::{ServeInfo, serve as run};
+use anyhow::Context;
 use clap::Args;
-use std::path::PathBuf;
+use serde_json::json;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
 
 /// What `serve` takes.
 #[derive(Args)]
 pub struct ServeArgs {
     /// The configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "ZOETROPE_CONFIG")]
     config: PathBuf,
+    /// Start although the journal has lost records; what is lost is told
+    #[arg(long)]
+    accept_journal_loss: bool,
 }
 
 /// What `check-config` takes.
@@ -18,9 +32,62 @@ pub struct CheckArgs {
     file: PathBuf,
 }
 
-pub async fn serve(_args: ServeArgs, _target: &Target) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+/// Runs a coordinator until it is told to stop.
+pub async fn serve(args: ServeArgs, target: &Target) -> anyhow::Result<()> {
+    log_to_stderr("info");
+    let mut config = read(&args.config)?;
+    config.accept_journal_loss = args.accept_journal_loss;
+    let (data, json) = (config.data.clone(), target.json);
+    let mut first_key = Ok(());
+    run(config, |info| {
+        first_key = ready(&data, &info, json);
+        if first_key.is_err() {
+            info.stop.cancel();
+        }
+    })
+    .await?;
+    first_key
 }
-pub fn check_config(_args: &CheckArgs, _target: &Target) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+
+/// Says where it listens. A farm that never had a key gets an operator's one, in the data folder.
+fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
+    let file = data.join(KEY_FILE);
+    if info.keys.list().is_empty() {
+        let made = info.keys.create(Project::New, Role::Operator, "first operator")?;
+        let mut options = std::fs::File::options();
+        let out = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
+        out.and_then(|mut out| writeln!(out, "{}", made.text))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        tracing::info!(file = %file.display(), "made an operator's key");
+    }
+    if json {
+        print_json(&json!({"http": info.http, "link": info.link, "key_file": file}));
+    } else {
+        print(&format!("API on http://{}/v1, workers on {}\n", info.http, info.link));
+    }
+    Ok(())
+}
+
+/// Says whether a configuration file is good, and what it comes to.
+pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
+    let config = read(&args.file)?;
+    if target.json {
+        print_json(&serde_json::to_value(&config)?);
+    } else {
+        print(&toml::to_string_pretty(&config)?);
+        eprintln!("{} is good", args.file.display());
+    }
+    Ok(())
+}
+
+/// Logs to standard error: `ZOETROPE_LOG` says how much, `ZOETROPE_LOG_FORMAT=json` for machines.
+pub fn log_to_stderr(default: &str) {
+    let filter =
+        EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        logs.json().init();
+    } else {
+        logs.with_target(false).init();
+    }
 }

@@ -1,8 +1,268 @@
+//! `up`: a whole farm on this machine. The coordinator runs in this process, each worker in one of its own.
+//!
+//! On the first start it makes the data folder, the farm's authority and an operator's key. Killed and started
+//! again, it finds its workers still rendering. Decides nothing about jobs.
+
 use super::Target;
-use clap::Args;
+use super::children::{self, Post};
+use super::places::{self, KEY_FILE, URL_FILE};
+use super::table::{print, print_json};
+use crate::clock;
+use crate::config::ServeConfig;
+use crate::keys::{Project, Role};
+use crate::serve::{ServeInfo, serve};
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use zoetrope_protocol::id::Millis;
+
+/// The file with the address of the workers' port, so that workers of a killed farm find the next one there.
+const LINK_FILE: &str = "link";
+/// More workers than this on one machine want `zoetrope serve`, and a file that says how they share it.
+const WORKERS_MAX: u32 = 64;
+/// A worker joins as soon as it has started; loading torch on a busy machine takes some seconds.
+const TOKEN_TTL: Millis = Millis(15 * 60 * 1000);
+
 /// What `up` takes.
 #[derive(Args)]
-pub struct UpArgs {}
-pub async fn up(_args: UpArgs, _target: &Target) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+pub struct UpArgs {
+    /// Address of the HTTP API; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// How many workers [default: one for each GPU, else one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(WORKERS_MAX)))]
+    workers: Option<u32>,
+    /// Folder of a model with its manifest.json [default: the toybox model of the project]
+    #[arg(long, value_name = "FOLDER", env = "ZOETROPE_MODEL")]
+    model: Option<PathBuf>,
+    /// What renders
+    #[arg(long, value_enum, default_value_t = Engine::H3)]
+    engine: Engine,
+    /// With `--engine emulated`: the file with its times
+    #[arg(long, value_name = "FILE", required_if_eq("engine", "emulated"))]
+    emulated: Option<PathBuf>,
+    /// The worker's program [default: the one beside this program]
+    #[arg(long, value_name = "FILE", env = "ZOETROPE_WORKER_PROGRAM")]
+    worker_program: Option<PathBuf>,
+    /// Start although the journal has lost records; what is lost is told
+    #[arg(long)]
+    accept_journal_loss: bool,
+}
+
+/// What renders.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// A model
+    H3,
+    /// Nothing: stages take the times of a file. For load tests
+    Emulated,
+}
+
+/// Runs the farm until it is told to stop.
+pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
+    super::serve::log_to_stderr("warn");
+    let data = std::path::absolute(places::data_folder(target.data.as_deref())?)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data)
+        .with_context(|| format!("cannot make the data folder {}", data.display()))?;
+    // What can be wrong with the workers is said before anything is started.
+    let program = places::worker_program(args.worker_program.as_deref())?;
+    let engine = engine_arguments(&args)?;
+    let mut config = ServeConfig {
+        listen: args.listen,
+        link_listen: link_address(&data),
+        data: data.clone(),
+        accept_journal_loss: args.accept_journal_loss,
+        ..ServeConfig::default()
+    };
+    if let Some(folder) = &args.model
+        && !is_toybox(folder)
+    {
+        config.models = vec![std::path::absolute(folder)?.join("manifest.json")];
+    }
+    let (tell, told) = oneshot::channel();
+    // Nobody listens only if this function has ended already.
+    let mut farm = Box::pin(serve(config, |info| drop(tell.send(info))));
+    let info = tokio::select! {
+        info = told => info?,
+        ended = &mut farm => return ended.and_then(|()| bail!("the farm was stopped while it started")),
+    };
+    let key_file = key_file(&data, &info)?;
+    let url = format!("http://{}", reachable(info.http));
+    write(&data.join(LINK_FILE), &info.link.to_string())?;
+    write(&data.join(URL_FILE), &url)?;
+    let mut posts = posts(&args, &data, &program, &engine, &info)?;
+    announce(&url, &key_file, posts.len(), target);
+
+    let stop = CancellationToken::new();
+    let mut workers = JoinSet::new();
+    for post in &mut posts {
+        give_token(post, &info).await?;
+        workers.spawn(children::keep(post.clone(), stop.clone()));
+    }
+    // `serve` hears the signals itself; the workers are told when it has stopped giving orders.
+    let ended = farm.await;
+    eprintln!("stopping the workers");
+    stop.cancel();
+    while workers.join_next().await.is_some() {}
+    // A client that looks here later must not talk to whoever has the port then.
+    let _gone = std::fs::remove_file(data.join(URL_FILE));
+    ended
+}
+
+fn announce(url: &str, key_file: &Path, workers: usize, target: &Target) {
+    if target.json {
+        print_json(&json!({"url": url, "key_file": key_file, "workers": workers}));
+        return;
+    }
+    print(&format!(
+        "The farm is up, with {workers} worker{}.\n  API       {url}/v1\n  key file  {}\n  try       \
+         zoetrope submit \"a red ball bounces on grass in daylight\" -o clip.mp4\nCtrl-C stops it.\n",
+        if workers == 1 { "" } else { "s" },
+        key_file.display()
+    ));
+}
+
+/// Where workers connect: where they did before, so that those which still run find us.
+fn link_address(data: &Path) -> SocketAddr {
+    let kept = places::word_in(&data.join(LINK_FILE)).and_then(|text| text.parse().ok());
+    let kept = kept.filter(|address| std::net::UdpSocket::bind(address).is_ok());
+    kept.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+}
+
+/// The address that a client on this machine uses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The file with the operator's key; made if there is none, or if its key was revoked.
+fn key_file(data: &Path, info: &ServeInfo) -> anyhow::Result<PathBuf> {
+    let file = data.join(KEY_FILE);
+    if places::word_in(&file).is_none_or(|key| info.keys.verify(&key).is_none()) {
+        let made = info.keys.create(Project::New, Role::Operator, "zoetrope up")?;
+        write(&file, &made.text)?;
+    }
+    Ok(file)
+}
+
+/// Replaces a file that only this user may read.
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let fresh = file.with_extension("new");
+    let mut options = std::fs::File::options();
+    let open = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+    open.and_then(|mut out| {
+        writeln!(out, "{text}")?;
+        out.sync_all()?;
+        std::fs::rename(&fresh, file)
+    })
+    .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn is_toybox(folder: &Path) -> bool {
+    let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap_or_default();
+    serde_json::from_str::<serde_json::Value>(&text)
+        .is_ok_and(|manifest| manifest["id"] == "toybox")
+}
+
+fn engine_arguments(args: &UpArgs) -> anyhow::Result<Vec<String>> {
+    let text = |path: PathBuf| path.display().to_string();
+    match (args.engine, &args.emulated) {
+        (Engine::H3, _) => {
+            let model = places::model_folder(args.model.as_deref())?;
+            Ok(vec!["--engine".into(), "h3".into(), "--model".into(), text(model)])
+        }
+        (Engine::Emulated, Some(file)) => {
+            let file = std::path::absolute(file)?;
+            if !file.is_file() {
+                bail!("there is no emulation file {}", file.display());
+            }
+            Ok(vec!["--engine".into(), "emulated".into(), "--emulated".into(), text(file)])
+        }
+        (Engine::Emulated, None) => bail!("--engine emulated wants --emulated FILE"),
+    }
+}
+
+/// The workers of this machine: one for each GPU, or as many as were asked for; they share the cores.
+fn posts(
+    args: &UpArgs,
+    data: &Path,
+    program: &Path,
+    engine: &[String],
+    info: &ServeInfo,
+) -> anyhow::Result<Vec<Post>> {
+    let gpus = if args.engine == Engine::Emulated { 0 } else { gpus() };
+    let count = args.workers.unwrap_or(gpus.max(1)).min(WORKERS_MAX);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (cores / usize::try_from(count)?.max(1)).max(1);
+    let kind = if gpus > 0 { "gpu" } else { "cpu" };
+    let post = |n: u32| {
+        let node = format!("{kind}{n}");
+        let folder = data.join("workers").join(&node);
+        let mut arguments: Vec<String> = ["run", "--coordinator"].map(str::to_owned).to_vec();
+        arguments.extend([info.link.to_string(), "--data".into(), folder.display().to_string()]);
+        arguments.extend(["--name".into(), node.clone()]);
+        arguments.extend(["--threads".into(), threads.to_string()]);
+        arguments.extend_from_slice(engine);
+        let mut environment = Vec::new();
+        if gpus > 0 {
+            environment.push(("CUDA_VISIBLE_DEVICES".to_owned(), (n % gpus).to_string()));
+        }
+        if std::env::var_os("ZOETROPE_LOG").is_none() {
+            environment.push(("ZOETROPE_LOG".to_owned(), "warn".to_owned()));
+        }
+        Post { node, program: program.to_owned(), folder, arguments, environment }
+    };
+    Ok((0..count).map(post).collect())
+}
+
+/// A worker without an identity gets a token to join with, by its environment: others can read arguments.
+async fn give_token(post: &mut Post, info: &ServeInfo) -> anyhow::Result<()> {
+    if post.folder.join("identity").exists() {
+        return Ok(());
+    }
+    let authority = info.authority.clone();
+    // It may be started a second time before it has joined.
+    let make = move || authority.new_token(clock::now(), 3, TOKEN_TTL);
+    let token = tokio::task::spawn_blocking(make).await??;
+    post.environment.push(("ZOETROPE_JOIN_TOKEN".to_owned(), token));
+    Ok(())
+}
+
+/// How many GPUs the driver shows; none without a driver.
+fn gpus() -> u32 {
+    let listed = std::process::Command::new("nvidia-smi").arg("-L").output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let count = text.unwrap_or_default().lines().filter(|line| line.starts_with("GPU ")).count();
+    u32::try_from(count).unwrap_or(WORKERS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_can_reach_what_listens_everywhere() {
+        let any: SocketAddr = "0.0.0.0:80".parse().expect("an address");
+        assert_eq!(reachable(any).to_string(), "127.0.0.1:80");
+    }
+
+    #[test]
+    fn only_this_user_reads_the_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join(KEY_FILE);
+        write(&file, "zk_1").expect("writes");
+        let mode = std::fs::metadata(&file).expect("is there").permissions().mode();
+        assert_eq!((mode & 0o777, places::word_in(&file).as_deref()), (0o600, Some("zk_1")));
+    }
 }
