@@ -2,12 +2,12 @@
 //! attempt wins, all later ones are ignored.
 
 use crate::core::Core;
-use crate::job::{AppendError, Live, Standing};
+use crate::job::{AppendError, Live, Standing, step_of};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::{Doing, Running};
-use zoetrope_protocol::id::{Fence, Millis, ShardId, WorkerId};
+use zoetrope_protocol::id::{Millis, ShardId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 use zoetrope_protocol::wire::{Held, StopWhen};
 
@@ -90,9 +90,11 @@ impl Core {
         out: &mut Vec<Output>,
     ) {
         let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
-        let steps = self.state.jobs[running.job].steps;
+        let job = &self.state.jobs[running.job];
+        let chain = &self.state.models[job.model as usize].chain;
+        let (steps, last) = (job.steps, job.position as usize + 1 == chain.len());
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
-        if !take_outputs(live, running.stage, steps, running.fence, outputs) {
+        if !take_outputs(live, &running, steps, &outputs) {
             // It claims to be done and is not: fewer steps than ordered, or no clip.
             self.end_attempt(slot, Some(Cause::EngineError), Some(gpu), out);
             self.set_idle(slot);
@@ -105,6 +107,9 @@ impl Core {
         self.state.workers[slot].last_job = Some((running.job, self.state.jobs[running.job].seq));
         self.record(node, &running, false, out);
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
+        if last {
+            live.finished = Some((running.fence, outputs));
+        }
         live.maker = Some(node);
         live.front = false;
         live.avoid.clear();
@@ -230,41 +235,33 @@ enum Word {
     Last,
 }
 
-/// Takes a finished attempt's outputs into the chain; whether the stage's output is among them.
-fn take_outputs(
-    live: &mut Live,
-    stage: Stage,
-    steps: u32,
-    fence: Fence,
-    outputs: Vec<ArtifactRef>,
-) -> bool {
-    match stage {
+/// Takes a finished attempt's outputs into the chain; whether the stage's own output is among them, or was stored
+/// before. If not, nothing of them is taken.
+fn take_outputs(live: &mut Live, running: &Running, steps: u32, outputs: &[ArtifactRef]) -> bool {
+    let made = |is: fn(Role) -> bool| outputs.iter().any(|output| is(output.role));
+    let there = match running.stage {
+        Stage::Encode => live.prompt.is_some() || made(|role| role == Role::Prompt),
+        Stage::Denoise => {
+            let newest = outputs.iter().map(|output| step_of(output.role)).max();
+            live.newest_step().max(newest.unwrap_or(0)) == steps
+        }
+        Stage::Decode => made(|role| matches!(role, Role::Segment { .. })),
+        Stage::Finish => made(|role| role == Role::Clip),
+    };
+    if !there {
+        return false;
+    }
+    match running.stage {
         Stage::Encode | Stage::Denoise => {
             for artifact in outputs {
                 // What was told by `ArtifactStored` before is nothing new.
-                let added = live.append(stage, steps, artifact);
-                if let Ok(Some(old)) = added {
+                if let Ok(Some(old)) = live.append(running.stage, steps, *artifact) {
                     live.leftover.push(old);
                 }
             }
-            match stage {
-                Stage::Encode => live.prompt.is_some(),
-                _ => live.newest_step() >= steps,
-            }
         }
-        Stage::Decode => {
-            let made = outputs.iter().any(|output| matches!(output.role, Role::Segment { .. }));
-            if made {
-                live.segments = outputs;
-            }
-            made
-        }
-        Stage::Finish => {
-            let made = outputs.iter().any(|output| output.role == Role::Clip);
-            if made {
-                live.finished = Some((fence, outputs));
-            }
-            made
-        }
+        Stage::Decode => live.segments = outputs.to_vec(),
+        Stage::Finish => {}
     }
+    true
 }

@@ -234,27 +234,19 @@ impl Core {
 
     fn artifact_gone(&mut self, job: JobId, artifact: ArtifactRef, out: &mut Vec<Output>) {
         let Some(slot) = self.known(job, out) else { return };
-        let Some(live) = &mut self.state.jobs[slot].live else {
+        let known = self.state.jobs[slot].live.as_ref().is_some_and(|live| live.has(artifact));
+        if !known {
             return out.push(Output::Ignored { why: Ignored::NothingToDo });
-        };
-        if let Standing::Running { .. } = live.standing {
-            // It goes on: either it has read it already, or it will say that it cannot.
-            if !live.lose(artifact) {
-                out.push(Output::Ignored { why: Ignored::NothingToDo });
+        }
+        match self.state.jobs[slot].standing() {
+            Standing::Running { .. } => {}
+            standing => {
+                if standing == Standing::Ready {
+                    self.dequeue(slot);
+                }
+                self.park(slot);
             }
-            return;
         }
-        if !live.clone().lose(artifact) {
-            return out.push(Output::Ignored { why: Ignored::NothingToDo });
-        }
-        if live.standing == Standing::Ready {
-            self.dequeue(slot);
-        }
-        self.uncount(slot);
-        if let Some(live) = &mut self.state.jobs[slot].live {
-            live.standing = Standing::BackingOff { until: self.state.now };
-        }
-        self.count(slot);
         self.lose_artifact(slot, artifact, out);
     }
 

@@ -95,7 +95,7 @@ impl Core {
                 None => self.advance(slot, out),
             },
             _ => {
-                if verdict.avoid {
+                if verdict.avoid && waits(cause, verdict.soft) {
                     let at = now.plus(self.state.config.retry_after);
                     self.live(slot).retry_at = at;
                     let seq = self.state.jobs[slot].seq;
@@ -111,7 +111,7 @@ impl Core {
     }
 
     /// Takes a job's shard from its worker, for the moment into no queue.
-    fn park(&mut self, slot: Slot) {
+    pub(crate) fn park(&mut self, slot: Slot) {
         self.uncount(slot);
         let now = self.state.now;
         let live = self.live(slot);
@@ -199,7 +199,8 @@ impl Core {
         })
     }
 
-    /// An artifact of a job whose shard stands in no queue is gone: goes on from what is left.
+    /// An artifact of a job whose shard stands in no queue is gone: goes on from what is left. A running attempt
+    /// goes on too: either it has read it already, or it will say that it cannot.
     pub(crate) fn lose_artifact(&mut self, slot: Slot, gone: ArtifactRef, out: &mut Vec<Output>) {
         let live = self.live(slot);
         live.lose(gone);
@@ -207,7 +208,7 @@ impl Core {
         let often = live.gone.iter().filter(|role| **role == gone.role).count();
         if often >= GONE_MAX {
             self.give_up(slot, Cause::ArtifactMissing, out);
-        } else {
+        } else if !matches!(self.state.jobs[slot].standing(), Standing::Running { .. }) {
             self.advance(slot, out);
         }
     }
@@ -222,6 +223,16 @@ impl Core {
         live.soft.retain(|soft| !(was(soft) && soft.cause == Cause::WorkerLost));
         live.avoid.retain(|node| *node != lost.node);
         self.forgive_attempt(lost.node, id, lost.fence.attempt);
+    }
+}
+
+/// Whether a worker that the shard avoids must wait before it may try again, where no other fits. One that was
+/// lost had to come back first, and one that got further did well.
+fn waits(cause: Cause, soft: bool) -> bool {
+    match cause {
+        Cause::WorkerLost => false,
+        Cause::Refused => true,
+        _ => soft,
     }
 }
 

@@ -144,7 +144,7 @@ impl Live {
         self.latents.last().map_or(0, |latents| step_of(latents.role))
     }
 
-    /// Whether a stage's output is there.
+    /// Whether a stage's output is there, for a stage that is not the last.
     fn has_output_of(&self, stage: Stage, steps: u32) -> bool {
         match stage {
             Stage::Encode => self.prompt.is_some(),
@@ -212,29 +212,25 @@ impl Live {
         }
     }
 
-    /// Takes an artifact off the chain; whether it was on it.
-    pub fn lose(&mut self, gone: ArtifactRef) -> bool {
-        if self.prompt.is_some_and(|prompt| prompt.artifact == gone.artifact) {
-            self.prompt = None;
-            return true;
-        }
-        let before = self.latents.len();
-        self.latents.retain(|latents| latents.artifact != gone.artifact);
-        if self.latents.len() < before {
-            return true;
-        }
-        if self.segments.iter().any(|segment| segment.artifact == gone.artifact) {
+    /// Whether an artifact is on the chain.
+    pub fn has(&self, artifact: ArtifactRef) -> bool {
+        let finished = self.finished.iter().flat_map(|(_, outputs)| outputs);
+        let chain = self.prompt.iter().chain(&self.latents).chain(&self.segments);
+        chain.chain(finished).any(|other| other.artifact == artifact.artifact)
+    }
+
+    /// Takes an artifact off the chain.
+    pub fn lose(&mut self, gone: ArtifactRef) {
+        let is = |artifact: &ArtifactRef| artifact.artifact == gone.artifact;
+        self.prompt.take_if(|prompt| is(prompt));
+        self.latents.retain(|latents| !is(latents));
+        if self.segments.iter().any(is) {
+            // One chunk is made by all of them.
             self.leftover.append(&mut self.segments);
-            return true;
         }
-        let outputs = self.finished.iter().flat_map(|(_, outputs)| outputs);
-        if outputs.into_iter().any(|output| output.artifact == gone.artifact) {
-            if let Some((_, mut outputs)) = self.finished.take() {
-                self.leftover.append(&mut outputs);
-            }
-            return true;
+        if let Some((_, outputs)) = self.finished.take_if(|(_, all)| all.iter().any(is)) {
+            self.leftover.extend(outputs.iter().filter(|output| !is(output)));
         }
-        false
     }
 
     /// All artifacts that the job keeps, but for those of `published`, by address and once each.

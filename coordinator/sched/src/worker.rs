@@ -242,8 +242,9 @@ impl Core {
                 self.state.workers[slot].doing = Doing::Running(Running { fence, ..running });
                 keep.push(Kept { held: here, fence });
             } else {
+                // Perhaps the order never left, or the report was lost with the link: nobody is to blame.
                 self.end_attempt(slot, Some(Cause::WorkerLost), None, out);
-                self.fail(slot, &running, Cause::WorkerLost, out);
+                self.fail(slot, &running, Cause::Drained, out);
             }
         }
         out.push(Output::Welcome { worker: id, keep });
