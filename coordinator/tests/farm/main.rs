@@ -1,0 +1,141 @@
+//! The coordinator without a GPU: its real actors, journal, store and QUIC links, and workers that are scripted
+//! by the tests. Modules are named by the promise that they hold.
+
+mod cancel;
+mod hostile;
+mod overload;
+mod render;
+mod restart;
+mod worker;
+mod worker_loss;
+
+use ractor::ActorRef;
+use std::time::Duration;
+use tempfile::TempDir;
+use zoetrope_coordinator::config::ServeConfig;
+use zoetrope_coordinator::dispatch::{DispatchMsg, DispatchView};
+use zoetrope_coordinator::farm::{Farm, FarmMsg, SubmitRefused};
+use zoetrope_coordinator::jobs::{JobView, Submission};
+use zoetrope_coordinator::serve::{self, Running};
+use zoetrope_coordinator::store::StoreReader;
+use zoetrope_protocol::clip::Size;
+use zoetrope_protocol::id::{JobId, TenantId};
+use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
+
+/// Nothing in these tests takes so long; what does hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A coordinator in a temporary folder.
+pub struct TestFarm {
+    pub folder: TempDir,
+    pub config: ServeConfig,
+    pub running: Running,
+}
+
+impl TestFarm {
+    pub async fn start() -> TestFarm {
+        TestFarm::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut ServeConfig)) -> TestFarm {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut config = ServeConfig {
+            link_listen: "127.0.0.1:0".parse().expect("an address"),
+            data: folder.path().to_owned(),
+            ..ServeConfig::default()
+        };
+        change(&mut config);
+        let running = serve::start(&config).await.expect("the farm starts");
+        TestFarm { folder, config, running }
+    }
+
+    /// Stops the coordinator and starts another one on the same data.
+    pub async fn restart(self) -> TestFarm {
+        let TestFarm { folder, config, running } = self;
+        running.stop().await;
+        let running = serve::start(&config).await.expect("the farm starts again");
+        TestFarm { folder, config, running }
+    }
+
+    pub fn farm(&self) -> Farm {
+        Farm {
+            dispatch: self.running.dispatch.clone(),
+            assets: std::sync::Arc::new(StoreReader(self.running.store.clone())),
+        }
+    }
+
+    pub async fn submit(&self, submission: Submission) -> Result<JobView, SubmitRefused> {
+        let ask = self.farm().ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await;
+        ask.expect("the farm answers")
+    }
+
+    pub async fn read(&self, job: JobId) -> JobView {
+        let ask = self.farm().ask(|reply| FarmMsg::Read(TenantId(1), job, reply)).await;
+        ask.expect("the farm answers").expect("the job is there")
+    }
+
+    pub async fn observe(&self) -> DispatchView {
+        observe(&self.running.dispatch).await
+    }
+
+    /// Asks until the view is as wanted: what is asked about takes its course on other tasks.
+    pub async fn until(&self, job: JobId, wanted: impl Fn(&JobView) -> bool) -> JobView {
+        let asking = async {
+            loop {
+                let view = self.read(job).await;
+                if wanted(&view) {
+                    return view;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, asking).await;
+        match seen {
+            Ok(view) => view,
+            Err(_) => panic!("the job never came there: {:?}", self.read(job).await),
+        }
+    }
+
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.running.metrics.text();
+        let found = text.lines().find_map(|l| l.strip_prefix(line));
+        found.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {line}"))
+    }
+}
+
+pub async fn observe(dispatch: &ActorRef<DispatchMsg>) -> DispatchView {
+    let call = dispatch.call(DispatchMsg::Observe, Some(PATIENCE)).await;
+    match call {
+        Ok(ractor::rpc::CallResult::Success(view)) => view,
+        _ => panic!("the dispatch actor does not answer"),
+    }
+}
+
+/// A request for a clip of four seconds.
+pub fn submission(job: u128) -> Submission {
+    let size = Size { width: 288, height: 512 };
+    let render = RenderSpec {
+        model: "toybox".to_owned(),
+        prompt: "a red ball bounces".to_owned(),
+        canvas: size,
+        deliver: size,
+        frames: 96,
+        seed: 1,
+        steps: 4,
+        audio: true,
+    };
+    let spec = JobSpec {
+        tenant: TenantId(1),
+        class: Class::Default,
+        asked_model: "sora-2".to_owned(),
+        render,
+        deadline: None,
+        metadata: Vec::new(),
+        safety_identifier: None,
+        expires_after: ExpiresAfter { from_completion: true, seconds: 3_600 },
+        warnings: Vec::new(),
+    };
+    let mut content = [0; 32];
+    content[..16].copy_from_slice(&job.to_le_bytes());
+    Submission { job: JobId(job), spec, content, idempotency: None }
+}

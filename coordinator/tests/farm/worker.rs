@@ -1,0 +1,321 @@
+//! A scripted worker: speaks the wire protocol, renders nothing.
+
+use crate::PATIENCE;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zoetrope_coordinator::authority::{Authority, SERVER_NAME};
+use zoetrope_coordinator::{clock, link};
+use zoetrope_protocol::codec;
+use zoetrope_protocol::id::{ArtifactId, Fence, Millis};
+use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
+use zoetrope_protocol::wire::*;
+
+/// A worker's certificate and key.
+pub struct Papers {
+    pub certificate: CertificateDer<'static>,
+    pub key: Vec<u8>,
+}
+
+impl Papers {
+    /// As a worker gets them by joining.
+    pub fn issue(authority: &Authority, node: &str) -> Papers {
+        let token = authority.new_token(clock::now(), 1, Millis(60_000)).expect("a token");
+        let key = KeyPair::generate().expect("a key");
+        let request = CertificateParams::default().serialize_request(&key).expect("a request");
+        let secret = secret_of(&token);
+        let certificate =
+            authority.join(clock::now(), &secret, node, request.der()).expect("joins");
+        Papers { certificate, key: key.serialize_der() }
+    }
+
+    /// Signed by somebody else.
+    pub fn forge(node: &str) -> Papers {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![node.to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Papers { certificate, key: key.serialize_der() }
+    }
+}
+
+pub fn secret_of(token: &str) -> [u8; 32] {
+    use base64::Engine;
+    let text = token.strip_prefix("zt1.").expect("the prefix");
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).expect("base64");
+    bytes[32..].try_into().expect("two halves")
+}
+
+/// Dials the farm.
+pub async fn dial(
+    to: SocketAddr,
+    authority: &CertificateDer<'static>,
+    papers: Option<&Papers>,
+    alpn: &[u8],
+) -> Result<Connection, quinn::ConnectionError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).expect("the authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots);
+    let mut tls = match papers {
+        None => tls.with_no_client_auth(),
+        Some(papers) => {
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(papers.key.clone()));
+            tls.with_client_auth_cert(vec![papers.certificate.clone()], key).expect("papers")
+        }
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let mut config =
+        ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("a QUIC suite")));
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    config.transport_config(Arc::new(transport));
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+    let connecting = endpoint.connect_with(config, to, SERVER_NAME).expect("a name");
+    timeout(PATIENCE, connecting).await.expect("an answer")
+}
+
+/// A connected worker.
+pub struct Worker {
+    pub connection: Connection,
+    out: mpsc::Sender<FromWorker>,
+    frames: mpsc::Receiver<ToWorker>,
+    streams: mpsc::Receiver<(ArtifactHeader, Vec<u8>)>,
+    pub welcome: Vec<Kept>,
+    _tasks: JoinSet<()>,
+}
+
+pub fn identity(node: &str, boot: u64, session: u64) -> Identity {
+    Identity { node: node.to_owned(), boot, session }
+}
+
+pub fn profile() -> Profile {
+    Profile {
+        pool: "test".to_owned(),
+        gpu_kind: "cpu".to_owned(),
+        vram_bytes: 1 << 30,
+        version: "0.0.0".to_owned(),
+        models: vec![ServedModel {
+            id: "toybox".to_owned(),
+            fingerprint: ArtifactId([7; 32]),
+            stages: vec![Stage::Encode, Stage::Denoise, Stage::Finish],
+        }],
+    }
+}
+
+impl Worker {
+    /// Joins and says hello as a fresh process.
+    pub async fn fresh(farm: &crate::TestFarm, node: &str) -> Worker {
+        let papers = Papers::issue(&farm.running.authority, node);
+        Worker::connect(farm, &papers, identity(node, 1, 1), Vec::new()).await
+    }
+
+    /// Says hello and waits for the welcome.
+    pub async fn connect(
+        farm: &crate::TestFarm,
+        papers: &Papers,
+        identity: Identity,
+        held: Vec<Held>,
+    ) -> Worker {
+        let ca = farm.running.authority.certificate();
+        let connection =
+            dial(farm.running.link, ca, Some(papers), ALPN_LINK).await.expect("connects");
+        let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+        let hello = FromWorker::Hello { identity, profile: profile(), held };
+        send.write_all(&codec::frame(&hello).expect("encodes")).await.expect("writes");
+        let (out, mut queue) = mpsc::channel::<FromWorker>(64);
+        let (frame, frames) = mpsc::channel(1_024);
+        let (stream, streams) = mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut beat = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                let message = tokio::select! {
+                    message = queue.recv() => message,
+                    _ = beat.tick() => Some(FromWorker::Heartbeat),
+                };
+                let Some(message) = message else { return };
+                let bytes = codec::frame(&message).expect("encodes");
+                if send.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tasks.spawn(async move {
+            while let Ok(message) = link::read_frame::<ToWorker>(&mut receive, 1 << 20).await {
+                if message != ToWorker::Heartbeat && frame.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let inbound = connection.clone();
+        tasks.spawn(async move {
+            while let Ok(mut incoming) = inbound.accept_uni().await {
+                let whole = read_artifact(&mut incoming).await;
+                if stream.send(whole).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut worker =
+            Worker { connection, out, frames, streams, welcome: Vec::new(), _tasks: tasks };
+        match worker.next().await {
+            ToWorker::Welcome { keep, .. } => worker.welcome = keep,
+            other => panic!("no welcome but {other:?}"),
+        }
+        worker
+    }
+
+    /// The next frame that is no heartbeat.
+    pub async fn next(&mut self) -> ToWorker {
+        let frame = timeout(PATIENCE, self.frames.recv()).await.expect("a frame in time");
+        frame.unwrap_or_else(|| panic!("closed: {:?}", self.connection.close_reason()))
+    }
+
+    /// Whether nothing comes for a moment.
+    pub async fn is_quiet(&mut self) -> bool {
+        timeout(Duration::from_millis(300), self.frames.recv()).await.is_err()
+    }
+
+    pub async fn order(&mut self) -> Order {
+        match self.next().await {
+            ToWorker::Order(order) => order,
+            other => panic!("no order but {other:?}"),
+        }
+    }
+
+    pub async fn say(&self, message: FromWorker) {
+        self.out.send(message).await.expect("the writer runs");
+    }
+
+    /// Sends an artifact and does not wait for the answer.
+    pub async fn send(&self, held: Held, role: Role, bytes: &[u8], digest: [u8; 32]) {
+        let header = ArtifactHeader {
+            held: Some(held),
+            role: Some(role),
+            artifact: ArtifactId::of(bytes),
+            bytes: bytes.len() as u64,
+        };
+        let mut stream = self.connection.open_uni().await.expect("a stream");
+        stream.write_all(&codec::frame(&header).expect("encodes")).await.expect("writes");
+        // The farm may refuse it before all is written; its answer says so.
+        if stream.write_all(bytes).await.is_ok() && stream.write_all(&digest).await.is_ok() {
+            stream.finish().expect("open");
+        }
+    }
+
+    /// Stores an artifact and waits for the acknowledgement.
+    pub async fn store(&mut self, held: Held, role: Role, bytes: &[u8]) -> ArtifactRef {
+        let artifact = ArtifactId::of(bytes);
+        self.send(held, role, bytes, artifact.0).await;
+        match self.next().await {
+            ToWorker::Stored { artifact: stored, .. } if stored == artifact => {}
+            other => panic!("not stored but {other:?}"),
+        }
+        ArtifactRef { role, artifact, bytes: bytes.len() as u64 }
+    }
+
+    pub async fn fetch(&mut self, artifact: ArtifactId) -> Vec<u8> {
+        self.say(FromWorker::Fetch(artifact)).await;
+        let stream = timeout(PATIENCE, self.streams.recv()).await.expect("in time");
+        let (header, bytes) = stream.expect("a stream");
+        assert_eq!(header.artifact, artifact);
+        bytes
+    }
+
+    /// Carries out one order as it should be.
+    pub async fn carry_out(&mut self, order: &Order) {
+        let held = held(order);
+        self.say(FromWorker::Started(held)).await;
+        let outputs = match order.shard.stage {
+            Stage::Encode => vec![self.store(held, Role::Prompt, b"prompt").await],
+            Stage::Denoise => {
+                let done = steps_done(order);
+                let mut last = None;
+                for step in done + 1..=order.spec.steps {
+                    last = Some(self.step(order, step).await);
+                }
+                vec![last.expect("a step was left")]
+            }
+            _ => self.files(order).await,
+        };
+        let facts = (order.shard.stage == Stage::Finish).then(|| facts(order));
+        let gpu = Millis(50);
+        self.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
+    }
+
+    /// One denoising step, stored.
+    pub async fn step(&mut self, order: &Order, step: u32) -> ArtifactRef {
+        let held = held(order);
+        let total = order.spec.steps;
+        let phase = Phase::Denoising;
+        self.say(FromWorker::Progress { held, phase, done: step, total }).await;
+        let bytes = format!("latents {} {step}", order.shard.job);
+        self.store(held, Role::Latents { step }, bytes.as_bytes()).await
+    }
+
+    /// The three files of a finished clip.
+    pub async fn files(&mut self, order: &Order) -> Vec<ArtifactRef> {
+        let held = held(order);
+        let mut outputs = Vec::new();
+        for (role, word) in [
+            (Role::Clip, "clip"),
+            (Role::Thumbnail, "thumbnail"),
+            (Role::Spritesheet, "spritesheet"),
+        ] {
+            let bytes = format!("{word} of {}", order.shard.job);
+            outputs.push(self.store(held, role, bytes.as_bytes()).await);
+        }
+        outputs
+    }
+
+    /// Dies without a word, as a killed process does: its socket is simply gone.
+    pub fn die(self) {
+        self.connection.close(0u32.into(), b"");
+    }
+}
+
+pub fn held(order: &Order) -> Held {
+    Held { shard: order.shard, fence: order.fence }
+}
+
+pub fn held_as(order: &Order, fence: Fence) -> Held {
+    Held { shard: order.shard, fence }
+}
+
+/// Steps in the newest latents among the inputs.
+pub fn steps_done(order: &Order) -> u32 {
+    let steps = order.inputs.iter().filter_map(|input| match input.role {
+        Role::Latents { step } => Some(step),
+        _ => None,
+    });
+    steps.max().unwrap_or(0)
+}
+
+pub fn facts(order: &Order) -> ClipFacts {
+    ClipFacts {
+        size: order.spec.deliver,
+        frames: order.spec.frames,
+        av_gap_micros: 10_000,
+        sprite_columns: 5,
+        sprite_rows: 2,
+    }
+}
+
+async fn read_artifact(stream: &mut RecvStream) -> (ArtifactHeader, Vec<u8>) {
+    let header: ArtifactHeader = link::read_frame(stream, 1_024).await.expect("a header");
+    let mut bytes = stream.read_to_end(1 << 24).await.expect("the bytes");
+    let digest = bytes.split_off(bytes.len() - 32);
+    assert_eq!(digest, ArtifactId::of(&bytes).0);
+    (header, bytes)
+}

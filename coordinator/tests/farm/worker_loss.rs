@@ -1,0 +1,112 @@
+//! Promise: a lost worker costs at most the step in hand, and a returning one goes on where it was.
+
+use crate::worker::{Papers, Worker, held, held_as, identity, steps_done};
+use crate::{TestFarm, submission};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
+use zoetrope_protocol::job::{Role, Stage};
+use zoetrope_protocol::wire::{FromWorker, ToWorker};
+use zoetrope_sched::output::JobState;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_worker_goes_on_from_the_newest_latents() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let mut first = Worker::fresh(&farm, "gpu-0").await;
+    let order = first.order().await;
+    first.carry_out(&order).await;
+    let order = first.order().await;
+    assert_eq!(order.shard.stage, Stage::Denoise);
+    first.step(&order, 1).await;
+    let newest = first.step(&order, 2).await;
+    first.die();
+    let mut second = Worker::fresh(&farm, "gpu-1").await;
+    let again = second.order().await;
+    assert_eq!((again.shard, steps_done(&again)), (order.shard, 2));
+    assert!(again.inputs.contains(&newest), "{:?}", again.inputs);
+    assert!(again.fence > order.fence);
+    assert_eq!(second.fetch(newest.artifact).await.len() as u64, newest.bytes);
+    second.carry_out(&again).await;
+    let order = second.order().await;
+    second.carry_out(&order).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    farm.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_of_a_replaced_attempt_and_doubled_ones_change_nothing() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let order = worker.order().await;
+    let held = held(&order);
+    let mut fence = order.fence;
+    fence.attempt.0 += 7;
+    let outputs = vec![worker.store(held, Role::Prompt, b"prompt").await];
+    let finished =
+        |held| FromWorker::Finished { held, outputs: outputs.clone(), facts: None, gpu: Millis(5) };
+    worker.say(finished(held_as(&order, fence))).await;
+    worker.say(finished(held)).await;
+    worker.say(finished(held)).await;
+    let next = worker.order().await;
+    assert_eq!(next.shard.stage, Stage::Denoise);
+    worker
+        .say(FromWorker::Failed {
+            held,
+            cause: zoetrope_protocol::job::Cause::EngineError,
+            detail: "late".to_owned(),
+            gpu: Millis(5),
+        })
+        .await;
+    worker.carry_out(&next).await;
+    let order = worker.order().await;
+    assert_eq!(order.shard.stage, Stage::Finish);
+    worker.carry_out(&order).await;
+    let view = farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    assert_eq!(view.gpu, Millis(105), "each attempt counts once");
+    farm.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_comes_back_keeps_its_attempt() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let papers = Papers::issue(&farm.running.authority, "gpu-0");
+    let mut worker = Worker::connect(&farm, &papers, identity("gpu-0", 9, 1), Vec::new()).await;
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    let order = worker.order().await;
+    worker.step(&order, 1).await;
+    // The new connection comes before the farm has missed the old one.
+    let before = held(&order);
+    let mut again = Worker::connect(&farm, &papers, identity("gpu-0", 9, 2), vec![before]).await;
+    let kept = again.welcome.clone();
+    assert_eq!(kept.len(), 1, "the attempt goes on");
+    assert_eq!(kept[0].held, before);
+    let mut order = order;
+    order.fence = kept[0].fence;
+    order.inputs.push(zoetrope_protocol::job::ArtifactRef {
+        role: Role::Latents { step: 1 },
+        artifact: ArtifactId([0; 32]),
+        bytes: 0,
+    });
+    again.carry_out(&order).await;
+    let order = again.order().await;
+    assert_eq!(order.shard.stage, Stage::Finish);
+    again.carry_out(&order).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    farm.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_says_goodbye_is_not_lost() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    worker.say(FromWorker::Leaving { within: Millis(5_000) }).await;
+    let drained = worker.next().await;
+    assert!(matches!(drained, ToWorker::Drain(_)), "{drained:?}");
+    worker.say(FromWorker::Left).await;
+    let closed = tokio::time::timeout(crate::PATIENCE, worker.connection.closed()).await;
+    let closed = closed.expect("closes").to_string();
+    assert!(closed.contains("all is said"), "{closed}");
+    farm.running.stop().await;
+}
