@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(shown(&board), Some(57));
         board.report(job, view(Phase::Denoising, 1, 4));
         assert_eq!(shown(&board), Some(57));
-        board.report(job, view(Phase::Muxing, u32::MAX, 0));
+        board.report(job, view(Phase::Muxing, u32::MAX, 7));
         assert_eq!(shown(&board), Some(99));
     }
 }

@@ -23,21 +23,21 @@ use zoetrope_protocol::id::{JobId, TenantId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
 
 /// Nothing in these tests takes so long; what does hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A coordinator in a temporary folder.
-pub struct TestFarm {
-    pub folder: TempDir,
-    pub config: ServeConfig,
-    pub running: Running,
+pub(crate) struct TestFarm {
+    pub(crate) folder: TempDir,
+    pub(crate) config: ServeConfig,
+    pub(crate) running: Running,
 }
 
 impl TestFarm {
-    pub async fn start() -> TestFarm {
+    pub(crate) async fn start() -> TestFarm {
         TestFarm::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut ServeConfig)) -> TestFarm {
+    pub(crate) async fn with(change: impl FnOnce(&mut ServeConfig)) -> TestFarm {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut config = ServeConfig {
             link_listen: "127.0.0.1:0".parse().expect("an address"),
@@ -50,36 +50,36 @@ impl TestFarm {
     }
 
     /// Stops the coordinator and starts another one on the same data.
-    pub async fn restart(self) -> TestFarm {
+    pub(crate) async fn restart(self) -> TestFarm {
         let TestFarm { folder, config, running } = self;
         running.stop().await;
         let running = serve::start(&config).await.expect("the farm starts again");
         TestFarm { folder, config, running }
     }
 
-    pub fn farm(&self) -> Farm {
+    pub(crate) fn farm(&self) -> Farm {
         Farm {
             dispatch: self.running.dispatch.clone(),
             assets: std::sync::Arc::new(StoreReader(self.running.store.clone())),
         }
     }
 
-    pub async fn submit(&self, submission: Submission) -> Result<JobView, SubmitRefused> {
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<JobView, SubmitRefused> {
         let ask = self.farm().ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await;
         ask.expect("the farm answers")
     }
 
-    pub async fn read(&self, job: JobId) -> JobView {
+    pub(crate) async fn read(&self, job: JobId) -> JobView {
         let ask = self.farm().ask(|reply| FarmMsg::Read(TenantId(1), job, reply)).await;
         ask.expect("the farm answers").expect("the job is there")
     }
 
-    pub async fn observe(&self) -> DispatchView {
+    pub(crate) async fn observe(&self) -> DispatchView {
         observe(&self.running.dispatch).await
     }
 
     /// Asks until the view is as wanted: what is asked about takes its course on other tasks.
-    pub async fn until(&self, job: JobId, wanted: impl Fn(&JobView) -> bool) -> JobView {
+    pub(crate) async fn until(&self, job: JobId, wanted: impl Fn(&JobView) -> bool) -> JobView {
         let asking = async {
             loop {
                 let view = self.read(job).await;
@@ -96,14 +96,14 @@ impl TestFarm {
         }
     }
 
-    pub fn metric(&self, line: &str) -> f64 {
+    pub(crate) fn metric(&self, line: &str) -> f64 {
         let text = self.running.metrics.text();
         let found = text.lines().find_map(|l| l.strip_prefix(line));
         found.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {line}"))
     }
 }
 
-pub async fn observe(dispatch: &ActorRef<DispatchMsg>) -> DispatchView {
+pub(crate) async fn observe(dispatch: &ActorRef<DispatchMsg>) -> DispatchView {
     let call = dispatch.call(DispatchMsg::Observe, Some(PATIENCE)).await;
     match call {
         Ok(ractor::rpc::CallResult::Success(view)) => view,
@@ -112,7 +112,7 @@ pub async fn observe(dispatch: &ActorRef<DispatchMsg>) -> DispatchView {
 }
 
 /// A request for a clip of four seconds.
-pub fn submission(job: u128) -> Submission {
+pub(crate) fn submission(job: u128) -> Submission {
     let size = Size { width: 288, height: 512 };
     let render = RenderSpec {
         model: "toybox".to_owned(),

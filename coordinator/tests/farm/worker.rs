@@ -20,14 +20,14 @@ use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
 use zoetrope_protocol::wire::*;
 
 /// A worker's certificate and key.
-pub struct Papers {
-    pub certificate: CertificateDer<'static>,
-    pub key: Vec<u8>,
+pub(crate) struct Papers {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: Vec<u8>,
 }
 
 impl Papers {
     /// As a worker gets them by joining.
-    pub fn issue(authority: &Authority, node: &str) -> Papers {
+    pub(crate) fn issue(authority: &Authority, node: &str) -> Papers {
         let token = authority.new_token(clock::now(), 1, Millis(60_000)).expect("a token");
         let key = KeyPair::generate().expect("a key");
         let request = CertificateParams::default().serialize_request(&key).expect("a request");
@@ -38,7 +38,7 @@ impl Papers {
     }
 
     /// Signed by somebody else.
-    pub fn forge(node: &str) -> Papers {
+    pub(crate) fn forge(node: &str) -> Papers {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec![node.to_owned()]).expect("a name");
         let certificate = params.self_signed(&key).expect("a certificate").der().clone();
@@ -46,7 +46,7 @@ impl Papers {
     }
 }
 
-pub fn secret_of(token: &str) -> [u8; 32] {
+pub(crate) fn secret_of(token: &str) -> [u8; 32] {
     use base64::Engine;
     let text = token.strip_prefix("zt1.").expect("the prefix");
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).expect("base64");
@@ -54,7 +54,7 @@ pub fn secret_of(token: &str) -> [u8; 32] {
 }
 
 /// Dials the farm.
-pub async fn dial(
+pub(crate) async fn dial(
     to: SocketAddr,
     authority: &CertificateDer<'static>,
     papers: Option<&Papers>,
@@ -86,20 +86,20 @@ pub async fn dial(
 }
 
 /// A connected worker.
-pub struct Worker {
-    pub connection: Connection,
+pub(crate) struct Worker {
+    pub(crate) connection: Connection,
     out: mpsc::Sender<FromWorker>,
     frames: mpsc::Receiver<ToWorker>,
     streams: mpsc::Receiver<(ArtifactHeader, Vec<u8>)>,
-    pub welcome: Vec<Kept>,
+    pub(crate) welcome: Vec<Kept>,
     _tasks: JoinSet<()>,
 }
 
-pub fn identity(node: &str, boot: u64, session: u64) -> Identity {
+pub(crate) fn identity(node: &str, boot: u64, session: u64) -> Identity {
     Identity { node: node.to_owned(), boot, session }
 }
 
-pub fn profile() -> Profile {
+pub(crate) fn profile() -> Profile {
     Profile {
         pool: "test".to_owned(),
         gpu_kind: "cpu".to_owned(),
@@ -115,13 +115,13 @@ pub fn profile() -> Profile {
 
 impl Worker {
     /// Joins and says hello as a fresh process.
-    pub async fn fresh(farm: &crate::TestFarm, node: &str) -> Worker {
+    pub(crate) async fn fresh(farm: &crate::TestFarm, node: &str) -> Worker {
         let papers = Papers::issue(&farm.running.authority, node);
         Worker::connect(farm, &papers, identity(node, 1, 1), Vec::new()).await
     }
 
     /// Says hello and waits for the welcome.
-    pub async fn connect(
+    pub(crate) async fn connect(
         farm: &crate::TestFarm,
         papers: &Papers,
         identity: Identity,
@@ -177,29 +177,29 @@ impl Worker {
     }
 
     /// The next frame that is no heartbeat.
-    pub async fn next(&mut self) -> ToWorker {
+    pub(crate) async fn next(&mut self) -> ToWorker {
         let frame = timeout(PATIENCE, self.frames.recv()).await.expect("a frame in time");
         frame.unwrap_or_else(|| panic!("closed: {:?}", self.connection.close_reason()))
     }
 
     /// Whether nothing comes for a moment.
-    pub async fn is_quiet(&mut self) -> bool {
+    pub(crate) async fn is_quiet(&mut self) -> bool {
         timeout(Duration::from_millis(300), self.frames.recv()).await.is_err()
     }
 
-    pub async fn order(&mut self) -> Order {
+    pub(crate) async fn order(&mut self) -> Order {
         match self.next().await {
             ToWorker::Order(order) => order,
             other => panic!("no order but {other:?}"),
         }
     }
 
-    pub async fn say(&self, message: FromWorker) {
+    pub(crate) async fn say(&self, message: FromWorker) {
         self.out.send(message).await.expect("the writer runs");
     }
 
     /// Sends an artifact and does not wait for the answer.
-    pub async fn send(&self, held: Held, role: Role, bytes: &[u8], digest: [u8; 32]) {
+    pub(crate) async fn send(&self, held: Held, role: Role, bytes: &[u8], digest: [u8; 32]) {
         let header = ArtifactHeader {
             held: Some(held),
             role: Some(role),
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     /// Stores an artifact and waits for the acknowledgement.
-    pub async fn store(&mut self, held: Held, role: Role, bytes: &[u8]) -> ArtifactRef {
+    pub(crate) async fn store(&mut self, held: Held, role: Role, bytes: &[u8]) -> ArtifactRef {
         let artifact = ArtifactId::of(bytes);
         self.send(held, role, bytes, artifact.0).await;
         match self.next().await {
@@ -225,7 +225,7 @@ impl Worker {
         ArtifactRef { role, artifact, bytes: bytes.len() as u64 }
     }
 
-    pub async fn fetch(&mut self, artifact: ArtifactId) -> Vec<u8> {
+    pub(crate) async fn fetch(&mut self, artifact: ArtifactId) -> Vec<u8> {
         self.say(FromWorker::Fetch(artifact)).await;
         let stream = timeout(PATIENCE, self.streams.recv()).await.expect("in time");
         let (header, bytes) = stream.expect("a stream");
@@ -234,7 +234,7 @@ impl Worker {
     }
 
     /// Carries out one order as it should be.
-    pub async fn carry_out(&mut self, order: &Order) {
+    pub(crate) async fn carry_out(&mut self, order: &Order) {
         let held = held(order);
         self.say(FromWorker::Started(held)).await;
         let outputs = match order.shard.stage {
@@ -255,7 +255,7 @@ impl Worker {
     }
 
     /// One denoising step, stored.
-    pub async fn step(&mut self, order: &Order, step: u32) -> ArtifactRef {
+    pub(crate) async fn step(&mut self, order: &Order, step: u32) -> ArtifactRef {
         let held = held(order);
         let total = order.spec.steps;
         let phase = Phase::Denoising;
@@ -265,7 +265,7 @@ impl Worker {
     }
 
     /// The three files of a finished clip.
-    pub async fn files(&mut self, order: &Order) -> Vec<ArtifactRef> {
+    pub(crate) async fn files(&mut self, order: &Order) -> Vec<ArtifactRef> {
         let held = held(order);
         let mut outputs = Vec::new();
         for (role, word) in [
@@ -280,21 +280,21 @@ impl Worker {
     }
 
     /// Dies without a word, as a killed process does: its socket is simply gone.
-    pub fn die(self) {
+    pub(crate) fn die(self) {
         self.connection.close(0u32.into(), b"");
     }
 }
 
-pub fn held(order: &Order) -> Held {
+pub(crate) fn held(order: &Order) -> Held {
     Held { shard: order.shard, fence: order.fence }
 }
 
-pub fn held_as(order: &Order, fence: Fence) -> Held {
+pub(crate) fn held_as(order: &Order, fence: Fence) -> Held {
     Held { shard: order.shard, fence }
 }
 
 /// Steps in the newest latents among the inputs.
-pub fn steps_done(order: &Order) -> u32 {
+pub(crate) fn steps_done(order: &Order) -> u32 {
     let steps = order.inputs.iter().filter_map(|input| match input.role {
         Role::Latents { step } => Some(step),
         _ => None,
@@ -302,7 +302,7 @@ pub fn steps_done(order: &Order) -> u32 {
     steps.max().unwrap_or(0)
 }
 
-pub fn facts(order: &Order) -> ClipFacts {
+pub(crate) fn facts(order: &Order) -> ClipFacts {
     ClipFacts {
         size: order.spec.deliver,
         frames: order.spec.frames,
