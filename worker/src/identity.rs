@@ -22,7 +22,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 pub enum IdentityError {
     /// The token is not one.
     #[error(
-        "the join token is not valid: expected `zt1.` and 86 characters of base64url, as `zoetrope worker token` prints it"
+        "the join token is not valid: expected `zt1.` and 86 characters of base64url, as `zoetrope join-token` prints it"
     )]
     Token,
     /// The name is not one.

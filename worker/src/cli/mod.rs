@@ -9,6 +9,7 @@ mod run;
 
 use crate::exit::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -178,6 +179,7 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let json = std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json");
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
     if json { logs.json().init() } else { logs.with_target(false).init() }
 }
 

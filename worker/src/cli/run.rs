@@ -169,7 +169,7 @@ async fn identify(
     let Some(token) = token else {
         bail!(
             "{} has no identity yet: give a join token with --token (or ZOETROPE_JOIN_TOKEN); \
-             `zoetrope worker token` makes one",
+             `zoetrope join-token` makes one",
             data.display()
         );
     };

@@ -10,6 +10,8 @@ mod encoder;
 mod program;
 mod sink;
 mod stills;
+#[cfg(test)]
+mod tests;
 
 pub use cached::ClipCache;
 pub use program::{FinishSettings, Programs};

@@ -1,0 +1,163 @@
+//! Finishing with the real ffmpeg, on clips of a second.
+
+use super::*;
+use crate::emulated::paint;
+use crate::engine::Frames;
+use crate::gpu::attempt::tests::order;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use zoetrope_protocol::{Size, Stage};
+
+fn settings(temp: &Path) -> Arc<FinishSettings> {
+    let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
+    Arc::new(FinishSettings::new(programs, temp.join("tmp")))
+}
+
+fn spec() -> RenderSpec {
+    RenderSpec {
+        canvas: Size { width: 64, height: 96 },
+        deliver: Size { width: 64, height: 96 },
+        ..order(Stage::Finish, 1, 1).spec
+    }
+}
+
+fn make(settings: &Arc<FinishSettings>, spec: &RenderSpec) -> Result<FinishedClip, FinishError> {
+    let mut sink = Finisher::Ffmpeg(settings.clone()).begin(spec)?;
+    paint(spec, sink.as_mut(), &mut |_| true)
+        .map_err(|error| FinishError::Encoder(error.to_string()))?;
+    sink.close()
+}
+
+fn bytes(file: &FinishedFile) -> Vec<u8> {
+    let bytes = match &file.payload {
+        Payload::File { path, .. } => std::fs::read(path).expect("reads"),
+        Payload::Memory(bytes) => bytes.to_vec(),
+    };
+    assert_eq!(ArtifactId::of(&bytes), file.artifact);
+    assert_eq!(bytes.len() as u64, file.payload.bytes());
+    bytes
+}
+
+fn leftovers(temp: &Path) -> usize {
+    std::fs::read_dir(temp.join("tmp")).map_or(0, Iterator::count)
+}
+
+/// Promise: sound and picture end within one audio frame of each other, and nothing is left behind.
+#[test]
+fn a_clip_has_its_frames_its_sound_and_its_pictures() {
+    let temp = tempfile::tempdir().expect("folder");
+    let settings = settings(temp.path());
+    // Lengths that are no multiple of anything: of a chunk, of an AAC frame, of a second.
+    for frames in [1, 24, 37] {
+        let spec = RenderSpec { frames, ..spec() };
+        let made = make(&settings, &spec).expect("a clip");
+        assert_eq!((made.facts.size, made.facts.frames), (spec.deliver, frames));
+        assert!(made.facts.av_gap_micros <= 21_333, "{}", made.facts.av_gap_micros);
+        let again = make(&settings, &spec).expect("a clip");
+        assert_eq!(made.clip.artifact, again.clip.artifact, "same frames, same bytes");
+
+        let sheet = image::load_from_memory(&bytes(&made.spritesheet)).expect("a JPEG");
+        let (columns, rows) = (made.facts.sprite_columns, made.facts.sprite_rows);
+        assert_eq!((sheet.width(), sheet.height()), (64 * columns, 96 * rows));
+        let thumbnail = bytes(&made.thumbnail);
+        let format = image::guess_format(&thumbnail).expect("a picture");
+        assert_eq!(format, image::ImageFormat::WebP);
+        let thumbnail = image::load_from_memory(&thumbnail).expect("a WebP");
+        assert_eq!((thumbnail.width(), thumbnail.height()), (64, 96));
+    }
+    assert_eq!(leftovers(temp.path()), 0);
+}
+
+#[test]
+fn a_silent_clip_has_no_sound_and_a_scaled_one_its_exact_size() {
+    let temp = tempfile::tempdir().expect("folder");
+    let settings = settings(temp.path());
+    let silent = RenderSpec { audio: false, ..spec() };
+    assert_eq!(make(&settings, &silent).expect("a clip").facts.av_gap_micros, 0);
+    for deliver in [Size { width: 96, height: 96 }, Size { width: 50, height: 120 }] {
+        let spec = RenderSpec { deliver, ..spec() };
+        let made = make(&settings, &spec).expect("a clip");
+        assert_eq!(made.facts.size, deliver);
+        let thumbnail = image::load_from_memory(&bytes(&made.thumbnail)).expect("a WebP");
+        assert_eq!((thumbnail.width(), thumbnail.height()), (deliver.width, deliver.height));
+    }
+    let odd = RenderSpec { deliver: Size { width: 51, height: 96 }, ..spec() };
+    assert!(matches!(make(&settings, &odd), Err(FinishError::Check(_))));
+}
+
+/// Promise: a model that makes too little, too much or the wrong thing makes no clip.
+#[test]
+fn wrong_frames_and_sound_are_refused() {
+    let temp = tempfile::tempdir().expect("folder");
+    let settings = settings(temp.path());
+    let finisher = Finisher::Ffmpeg(settings);
+    let spec = RenderSpec { frames: 2, ..spec() };
+    let frame = vec![0u8; 64 * 96 * 3];
+    let sound = vec![0f32; 2 * 32_000 / 24 * 2 + 2];
+
+    let mut sink = finisher.begin(&spec).expect("begins");
+    assert!(sink.frames(Frames { rgb: &frame, count: 1 }).is_err(), "frames before sound");
+    assert!(sink.sound(&sound[..10]).is_err(), "too little sound");
+    let mut broken = vec![0f32; 2_666 * 2];
+    broken[7] = f32::NAN;
+    assert!(sink.sound(&broken).is_err(), "no numbers");
+    sink.sound(&vec![0f32; 2_666 * 2]).expect("the right sound");
+    assert!(sink.frames(Frames { rgb: &frame[1..], count: 1 }).is_err(), "a frame that is cut");
+    sink.frames(Frames { rgb: &frame, count: 1 }).expect("a frame");
+    assert!(matches!(sink.close(), Err(FinishError::Check(_))), "one frame is missing");
+
+    let mut sink = finisher.begin(&RenderSpec { audio: false, ..spec }).expect("begins");
+    assert!(sink.sound(&sound).is_err(), "sound for a silent clip");
+    sink.frames(Frames { rgb: &frame, count: 1 }).expect("a frame");
+    sink.frames(Frames { rgb: &frame, count: 1 }).expect("a frame");
+    assert!(sink.frames(Frames { rgb: &frame, count: 1 }).is_err(), "one too many");
+    drop(sink);
+    assert_eq!(leftovers(temp.path()), 0);
+}
+
+/// Promise: an encoder that dies midway fails the clip with its words, and leaves no file.
+#[test]
+fn an_encoder_that_dies_fails_the_clip() {
+    let temp = tempfile::tempdir().expect("folder");
+    let good = settings(temp.path());
+    for (script, word) in [
+        ("head -c 30000 >/dev/null; echo 'no space left' >&2; exit 1", "no space left"),
+        ("head -c 30000 >/dev/null; kill -9 $$", "signal: 9"),
+    ] {
+        let path = temp.path().join("dying");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mut settings = (*good).clone();
+        settings.programs.ffmpeg = path;
+        let error = make(&Arc::new(settings), &spec()).err().expect("no clip").to_string();
+        assert!(error.contains(word) || error.contains("roken pipe"), "{error}");
+        assert_eq!(leftovers(temp.path()), 0);
+    }
+}
+
+#[test]
+fn a_missing_program_is_named_at_the_start() {
+    let missing = Programs::find(Path::new("/nowhere/ffmpeg"), Path::new("ffprobe"));
+    let error = missing.expect_err("missing").to_string();
+    assert!(error.contains("/nowhere/ffmpeg") && error.contains("--ffmpeg"), "{error}");
+    // Something that runs and knows no encoder.
+    let other = Programs::find(Path::new("true"), Path::new("ffprobe"));
+    assert!(other.expect_err("not ffmpeg").to_string().contains("libx264"));
+}
+
+#[test]
+fn a_cached_clip_is_encoded_once_and_unique() {
+    let temp = tempfile::tempdir().expect("folder");
+    let finisher = Finisher::Cached(Arc::new(ClipCache::new(settings(temp.path()))));
+    let clip = |seed| {
+        let spec = RenderSpec { seed, ..spec() };
+        finisher.begin(&spec).expect("begins").close().expect("a clip")
+    };
+    let (one, two) = (clip(1), clip(2));
+    assert_ne!(one.clip.artifact, two.clip.artifact);
+    assert_eq!(one.thumbnail.artifact, two.thumbnail.artifact);
+    let path = temp.path().join("cached.mp4");
+    std::fs::write(&path, bytes(&one.clip)).expect("writes");
+    let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
+    check::read_back(&programs, &path, &spec()).expect("a valid clip");
+}

@@ -1,0 +1,393 @@
+//! The coordinator's side, as the tests play it: a CA, a QUIC server, a store in memory, and a peer that does
+//! what the test says.
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use zoetrope_protocol::job::{ArtifactRef, Role};
+use zoetrope_protocol::wire::*;
+use zoetrope_protocol::{
+    ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, RenderSpec, ShardId, Size, Stage,
+    WorkerId, codec,
+};
+use zoetrope_worker::cache::ArtifactCache;
+use zoetrope_worker::emulated::{EmulatedEngine, Emulation};
+use zoetrope_worker::finish::{ClipCache, FinishSettings, Finisher, Programs};
+use zoetrope_worker::identity::{Candidate, NodeIdentity, Token};
+use zoetrope_worker::link::LinkTimes;
+use zoetrope_worker::link::dial::endpoint;
+use zoetrope_worker::link::tls::link_config;
+use zoetrope_worker::link::transfer::Patience;
+use zoetrope_worker::metrics::Metrics;
+use zoetrope_worker::root::{Worker, WorkerArguments};
+
+/// Nothing that a test waits for takes longer, unless it is broken.
+pub const SOON: Duration = Duration::from_secs(20);
+pub const SECRET: [u8; 32] = [5; 32];
+
+/// Waits for something that must come soon.
+pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(SOON, work).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not come"),
+    }
+}
+
+pub struct Farm {
+    pub endpoint: Endpoint,
+    pub address: SocketAddr,
+    pub authority: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    pub store: Arc<Mutex<HashMap<ArtifactId, Vec<u8>>>>,
+}
+
+impl Farm {
+    pub fn new() -> Farm {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).unwrap().der().clone();
+        let issuer = Issuer::new(params, key);
+
+        let leaf_key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["coordinator.zoetrope".to_string()])
+            .unwrap()
+            .signed_by(&leaf_key, &issuer)
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone()).unwrap();
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .allow_unauthenticated()
+                .build()
+                .unwrap();
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![leaf.der().clone(), authority.clone()],
+                PrivatePkcs8KeyDer::from(leaf_key.serialize_der()).into(),
+            )
+            .unwrap();
+        tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_JOIN.to_vec()];
+        let config =
+            quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        Farm { endpoint, address, authority, issuer, store: Arc::default() }
+    }
+
+    pub fn token(&self) -> Token {
+        Token { authority: Sha256::digest(self.authority.as_ref()).into(), secret: SECRET }
+    }
+
+    pub fn sign(&self, request: &[u8]) -> Vec<u8> {
+        let request = CertificateSigningRequestDer::from(request.to_vec());
+        let request = rcgen::CertificateSigningRequestParams::from_der(&request).unwrap();
+        request.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A node that has joined already.
+    pub fn identity(&self, node: &str) -> NodeIdentity {
+        let candidate = Candidate::new(node).unwrap();
+        let certificate = self.sign(&candidate.signing_request);
+        candidate.signed(node, certificate, self.authority.to_vec())
+    }
+
+    pub async fn connection(&self) -> Connection {
+        soon("a connection", async { self.endpoint.accept().await.unwrap().await.unwrap() }).await
+    }
+
+    /// The next link, with its `Hello`, not welcomed yet.
+    pub async fn hello(&self) -> (Peer, Identity, Vec<Held>) {
+        let connection = self.connection().await;
+        let (send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
+        let FromWorker::Hello { identity, held, .. } = soon("hello", read(&mut receive)).await
+        else {
+            panic!("no hello");
+        };
+        (Peer::start(connection, send, receive, self.store.clone()), identity, held)
+    }
+
+    /// The next link, welcomed in this epoch, keeping nothing.
+    pub async fn welcome(&self, epoch: u64) -> Peer {
+        let (mut peer, _, _) = self.hello().await;
+        peer.welcome(epoch, vec![]).await;
+        peer
+    }
+}
+
+pub async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> T {
+    zoetrope_worker::link::stream::read_frame(stream).await.unwrap()
+}
+
+async fn write<T: Serialize>(stream: &mut SendStream, value: &T) {
+    // A worker that is gone is what the test wants to see elsewhere.
+    stream.write_all(&codec::frame(value).unwrap()).await.ok();
+}
+
+/// What a peer saw.
+#[derive(Debug)]
+pub enum Event {
+    Frame(FromWorker),
+    Artifact(ArtifactHeader),
+}
+
+/// One link of the worker, seen from the coordinator.
+pub struct Peer {
+    pub connection: Connection,
+    out: mpsc::Sender<ToWorker>,
+    events: mpsc::Receiver<Event>,
+    /// Whether artifacts are acknowledged as they come.
+    pub acknowledges: Arc<AtomicBool>,
+    /// Whether heartbeats go out.
+    pub beats: Arc<AtomicBool>,
+}
+
+impl Peer {
+    fn start(
+        connection: Connection,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        store: Arc<Mutex<HashMap<ArtifactId, Vec<u8>>>>,
+    ) -> Peer {
+        let (out, mut queue) = mpsc::channel::<ToWorker>(100);
+        let (seen, events) = mpsc::channel(1_000);
+        let acknowledges = Arc::new(AtomicBool::new(true));
+        let beats = Arc::new(AtomicBool::new(true));
+        tokio::spawn(async move {
+            while let Some(frame) = queue.recv().await {
+                write(&mut send, &frame).await;
+            }
+        });
+        let (heart, beating) = (out.clone(), beats.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if beating.load(Ordering::SeqCst) && heart.send(ToWorker::Heartbeat).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let (link, frames, replies) = (connection.clone(), seen.clone(), out.clone());
+        let fetched = store.clone();
+        tokio::spawn(async move {
+            while let Ok(frame) =
+                zoetrope_worker::link::stream::read_frame::<FromWorker>(&mut receive).await
+            {
+                if let FromWorker::Fetch(artifact) = frame {
+                    let bytes = fetched.lock().unwrap().get(&artifact).cloned();
+                    match bytes {
+                        Some(bytes) => give(&link, artifact, bytes).await,
+                        None => replies.send(ToWorker::NoArtifact(artifact)).await.unwrap(),
+                    }
+                }
+                if frames.send(Event::Frame(frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (link, replies, ack) = (connection.clone(), out.clone(), acknowledges.clone());
+        tokio::spawn(async move {
+            while let Ok(mut stream) = link.accept_uni().await {
+                let header: ArtifactHeader = read(&mut stream).await;
+                let rest = stream.read_to_end(1 << 28).await.unwrap();
+                let (bytes, digest) = rest.split_at(header.bytes as usize);
+                assert_eq!(ArtifactId::of(bytes), header.artifact);
+                assert_eq!(digest, header.artifact.0);
+                store.lock().unwrap().insert(header.artifact, bytes.to_vec());
+                if seen.send(Event::Artifact(header)).await.is_err() {
+                    return;
+                }
+                if ack.load(Ordering::SeqCst) {
+                    let held = header.held.unwrap();
+                    let stored = ToWorker::Stored { held, artifact: header.artifact };
+                    replies.send(stored).await.ok();
+                }
+            }
+        });
+        Peer { connection, out, events, acknowledges, beats }
+    }
+
+    pub async fn say(&self, frame: ToWorker) {
+        self.out.send(frame).await.unwrap();
+    }
+
+    pub async fn welcome(&mut self, epoch: u64, keep: Vec<Kept>) {
+        self.say(ToWorker::Welcome { worker: WorkerId(1), epoch: Epoch(epoch), keep }).await;
+    }
+
+    /// The very next thing.
+    pub async fn raw(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The next thing that is no heartbeat, progress or fetch. None when the link is over.
+    pub async fn next(&mut self) -> Option<Event> {
+        let quiet = async {
+            loop {
+                match self.events.recv().await {
+                    Some(Event::Frame(
+                        FromWorker::Heartbeat | FromWorker::Progress { .. } | FromWorker::Fetch(_),
+                    )) => {}
+                    event => return event,
+                }
+            }
+        };
+        soon("the worker's next word", quiet).await
+    }
+
+    pub async fn frame(&mut self) -> FromWorker {
+        match self.next().await {
+            Some(Event::Frame(frame)) => frame,
+            other => panic!("expected a frame, got {other:?}"),
+        }
+    }
+
+    pub async fn artifact(&mut self) -> ArtifactHeader {
+        match self.next().await {
+            Some(Event::Artifact(header)) => header,
+            other => panic!("expected an artifact, got {other:?}"),
+        }
+    }
+
+    /// Gives an order and collects what comes until it is over.
+    pub async fn carry_out(&mut self, order: Order) -> (Vec<Role>, FromWorker) {
+        let held = held(&order);
+        self.say(ToWorker::Order(order)).await;
+        assert_eq!(self.frame().await, FromWorker::Started(held));
+        self.until_over().await
+    }
+
+    pub async fn until_over(&mut self) -> (Vec<Role>, FromWorker) {
+        let mut roles = Vec::new();
+        loop {
+            match self.next().await {
+                Some(Event::Artifact(header)) => roles.push(header.role.unwrap()),
+                Some(Event::Frame(frame)) => return (roles, frame),
+                None => panic!("the link is over"),
+            }
+        }
+    }
+
+    pub fn close(&self, code: CloseCode) {
+        self.connection.close(VarInt::from_u32(code as u32), b"");
+    }
+}
+
+async fn give(link: &Connection, artifact: ArtifactId, bytes: Vec<u8>) {
+    let mut stream = link.open_uni().await.unwrap();
+    let header = ArtifactHeader { held: None, role: None, artifact, bytes: bytes.len() as u64 };
+    write(&mut stream, &header).await;
+    stream.write_all(&bytes).await.unwrap();
+    // What a store says of bytes that rotted: their own digest, which is not their address.
+    stream.write_all(&ArtifactId::of(&bytes).0).await.unwrap();
+    stream.finish().unwrap();
+}
+
+pub fn held(order: &Order) -> Held {
+    Held { shard: order.shard, fence: order.fence }
+}
+
+pub fn outputs(frame: FromWorker) -> Vec<ArtifactRef> {
+    match frame {
+        FromWorker::Finished { outputs, .. } => outputs,
+        other => panic!("expected the end, got {other:?}"),
+    }
+}
+
+pub fn spec() -> RenderSpec {
+    let size = Size { width: 64, height: 96 };
+    RenderSpec {
+        model: "toybox".into(),
+        prompt: "a red ball".into(),
+        canvas: size,
+        deliver: size,
+        frames: 24,
+        seed: 3,
+        steps: 4,
+        audio: true,
+    }
+}
+
+pub fn order(stage: Stage, inputs: Vec<ArtifactRef>) -> Order {
+    Order {
+        shard: ShardId { job: JobId(1), stage, index: 0 },
+        fence: Fence { epoch: Epoch(1), attempt: AttemptNumber(1) },
+        spec: spec(),
+        inputs,
+        checkpoint_every: 1,
+        hard_limit: Millis(60_000),
+    }
+}
+
+pub fn times() -> LinkTimes {
+    LinkTimes {
+        tick: Duration::from_millis(50),
+        heartbeat: Duration::from_millis(200),
+        loss_after: Duration::from_secs(2),
+        patience: Patience { answer: SOON, offline: SOON },
+    }
+}
+
+/// What a worker of a test is like.
+pub struct Setup {
+    pub emulation: &'static str,
+    pub times: LinkTimes,
+    pub stuck_after: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { emulation: "step_ms = 5", times: times(), stuck_after: SOON }
+    }
+}
+
+impl Setup {
+    pub async fn start(self, farm: &Farm, data: &Path) -> Worker {
+        let path = data.join("emulation.toml");
+        let models = "models = [\"toybox\"]\nclip = \"cached\"\n";
+        std::fs::write(&path, format!("{models}{}", self.emulation)).unwrap();
+        let emulation = Arc::new(Emulation::read(&path).unwrap());
+        let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).unwrap();
+        let settings = Arc::new(FinishSettings::new(programs, data.join("tmp")));
+        let profile = Profile {
+            pool: "default".into(),
+            gpu_kind: emulation.gpu_kind.clone(),
+            vram_bytes: emulation.vram_bytes,
+            version: "0.0.0".into(),
+            models: emulation.served(),
+        };
+        let arguments = WorkerArguments {
+            coordinator: farm.address.to_string(),
+            node: "node-1".into(),
+            endpoint: endpoint().unwrap(),
+            config: link_config(&farm.identity("node-1")).unwrap(),
+            profile,
+            open: Box::new(move |_| Ok(Box::new(EmulatedEngine::new(emulation.clone())))),
+            finisher: Finisher::Cached(Arc::new(ClipCache::new(settings))),
+            cache: Arc::new(ArtifactCache::open(data.join("artifacts"), 1 << 30).unwrap()),
+            metrics: Arc::new(Metrics::new(&["toybox".into()]).unwrap()),
+            linked: Arc::new(AtomicBool::new(false)),
+            times: self.times,
+            stuck_after: self.stuck_after,
+        };
+        Worker::start(arguments).await.unwrap()
+    }
+}

@@ -1,0 +1,96 @@
+//! Promise: a worker that is asked to leave finishes what it may, says so, and its last word is `Left`.
+
+use crate::farm::{Farm, Setup, held, order, outputs, soon};
+use zoetrope_protocol::job::{Cause, Role};
+use zoetrope_protocol::wire::{CloseCode, DrainKind, FromWorker, ToWorker};
+use zoetrope_protocol::{AttemptNumber, Stage};
+use zoetrope_worker::exit::ExitCode;
+use zoetrope_worker::root::RootMsg;
+
+#[tokio::test]
+async fn an_idle_worker_leaves_at_once() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    // Its answer proves that the welcome was heard.
+    peer.carry_out(order(Stage::Encode, vec![])).await;
+    worker.root.cast(RootMsg::Signal).unwrap();
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    assert_eq!(peer.frame().await, FromWorker::Left);
+    peer.close(CloseCode::Leaving);
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::Left));
+}
+
+#[tokio::test]
+async fn a_drain_after_the_step_stores_it() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "step_ms = 30", ..Setup::default() };
+    let worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let mut denoise = order(Stage::Denoise, prompt);
+    denoise.checkpoint_every = 100;
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    peer.say(ToWorker::Drain(DrainKind::Step)).await;
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    let (roles, end) = peer.until_over().await;
+    assert!(matches!(roles.as_slice(), [Role::Latents { step: 1..=3 }]), "{roles:?}");
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");
+    assert_eq!(peer.frame().await, FromWorker::Left);
+    peer.close(CloseCode::Leaving);
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::Left));
+}
+
+#[tokio::test]
+async fn a_drain_after_the_shard_finishes_it_and_takes_no_more() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let mut denoise = order(Stage::Denoise, prompt);
+    denoise.spec.steps = 20;
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    peer.say(ToWorker::Drain(DrainKind::Shard)).await;
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    let mut late = order(Stage::Encode, vec![]);
+    late.fence.attempt = AttemptNumber(2);
+    peer.say(ToWorker::Order(late)).await;
+    let (_, refusal) = peer.until_over().await;
+    assert!(matches!(refusal, FromWorker::Failed { cause: Cause::Refused, .. }), "{refusal:?}");
+    let (_, end) = peer.until_over().await;
+    assert!(matches!(end, FromWorker::Finished { .. }), "{end:?}");
+    assert_eq!(peer.frame().await, FromWorker::Left);
+    peer.close(CloseCode::Leaving);
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::Left));
+}
+
+/// A second signal does not wait for the shard, and a third not for anything.
+#[tokio::test]
+async fn a_second_signal_is_immediate() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
+    let worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let mut denoise = order(Stage::Denoise, prompt);
+    denoise.spec.steps = 60;
+    denoise.checkpoint_every = 100;
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    worker.root.cast(RootMsg::Signal).unwrap();
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    worker.root.cast(RootMsg::Signal).unwrap();
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    let (roles, end) = peer.until_over().await;
+    assert!(roles.is_empty(), "{roles:?}");
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");
+    assert_eq!(peer.frame().await, FromWorker::Left);
+    peer.close(CloseCode::Leaving);
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::Left));
+}

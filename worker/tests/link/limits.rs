@@ -1,0 +1,63 @@
+//! Promises: an attempt ends at its hard limit; a gpu thread that does not come back ends the process; a fault
+//! of the engine is told and the worker lives on.
+
+use crate::farm::{Farm, Setup, order, outputs, soon};
+use std::time::Duration;
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::wire::{FromWorker, ToWorker};
+use zoetrope_protocol::{AttemptNumber, Millis, Stage};
+use zoetrope_worker::exit::ExitCode;
+
+#[tokio::test]
+async fn an_attempt_ends_at_its_hard_limit() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let mut denoise = order(Stage::Denoise, prompt);
+    denoise.spec.steps = 200;
+    denoise.hard_limit = Millis(100);
+    let (_, end) = peer.carry_out(denoise).await;
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Timeout, .. }), "{end:?}");
+    let mut next = order(Stage::Encode, vec![]);
+    next.fence.attempt = AttemptNumber(2);
+    assert!(matches!(peer.carry_out(next).await.1, FromWorker::Finished { .. }));
+}
+
+#[tokio::test]
+async fn a_stuck_gpu_thread_ends_the_process() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        emulation: "encode_ms = 5000",
+        stuck_after: Duration::from_millis(100),
+        ..Setup::default()
+    };
+    let worker = setup.start(&farm, data.path()).await;
+    let peer = farm.welcome(1).await;
+    let mut encode = order(Stage::Encode, vec![]);
+    encode.hard_limit = Millis(100);
+    peer.say(ToWorker::Order(encode)).await;
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::GpuStuck));
+}
+
+#[tokio::test]
+async fn a_fault_of_the_engine_is_told() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "fail_rate = 1.0", ..Setup::default() };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    for attempt in 1..4 {
+        let mut encode = order(Stage::Encode, vec![]);
+        encode.fence.attempt = AttemptNumber(attempt);
+        match peer.carry_out(encode).await.1 {
+            FromWorker::Failed { cause: Cause::EngineError, detail, .. } => {
+                assert!(detail.contains("an emulated fault"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

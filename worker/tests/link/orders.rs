@@ -1,0 +1,222 @@
+//! Promises: a render is a chain of artifacts; a step begins only when the one before is acknowledged; same
+//! spec, same latents, wherever the steps were made.
+
+use crate::farm::{Event, Farm, Setup, held, order, outputs, soon, spec};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use zoetrope_protocol::job::{Cause, Role};
+use zoetrope_protocol::wire::{FromWorker, StopWhen, ToWorker};
+use zoetrope_protocol::{ArtifactId, AttemptNumber, Epoch, Fence, Stage};
+
+#[tokio::test]
+async fn a_render_goes_through_all_stages() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+
+    let (roles, end) = peer.carry_out(order(Stage::Encode, vec![])).await;
+    assert_eq!(roles, [Role::Prompt]);
+    let prompt = outputs(end);
+    let (roles, end) = peer.carry_out(order(Stage::Denoise, prompt)).await;
+    let steps: Vec<Role> = (1..=4).map(|step| Role::Latents { step }).collect();
+    assert_eq!(roles, steps);
+    let latents = outputs(end);
+    assert_eq!(latents[0].role, Role::Latents { step: 4 });
+    let (roles, end) = peer.carry_out(order(Stage::Finish, latents)).await;
+    assert_eq!(roles.len(), 3);
+    let FromWorker::Finished { outputs, facts: Some(facts), .. } = end else { panic!("{end:?}") };
+    let roles: Vec<Role> = outputs.iter().map(|output| output.role).collect();
+    assert_eq!(roles, [Role::Clip, Role::Thumbnail, Role::Spritesheet]);
+    assert_eq!((facts.size, facts.frames), (spec().deliver, 24));
+    assert!(facts.av_gap_micros <= 21_333);
+    for output in outputs {
+        let stored = farm.store.lock().unwrap().get(&output.artifact).cloned().unwrap();
+        assert_eq!(stored.len() as u64, output.bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_step_waits_for_the_acknowledgement_of_the_one_before() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    let denoise = order(Stage::Denoise, prompt);
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    let first = peer.artifact().await;
+    assert_eq!(first.role, Some(Role::Latents { step: 1 }));
+    // Twenty times as long as a step takes: if it went on, the second would be here.
+    let early = tokio::time::timeout(Duration::from_millis(100), peer.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    peer.acknowledges.store(true, Ordering::SeqCst);
+    peer.say(ToWorker::Stored { held: held(&denoise), artifact: first.artifact }).await;
+    let (roles, _) = peer.until_over().await;
+    assert_eq!(roles.len(), 3);
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_sent_again() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    let encode = order(Stage::Encode, vec![]);
+    peer.say(ToWorker::Order(encode.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&encode)));
+    let first = peer.artifact().await;
+    let reason = "the store is full".to_string();
+    let refusal =
+        |artifact| ToWorker::NotStored { held: held(&encode), artifact, reason: reason.clone() };
+    for _ in 0..2 {
+        peer.say(refusal(first.artifact)).await;
+        assert_eq!(peer.artifact().await.artifact, first.artifact);
+    }
+    peer.say(refusal(first.artifact)).await;
+    match peer.frame().await {
+        FromWorker::Failed { cause: Cause::DependencyDown, detail, .. } => {
+            assert!(detail.contains(&reason), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The heart of the farm: stop at a boundary, move to another worker, and get the same bytes.
+#[tokio::test]
+async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
+    let farm = Farm::new();
+    let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Setup { emulation: "step_ms = 20", ..Setup::default() };
+    let _first = first.start(&farm, data[0].path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let quiet = outputs(peer.carry_out(order(Stage::Denoise, prompt.clone())).await.1);
+
+    let mut again = order(Stage::Denoise, prompt.clone());
+    again.fence.attempt = AttemptNumber(2);
+    // Checkpoints would come anyway: without them, what is stored is stored for the stop.
+    again.checkpoint_every = 100;
+    peer.say(ToWorker::Order(again.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&again)));
+    peer.say(ToWorker::Stop { held: held(&again), when: StopWhen::AfterStep }).await;
+    let checkpoint = peer.artifact().await;
+    let Some(Role::Latents { step }) = checkpoint.role else { panic!("{checkpoint:?}") };
+    assert!((1..4).contains(&step));
+    match peer.frame().await {
+        FromWorker::Failed { held: of, cause: Cause::Preempted, .. } => {
+            assert_eq!(of, held(&again))
+        }
+        other => panic!("{other:?}"),
+    }
+
+    let _second = Setup::default().start(&farm, data[1].path()).await;
+    let mut other = farm.welcome(1).await;
+    let mut inputs = prompt;
+    inputs.push(zoetrope_protocol::job::ArtifactRef {
+        role: Role::Latents { step },
+        artifact: checkpoint.artifact,
+        bytes: checkpoint.bytes,
+    });
+    let mut resumed = order(Stage::Denoise, inputs);
+    resumed.fence.attempt = AttemptNumber(3);
+    let (roles, end) = other.carry_out(resumed).await;
+    assert_eq!(roles.len() as u32, 4 - step, "no step is made twice");
+    assert_eq!(outputs(end), quiet);
+}
+
+#[tokio::test]
+async fn a_stop_now_ends_at_the_next_boundary_without_storing() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let denoise = order(Stage::Denoise, prompt);
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    peer.say(ToWorker::Stop { held: held(&denoise), when: StopWhen::Now }).await;
+    let (roles, end) = peer.until_over().await;
+    assert!(roles.is_empty(), "{roles:?}");
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Ended, .. }), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(7).await;
+    let refused = async |peer: &mut crate::farm::Peer, order| {
+        peer.say(ToWorker::Order(order)).await;
+        match peer.frame().await {
+            FromWorker::Failed { cause: Cause::Refused, detail, .. } => detail,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut old = order(Stage::Encode, vec![]);
+    old.fence = Fence { epoch: Epoch(6), attempt: AttemptNumber(1) };
+    assert!(refused(&mut peer, old).await.contains("epoch 6"));
+    let mut foreign = order(Stage::Encode, vec![]);
+    foreign.fence.epoch = Epoch(7);
+    foreign.spec.model = "other".into();
+    assert!(refused(&mut peer, foreign).await.contains("other"));
+    let mut decode = order(Stage::Decode, vec![]);
+    decode.fence.epoch = Epoch(7);
+    assert!(refused(&mut peer, decode).await.contains("decode"));
+}
+
+#[tokio::test]
+async fn missing_and_damaged_inputs_are_told() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let artifact = ArtifactId::of(b"what it should be");
+    let input = zoetrope_protocol::job::ArtifactRef { role: Role::Prompt, artifact, bytes: 7 };
+    let missing = |end| matches!(end, FromWorker::Failed { cause: Cause::ArtifactMissing, .. });
+    let (_, end) = peer.carry_out(order(Stage::Denoise, vec![input])).await;
+    assert!(missing(end));
+    farm.store.lock().unwrap().insert(artifact, b"damaged".to_vec());
+    let mut again = order(Stage::Denoise, vec![input]);
+    again.fence.attempt = AttemptNumber(2);
+    let (_, end) = peer.carry_out(again).await;
+    assert!(missing(end));
+    let left = std::fs::read_dir(data.path().join("artifacts")).unwrap().count();
+    assert_eq!(left, 0, "a damaged file is not kept");
+}
+
+#[tokio::test]
+async fn progress_and_heartbeats_come_and_are_few() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "step_ms = 30", ..Setup::default() };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let mut denoise = order(Stage::Denoise, prompt);
+    denoise.spec.steps = 40;
+    peer.say(ToWorker::Order(denoise)).await;
+    let (mut progress, mut heartbeats) = (0, 0);
+    let began = tokio::time::Instant::now();
+    loop {
+        match soon("a frame", peer.raw()).await {
+            Some(Event::Frame(FromWorker::Progress { total, .. })) => {
+                assert!(total > 0);
+                progress += 1;
+            }
+            Some(Event::Frame(FromWorker::Heartbeat)) => heartbeats += 1,
+            Some(Event::Frame(FromWorker::Finished { .. })) => break,
+            Some(_) => {}
+            None => panic!("the link is over"),
+        }
+    }
+    let ticks = began.elapsed().as_millis() / 50 + 2;
+    assert!(progress > 1 && progress as u128 <= ticks, "{progress} in {ticks}");
+    assert!(heartbeats > 1, "{heartbeats}");
+}
