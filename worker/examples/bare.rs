@@ -9,6 +9,7 @@ use zoetrope_worker::bare;
 use zoetrope_worker::model::h3::H3Engine;
 
 fn main() -> anyhow::Result<()> {
+    if std::env::var_os("NOKEEP").is_none() { zoetrope_worker::model::keep_freed_memory(); }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [folder, canvas, frames, steps, threads] = words.as_slice() else {
         anyhow::bail!("expected: FOLDER WIDTHxHEIGHT FRAMES STEPS THREADS");
@@ -24,9 +25,14 @@ fn main() -> anyhow::Result<()> {
         steps: steps.parse()?,
         audio: true,
     };
-    let device = tch::Device::cuda_if_available();
-    let mut engine = H3Engine::open(Path::new(folder), device, threads.parse()?)?;
-    let timing = bare::time(&mut engine, &spec)?;
+    let (folder, threads) = (folder.clone(), threads.parse()?);
+    // As in a worker: a thread of its own.
+    let render = std::thread::spawn(move || -> anyhow::Result<bare::Timing> {
+        let device = tch::Device::cuda_if_available();
+        let mut engine = H3Engine::open(Path::new(&folder), device, threads)?;
+        Ok(bare::time(&mut engine, &spec)?)
+    });
+    let timing = render.join().expect("the render does not panic")?;
     println!("{}", serde_json::to_string_pretty(&timing)?);
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Times the bare model: one denoising step and the decode of a clip, without queue, link and encoder.
 //!
 //! Owns the clock that the model code has not. Called by `zoetrope-worker bench` and by the example `bare`, to
-//! be held beside `scripts/parity/bench.py`, which times the reference with the same folder and threads.
+//! be held beside `scripts/parity/bench.py`, which times the reference with the same folder and threads and
+//! prints the same names.
 
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer};
 use serde::Serialize;
@@ -10,21 +11,28 @@ use std::time::Instant;
 use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::wire::Phase;
 
-/// Seconds of each part of a render.
+/// Seconds of each part of a render: on the clock (`_s`), and of all cores of the process (`_cpu_s`), which
+/// says more where other work shares the machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Timing {
     /// The prompt, with the load of the text encoder.
     pub encode_s: f64,
     /// From the order to the first step: load, noise, tables, refined text.
     pub prepare_s: f64,
-    /// Each denoising step.
-    pub steps_s: Vec<f64>,
-    /// The median of them.
+    /// One denoising step, the mean of all but the first.
     pub step_s: f64,
+    /// The same, of all cores.
+    pub step_cpu_s: f64,
+    /// All denoising steps.
+    pub denoise_s: f64,
     /// The sound, with the load of its decoder.
     pub sound_s: f64,
+    /// The same, of all cores.
+    pub sound_cpu_s: f64,
     /// The frames, with the load of their decoder.
     pub decode_s: f64,
+    /// The same, of all cores.
+    pub decode_cpu_s: f64,
     /// All of it.
     pub total_s: f64,
     /// Frames that came.
@@ -33,23 +41,42 @@ pub struct Timing {
     pub samples: u64,
 }
 
-struct Watch {
-    start: Instant,
-    marks: Vec<(Phase, u32, f64)>,
-    steps: Vec<f64>,
-    frames: u32,
-    samples: u64,
+/// A moment on both clocks.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall_s: f64,
+    cpu_s: f64,
 }
 
-impl Watch {
-    fn now(&self) -> f64 {
-        self.start.elapsed().as_secs_f64()
+struct Clock(Instant);
+
+impl Clock {
+    fn now(&self) -> Moment {
+        Moment { wall_s: self.0.elapsed().as_secs_f64(), cpu_s: cpu_seconds() }
     }
 }
 
-impl Observer for Watch {
-    fn progress(&mut self, phase: Phase, done: u32, _total: u32) -> ControlFlow<()> {
-        self.marks.push((phase, done, self.now()));
+/// User and system time of this process, in steps of 10 ms; 0 where there is no `/proc`.
+fn cpu_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed on Linux
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold spaces. utime and stime are the 12th and 13th word after it.
+    let words = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let ticks = words.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
+    ticks.sum::<f64>() / TICKS_PER_SECOND
+}
+
+struct Watch<'a> {
+    clock: &'a Clock,
+    begun: Option<Moment>,
+    steps: Vec<Moment>,
+}
+
+impl Observer for Watch<'_> {
+    fn progress(&mut self, phase: Phase, _done: u32, _total: u32) -> ControlFlow<()> {
+        if phase == Phase::Denoising {
+            self.begun.get_or_insert_with(|| self.clock.now());
+        }
         ControlFlow::Continue(())
     }
 
@@ -59,22 +86,22 @@ impl Observer for Watch {
         _total: u32,
         _latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
     ) -> Result<ControlFlow<()>, EngineError> {
-        self.steps.push(self.now());
+        self.steps.push(self.clock.now());
         Ok(ControlFlow::Continue(()))
     }
 }
 
-struct Counter {
-    start: Instant,
-    sound_at: Option<f64>,
+struct Counter<'a> {
+    clock: &'a Clock,
+    sounded: Option<Moment>,
     frames: u32,
     samples: u64,
 }
 
-impl ClipSink for Counter {
+impl ClipSink for Counter<'_> {
     fn sound(&mut self, samples: &[f32]) -> Result<(), EngineError> {
         self.samples = samples.len() as u64 / 2;
-        self.sound_at = Some(self.start.elapsed().as_secs_f64());
+        self.sounded = Some(self.clock.now());
         Ok(())
     }
 
@@ -89,41 +116,38 @@ impl ClipSink for Counter {
 /// # Errors
 /// What the engine answers.
 pub fn time(engine: &mut dyn Engine, spec: &RenderSpec) -> Result<Timing, EngineError> {
-    let start = Instant::now();
-    let mut watch = Watch { start, marks: Vec::new(), steps: Vec::new(), frames: 0, samples: 0 };
+    let clock = Clock(Instant::now());
+    let mut watch = Watch { clock: &clock, begun: None, steps: Vec::new() };
     let prompt = engine.encode(spec, &mut watch)?;
-    let encoded = watch.now();
+    let encoded = clock.now();
     let (ended, latents) = engine.denoise(spec, &prompt, None, &mut watch)?;
-    let denoised = watch.now();
+    let denoised = clock.now();
     let (Ended::Done, Some(latents)) = (ended, latents) else {
         return Err(EngineError::Failed { stage: "denoise", reason: "stopped unasked".into() });
     };
-    let mut sink = Counter { start, sound_at: None, frames: 0, samples: 0 };
+    let mut sink = Counter { clock: &clock, sounded: None, frames: 0, samples: 0 };
     engine.decode(spec, &latents, &mut sink, &mut watch)?;
-    let total = watch.now();
-    (watch.frames, watch.samples) = (sink.frames, sink.samples);
-    let first = watch.marks.iter().find(|(phase, _, _)| *phase == Phase::Denoising);
-    let first = first.map_or(encoded, |(_, _, at)| *at);
-    let mut previous = first;
-    let steps_s: Vec<f64> = watch
-        .steps
-        .iter()
-        .map(|at| std::mem::replace(&mut previous, *at))
-        .zip(&watch.steps)
-        .map(|(from, to)| to - from)
-        .collect();
-    let mut sorted = steps_s.clone();
-    sorted.sort_by(f64::total_cmp);
-    let sound_at = sink.sound_at.unwrap_or(denoised);
+    let end = clock.now();
+    let begun = watch.begun.unwrap_or(encoded);
+    let sounded = sink.sounded.unwrap_or(denoised);
+    // The first step also warms up, unless it is the only one.
+    let (from, steps) = match watch.steps.as_slice() {
+        [] | [_] => (begun, 1.0),
+        [first, rest @ ..] => (*first, rest.len() as f64),
+    };
+    let last = watch.steps.last().copied().unwrap_or(begun);
     Ok(Timing {
-        encode_s: encoded,
-        prepare_s: first - encoded,
-        step_s: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
-        steps_s,
-        sound_s: sound_at - denoised,
-        decode_s: total - sound_at,
-        total_s: total,
-        frames: watch.frames,
-        samples: watch.samples,
+        encode_s: encoded.wall_s,
+        prepare_s: begun.wall_s - encoded.wall_s,
+        step_s: (last.wall_s - from.wall_s) / steps,
+        step_cpu_s: (last.cpu_s - from.cpu_s) / steps,
+        denoise_s: last.wall_s - begun.wall_s,
+        sound_s: sounded.wall_s - denoised.wall_s,
+        sound_cpu_s: sounded.cpu_s - denoised.cpu_s,
+        decode_s: end.wall_s - sounded.wall_s,
+        decode_cpu_s: end.cpu_s - sounded.cpu_s,
+        total_s: end.wall_s,
+        frames: sink.frames,
+        samples: sink.samples,
     })
 }

@@ -80,6 +80,25 @@ impl From<ModelError> for EngineError {
     }
 }
 
+/// Lets the C allocator keep what torch frees, instead of handing it to the kernel and back for every tensor.
+///
+/// On the CPU a large tensor is otherwise mapped and zeroed anew each time: a quarter of a render. To be called
+/// first in `main`: threads that exist already stay with arenas of their own, which hold no large tensor. Does
+/// nothing where the C library is not glibc.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const KEEP_BYTES: libc::c_int = 1 << 30;
+        // SAFETY: mallopt takes two integers, locks the allocator itself, and refuses values that it cannot use.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, KEEP_BYTES);
+        }
+    }
+}
+
 /// Opens a model folder with its family's engine, on the first gpu if torch sees one, with all cores.
 ///
 /// # Errors

@@ -61,16 +61,15 @@ impl Activation {
 
     /// (b, c, s) to (b, c, s).
     fn forward(&self, x: &Tensor) -> Result {
-        let (b, c, s) = x.size3()?;
+        let (_, c, s) = x.size3()?;
         let none = None::<Tensor>;
-        // All channels pass the same filters, so each is a batch item of one channel.
-        let x = x.f_reshape([b * c, 1, s])?.f_replication_pad1d([5, 5])?;
-        let x = x.f_conv_transpose1d(&self.up, none.as_ref(), 2, 0, 0, 1, 1)?;
-        let x = x.f_narrow(2, 15, 2 * s)?.f_mul_scalar(2.0)?.f_reshape([b, c, 2 * s])?;
+        let (up, down) = (self.up.f_expand([c, 1, TAPS], false)?, self.down.f_expand([c, 1, TAPS], false)?);
+        let x = x.f_replication_pad1d([5, 5])?;
+        let x = x.f_conv_transpose1d(&up, none.as_ref(), 2, 0, 0, c, 1)?;
+        let x = x.f_narrow(2, 15, 2 * s)?.f_mul_scalar(2.0)?;
         let wave = x.f_mul(&self.frequency)?.f_sin_()?.f_square_()?;
-        let x = x.f_addcmul(&wave, &self.size)?.f_reshape([b * c, 1, 2 * s])?;
-        let x = x.f_replication_pad1d([5, 6])?;
-        x.f_conv1d(&self.down, none.as_ref(), 2, 0, 1, 1)?.f_reshape([b, c, s])
+        let x = x.f_addcmul(&wave, &self.size)?.f_replication_pad1d([5, 6])?;
+        x.f_conv1d(&down, none.as_ref(), 2, 0, 1, c)
     }
 }
 
