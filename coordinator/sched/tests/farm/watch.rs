@@ -1,0 +1,158 @@
+//! What an outsider can hold against the outputs: it knows only what was said, not what the core thinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use zoetrope_protocol::id::*;
+use zoetrope_protocol::job::ArtifactRef;
+use zoetrope_protocol::wire::Held;
+use zoetrope_sched::input::Input;
+use zoetrope_sched::output::{JobState, Output};
+use zoetrope_sched::{Core, view::WorkerState};
+
+#[derive(Default)]
+pub struct Watch {
+    /// All attempts ever ordered.
+    pub attempts: Vec<Held>,
+    /// What runs, by worker.
+    running: BTreeMap<WorkerId, Held>,
+    highest: BTreeMap<ShardId, AttemptNumber>,
+    states: BTreeMap<JobId, JobState>,
+    submitted: BTreeSet<JobId>,
+    stored: BTreeMap<JobId, Vec<ArtifactRef>>,
+    joined: BTreeSet<WorkerId>,
+    gone: BTreeSet<WorkerId>,
+}
+
+macro_rules! hold {
+    ($condition:expr, $($sentence:tt)+) => {
+        if !$condition {
+            return Err(format!($($sentence)+));
+        }
+    };
+}
+
+impl Watch {
+    pub fn ended(&self, job: JobId) -> bool {
+        self.states.get(&job).is_some_and(|state| *state != JobState::InProgress)
+    }
+
+    /// Every job that was submitted has ended.
+    pub fn all_ended(&self) -> Result<(), String> {
+        for job in &self.submitted {
+            hold!(self.ended(*job), "{job} has not ended");
+        }
+        hold!(self.running.is_empty(), "an attempt has not ended");
+        Ok(())
+    }
+
+    pub fn see(&mut self, core: &Core, input: &Input, out: &[Output]) -> Result<(), String> {
+        self.take_in(input);
+        for output in out {
+            self.output(core, output)?;
+        }
+        for view in core.workers() {
+            let told = self.running.get(&view.worker);
+            let placed = view.running.map(|at| Held { shard: at.shard, fence: at.fence });
+            hold!(told.copied() == placed, "{} runs {placed:?}, told was {told:?}", view.worker);
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, input: &Input) {
+        match input {
+            Input::Submitted { job, .. } => {
+                self.submitted.insert(*job);
+            }
+            Input::ArtifactStored { held, artifact, .. } => {
+                self.stored.entry(held.shard.job).or_default().push(*artifact);
+            }
+            Input::ShardFinished { held, outputs, .. } => {
+                self.stored.entry(held.shard.job).or_default().extend(outputs);
+            }
+            Input::WorkerJoined { worker, .. } => {
+                self.joined.insert(*worker);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, worker: WorkerId, held: Held) -> Result<(), String> {
+        let Held { shard, fence } = held;
+        hold!(!self.ended(shard.job), "{shard} runs and its job has ended");
+        let before = self.running.insert(worker, held);
+        hold!(before.is_none(), "{worker} runs two attempts");
+        let twice = self.running.values().filter(|other| other.shard == shard).count();
+        hold!(twice == 1, "{shard} runs twice");
+        let highest = self.highest.insert(shard, fence.attempt);
+        hold!(highest < Some(fence.attempt), "{shard} has an attempt number twice");
+        self.attempts.push(held);
+        Ok(())
+    }
+
+    fn output(&mut self, core: &Core, output: &Output) -> Result<(), String> {
+        match output {
+            Output::Assign { worker, shard, fence, inputs, .. } => {
+                hold!(fence.epoch == core.epoch(), "an order of an old epoch");
+                let view = core.worker(*worker).ok_or("an order to nobody")?;
+                let state = view.state;
+                let fine = !matches!(state, WorkerState::Away | WorkerState::Draining);
+                hold!(fine && !view.cordoned, "an order to a worker that is {state}");
+                let barred = view.quarantines.iter().any(|q| q.stage == shard.stage);
+                let model = core.job(shard.job).map(|job| job.model);
+                let barred = barred && view.quarantines.iter().any(|q| Some(q.model) == model);
+                let _ = barred; // Faults of the same input may follow the order.
+                let stored = self.stored.get(&shard.job);
+                for artifact in inputs {
+                    let there = stored.is_some_and(|all| all.contains(artifact));
+                    hold!(there, "{shard} is to start from {artifact:?}, which is not there");
+                }
+                self.begin(*worker, Held { shard: *shard, fence: *fence })?;
+            }
+            Output::Welcome { worker, keep } => {
+                hold!(keep.len() <= 1, "{worker} keeps two attempts");
+                for kept in keep {
+                    let held = Held { shard: kept.held.shard, fence: kept.fence };
+                    hold!(kept.fence.epoch == core.epoch(), "an attempt is kept in an old epoch");
+                    let moved = self.running.iter().find(|(_, running)| **running == kept.held);
+                    match moved.map(|(worker, _)| *worker) {
+                        // The same attempt on a new connection.
+                        Some(before) => {
+                            self.running.remove(&before);
+                            self.running.insert(*worker, held);
+                            self.attempts.push(held);
+                        }
+                        None => self.begin(*worker, held)?,
+                    }
+                }
+            }
+            Output::AttemptEnded { held, .. } => {
+                let ran = self.running.iter().find(|(_, running)| *running == held);
+                let worker = *ran.ok_or("an attempt ended that did not run")?.0;
+                self.running.remove(&worker);
+            }
+            Output::Stop { worker, .. } | Output::Drain { worker, .. } => {
+                hold!(!self.gone.contains(worker), "{worker} is gone and gets an order");
+            }
+            Output::JobMoved { job, state } => {
+                hold!(self.submitted.contains(job), "{job} moved and was never submitted");
+                hold!(!self.ended(*job), "{job} ended twice");
+                let before = self.states.insert(*job, *state);
+                let again = before.is_some() && *state == JobState::InProgress;
+                hold!(!again, "{job} began twice");
+            }
+            Output::StageBegan { job, .. } | Output::Publish { job, .. } => {
+                hold!(!self.ended(*job), "{job} goes on after its end");
+            }
+            Output::Forget { job, artifacts } => {
+                if let Some(stored) = self.stored.get_mut(job) {
+                    stored.retain(|artifact| !artifacts.contains(artifact));
+                }
+            }
+            Output::WorkerGone { worker } => {
+                hold!(self.joined.contains(worker), "{worker} is gone and was never there");
+                hold!(self.gone.insert(*worker), "{worker} is gone twice");
+            }
+            Output::Quarantined { .. } | Output::Ignored { .. } => {}
+        }
+        Ok(())
+    }
+}
