@@ -1,8 +1,8 @@
 //! API keys: who may ask, for which project, in which role.
 //!
-//! The text of a key is shown once, when it is made; what is kept is its SHA-256. The file is small, is read
-//! once, and is replaced as a whole on each change, so a crash leaves the old one or the new one. Knows no HTTP.
-//! Called by the door on each request, and by the operator's endpoints.
+//! The text of a key is shown once, when it is made; what is kept is its SHA-256. The file is
+//! small, is read once, and is replaced as a whole on each change, so a crash leaves the old one or
+//! the new one. Knows no HTTP. Called by the door on each request, and by the operator's endpoints.
 
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use subtle::ConstantTimeEq;
 use zoetrope_protocol::id::TenantId;
 
-/// Keys that a store holds at most: each request compares with all of them (32 bytes each, so 0.3 MB).
+/// Keys that a store holds at most: each request compares with all of them (32 bytes each, so 0.3
+/// MB).
 pub const KEYS_MAX: usize = 10_000;
 /// The longest name of a key, in characters.
 pub const NAME_MAX: usize = 100;
@@ -121,7 +122,8 @@ impl KeyStore {
     /// Reads the file, or begins an empty store if there is none.
     ///
     /// # Errors
-    /// `File` or `Format`, with the path: a store that cannot be read must not look like an empty one.
+    /// `File` or `Format`, with the path: a store that cannot be read must not look like an empty
+    /// one.
     pub fn open(path: &Path) -> Result<KeyStore, KeysError> {
         let table = match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -144,7 +146,8 @@ impl KeyStore {
     /// Makes a key and stores it durably.
     ///
     /// # Errors
-    /// `NoSuchProject`, `Name`, `Full`, or `File` if it could not be stored; then there is no such key.
+    /// `NoSuchProject`, `Name`, `Full`, or `File` if it could not be stored; then there is no such
+    /// key.
     pub fn create(&self, project: Project, role: Role, name: &str) -> Result<NewKey, KeysError> {
         if name.chars().count() > NAME_MAX {
             return Err(KeysError::Name);
@@ -211,7 +214,8 @@ impl KeyStore {
     }
 
     fn read<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
-        // A poisoned lock means that a reader panicked: the table itself is replaced only as a whole.
+        // A poisoned lock means that a reader panicked: the table itself is replaced only as a
+        // whole.
         look(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -226,8 +230,7 @@ impl KeyStore {
     /// The file first: a key counts once it is durable.
     fn replace(&self, _writing: MutexGuard<'_, ()>, table: Table) -> Result<(), KeysError> {
         if let Some(path) = &self.path {
-            store(path, &table)
-                .map_err(|source| KeysError::File { path: path.clone(), source })?;
+            store(path, &table).map_err(|source| KeysError::File { path: path.clone(), source })?;
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         Ok(())

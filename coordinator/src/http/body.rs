@@ -1,7 +1,7 @@
 //! Reads a request's body into a tree of fields, within limits of size, time and memory.
 //!
-//! Files are hashed as they come and are not kept: no field of this release needs their bytes. Text is kept,
-//! so it has a smaller limit.
+//! Files are hashed as they come and are not kept: no field of this release needs their bytes. Text
+//! is kept, so it has a smaller limit.
 
 use super::Door;
 use super::envelope::ApiError;
@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const PARTS_MAX: usize = 1000;
 /// Text above which a body needs one of the few permits for large bodies, and a thread to parse it.
 pub const LARGE_BYTES: u64 = 1 << 20;
-/// Large bodies at once: with the limit of text, 400 MB.
-pub const LARGE_BODIES: usize = 8;
+/// Large bodies at once: with the limit of text, and twice that while one is parsed, 400 MB.
+pub const LARGE_BODIES: usize = 4;
 
 /// Reads a body of either type; an empty one has no fields, whatever its type.
 ///
@@ -145,11 +145,7 @@ async fn json(mut incoming: Incoming<'_>, first: Bytes) -> Result<Node, ApiError
     parsed.map_err(|e| ApiError::unreadable(format!("The body is not valid JSON: {e}.")))
 }
 
-async fn form(
-    mut incoming: Incoming<'_>,
-    first: Bytes,
-    boundary: &str,
-) -> Result<Node, ApiError> {
+async fn form(mut incoming: Incoming<'_>, first: Bytes, boundary: &str) -> Result<Node, ApiError> {
     let mut parts = Parts { held: Held::new(incoming.door), done: Vec::new(), open: None };
     let mut parser = Parser::new(boundary);
     let mut next = Some(first);

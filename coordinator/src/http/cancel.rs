@@ -1,9 +1,10 @@
 //! Ending videos: `POST /videos/{id}/cancel` and `DELETE /videos/{id}`.
 
 use super::envelope::ApiError;
-use super::recent::{Begun, Hash};
+use super::recent::{Begun, Hash, KeyGuard};
 use super::route::{self, Caller};
 use super::submit::{content, idempotency_key, replayed};
+use super::video::StatusSet;
 use super::{Door, body, listing};
 use crate::farm::{CancelRefused, Farm, FarmMsg, Unavailable};
 use crate::jobs::JobView;
@@ -17,12 +18,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use zoetrope_protocol::id::{JobId, TenantId};
 
+type Open = HashMap<(TenantId, JobId), Shared<BoxFuture<'static, Answer>>>;
 type Answer = Result<Result<JobView, CancelRefused>, Unavailable>;
 
 /// Cancels that the farm has not answered yet: who comes meanwhile gets the same answer.
 #[derive(Clone, Default)]
 pub struct Cancels {
-    open: Arc<Mutex<HashMap<(TenantId, JobId), Shared<BoxFuture<'static, Answer>>>>>,
+    open: Arc<Mutex<Open>>,
 }
 
 impl Cancels {
@@ -73,24 +75,36 @@ pub async fn cancel(
     let (head, bytes) = request.into_parts();
     let key = idempotency_key(&caller, &head.headers, "POST", &path)?;
     let fields = body::read(&door, &head.headers, bytes).await?;
-    let content: Hash = content(&caller, key.is_some(), &path, &fields);
+    let content = content(&caller, key.is_some(), &path, &fields);
     let guard = match key.map(|key| door.recent.begin_key(key, content)) {
         None => None,
         Some(Begun::InUse) => return Err(ApiError::key_in_use()),
         Some(Begun::Reused) => return Err(ApiError::key_reused()),
         Some(Begun::Known(_, Some(answer))) => return replayed(route::ok_bytes(answer)),
-        Some(Begun::Free(guard) | Begun::Known(guard, None)) => Some(guard),
+        Some(Begun::Free(guard) | Begun::Known(guard, None)) => Some((guard, content)),
     };
     fields.only(&[])?;
-    let job = route::job_id(&id)?;
+    let statuses = listing::statuses(&head.headers);
+    // In a task of its own, so that a key gets its answer even if its caller goes away.
+    let task = tokio::spawn(async move { end(&door, &caller, &id, statuses, guard).await });
+    task.await.map_err(|_| ApiError::internal())?
+}
+
+async fn end(
+    door: &Door,
+    caller: &Caller,
+    id: &str,
+    statuses: StatusSet,
+    guard: Option<(KeyGuard, Hash)>,
+) -> Result<Response, ApiError> {
+    let job = route::job_id(id)?;
     let answer = door.cancels.cancel(&door.state.farm, caller.tenant, job).await?;
     let view = answer.map_err(|refused| match refused {
-        CancelRefused::NoSuchJob => ApiError::no_video(&id),
-        CancelRefused::Terminal(_) => ApiError::already_terminal(&id),
+        CancelRefused::NoSuchJob => ApiError::no_video(id),
+        CancelRefused::Terminal(_) => ApiError::already_terminal(id),
     })?;
-    let video = listing::show(&door, &view, listing::statuses(&head.headers));
-    let bytes = bytes::Bytes::from(serde_json::to_vec(&video).map_err(|_| ApiError::internal())?);
-    if let Some(guard) = guard {
+    let bytes = route::json(&listing::show(door, &view, statuses))?;
+    if let Some((guard, content)) = guard {
         guard.done(content, Some(bytes.clone()));
     }
     Ok(route::ok_bytes(bytes))

@@ -1,7 +1,8 @@
 //! Connections: accepted up to a limit, and ended when their peer is too slow.
 //!
-//! HTTP/1.1 alone: TLS and HTTP/2 are the business of a proxy in front. A peer may be slow in three places: the
-//! head of a request (timed here), its body (timed where it is read), and the answer ([`Writing`]).
+//! HTTP/1.1 alone: TLS and HTTP/2 are the business of a proxy in front. A peer may be slow in three
+//! places: the head of a request (timed here), its body (timed where it is read), and the answer
+//! ([`Writing`]).
 
 use super::{Door, DoorState, route};
 use axum::Router;
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// How long a connection that we end may still send: closing it with unread bytes would take the answer from a
-/// client that is still busy with its request.
+/// How long a connection that we end may still send: closing it with unread bytes would take the
+/// answer from a client that is still busy with its request.
 const LINGER: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -77,9 +77,10 @@ pub async fn content(
 fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
     match (&view.assets, view.state) {
         (Some(assets), JobState::Completed) if view.expires.is_none_or(|at| now < at) => Ok(assets),
-        (_, JobState::Completed) => {
-            Err(ApiError::not_found(Some("video_expired"), "The content of this video has expired."))
-        }
+        (_, JobState::Completed) => Err(ApiError::not_found(
+            Some("video_expired"),
+            "The content of this video has expired.",
+        )),
         (_, JobState::Failed(_)) => Err(ApiError::not_found(
             Some("video_not_ready"),
             "Video generation failed, so there is no content; GET /v1/videos/{video_id} says why.",
@@ -99,8 +100,8 @@ fn pick<'a>(assets: &'a Assets, variant: &str) -> (&'a Asset, &'static str, &'st
     }
 }
 
-/// The first piece is awaited before the answer begins, so that a store that does not answer is a 500 and not
-/// a broken download.
+/// The first piece is awaited before the answer begins, so that a store that does not answer is a
+/// 500 and not a broken download.
 async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, ApiError> {
     if range.is_empty() {
         return Ok(Body::empty());
@@ -128,17 +129,22 @@ async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, A
     }
 }
 
-/// Whether one of the tags in the header is ours. The weak mark says nothing for bytes that never change.
+/// Whether one of the tags in the header is ours. The weak mark says nothing for bytes that never
+/// change.
 fn matches(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+        value
+            .split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
     })
 }
 
 /// What a `Range` header asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
-    /// Everything: also for several ranges at once and for what we do not understand, as RFC 9110 allows.
+    /// Everything: also for several ranges at once and for what we do not understand, as RFC 9110
+    /// allows.
     All,
     /// Some bytes, at least one.
     Part(Range<u64>),
@@ -175,7 +181,7 @@ fn unsatisfiable(bytes: u64) -> ApiError {
     ApiError {
         header: HeaderValue::from_str(&format!("bytes */{bytes}"))
             .ok()
-            .map(|value| (header::CONTENT_RANGE, value)),
+            .map(|value| Box::new((header::CONTENT_RANGE, value))),
         ..ApiError::new(
             StatusCode::RANGE_NOT_SATISFIABLE,
             None,

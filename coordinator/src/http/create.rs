@@ -1,5 +1,5 @@
-//! What a create asks for: the body's fields become an [`Ask`], and an [`Ask`] that its model can honour
-//! becomes the spec of a job. Pure, but for the seed, which the caller of [`check`] chooses.
+//! What a create asks for: the body's fields become an [`Ask`], and an [`Ask`] that its model can
+//! honour becomes the spec of a job. Pure, but for the seed, which the caller of [`check`] chooses.
 
 use super::envelope::ApiError;
 use super::fields::{Fields, Media};
@@ -69,9 +69,16 @@ pub struct Ask {
     deadline: Option<i128>,
     metadata: Vec<(String, String)>,
     safety_identifier: Option<String>,
-    expires_after: Option<(Option<String>, Option<i128>)>,
+    expires_after: Option<Lifetime>,
     /// Fields that were sent and that no model honours yet.
     beyond: Vec<&'static str>,
+}
+
+/// `expires_after` as it was sent.
+#[derive(Clone, Debug, PartialEq)]
+struct Lifetime {
+    anchor: Option<String>,
+    seconds: Option<i128>,
 }
 
 /// What a check needs to know beside the request.
@@ -88,8 +95,8 @@ pub struct Circumstances<'a> {
 /// Reads the fields of a create.
 ///
 /// # Errors
-/// `unknown_parameter`, `missing_required_parameter`, `invalid_type`, `invalid_input_media`; `invalid_value`
-/// where a field has two forms at once.
+/// `unknown_parameter`, `missing_required_parameter`, `invalid_type`, `invalid_input_media`;
+/// `invalid_value` where a field has two forms at once.
 pub fn read(mut fields: Fields) -> Result<Ask, ApiError> {
     fields.only(&FIELDS)?;
     Ok(Ask {
@@ -110,13 +117,14 @@ pub fn read(mut fields: Fields) -> Result<Ask, ApiError> {
     })
 }
 
-fn lifetime(fields: &mut Fields) -> Result<Option<(Option<String>, Option<i128>)>, ApiError> {
+fn lifetime(fields: &mut Fields) -> Result<Option<Lifetime>, ApiError> {
     let Some(mut inner) = fields.object("expires_after")? else { return Ok(None) };
     inner.only(&["anchor", "seconds"])?;
-    Ok(Some((inner.text("anchor")?, inner.whole("seconds")?)))
+    Ok(Some(Lifetime { anchor: inner.text("anchor")?, seconds: inner.whole("seconds")? }))
 }
 
-/// Checks the types of what no model honours yet, so that the caller hears of the nearer mistake first.
+/// Checks the types of what no model honours yet, so that the caller hears of the nearer mistake
+/// first.
 fn beyond(fields: &mut Fields) -> Result<Vec<&'static str>, ApiError> {
     let mut sent = Vec::new();
     let mut note = |name: &'static str, is_sent: bool| {
@@ -178,13 +186,6 @@ fn is_picture(file: &FileFacts) -> bool {
         || (head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP"))
 }
 
-impl Ask {
-    /// When the caller needs the video, if it said so.
-    pub fn deadline(&self) -> Option<Millis> {
-        self.deadline.map(unix)
-    }
-}
-
 /// Checks the values by the model's table and fills in all defaults.
 ///
 /// # Errors
@@ -209,14 +210,13 @@ pub fn check(ask: Ask, about: Circumstances<'_>) -> Result<JobSpec, ApiError> {
         let message = format!("'safety_identifier' has more than {SAFETY_MAX} characters.");
         return Err(ApiError::invalid("safety_identifier", message));
     }
-    let deadline = ask.deadline().map(|at| at.max(Millis(1)));
     if ask.deadline.is_some_and(|at| at < 0) {
         return Err(ApiError::invalid("deadline_at", "'deadline_at' must be a Unix time."));
     }
     Ok(JobSpec {
         tenant: about.tenant,
         class: class(ask.tier.as_deref())?,
-        deadline,
+        deadline: ask.deadline.map(unix),
         expires_after,
         warnings: warnings(&ask.prompt, model),
         render: render(&ask, &asked_model, model, about.seed)?,
@@ -229,7 +229,8 @@ pub fn check(ask: Ask, about: Circumstances<'_>) -> Result<JobSpec, ApiError> {
 fn render(ask: &Ask, asked_model: &str, model: &Model, seed: u64) -> Result<RenderSpec, ApiError> {
     let manifest = &model.manifest;
     let seconds = ask.seconds.as_deref().unwrap_or(&manifest.default_seconds);
-    let whole = seconds.parse::<u32>().ok().filter(|_| manifest.seconds.iter().any(|s| s == seconds));
+    let whole =
+        seconds.parse::<u32>().ok().filter(|_| manifest.seconds.iter().any(|s| s == seconds));
     let whole = whole.ok_or_else(|| ApiError::not_among("seconds", seconds, &manifest.seconds))?;
     let (deliver, canvas) = sizes(ask.size.as_deref().unwrap_or(&manifest.default_size), model)?;
     if ask.audio == Some(true) && !manifest.generate_audio {
@@ -243,9 +244,11 @@ fn render(ask: &Ask, asked_model: &str, model: &Model, seed: u64) -> Result<Rend
         frames: whole * FPS,
         seed: match ask.seed {
             None => seed,
-            Some(value) => u64::try_from(value).ok().filter(|_| value <= SEED_MAX).ok_or_else(
-                || ApiError::invalid("seed", format!("'seed' must be 0 to {SEED_MAX}.")),
-            )?,
+            Some(value) => {
+                u64::try_from(value).ok().filter(|_| value <= SEED_MAX).ok_or_else(|| {
+                    ApiError::invalid("seed", format!("'seed' must be 0 to {SEED_MAX}."))
+                })?
+            }
         },
         steps: steps(ask.steps, model)?,
         audio: ask.audio.unwrap_or(manifest.generate_audio),
@@ -307,12 +310,14 @@ fn metadata(pairs: &[(String, String)]) -> Result<(), ApiError> {
     }
     Err(ApiError::invalid(
         "metadata",
-        format!("'metadata' has at most {count} pairs, keys of {key} and values of {value} characters."),
+        format!(
+            "'metadata' has at most {count} pairs, keys of {key} and values of {value} characters."
+        ),
     ))
 }
 
 fn expires_after(ask: &Ask) -> Result<ExpiresAfter, ApiError> {
-    let Some((anchor, seconds)) = &ask.expires_after else {
+    let Some(Lifetime { anchor, seconds }) = &ask.expires_after else {
         return Ok(ExpiresAfter { from_completion: true, seconds: LIFETIME_DEFAULT });
     };
     let anchor = anchor.as_deref().ok_or_else(|| ApiError::missing("expires_after.anchor"))?;
@@ -347,7 +352,8 @@ fn warnings(prompt: &str, model: &Model) -> Vec<Warning> {
     }]
 }
 
-/// The words of a text, in lower case and without a plural's `s`; those of one or two letters say nothing.
+/// The words of a text, in lower case and without a plural's `s`; those of one or two letters say
+/// nothing.
 fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.chars().count() > 2).map(|word| {
         let lower = word.to_lowercase();

@@ -96,7 +96,11 @@ fn what_cannot_be_is_refused_with_its_code_and_param() {
         (r#""metadata":{"a":1}"#, "invalid_type", "metadata.a"),
         (many.as_str(), "invalid_value", "metadata"),
         (long.as_str(), "invalid_value", "safety_identifier"),
-        (r#""expires_after":{"seconds":3600}"#, "missing_required_parameter", "expires_after.anchor"),
+        (
+            r#""expires_after":{"seconds":3600}"#,
+            "missing_required_parameter",
+            "expires_after.anchor",
+        ),
         (
             r#""expires_after":{"anchor":"created_at","seconds":3599}"#,
             "invalid_value",
@@ -160,9 +164,9 @@ fn a_prompt_has_one_to_32000_characters() {
     assert_eq!(prompt(&"x".repeat(32_001)).unwrap_err().code, Some("invalid_value"));
     assert_eq!(prompt("").unwrap_err().code, Some("invalid_value"));
     let missing = json("{}").unwrap_err();
-    assert_eq!(missing.message, "Missing required parameter: 'prompt'.");
+    assert_eq!(&*missing.message, "Missing required parameter: 'prompt'.");
     let misspelt = json(r#"{"promt":"x"}"#).unwrap_err();
-    assert_eq!(misspelt.message, "Unknown parameter: 'promt'.");
+    assert_eq!(&*misspelt.message, "Unknown parameter: 'promt'.");
 }
 
 #[test]

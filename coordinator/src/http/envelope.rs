@@ -1,4 +1,5 @@
-//! Errors as callers see them: one envelope, one status each, and the headers that steer the SDKs' retries.
+//! Errors as callers see them: one envelope, one status each, and the headers that steer the SDKs'
+//! retries.
 //!
 //! Every 4xx and 5xx of the door is an [`ApiError`]. Messages carry nothing of the farm's inside.
 
@@ -21,20 +22,24 @@ pub struct ApiError {
     /// A stable word for programs, where the contract has one.
     pub code: Option<&'static str>,
     /// The request field that is at fault.
-    pub param: Option<String>,
+    pub param: Option<Box<str>>,
     /// A sentence for people.
-    pub message: String,
+    pub message: Box<str>,
     /// Seconds after which a retry is wanted, 1 to 60.
     pub retry_after: Option<u32>,
     /// Whether the SDKs should try again, where their own rule by status would be wrong.
     pub should_retry: Option<bool>,
     /// One more header, for 405 and 416.
-    pub header: Option<(HeaderName, HeaderValue)>,
+    pub header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl ApiError {
     /// An `invalid_request_error`.
-    pub fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
+    pub fn new(
+        status: StatusCode,
+        code: Option<&'static str>,
+        message: impl Into<Box<str>>,
+    ) -> Self {
         ApiError {
             status,
             kind: "invalid_request_error",
@@ -47,15 +52,15 @@ impl ApiError {
         }
     }
 
-    fn bad(code: &'static str, param: &str, message: String) -> Self {
+    fn bad(code: &'static str, param: &str, message: impl Into<Box<str>>) -> Self {
         ApiError {
-            param: Some(param.to_owned()),
+            param: Some(param.into()),
             ..ApiError::new(StatusCode::BAD_REQUEST, Some(code), message)
         }
     }
 
     /// A body that cannot be parsed: 400 without a code.
-    pub fn unreadable(message: impl Into<String>) -> Self {
+    pub fn unreadable(message: impl Into<Box<str>>) -> Self {
         ApiError::new(StatusCode::BAD_REQUEST, None, message)
     }
 
@@ -84,19 +89,20 @@ impl ApiError {
     }
 
     /// A value outside of its limits, in a whole sentence.
-    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
-        ApiError::bad("invalid_value", param, message.into())
+    pub fn invalid(param: &str, message: impl Into<Box<str>>) -> Self {
+        ApiError::bad("invalid_value", param, message)
     }
 
     /// A value outside of a list.
     pub fn not_among(param: &str, value: &str, allowed: &[String]) -> Self {
-        let message = format!("Invalid value: '{value}'. Supported values are: {}.", series(allowed));
+        let message =
+            format!("Invalid value: '{value}'. Supported values are: {}.", series(allowed));
         ApiError::bad("invalid_value", param, message)
     }
 
     /// Bytes that are no picture, or no video.
-    pub fn bad_media(param: &str, message: impl Into<String>) -> Self {
-        ApiError::bad("invalid_input_media", param, message.into())
+    pub fn bad_media(param: &str, message: impl Into<Box<str>>) -> Self {
+        ApiError::bad("invalid_input_media", param, message)
     }
 
     /// The estimate is after the deadline.
@@ -130,9 +136,10 @@ impl ApiError {
 
     /// The endpoint has other methods.
     pub fn no_method(method: &str, path: &str, allow: &str) -> Self {
-        let message = format!("Not allowed to {method} on {path} (HINT: Perhaps you meant {allow})");
+        let message =
+            format!("Not allowed to {method} on {path} (HINT: Perhaps you meant {allow})");
         ApiError {
-            header: HeaderValue::from_str(allow).ok().map(|value| (header::ALLOW, value)),
+            header: HeaderValue::from_str(allow).ok().map(|value| Box::new((header::ALLOW, value))),
             ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, None, message)
         }
     }
@@ -144,13 +151,14 @@ impl ApiError {
     }
 
     /// Something else that is not there.
-    pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> Self {
+    pub fn not_found(code: Option<&'static str>, message: impl Into<Box<str>>) -> Self {
         ApiError::new(StatusCode::NOT_FOUND, code, message)
     }
 
     /// The body is over the limit.
     pub fn too_large(limit_bytes: u64) -> Self {
-        let message = format!("The request is too large: at most {limit_bytes} bytes are accepted.");
+        let message =
+            format!("The request is too large: at most {limit_bytes} bytes are accepted.");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large"), message)
     }
 
@@ -260,7 +268,7 @@ impl IntoResponse for ApiError {
             let value = if retry { "true" } else { "false" };
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(value));
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.header.map(|header| *header) {
             headers.insert(name, value);
         }
         response
@@ -284,7 +292,8 @@ mod tests {
 
     #[test]
     fn lists_read_as_upstream_writes_them() {
-        let values = |words: &[&str]| series(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        let values =
+            |words: &[&str]| series(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         assert_eq!(values(&["a"]), "'a'");
         assert_eq!(values(&["a", "b"]), "'a' and 'b'");
         assert_eq!(values(&["a", "b", "c"]), "'a', 'b', and 'c'");

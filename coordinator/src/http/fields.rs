@@ -1,7 +1,8 @@
-//! Typed reading of a request's fields: each method takes one field out of the tree and says what was wrong.
+//! Typed reading of a request's fields: each method takes one field out of the tree and says what
+//! was wrong.
 //!
-//! The rules of types are here (what a string, an integer, an object may look like in JSON and in multipart);
-//! the rules of values are the endpoints'. Pure.
+//! The rules of types are here (what a string, an integer, an object may look like in JSON and in
+//! multipart); the rules of values are the endpoints'. Pure.
 
 use super::envelope::ApiError;
 use super::node::{FileFacts, Node, digest_object};
@@ -205,8 +206,8 @@ impl Fields {
                 ..ApiError::invalid(
                     &param,
                     format!(
-                        "Invalid type for '{param}': objects with several keys cannot be told apart \
-                         in brackets. Send JSON text in one field, or a JSON body."
+                        "Invalid type for '{param}': objects with several keys cannot be told \
+                         apart in brackets. Send JSON text in one field, or a JSON body."
                     ),
                 )
             }),
@@ -253,8 +254,8 @@ fn mismatch(param: &str, expected: &str, node: &Node) -> ApiError {
         Node::Forms => ApiError::invalid(
             param,
             format!(
-                "Invalid value for '{param}': give it in exactly one form, as a file, in brackets or \
-                 as JSON text."
+                "Invalid value for '{param}': give it in exactly one form, as a file, in brackets \
+                 or as JSON text."
             ),
         ),
         other => ApiError::wrong_type(param, expected, other.article()),
@@ -299,7 +300,7 @@ mod tests {
 
     fn code<T: std::fmt::Debug>(read: Result<T, ApiError>) -> (&'static str, String) {
         let error = read.unwrap_err();
-        (error.code.unwrap(), error.param.unwrap())
+        (error.code.unwrap(), error.param.unwrap().into())
     }
 
     #[test]
@@ -375,7 +376,7 @@ mod tests {
         assert_eq!(file, Some(Media::FileId("file-1".to_owned())));
         let error = form(&[("i", "https://x/y.png")]).media("i").unwrap_err();
         let wanted = "Invalid type for 'i': expected a file, but got a string instead.";
-        assert_eq!((error.code, error.message.as_str()), (Some("invalid_type"), wanted));
+        assert_eq!((error.code, &*error.message), (Some("invalid_type"), wanted));
         let both = form(&[("i[image_url]", "a"), ("i[file_id]", "b")]).media("i");
         assert_eq!(code(both), ("invalid_value", "i".to_owned()));
         assert_eq!(code(json(r#"{"i":{}}"#).media("i")), ("invalid_value", "i".to_owned()));

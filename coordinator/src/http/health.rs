@@ -24,5 +24,8 @@ pub async fn readyz(State(door): State<Arc<Door>>) -> Result<&'static str, ApiEr
 
 /// All metrics in Prometheus' text format.
 pub async fn metrics(State(door): State<Arc<Door>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], door.state.metrics.text())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        door.state.metrics.text(),
+    )
 }

@@ -1,4 +1,5 @@
-//! How fast a key may ask: a bucket of tokens for each key. Pure, but for the lock around the buckets.
+//! How fast a key may ask: a bucket of tokens for each key. Pure, but for the lock around the
+//! buckets.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +55,8 @@ impl Buckets {
         let Some(bucket) = buckets.get_mut(key) else { return self.left(full, None) };
         let micros = u64::try_from(now.saturating_sub(bucket.at).as_micros()).unwrap_or(u64::MAX);
         // A microsecond at one request a second is one part.
-        bucket.parts = bucket.parts.saturating_add(micros.saturating_mul(self.per_second)).min(full);
+        bucket.parts =
+            bucket.parts.saturating_add(micros.saturating_mul(self.per_second)).min(full);
         bucket.at = bucket.at.max(now);
         if bucket.parts >= PARTS {
             bucket.parts -= PARTS;
@@ -106,9 +108,14 @@ mod tests {
 
     #[test]
     fn durations_read_as_upstream_writes_them() {
-        for (ms, text) in
-            [(0, "0ms"), (20, "20ms"), (1000, "1s"), (1001, "2s"), (360_000, "6m0s"), (3_600_000, "1h0m0s")]
-        {
+        for (ms, text) in [
+            (0, "0ms"),
+            (20, "20ms"),
+            (1000, "1s"),
+            (1001, "2s"),
+            (360_000, "6m0s"),
+            (3_600_000, "1h0m0s"),
+        ] {
             assert_eq!(duration_text(Duration::from_millis(ms)), text);
         }
     }

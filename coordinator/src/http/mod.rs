@@ -1,7 +1,8 @@
-//! The HTTP door: authenticates, parses requests into types that cannot be wrong, and shows what the farm knows.
+//! The HTTP door: authenticates, parses requests into types that cannot be wrong, and shows what
+//! the farm knows.
 //!
-//! It decides nothing about jobs: what it asks stands in [`crate::farm`]. The contract of every byte is the API
-//! reference. Called by `serve`, which gives it a listener and a [`DoorState`].
+//! It decides nothing about jobs: what it asks stands in [`crate::farm`]. The contract of every
+//! byte is the API reference. Called by `serve`, which gives it a listener and a [`DoorState`].
 
 mod body;
 mod cancel;
@@ -95,7 +96,8 @@ impl Default for DoorLimits {
             requests_per_second: 50,
             burst: 200,
             body_bytes: 512 << 20,
-            // Twice a data URL of 20,971,520 characters, because JSON may escape each slash, and some room.
+            // Twice a data URL of 20,971,520 characters, because JSON may escape each slash, and
+            // some room.
             text_bytes: 48 << 20,
             connections: 1024,
             in_flight: 512,
@@ -112,7 +114,8 @@ impl Default for DoorLimits {
 pub trait DoorMetrics: Send + Sync {
     /// The text that `/metrics` answers, in Prometheus' format.
     fn text(&self) -> String;
-    /// A request was answered: its route template (`other` if it has none), method, status and time.
+    /// A request was answered: its route template (`other` if it has none), method, status and
+    /// time.
     fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration);
     /// So many requests are being handled now.
     fn in_flight(&self, requests: usize);

@@ -1,9 +1,11 @@
-//! A parser of `multipart/form-data` that is given bytes as they come and never holds more than a part's head.
+//! A parser of `multipart/form-data` that is given bytes as they come and never holds more than a
+//! part's head.
 //!
-//! Our own because the usual one buffers without a limit while a part's head has no end, and as much of the
-//! body as the peer sends at once. Pure: bytes in, [`Event`]s out.
+//! Our own because the usual one buffers without a limit while a part's head has no end, and as
+//! much of the body as the peer sends at once. Pure: bytes in, [`Event`]s out.
 
-/// The longest head of one part, in bytes: a name of 64 characters and a file name of 255 fit many times.
+/// The longest head of one part, in bytes: a name of 64 characters and a file name of 255 fit many
+/// times.
 const HEAD_MAX: usize = 8 * 1024;
 /// The longest boundary (RFC 2046).
 const BOUNDARY_MAX: usize = 70;
@@ -185,10 +187,7 @@ impl Parser {
     }
 }
 
-fn tell_bytes<E>(
-    bytes: &[u8],
-    tell: &mut impl FnMut(Event<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+fn tell_bytes<E>(bytes: &[u8], tell: &mut impl FnMut(Event<'_>) -> Result<(), E>) -> Result<(), E> {
     if bytes.is_empty() { Ok(()) } else { tell(Event::Bytes(bytes)) }
 }
 
@@ -246,8 +245,7 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     while let Some((at, character)) = characters.next() {
         match character {
             '"' => {
-                let value =
-                    value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n");
+                let value = value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n");
                 return Some((value, &text[at + 1..]));
             }
             '\\' if characters.peek().is_some_and(|(_, next)| matches!(next, '"' | '\\')) => {
@@ -355,7 +353,9 @@ mod tests {
     fn little_is_held() {
         let mut parser = Parser::new("b");
         let mut tell = |_: Event<'_>| Ok::<(), Malformed>(());
-        parser.push(b"--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n", &mut tell).unwrap();
+        parser
+            .push(b"--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n", &mut tell)
+            .unwrap();
         for _ in 0..100 {
             parser.push(&[b'\r'; 4096], &mut tell).unwrap();
             assert!(parser.rest.len() <= parser.delimiter.len());

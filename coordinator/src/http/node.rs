@@ -1,8 +1,9 @@
-//! A request body as a neutral tree: the same for JSON and for multipart, before any field is looked at.
+//! A request body as a neutral tree: the same for JSON and for multipart, before any field is
+//! looked at.
 //!
-//! JSON becomes a [`Node`] directly; multipart parts are joined by their bracket names. What cannot be joined
-//! (a scalar sent twice, two forms of one field) stays visible in the tree, because only the reader of the
-//! field can say what was expected. Pure: no IO.
+//! JSON becomes a [`Node`] directly; multipart parts are joined by their bracket names. What cannot
+//! be joined (a scalar sent twice, two forms of one field) stays visible in the tree, because only
+//! the reader of the field can say what was expected. Pure: no IO.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
@@ -24,7 +25,8 @@ pub enum Node {
     Float(f64),
     /// A JSON string.
     Text(String),
-    /// A text part of a multipart body: a string, or the text of a number, boolean, null, object or array.
+    /// A text part of a multipart body: a string, or the text of a number, boolean, null, object or
+    /// array.
     Form(String),
     /// A part with a file name.
     File(FileFacts),
@@ -36,7 +38,8 @@ pub enum Node {
     Twice,
     /// One name, sent in several forms at once (plain, brackets, file).
     Forms,
-    /// An array of objects with more than one key, in brackets: it cannot be told which key is of which object.
+    /// An array of objects with more than one key, in brackets: it cannot be told which key is of
+    /// which object.
     Ambiguous,
 }
 
@@ -74,8 +77,8 @@ impl Node {
         }
     }
 
-    /// Adds the value to a hash, so that the same request in JSON and in multipart has the same hash:
-    /// scalars count as their text, object keys in order of their bytes, nulls not at all.
+    /// Adds the value to a hash, so that the same request in JSON and in multipart has the same
+    /// hash: scalars count as their text, object keys in order of their bytes, nulls not at all.
     pub fn digest(&self, hash: &mut Sha256) {
         let mut scalar = |text: &str| {
             hash.update([b's']);
@@ -138,6 +141,9 @@ enum Segment {
     Key(String),
 }
 
+/// What a part is to the name that it shares with others.
+type Part = (Vec<Segment>, Node);
+
 /// `video[id]` is `video` and a key; a name that is no bracket name is taken as it is.
 fn split(name: &str) -> (String, Vec<Segment>) {
     let whole = || (name.to_owned(), Vec::new());
@@ -155,7 +161,7 @@ fn split(name: &str) -> (String, Vec<Segment>) {
 }
 
 fn group(parts: impl Iterator<Item = (String, Vec<Segment>, Node)>) -> Node {
-    let mut groups: Vec<(String, Vec<(Vec<Segment>, Node)>)> = Vec::new();
+    let mut groups: Vec<(String, Vec<Part>)> = Vec::new();
     // Positions by name: a body of a thousand metadata pairs must not take a million comparisons.
     let mut places = std::collections::BTreeMap::new();
     for (name, segments, node) in parts {
@@ -169,7 +175,7 @@ fn group(parts: impl Iterator<Item = (String, Vec<Segment>, Node)>) -> Node {
 }
 
 /// All parts of one name become one value.
-fn merge(mut parts: Vec<(Vec<Segment>, Node)>) -> Node {
+fn merge(mut parts: Vec<Part>) -> Node {
     if parts.iter().all(|(segments, _)| segments.is_empty()) {
         let files = parts.iter().filter(|(_, node)| matches!(node, Node::File(_))).count();
         return match (parts.len(), parts.pop()) {
@@ -179,12 +185,12 @@ fn merge(mut parts: Vec<(Vec<Segment>, Node)>) -> Node {
         };
     }
     if parts.iter().all(|(segments, _)| matches!(segments.first(), Some(Segment::Key(_)))) {
-        return group(parts.into_iter().filter_map(|(mut segments, node)| {
-            match segments.remove(0) {
+        return group(parts.into_iter().filter_map(
+            |(mut segments, node)| match segments.remove(0) {
                 Segment::Key(key) => Some((key, segments, node)),
                 Segment::Next => None,
-            }
-        }));
+            },
+        ));
     }
     if parts.iter().all(|(segments, _)| segments.first() == Some(&Segment::Next)) {
         return list(parts);
@@ -193,7 +199,7 @@ fn merge(mut parts: Vec<(Vec<Segment>, Node)>) -> Node {
 }
 
 /// `name[]` repeated, or `name[][key]` repeated with one key.
-fn list(parts: Vec<(Vec<Segment>, Node)>) -> Node {
+fn list(parts: Vec<Part>) -> Node {
     let shape = parts.first().map(|(segments, _)| segments.clone()).unwrap_or_default();
     if shape.len() > 2 || parts.iter().any(|(segments, _)| *segments != shape) {
         return Node::Ambiguous;
@@ -311,10 +317,7 @@ mod tests {
             (
                 vec![("a[][id]", form("1")), ("b", form("2")), ("a[][id]", form("3"))],
                 map(&[
-                    (
-                        "a",
-                        Node::List(vec![map(&[("id", form("1"))]), map(&[("id", form("3"))])]),
-                    ),
+                    ("a", Node::List(vec![map(&[("id", form("1"))]), map(&[("id", form("3"))])])),
                     ("b", form("2")),
                 ]),
             ),
@@ -326,10 +329,7 @@ mod tests {
             (vec![("a[b", form("1"))], map(&[("a[b", form("1"))])),
             (vec![("[b]", form("1"))], map(&[("[b]", form("1"))])),
             (vec![("a[b]c", form("1"))], map(&[("a[b]c", form("1"))])),
-            (
-                vec![("a[1][2][3][4][5]", form("1"))],
-                map(&[("a[1][2][3][4][5]", form("1"))]),
-            ),
+            (vec![("a[1][2][3][4][5]", form("1"))], map(&[("a[1][2][3][4][5]", form("1"))])),
         ];
         for (parts, wanted) in cases {
             let parts = parts.into_iter().map(|(n, node)| (n.to_owned(), node)).collect();

@@ -1,4 +1,5 @@
-//! `GET /openapi.json`: the door described for machines. A test holds it to the routes and to live answers.
+//! `GET /openapi.json`: the door described for machines. A test holds it to the routes and to live
+//! answers.
 
 use axum::http::header;
 use axum::response::IntoResponse;

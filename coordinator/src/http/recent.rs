@@ -1,7 +1,7 @@
 //! Requests that may be the same: those being handled now, and idempotency keys of the last day.
 //!
-//! This is memory of one process, for what must be known before a request is checked. What makes a key hold
-//! across a restart is the farm, which stores it with the job.
+//! This is memory of one process, for what must be known before a request is checked. What makes a
+//! key hold across a restart is the farm, which stores it with the job.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -128,7 +128,8 @@ impl Recent {
 }
 
 impl KeyGuard {
-    /// The request succeeded: the key means this content, and this answer if the farm does not know it.
+    /// The request succeeded: the key means this content, and this answer if the farm does not know
+    /// it.
     pub fn done(mut self, content: Hash, answer: Option<Bytes>) {
         self.before = Some(Key::Done { content, answer });
     }

@@ -1,4 +1,5 @@
-//! All routes, and what happens around each: request id, panics, limits, authentication, headers, metrics.
+//! All routes, and what happens around each: request id, panics, limits, authentication, headers,
+//! metrics.
 
 use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
@@ -63,8 +64,7 @@ pub const ROUTES: [Route; 22] = [
 ];
 
 /// Last segments of `/v1/videos/…` that are endpoints of a later release, not ids.
-const LATER: [&str; 6] =
-    ["edits", "extensions", "characters", "estimate", "stitches", "feed"];
+const LATER: [&str; 6] = ["edits", "extensions", "characters", "estimate", "stitches", "feed"];
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -79,9 +79,8 @@ pub struct Caller {
 
 /// The whole door as a service.
 pub fn router(door: Arc<Door>) -> Router {
-    let routes = ROUTES.iter().fold(Router::new(), |router, route| {
-        router.route(route.path, (route.make)())
-    });
+    let routes =
+        ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.make)()));
     routes
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -100,7 +99,11 @@ async fn no_method(request: Request) -> ApiError {
     let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let methods: Vec<&str> =
         ROUTES.iter().filter(|route| route.path == template).map(|route| route.method).collect();
-    if later { ApiError::no_route(method, &path) } else { ApiError::no_method(method, &path, &methods.join(", ")) }
+    if later {
+        ApiError::no_route(method, &path)
+    } else {
+        ApiError::no_method(method, &path, &methods.join(", "))
+    }
 }
 
 /// The path for a message, cut where it gets long.
@@ -219,7 +222,8 @@ fn authenticate(door: &Door, headers: &HeaderMap) -> Result<Caller, ApiError> {
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, text)| text.trim());
-    let key = bearer.and_then(|text| door.state.keys.verify(text)).ok_or_else(ApiError::invalid_key)?;
+    let key =
+        bearer.and_then(|text| door.state.keys.verify(text)).ok_or_else(ApiError::invalid_key)?;
     let project = headers.get("openai-project");
     if project.is_some_and(|project| project.as_bytes() != key.project.to_string().as_bytes()) {
         return Err(ApiError::mismatched_project());
@@ -240,12 +244,16 @@ fn method_word(method: &Method) -> &'static str {
 }
 
 /// A 200 with JSON.
-pub fn ok(json: &impl serde::Serialize) -> Result<Response, ApiError> {
-    let bytes = serde_json::to_vec(json).map_err(|error| {
+pub fn ok(of: &impl serde::Serialize) -> Result<Response, ApiError> {
+    json(of).map(ok_bytes)
+}
+
+/// The bytes of an answer.
+pub fn json(of: &impl serde::Serialize) -> Result<bytes::Bytes, ApiError> {
+    serde_json::to_vec(of).map(Into::into).map_err(|error| {
         tracing::error!(%error, "an answer could not be written");
         ApiError::internal()
-    })?;
-    Ok(ok_bytes(bytes.into()))
+    })
 }
 
 /// A 200 with JSON that is written already.

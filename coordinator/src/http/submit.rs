@@ -1,7 +1,7 @@
 //! `POST /videos`: one request becomes at most one job, however often it is sent.
 //!
-//! Three ways lead to an earlier job: the caller's `Idempotency-Key`, which the farm stores with the job; a
-//! request which an SDK sent again after a broken connection; and nothing else.
+//! Three ways lead to an earlier job: the caller's `Idempotency-Key`, which the farm stores with
+//! the job; a request which an SDK sent again after a broken connection; and nothing else.
 
 use super::create::{self, Circumstances};
 use super::envelope::ApiError;
@@ -55,7 +55,8 @@ pub async fn create(
         fields,
         key,
     };
-    // A task of its own: if the caller goes away now, the request still ends, and a resent one finds its job.
+    // A task of its own: if the caller goes away now, the request still ends, and a resent one
+    // finds its job.
     let task = tokio::spawn(async move { handle(&door, request).await });
     task.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a create panicked");
@@ -76,8 +77,11 @@ async fn handle(door: &Door, request: Order) -> Result<Response, ApiError> {
             if request.resent {
                 earlier.ended().await;
                 let tenant = request.caller.tenant;
-                let found =
-                    door.state.farm.ask(|reply| FarmMsg::FindResent(tenant, content, reply)).await?;
+                let found = door
+                    .state
+                    .farm
+                    .ask(|reply| FarmMsg::FindResent(tenant, content, reply))
+                    .await?;
                 if let Some(view) = found {
                     return replayed(answer(door, &view, request.statuses)?);
                 }
@@ -97,9 +101,7 @@ async fn keyed(door: &Door, request: Order, guard: KeyGuard) -> Result<Response,
     guard.done(content, None);
     match made {
         Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
-        Made::Before(view) => {
-            replayed(answer(door, &video::first_view(&view), StatusSet::Core)?)
-        }
+        Made::Before(view) => replayed(answer(door, &video::first_view(&view), StatusSet::Core)?),
     }
 }
 
@@ -111,22 +113,18 @@ enum Made {
 /// Validates the request and has it admitted.
 async fn submit(door: &Door, request: Order) -> Result<Made, ApiError> {
     let state = &door.state;
-    let ask = create::read(request.fields)?;
-    // With a key, the farm looks for the first request before it looks at the deadline.
-    if request.key.is_none() && ask.deadline().is_some_and(|at| at <= (state.now)()) {
-        return Err(ApiError::deadline_infeasible());
-    }
     let (job, seed) = {
         let mut random = rand::rng();
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
     let about = Circumstances { tenant: request.caller.tenant, models: &state.models, seed };
-    let submission = Submission {
-        job,
-        spec: create::check(ask, about)?,
-        content: request.content,
-        idempotency: request.key,
-    };
+    let spec = create::check(create::read(request.fields)?, about)?;
+    // With a key, the farm looks for the first request before it looks at the deadline.
+    if request.key.is_none() && spec.deadline.is_some_and(|at| at <= (state.now)()) {
+        return Err(ApiError::deadline_infeasible());
+    }
+    let (content, idempotency) = (request.content, request.key);
+    let submission = Submission { job, spec, content, idempotency };
     let answer = state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await?;
     match answer {
         Ok(view) => Ok(Made::New(view)),
@@ -164,15 +162,16 @@ pub fn idempotency_key(
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = key.as_bytes();
     if key.is_empty() || key.len() > KEY_MAX || !key.is_ascii() {
-        let message = format!("Invalid value: 'Idempotency-Key' has 1 to {KEY_MAX} ASCII characters.");
+        let message =
+            format!("Invalid value: 'Idempotency-Key' has 1 to {KEY_MAX} ASCII characters.");
         return Err(ApiError::invalid("Idempotency-Key", message));
     }
     let project = caller.tenant.to_string();
     Ok(Some(hash_of(&[project.as_bytes(), method.as_bytes(), path.as_bytes(), key])))
 }
 
-/// The hash by which two requests are the same. A key of idempotency belongs to the project, so any of its API
-/// keys may repeat it; a resent request has the API key of the first one.
+/// The hash by which two requests are the same. A key of idempotency belongs to the project, so any
+/// of its API keys may repeat it; a resent request has the API key of the first one.
 pub fn content(caller: &Caller, has_key: bool, path: &str, fields: &Fields) -> Hash {
     let who = if has_key { "" } else { caller.key.as_str() };
     hash_of(&[who.as_bytes(), path.as_bytes(), &fields.hash()])

@@ -270,9 +270,7 @@ impl Table {
         }
         let from = match query.after {
             None => 0,
-            Some(after) => {
-                own.iter().position(|h| h.view.job == after).ok_or(NoSuchCursor)? + 1
-            }
+            Some(after) => own.iter().position(|h| h.view.job == after).ok_or(NoSuchCursor)? + 1,
         };
         let mut rest = own[from..].iter().filter(|held| !held.deleted);
         let jobs = rest.by_ref().take(query.limit).map(|held| held.view.clone()).collect();

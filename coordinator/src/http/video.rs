@@ -1,8 +1,8 @@
 //! The `Video` object: what callers see of a job.
 //!
-//! Built from a [`JobView`] alone. All core keys are in every answer; the additive ones follow them. The first
-//! answer to a create with an `Idempotency-Key` must be repeated byte for byte for a day, also after a restart:
-//! [`first_view`] leaves in it only what never changes.
+//! Built from a [`JobView`] alone. All core keys are in every answer; the additive ones follow
+//! them. The first answer to a create with an `Idempotency-Key` must be repeated byte for byte for
+//! a day, also after a restart: [`first_view`] leaves in it only what never changes.
 
 use crate::jobs::{Asset, JobView, PhaseView};
 use serde::Serialize;
@@ -190,7 +190,8 @@ impl<'a> Video<'a> {
     }
 }
 
-/// The view of the moment of creation, with only what is durable of it: no place in the queue, no estimate.
+/// The view of the moment of creation, with only what is durable of it: no place in the queue, no
+/// estimate.
 pub fn first_view(view: &JobView) -> JobView {
     JobView {
         state: JobState::Queued,
@@ -214,7 +215,8 @@ pub fn is_unfinished(state: JobState) -> bool {
     matches!(state, JobState::Queued | JobState::InProgress)
 }
 
-/// Milliseconds until a client should ask again: a twentieth of what is left, within half a second and ten.
+/// Milliseconds until a client should ask again: a twentieth of what is left, within half a second
+/// and ten.
 pub fn poll_after_ms(view: &JobView, now: Millis) -> u64 {
     match view.estimated_completion {
         Some(estimate) => (estimate.minus(now).0 / 20).clamp(500, 10_000),
@@ -231,7 +233,9 @@ fn status(state: JobState, statuses: StatusSet) -> &'static str {
         JobState::Queued => "queued",
         JobState::InProgress => "in_progress",
         JobState::Completed => "completed",
-        JobState::Failed(_) if statuses == StatusSet::Extended && is_cancelled(state) => "cancelled",
+        JobState::Failed(_) if statuses == StatusSet::Extended && is_cancelled(state) => {
+            "cancelled"
+        }
         JobState::Failed(_) => "failed",
     }
 }
@@ -240,8 +244,8 @@ fn progress(view: &JobView) -> u8 {
     if view.state == JobState::Completed { 100 } else { view.progress.min(99) }
 }
 
-/// The latest stage begun. Weights are loaded before a stage: until the first one has made progress that is
-/// the prompt's, later it is still the one before.
+/// The latest stage begun. Weights are loaded before a stage: until the first one has made progress
+/// that is the prompt's, later it is still the one before.
 fn stage(now: PhaseView, progress: u8) -> &'static str {
     match now.phase {
         Phase::Loading if progress == 0 => "encoding_prompt",
@@ -352,9 +356,7 @@ mod tests {
     fn all_states() -> Vec<JobState> {
         let mut states = vec![JobState::Queued, JobState::InProgress, JobState::Completed];
         let mut failures = vec![FailWhy::DeadlineExceeded, FailWhy::TooOld];
-        failures.extend(
-            [EndWhy::Cancelled, EndWhy::Deleted, EndWhy::Blocked].map(FailWhy::Ended),
-        );
+        failures.extend([EndWhy::Cancelled, EndWhy::Deleted, EndWhy::Blocked].map(FailWhy::Ended));
         failures.extend(Cause::ALL.map(FailWhy::Poison));
         failures.extend(Cause::ALL.map(FailWhy::NotPublished));
         states.extend(failures.into_iter().map(JobState::Failed));
@@ -387,7 +389,9 @@ mod tests {
             assert_eq!(is("stage"), state == JobState::InProgress);
             assert_eq!(is("queue_position"), state == JobState::Queued);
             if failed {
-                assert!(video["error"]["code"].is_string() && video["error"]["message"].is_string());
+                assert!(
+                    video["error"]["code"].is_string() && video["error"]["message"].is_string()
+                );
                 assert_eq!(video["usage"]["cost"]["amount"], "0.00");
             }
             assert!(video["seconds"].is_string() && video["size"].is_string());

@@ -27,7 +27,8 @@ async fn without_a_right_key_nothing_is_answered() {
         assert!(answer.header("x-request-id").is_some());
     }
     for (project, status) in [("proj_1", 200), ("proj_2", 401), ("", 401)] {
-        let answer = send(stand.request("GET", "/v1/videos").header("openai-project", project)).await;
+        let answer =
+            send(stand.request("GET", "/v1/videos").header("openai-project", project)).await;
         assert_eq!(answer.status, status, "{project}");
         if status == 401 {
             assert_eq!(answer.code(), (401, code("mismatched_project")));

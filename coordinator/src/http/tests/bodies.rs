@@ -8,7 +8,9 @@ use reqwest::multipart::{Form, Part};
 async fn both_kinds_of_body_make_the_same_video() {
     let stand = Stand::new().await;
     let json = stand
-        .create(r#"{"prompt":"a ball","seconds":"4","seed":7,"metadata":{"k":"v"},"size":"720x1280"}"#)
+        .create(
+            r#"{"prompt":"a ball","seconds":"4","seed":7,"metadata":{"k":"v"},"size":"720x1280"}"#,
+        )
         .await;
     let form = stand
         .create_form(&[

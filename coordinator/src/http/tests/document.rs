@@ -1,1 +1,201 @@
 //! `openapi.json` against the routes and against live answers.
+
+use super::super::create;
+use super::super::openapi::DOCUMENT;
+use super::super::route::ROUTES;
+use crate::http::testing::{Answer, Stand, send};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use zoetrope_sched::input::EndWhy;
+use zoetrope_sched::output::{FailWhy, JobState};
+
+fn document() -> Value {
+    serde_json::from_str(DOCUMENT).unwrap()
+}
+
+#[test]
+fn the_document_has_the_routes_and_no_others() {
+    let document = document();
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            described.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let routed: BTreeSet<_> =
+        ROUTES.iter().map(|r| (r.method.to_owned(), r.path.to_owned())).collect();
+    assert_eq!(described, routed);
+}
+
+#[test]
+fn the_document_has_the_fields_of_create_and_no_others() {
+    let document = document();
+    let create = document["components"]["schemas"]["CreateVideo"]["properties"].clone();
+    let described: BTreeSet<&str> =
+        create.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(described, BTreeSet::from(create::FIELDS));
+}
+
+#[test]
+fn every_reference_of_the_document_leads_somewhere() {
+    fn walk(document: &Value, node: &Value) {
+        if let Some(target) = node.get("$ref").and_then(Value::as_str) {
+            assert!(document.pointer(&target[1..]).is_some(), "{target}");
+        }
+        let children: Vec<&Value> = match node {
+            Value::Object(object) => object.values().collect(),
+            Value::Array(items) => items.iter().collect(),
+            _ => Vec::new(),
+        };
+        children.into_iter().for_each(|child| walk(document, child));
+    }
+    walk(&document(), &document());
+}
+
+/// What is wrong with a value: enough of JSON Schema for this document.
+fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+        return faults(document, document.pointer(&target[1..]).unwrap(), value, at);
+    }
+    let mut found = Vec::new();
+    let types: Vec<&str> = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let is = |kind: &&str| match *kind {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("unknown type {other}"),
+    };
+    if !types.is_empty() && !types.iter().any(is) {
+        found.push(format!("{at}: {value} is not {types:?}"));
+    }
+    if schema["enum"].as_array().is_some_and(|allowed| !allowed.contains(value)) {
+        found.push(format!("{at}: {value} is not allowed"));
+    }
+    if let Some(object) = value.as_object() {
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !object.contains_key(key) {
+                found.push(format!("{at}: {key} is missing"));
+            }
+        }
+        for (key, value) in object {
+            match (schema["properties"].get(key), &schema["additionalProperties"]) {
+                (Some(schema), _) => {
+                    found.extend(faults(document, schema, value, &format!("{at}/{key}")));
+                }
+                (None, Value::Bool(false)) => found.push(format!("{at}: {key} is not described")),
+                (None, Value::Object(_)) => {
+                    let schema = &schema["additionalProperties"];
+                    found.extend(faults(document, schema, value, &format!("{at}/{key}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        found.extend(faults(document, &schema["items"], item, &format!("{at}/{index}")));
+    }
+    found
+}
+
+/// Compares an answer with what the document says of it.
+fn hold(document: &Value, method: &str, path: &str, answer: &Answer) {
+    let responses = &document["paths"][path][method]["responses"];
+    let response = match &responses[answer.status.to_string()] {
+        Value::Null => &responses["default"],
+        response => response,
+    };
+    let kind = answer.header("content-type").unwrap_or("").split(';').next().unwrap_or("");
+    let schema = &response["content"][kind]["schema"];
+    assert!(schema.is_object(), "{method} {path} answers {} {kind}", answer.status);
+    if kind == "application/json" {
+        let found = faults(document, schema, &answer.json(), "");
+        assert!(found.is_empty(), "{method} {path}: {found:#?}");
+    }
+}
+
+#[tokio::test]
+async fn live_answers_are_as_described() {
+    let stand = Stand::new().await;
+    let served = send(stand.client.get(stand.url("/openapi.json"))).await;
+    let document = served.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let check = async |method: &str, template: &str, path: &str, body: Value| {
+        let http = method.to_uppercase().parse::<reqwest::Method>().unwrap();
+        let mut request = stand.client.request(http, stand.url(path)).bearer_auth(&stand.operator);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let answer = send(request).await;
+        hold(&document, method, template, &answer);
+        answer
+    };
+    let none = Value::Null;
+    let one = "/v1/videos/{video_id}";
+    let states = [
+        JobState::Queued,
+        JobState::InProgress,
+        JobState::Completed,
+        JobState::Failed(FailWhy::DeadlineExceeded),
+        JobState::Failed(FailWhy::Ended(EndWhy::Cancelled)),
+    ];
+    for (number, state) in (1..).zip(states) {
+        let id = stand.put(number, state);
+        check("get", one, &format!("/v1/videos/{id}"), none.clone()).await;
+        let content = format!("/v1/videos/{id}/content");
+        check("get", "/v1/videos/{video_id}/content", &content, none.clone()).await;
+    }
+    let videos = "/v1/videos";
+    check("get", videos, "/v1/videos?limit=3", none.clone()).await;
+    check("get", videos, "/v1/videos?limit=0", none.clone()).await;
+    check("get", videos, "/v1/videos?limit=-1", none.clone()).await;
+    let made =
+        check("post", videos, videos, json!({"prompt": "a cat", "metadata": {"a": "b"}})).await;
+    assert_eq!(made.json()["warnings"].as_array().unwrap().len(), 1);
+    check("post", videos, videos, json!({})).await;
+    let path = format!("/v1/videos/{}/cancel", made.id());
+    check("post", "/v1/videos/{video_id}/cancel", &path, none.clone()).await;
+    check("delete", one, &format!("/v1/videos/{}", made.id()), none.clone()).await;
+    check("delete", one, "/v1/videos/video_x", none.clone()).await;
+    for path in ["/v1/models", "/healthz", "/readyz", "/metrics", "/farm/workers", "/farm/jobs"] {
+        check("get", path, path, none.clone()).await;
+    }
+    for name in ["toybox", "sora-2", "x"] {
+        check("get", "/v1/models/{model}", &format!("/v1/models/{name}"), none.clone()).await;
+    }
+    for verb in ["drain", "cordon", "uncordon"] {
+        let template = format!("/farm/workers/{{worker}}/{verb}");
+        check("post", &template, &format!("/farm/workers/worker_1/{verb}"), none.clone()).await;
+    }
+    let why = "/farm/jobs/{video_id}/why";
+    let path = format!("/farm/jobs/video_{:032x}/why", 1);
+    check("get", why, &path, none.clone()).await;
+    check("post", "/farm/join_tokens", "/farm/join_tokens", json!({})).await;
+    let key = check("post", "/farm/keys", "/farm/keys", json!({"name": "x"})).await;
+    check("get", "/farm/keys", "/farm/keys", none.clone()).await;
+    check("delete", "/farm/keys/{key_id}", &format!("/farm/keys/{}", key.id()), none).await;
+}
+
+/// The checker finds what is wrong, so its silence above means something.
+#[test]
+fn the_checker_sees_faults() {
+    let document = document();
+    let schema = json!({"$ref": "#/components/schemas/DeletedVideo"});
+    let right = json!({"id": "video_1", "object": "video.deleted", "deleted": true});
+    assert!(faults(&document, &schema, &right, "").is_empty());
+    for wrong in [
+        json!([]),
+        json!({"id": "video_1", "object": "video.deleted"}),
+        json!({"id": 1, "object": "video.deleted", "deleted": true}),
+        json!({"id": "video_1", "object": "video", "deleted": true}),
+        json!({"id": "video_1", "object": "video.deleted", "deleted": true, "more": 1}),
+    ] {
+        assert_eq!(faults(&document, &schema, &wrong, "").len(), 1, "{wrong}");
+    }
+}

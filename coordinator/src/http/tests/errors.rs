@@ -4,8 +4,10 @@ use crate::http::testing::{Stand, send};
 use serde_json::Value;
 use zoetrope_sched::output::JobState;
 
-/// Method, path, JSON body (empty: none), status, code, the whole message (empty: not compared), param.
-type Row = (&'static str, &'static str, &'static str, u16, &'static str, &'static str, &'static str);
+/// Method, path, JSON body (empty: none), status, code, the whole message (empty: not compared),
+/// param.
+type Row =
+    (&'static str, &'static str, &'static str, u16, &'static str, &'static str, &'static str);
 
 const READY: &str = "/v1/videos/video_00000000000000000000000000000001";
 
@@ -56,22 +58,30 @@ const TABLE: &[Row] = &[
          '720x1280', '1280x720', '1024x1792', and '1792x1024'.",
         "size",
     ),
-    ("POST", "/v1/videos", r#"{"prompt":"x","deadline_at":1}"#, 400, "deadline_infeasible", "", "deadline_at"),
-    ("POST", "/v1/videos", "{", 400, "", "", ""),
     (
-        "GET",
-        "/v1/videos/video_x",
+        "POST",
+        "/v1/videos",
+        r#"{"prompt":"x","deadline_at":1}"#,
+        400,
+        "deadline_infeasible",
         "",
-        404,
-        "",
-        "Video with id 'video_x' not found.",
-        "",
+        "deadline_at",
     ),
+    ("POST", "/v1/videos", "{", 400, "", "", ""),
+    ("GET", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("DELETE", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("POST", "/v1/videos/video_x/cancel", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("GET", "/v1/videos/edits", "", 404, "", "Video with id 'edits' not found.", ""),
     ("GET", "/v1/models/x", "", 404, "model_not_found", "The model 'x' does not exist.", ""),
-    ("POST", "/v1/videos/video_00000000000000000000000000000002/cancel", "", 409, "video_already_terminal", "", ""),
+    (
+        "POST",
+        "/v1/videos/video_00000000000000000000000000000002/cancel",
+        "",
+        409,
+        "video_already_terminal",
+        "",
+        "",
+    ),
     // What comes in later releases.
     ("POST", "/v1/videos/edits", "{}", 404, "", "Invalid URL (POST /v1/videos/edits)", ""),
     ("POST", "/v1/videos/extensions", "{}", 404, "", "", ""),
@@ -109,7 +119,11 @@ async fn every_row_of_the_table_holds() {
         assert_eq!(answer.code(), (*status, told(code)), "{method} {path} {body}");
         let error = answer.json()["error"].take();
         assert_eq!(error["type"], "invalid_request_error");
-        assert_eq!(error["param"].as_str().map(str::to_owned), told(param), "{method} {path} {body}");
+        assert_eq!(
+            error["param"].as_str().map(str::to_owned),
+            told(param),
+            "{method} {path} {body}"
+        );
         if !message.is_empty() {
             assert_eq!(error["message"], *message);
         }

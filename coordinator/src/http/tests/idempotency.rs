@@ -91,14 +91,18 @@ async fn a_request_that_an_sdk_sends_again_finds_its_job() {
     assert_ne!(resent(&stand, 0, BODY).await.id(), first.id());
     assert_ne!(stand.create(BODY).await.id(), first.id());
     // Another content, another API key, another project: handled normally.
-    assert_eq!(resent(&stand, 1, r#"{"prompt":"a cube"}"#).await.header("idempotent-replayed"), None);
+    assert_eq!(
+        resent(&stand, 1, r#"{"prompt":"a cube"}"#).await.header("idempotent-replayed"),
+        None
+    );
     let other = stand.client.post(stand.url("/v1/videos")).bearer_auth(&stand.operator);
     let other = other.header("content-type", "application/json").body(BODY);
     let other = send(other.header("x-stainless-retry-count", "1")).await;
     assert_eq!((other.status, other.header("idempotent-replayed")), (200, None));
 }
 
-/// The connection broke before the answer: the first request still ends, and the second one waits for it.
+/// The connection broke before the answer: the first request still ends, and the second one waits
+/// for it.
 #[tokio::test]
 async fn a_resent_request_waits_for_the_one_that_its_caller_gave_up() {
     let stand = Stand::new().await;

@@ -41,7 +41,8 @@ async fn a_create_answers_with_a_queued_video_and_the_video_can_be_read() {
 async fn seeds_are_new_for_each_job() {
     let stand = Stand::new().await;
     let body = r#"{"prompt":"ball"}"#;
-    let seeds = [stand.create(body).await, stand.create(body).await].map(|a| a.json()["seed"].clone());
+    let seeds =
+        [stand.create(body).await, stand.create(body).await].map(|a| a.json()["seed"].clone());
     assert_ne!(seeds[0], seeds[1]);
     assert!(seeds.iter().all(|seed| seed.as_u64().unwrap() < 1 << 53));
 }
@@ -179,13 +180,15 @@ async fn a_cancel_answers_with_the_end() {
     let stand = Stand::new().await;
     let id = stand.put(1, JobState::InProgress);
     let path = format!("/v1/videos/{id}/cancel");
-    let cancelled = send(
-        stand.request("POST", &path).header("content-type", "application/json").body(""),
-    )
-    .await;
+    let cancelled =
+        send(stand.request("POST", &path).header("content-type", "application/json").body(""))
+            .await;
     assert_eq!(cancelled.status, 200);
     let video = cancelled.json();
-    assert_eq!((&video["status"], &video["error"]["code"]), (&json!("failed"), &json!("cancelled")));
+    assert_eq!(
+        (&video["status"], &video["error"]["code"]),
+        (&json!("failed"), &json!("cancelled"))
+    );
     let again = send(stand.request("POST", &path)).await;
     assert_eq!(again.code(), (409, Some("video_already_terminal".to_owned())));
     assert_eq!(again.header("x-should-retry"), Some("false"));
@@ -204,10 +207,8 @@ async fn cancels_that_meet_have_one_answer() {
     let id = stand.put(1, JobState::InProgress);
     stand.table.lock().unwrap().delay = std::time::Duration::from_millis(300);
     let path = format!("/v1/videos/{id}/cancel");
-    let both = tokio::join!(
-        send(stand.request("POST", &path)),
-        send(stand.request("POST", &path)),
-    );
+    let both =
+        tokio::join!(send(stand.request("POST", &path)), send(stand.request("POST", &path)),);
     assert_eq!((both.0.status, both.1.status), (200, 200));
     assert_eq!(both.0.bytes, both.1.bytes);
     assert_eq!(stand.table.lock().unwrap().cancels, 1);
