@@ -67,6 +67,18 @@ pub struct Running {
 /// # Errors
 /// Whatever stops the farm from starting or from going on; the process should then exit non-zero.
 pub async fn serve(config: ServeConfig, ready: impl FnOnce(ServeInfo)) -> anyhow::Result<()> {
+    serve_until(config, ready, signalled()).await
+}
+
+/// The same until `asked` is ready, for a caller that has something to do before the coordinator ends.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_until(
+    config: ServeConfig,
+    ready: impl FnOnce(ServeInfo),
+    asked: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen = {} cannot be bound", config.listen))?;
@@ -102,7 +114,7 @@ pub async fn serve(config: ServeConfig, ready: impl FnOnce(ServeInfo)) -> anyhow
     });
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        () = signalled() => Ok(()),
+        () = asked => Ok(()),
         why = &mut running.fatal => {
             Err(anyhow::anyhow!(why.unwrap_or_else(|_| "the actors ended".to_owned())))
         }
@@ -261,7 +273,7 @@ async fn sweep(store: Arc<Store>, used: BTreeSet<ArtifactId>, dispatch: ActorRef
 }
 
 /// Returns when the process is asked to end.
-async fn signalled() {
+pub async fn signalled() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

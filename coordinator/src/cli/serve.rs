@@ -9,7 +9,7 @@ use crate::serve::{ServeInfo, serve as run};
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
@@ -85,6 +85,7 @@ pub fn log_to_stderr(default: &str) {
     let filter =
         EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
     if std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json") {
         logs.json().init();
     } else {

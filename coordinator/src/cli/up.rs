@@ -10,10 +10,11 @@ use super::table::{print, print_json};
 use crate::clock;
 use crate::config::ServeConfig;
 use crate::keys::{Project, Role};
-use crate::serve::{ServeInfo, serve};
+use crate::serve::{ServeInfo, serve_until, signalled};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use std::future::pending;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -91,7 +92,7 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
     }
     let (tell, told) = oneshot::channel();
     // Nobody listens only if this function has ended already.
-    let mut farm = Box::pin(serve(config, |info| drop(tell.send(info))));
+    let mut farm = Box::pin(serve_until(config, |info| drop(tell.send(info)), pending()));
     let info = tokio::select! {
         info = told => info?,
         ended = &mut farm => return ended.and_then(|()| bail!("the farm was stopped while it started")),
@@ -109,14 +110,30 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
         give_token(post, &info).await?;
         workers.spawn(children::keep(post.clone(), stop.clone()));
     }
-    // `serve` hears the signals itself; the workers are told when it has stopped giving orders.
-    let ended = farm.await;
-    eprintln!("stopping the workers");
+    let ended = tokio::select! {
+        ended = &mut farm => ended,
+        () = signalled() => {
+            eprintln!("stopping");
+            stop.cancel();
+            // The workers leave first, while somebody hears them: what they stored last is then on record.
+            tokio::select! {
+                ended = &mut farm => ended,
+                () = all_left(&mut workers) => {
+                    info.stop.cancel();
+                    farm.await
+                }
+            }
+        }
+    };
     stop.cancel();
-    while workers.join_next().await.is_some() {}
+    all_left(&mut workers).await;
     // A client that looks here later must not talk to whoever has the port then.
     let _gone = std::fs::remove_file(data.join(URL_FILE));
     ended
+}
+
+async fn all_left(workers: &mut JoinSet<()>) {
+    while workers.join_next().await.is_some() {}
 }
 
 fn announce(url: &str, key_file: &Path, workers: usize, target: &Target) {
