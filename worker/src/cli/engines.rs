@@ -171,7 +171,11 @@ impl Card {
             return Ok(Card { name: "cpu".into(), memory_bytes: memory(), uuid: String::new() });
         };
         let query = ["--query-gpu=name,memory.total,uuid", "--format=csv,noheader,nounits"];
-        let output = Command::new("nvidia-smi").arg(format!("--id={number}")).args(query).output();
+        // Torch counts what it may see; the driver counts everything.
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let id = visible.split(',').nth(number).map(str::trim).filter(|id| !id.is_empty());
+        let id = id.map_or_else(|| number.to_string(), String::from);
+        let output = Command::new("nvidia-smi").arg(format!("--id={id}")).args(query).output();
         let output = output.context("cannot run nvidia-smi, which comes with the driver")?;
         Self::parse(&String::from_utf8_lossy(&output.stdout))
             .with_context(|| format!("nvidia-smi does not know GPU {number}"))

@@ -74,7 +74,7 @@ struct ToolArgs {
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
     /// Address of the coordinator's worker port, HOST:PORT
-    #[arg(long, default_value = "127.0.0.1:9444", env = "ZOETROPE_COORDINATOR")]
+    #[arg(long, default_value = "127.0.0.1:8443", env = "ZOETROPE_COORDINATOR")]
     coordinator: String,
     /// Folder of this worker: identity, cached artifacts, temporary files
     #[arg(long, default_value = "zoetrope-worker", env = "ZOETROPE_WORKER_DATA")]
