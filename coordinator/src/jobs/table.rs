@@ -100,17 +100,22 @@ pub struct TableRows {
     pub models: Vec<(ModelId, String)>,
 }
 
+/// The place of a job in the total order.
+type Place = (Millis, JobId);
+/// What makes two requests the same: who sent what.
+type Content = (TenantId, [u8; 32]);
+
 /// All jobs.
 #[derive(Clone, Debug, Default)]
 pub struct JobTable {
     rows: BTreeMap<JobId, Arc<JobRow>>,
-    order: BTreeSet<(Millis, JobId)>,
-    of_tenant: BTreeMap<TenantId, BTreeSet<(Millis, JobId)>>,
+    order: BTreeSet<Place>,
+    of_tenant: BTreeMap<TenantId, BTreeSet<Place>>,
     keys: BTreeMap<[u8; 32], (Millis, JobId)>,
     keys_age: BTreeSet<(Millis, [u8; 32])>,
-    contents: BTreeMap<(TenantId, [u8; 32]), BTreeSet<(Millis, JobId)>>,
-    contents_age: BTreeSet<(Millis, JobId)>,
-    expiries: BTreeSet<(Millis, JobId)>,
+    contents: BTreeMap<Content, BTreeSet<Place>>,
+    contents_age: BTreeSet<Place>,
+    expiries: BTreeSet<Place>,
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,

@@ -181,7 +181,7 @@ impl Actor for LinkActor {
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             fetches_open: Arc::new(Semaphore::new(FETCHES_OPEN_MAX)),
             close: CloseCode::Stopping,
-            tasks: tasks,
+            tasks,
         })
     }
 

@@ -182,11 +182,6 @@ impl Worker {
         frame.unwrap_or_else(|| panic!("closed: {:?}", self.connection.close_reason()))
     }
 
-    /// Whether nothing comes for a moment.
-    pub(crate) async fn is_quiet(&mut self) -> bool {
-        timeout(Duration::from_millis(300), self.frames.recv()).await.is_err()
-    }
-
     pub(crate) async fn order(&mut self) -> Order {
         match self.next().await {
             ToWorker::Order(order) => order,
