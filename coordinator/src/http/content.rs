@@ -120,7 +120,8 @@ async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, A
         }
         Some(Err(error)) => {
             tracing::error!(%artifact, %error, "a published file cannot be read");
-            Err(ApiError::internal())
+            // Unlike other faults of ours, a store's may pass: the SDKs should try again.
+            Err(ApiError { should_retry: None, ..ApiError::internal() })
         }
         None => {
             tracing::error!(%artifact, "a published file is empty");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use zoetrope_protocol::clip::SECONDS_MAX;
 
-/// What `created` says of every model: when the project's API was published (13 March 2026).
+/// What `created` says of every model. Manifests have no date; a fixed one keeps answers the same.
 const CREATED: u64 = 1_773_360_000;
 
 /// All models and aliases.

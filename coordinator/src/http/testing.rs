@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId, WorkerId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
@@ -336,6 +337,12 @@ pub struct Stand {
     /// An operator's key of project 1.
     pub operator: String,
     pub client: reqwest::Client,
+    /// The fake farm.
+    pub dispatch: ActorRef<DispatchMsg>,
+    /// Ends the door.
+    pub stop: CancellationToken,
+    /// The door, until it has ended.
+    pub served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 /// An answer, read to its end.
@@ -377,6 +384,10 @@ impl Stand {
     }
 
     pub async fn with(limits: DoorLimits) -> Stand {
+        Stand::at(limits, || NOW).await
+    }
+
+    pub async fn at(limits: DoorLimits, now: fn() -> Millis) -> Stand {
         let table = Shared::default();
         let keys = Arc::new(KeyStore::in_memory());
         let key = |project, role| keys.create(project, role, "test").unwrap().text;
@@ -386,19 +397,31 @@ impl Stand {
         let (dispatch, _) = Actor::spawn(None, FakeDispatch, table.clone()).await.unwrap();
         let counted = Arc::new(Counted::default());
         let state = DoorState {
-            farm: Farm { dispatch, assets: Arc::new(FakeStore(table.clone())) },
+            farm: Farm { dispatch: dispatch.clone(), assets: Arc::new(FakeStore(table.clone())) },
             models: Arc::new(Models::with(&[]).unwrap()),
             keys,
             limits,
             metrics: counted.clone(),
             system_fingerprint: "fp_test".into(),
-            now: || NOW,
+            now,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, state, std::future::pending()));
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, state, stop.clone().cancelled_owned()));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Stand { address, table, counted, key: tenant, stranger, operator, client }
+        Stand {
+            address,
+            table,
+            counted,
+            key: tenant,
+            stranger,
+            operator,
+            client,
+            dispatch,
+            stop,
+            served,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {

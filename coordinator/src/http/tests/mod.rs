@@ -5,6 +5,7 @@ mod bodies;
 mod contents;
 mod document;
 mod errors;
+mod faults;
 mod idempotency;
 mod operators;
 mod slow;
