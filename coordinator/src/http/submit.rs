@@ -26,7 +26,7 @@ const KEY_MAX: usize = 255;
 const PATH: &str = "/v1/videos";
 
 /// What is known of a create once its body is read.
-struct Order {
+struct Create {
     caller: Caller,
     fields: Fields,
     content: Hash,
@@ -47,7 +47,7 @@ pub async fn create(
     let (head, bytes) = request.into_parts();
     let key = idempotency_key(&caller, &head.headers, "POST", PATH)?;
     let fields = body::read(&door, &head.headers, bytes).await?;
-    let request = Order {
+    let request = Create {
         content: content(&caller, key.is_some(), PATH, &fields),
         resent: key.is_none() && retry_count(&head.headers) > 0,
         statuses: listing::statuses(&head.headers),
@@ -64,7 +64,7 @@ pub async fn create(
     })
 }
 
-async fn handle(door: &Door, request: Order) -> Result<Response, ApiError> {
+async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
     let content = request.content;
     match request.key {
         Some(key) => match door.recent.begin_key(key, content) {
@@ -95,7 +95,7 @@ async fn handle(door: &Door, request: Order) -> Result<Response, ApiError> {
 }
 
 /// With a key, the answer is that of the moment of creation, now and later.
-async fn keyed(door: &Door, request: Order, guard: KeyGuard) -> Result<Response, ApiError> {
+async fn keyed(door: &Door, request: Create, guard: KeyGuard) -> Result<Response, ApiError> {
     let content = request.content;
     let made = submit(door, request).await?;
     guard.done(content, None);
@@ -111,7 +111,7 @@ enum Made {
 }
 
 /// Validates the request and has it admitted.
-async fn submit(door: &Door, request: Order) -> Result<Made, ApiError> {
+async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
     let state = &door.state;
     let (job, seed) = {
         let mut random = rand::rng();
