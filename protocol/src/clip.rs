@@ -78,7 +78,10 @@ impl Size {
     /// Whether a model of this family can render the canvas: both sides are whole packed rows.
     pub fn is_canvas(self) -> bool {
         let side = SPATIAL_COMPRESSION * PATCH;
-        self.width > 0 && self.height > 0 && self.width % side == 0 && self.height % side == 0
+        self.width > 0
+            && self.height > 0
+            && self.width.is_multiple_of(side)
+            && self.height.is_multiple_of(side)
     }
 }
 
