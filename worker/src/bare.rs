@@ -1,7 +1,7 @@
 //! Times the bare model: one denoising step and the decode of a clip, without queue, link and encoder.
 //!
-//! Owns the clock that the model code has not. Called by `zoetrope-worker bench` and by the example `bare`, to
-//! be held beside `scripts/parity/bench.py`, which times the reference with the same folder and threads and
+//! Owns the clock that the model code has not. Called by `zoetrope-worker bench`, to be held
+//! beside `scripts/parity/bench.py`, which times the reference with the same folder and threads and
 //! prints the same names.
 
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer};

@@ -63,7 +63,8 @@ impl Activation {
     fn forward(&self, x: &Tensor) -> Result {
         let (_, c, s) = x.size3()?;
         let none = None::<Tensor>;
-        let (up, down) = (self.up.f_expand([c, 1, TAPS], false)?, self.down.f_expand([c, 1, TAPS], false)?);
+        let (up, down) =
+            (self.up.f_expand([c, 1, TAPS], false)?, self.down.f_expand([c, 1, TAPS], false)?);
         let x = x.f_replication_pad1d([5, 5])?;
         let x = x.f_conv_transpose1d(&up, none.as_ref(), 2, 0, 0, c, 1)?;
         let x = x.f_narrow(2, 15, 2 * s)?.f_mul_scalar(2.0)?;

@@ -38,7 +38,8 @@ pub struct H3Engine {
     config: Config,
     keep_all: bool,
     text: Option<(Tokenizer, TextEncoder)>,
-    transformer: Option<Transformer>,
+    /// With the tables of the schedule of so many steps.
+    transformer: Option<(Transformer, u32, Tables)>,
     video_vae: Option<VideoVae>,
     audio_vae: Option<AudioVae>,
     _no_grad: NoGradGuard,
@@ -83,6 +84,7 @@ impl H3Engine {
         precision: Precision,
         tiling: Tiling,
     ) -> ModelResult<Self> {
+        crate::model::keep_freed_memory();
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         let config = Config::read(folder).map_err(ModelError::at("open"))?;
         let bytes = folder_bytes(folder).map_err(ModelError::at("open"))?;
@@ -133,14 +135,29 @@ impl H3Engine {
         Ok(self.text.as_ref().expect("set above"))
     }
 
-    fn transformer(&mut self) -> Result<&Transformer, Fault> {
+    /// The transformer and the AdaLN tables of a schedule.
+    fn transformer(&mut self, steps: &[[Point; 2]]) -> Result<(&Transformer, &Tables), Fault> {
         self.make_room(Part::Transformer);
-        if self.transformer.is_none() {
-            let weights = self.weights("transformer", config::transformer_width)?;
-            self.transformer =
-                Some(Transformer::load(weights, &self.config.transformer, self.device)?);
+        let count = steps.len() as u32;
+        if self.transformer.as_ref().is_none_or(|(_, of, _)| *of != count) {
+            let kept = self.transformer.take().filter(|_| self.keep_all);
+            let mut transformer = match kept {
+                Some((transformer, _, _)) => transformer,
+                None => {
+                    let weights = self.weights("transformer", config::transformer_width)?;
+                    Transformer::load(weights, &self.config.transformer, self.device)?
+                }
+            };
+            // In the order of `Level`.
+            let times: Vec<[f32; 2]> = steps.iter().map(|both| both.map(Point::timestep)).collect();
+            let tables = transformer.tables(&times)?;
+            if !self.keep_all {
+                transformer.forget_modulation();
+            }
+            self.transformer = Some((transformer, count, tables));
         }
-        Ok(self.transformer.as_ref().expect("set above"))
+        let (transformer, _, tables) = self.transformer.as_ref().expect("set above");
+        Ok((transformer, tables))
     }
 
     fn video_vae(&mut self) -> Result<&VideoVae, Fault> {
@@ -316,16 +333,16 @@ impl Engine for H3Engine {
     ) -> Result<(Ended, Option<Vec<u8>>), EngineError> {
         const STAGE: &str = "denoise";
         let shape = check_spec(spec).map_err(ModelError::at(STAGE))?;
-        let text = read_prompt(spec, prompt).map_err(ModelError::at(STAGE))?;
+        let width = self.config.transformer.text_dim;
+        let text = read_prompt(spec, prompt, width).map_err(ModelError::at(STAGE))?;
         let steps = self.schedule(spec.steps).map_err(ModelError::at(STAGE))?;
         let mut latents = self.start(spec, resume).map_err(ModelError::at(STAGE))?;
         if observer.progress(Phase::Loading, 0, 1).is_break() {
             return Ok((Ended::Stopped, None));
         }
-        let transformer = self.transformer().map_err(ModelError::at(STAGE))?;
+        let (transformer, tables) = self.transformer(&steps).map_err(ModelError::at(STAGE))?;
         let layout = Layout::new(shape, text.size()[0] as u32);
         let prepared = transformer.prepare(&text, layout).map_err(ModelError::at(STAGE))?;
-        let tables = tables(transformer, &steps).map_err(ModelError::at(STAGE))?;
         if observer.progress(Phase::Denoising, latents.step, spec.steps).is_break() {
             return Ok((Ended::Stopped, None));
         }
@@ -418,10 +435,10 @@ impl H3Engine {
             let (added, shared) = (|| {
                 let chunk = VideoVae::chunk_latents(&latents, index)?;
                 let (added, shared) = vae.decode_chunk(&chunk, tiling)?;
-                match &before {
-                    Some(before) => Ok((VideoVae::cross_fade(before, &added)?, shared)),
-                    None => Ok((added, shared)),
+                if let Some(before) = &before {
+                    VideoVae::cross_fade(before, &added)?;
                 }
+                Ok((added, shared))
             })()
             .map_err(ModelError::at::<Fault>(STAGE))?;
             emit(&added, &mut left, sink)?;
@@ -449,15 +466,9 @@ fn emit(frames: &Tensor, left: &mut u32, sink: &mut dyn ClipSink) -> Result<(), 
     sink.frames(Frames { rgb: &rgb, count })
 }
 
-fn read_prompt(spec: &RenderSpec, bytes: &[u8]) -> Result<Tensor, Fault> {
+fn read_prompt(spec: &RenderSpec, bytes: &[u8], width: i64) -> Result<Tensor, Fault> {
     let mut bundle = Bundle::from_bytes(bytes)?;
     bundle.expect("kind", "prompt")?;
     bundle.expect("of", &prompt_digest(spec))?;
-    bundle.remove("text", &[-1, -1])
-}
-
-fn tables(transformer: &Transformer, steps: &[[Point; 2]]) -> Result<Tables, Fault> {
-    // In the order of `Level`.
-    let times: Vec<[f32; 2]> = steps.iter().map(|both| both.map(Point::timestep)).collect();
-    Ok(transformer.tables(&times)?)
+    bundle.remove("text", &[-1, width])
 }

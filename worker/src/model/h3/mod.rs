@@ -8,7 +8,7 @@
 //! Bytes of the released weights: text encoder 66.7 GB, transformer 66.3 GB (26 GB of it AdaLN projections), video
 //! autoencoder 10.4 GB (f32), sound autoencoder 0.6 GB (f32).
 //!
-//! To see it run: `zoetrope-worker render --model worker/models/toybox "a red rubber ball bounces"`.
+//! To time it: `zoetrope-worker bench --model worker/models/toybox`; the reference: `scripts/parity/bench.py`.
 
 pub mod audio_vae;
 pub mod config;

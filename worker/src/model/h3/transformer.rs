@@ -93,7 +93,8 @@ struct Block {
     attention: SelfAttention,
     norm2: RmsNorm,
     feed_forward: SwiGlu,
-    modulation: Linear,
+    /// Gone once the tables are made, where memory is short.
+    modulation: Option<Linear>,
 }
 
 /// The AdaLN parameters of one block at one step, one row a (level, modality): f32, `(levels · tags, d)` each.
@@ -115,14 +116,15 @@ impl Block {
             attention: SelfAttention::new(&at.at("attn"), config)?,
             norm2: RmsNorm::new(&at.at("norm2"), d, config.norm_eps)?,
             feed_forward: SwiGlu::new(&at.at("ff"), d, config.ffn_dim, false)?,
-            modulation: Linear::new(&modulation, config.time_embed_dim, 6 * d * TAGS)?,
+            modulation: Some(Linear::new(&modulation, config.time_embed_dim, 6 * d * TAGS)?),
         })
     }
 
     /// `time`: (levels, e), activated.
     fn table(&self, time: &Tensor, d: i64) -> Result<BlockTable> {
+        let modulation = self.modulation.as_ref().expect("tables are made before it is forgotten");
         // (levels, tags 6 d) to (levels tags, 6, d)
-        let rows = self.modulation.forward(time)?.f_reshape([-1, 6, d])?;
+        let rows = modulation.forward(time)?.f_reshape([-1, 6, d])?;
         let rows = rows.f_to_dtype(Kind::Float, false, false)?;
         let part = |index: i64| rows.f_select(1, index)?.f_contiguous();
         Ok(BlockTable {
@@ -276,8 +278,18 @@ impl Transformer {
     ///
     /// # Errors
     /// If torch fails.
+    /// # Panics
+    /// After [`Transformer::forget_modulation`].
     pub fn tables(&self, timesteps: &[[f32; LEVELS as usize]]) -> Result<Tables> {
         timesteps.iter().map(|levels| self.table(levels)).collect()
+    }
+
+    /// Drops the AdaLN projections of the blocks, two fifths of the released weights: a schedule's tables are all
+    /// that a render needs of them.
+    pub fn forget_modulation(&mut self) {
+        for block in &mut self.blocks {
+            block.modulation = None;
+        }
     }
 
     fn table(&self, levels: &[f32]) -> Result<Table> {

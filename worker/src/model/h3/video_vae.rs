@@ -226,34 +226,45 @@ impl VideoVae {
         Ok((added, shared))
     }
 
-    /// Fades from the last frames of the chunk before into the first frames of this one.
+    /// Fades from the last frames of the chunk before into the first frames of this one, in place.
     ///
     /// # Errors
     /// If torch fails.
-    pub fn cross_fade(before: &Tensor, added: &Tensor) -> Result {
-        blend(before, added, i64::from(OVERLAP_FRAMES), 1)
+    pub fn cross_fade(before: &Tensor, added: &Tensor) -> Result<()> {
+        let extent = i64::from(OVERLAP_FRAMES);
+        let rest: Vec<f32> = shares(extent).iter().map(|share| 1.0 - share).collect();
+        let rest = Tensor::f_from_slice(&rest)?.f_reshape([-1, 1, 1])?.f_to(added.device())?;
+        let mut head = added.f_narrow(1, 0, extent)?;
+        let _ = head.f_lerp_tensor_(before, &rest)?;
+        Ok(())
     }
 
     /// (c, t, h, w) to (3, 4 t, 16 h, 16 w), tile by tile.
     fn decode_picture(&self, latents: &Tensor, tiling: Tiling) -> Result {
-        let (_, _, h, w) = latents.size4()?;
+        let (_, t, h, w) = latents.size4()?;
         let patch = self.config.patch();
         let (down, across) = (Tiles::along(h * patch, tiling), Tiles::along(w * patch, tiling));
+        let rope = self.rope(t, down.length / patch, across.length / patch)?;
         let mut tiles = Vec::with_capacity(down.starts.len());
         for top in &down.starts {
             let rows = latents.f_narrow(2, top / patch, down.length / patch)?;
             let row: Result<Vec<Tensor>> = across
                 .starts
                 .iter()
-                .map(|left| self.decode(&rows.f_narrow(3, left / patch, across.length / patch)?))
+                .map(|left| rows.f_narrow(3, left / patch, across.length / patch))
+                .map(|tile| self.decode(&tile?, &rope))
                 .collect();
             tiles.push(row?);
         }
-        stitch(&tiles, &down.overlaps, &across.overlaps)
+        let (out, frames) = (self.config.out_channels, self.config.patch_frames());
+        let picture =
+            Tensor::f_empty([out, t, frames, h, patch, w, patch], (Kind::Float, self.device))?;
+        stitch(&tiles, &down, &across, patch, &picture)?;
+        picture.f_reshape([out, t * frames, h * patch, w * patch])
     }
 
-    /// `MiniMaxH3VideoViTDecoder3d`: one tile.
-    fn decode(&self, latents: &Tensor) -> Result {
+    /// `MiniMaxH3VideoViTDecoder3d`: one tile, (c, t, h, w) to a view (3, t, 4, h, 16, w, 16).
+    fn decode(&self, latents: &Tensor, rope: &Rope) -> Result {
         let (c, t, h, w) = latents.size4()?;
         let d = self.config.width();
         // (c, t, h, w) to (1, t h w, c)
@@ -261,17 +272,14 @@ impl VideoVae {
         let rows = wide(&self.proj_in.forward(&self.post_quant_conv.forward(&rows)?)?)?;
         let nothing = Tensor::f_zeros([1, 1, d], (Kind::Float, self.device))?;
         let mut x = Tensor::f_cat(&[&rows, &self.register_tokens, &nothing], 1)?;
-        let rope = self.rope(t, h, w)?;
         for block in &self.blocks {
-            x = block.forward(&x, &rope)?;
+            x = block.forward(&x, rope)?;
         }
         let rows = self.norm_out.forward(&x.f_narrow(1, 0, t * h * w)?)?;
         let pixels = wide(&self.proj_out.forward(&rows)?)?;
-        // (t, h, w, C, f, p, p) to (C, t f, h p, w p)
         let (f, p, out) =
             (self.config.patch_frames(), self.config.patch(), self.config.out_channels);
-        let pixels = pixels.f_reshape([t, h, w, out, f, p, p])?;
-        pixels.f_permute([3, 0, 4, 1, 5, 2, 6])?.f_reshape([out, t * f, h * p, w * p])
+        pixels.f_reshape([t, h, w, out, f, p, p])?.f_permute([3, 0, 4, 1, 5, 2, 6])
     }
 
     /// Positions from -1 to 1 along each axis, at the middles of the latents; the tokens beside them sit at 0.
@@ -306,41 +314,61 @@ pub fn is_of_encoder(key: &str) -> bool {
     key.starts_with("encoder.") || key.starts_with("quant_conv.")
 }
 
-/// Fades from the end of `a` to the beginning of `b`; the rest of `b` follows.
-fn blend(a: &Tensor, b: &Tensor, extent: i64, dim: i64) -> Result {
-    let length = b.size()[dim as usize];
-    let extent = extent.min(a.size()[dim as usize]).min(length);
-    let places: Vec<f32> = (0..extent).map(|place| place as f32 / extent as f32).collect();
-    let mut shape = vec![1; b.dim()];
-    shape[dim as usize] = extent;
-    let share = Tensor::f_from_slice(&places)?.f_reshape(shape)?.f_to(b.device())?;
-    let rest = share.f_neg()?.f_add_scalar(1.0)?;
-    let tail = a.f_narrow(dim, a.size()[dim as usize] - extent, extent)?;
-    let faded = tail.f_mul(&rest)?.f_add(&b.f_narrow(dim, 0, extent)?.f_mul(&share)?)?;
-    Tensor::f_cat(&[faded, b.f_narrow(dim, extent, length - extent)?], dim)
+/// Shares of the new picture along a fade: 0, 1/n, 2/n, …
+fn shares(extent: i64) -> Vec<f32> {
+    (0..extent).map(|place| place as f32 / extent as f32).collect()
 }
 
-/// Joins tiles (C, t, H, W): each fades from its undimmed neighbour above, then from the one on its left.
-fn stitch(tiles: &[Vec<Tensor>], down: &[i64], across: &[i64]) -> Result {
-    let mut rows = Vec::with_capacity(tiles.len());
+/// Joins tiles, which are views (3, t, 4, h, p, w, p), into such a picture. Each tile fades from the tile above as
+/// that was decoded, then from the one on its left as that was decoded; what the next tile covers is not written.
+fn stitch(
+    tiles: &[Vec<Tensor>],
+    down: &Tiles,
+    across: &Tiles,
+    patch: i64,
+    picture: &Tensor,
+) -> Result<()> {
+    const ROWS: i64 = 3;
+    const COLUMNS: i64 = 5;
+    let part = |tensor: &Tensor, dim: i64, start: i64, length: i64| {
+        tensor.f_narrow(dim, start / patch, length / patch)
+    };
     for (i, row) in tiles.iter().enumerate() {
-        let mut parts = Vec::with_capacity(row.len());
         for (j, tile) in row.iter().enumerate() {
-            let mut tile = tile.shallow_clone();
+            let height = down.length - down.overlaps.get(i).unwrap_or(&0);
+            let width = across.length - across.overlaps.get(j).unwrap_or(&0);
+            let kept = |tile: &Tensor| part(&part(tile, ROWS, 0, height)?, COLUMNS, 0, width);
+            let place = part(picture, ROWS, down.starts[i], height)?;
+            let mut place = part(&place, COLUMNS, across.starts[j], width)?;
+            place.f_copy_(&kept(tile)?)?;
             if i > 0 {
-                tile = blend(&tiles[i - 1][j], &tile, down[i - 1], 2)?;
+                let overlap = down.overlaps[i - 1];
+                let above = part(&tiles[i - 1][j], ROWS, down.length - overlap, overlap)?;
+                fade(&mut place, &part(&above, COLUMNS, 0, width)?, overlap, ROWS)?;
             }
             if j > 0 {
-                tile = blend(&row[j - 1], &tile, across[j - 1], 3)?;
+                let overlap = across.overlaps[j - 1];
+                let left = part(&row[j - 1], COLUMNS, across.length - overlap, overlap)?;
+                fade(&mut place, &part(&left, ROWS, 0, height)?, overlap, COLUMNS)?;
             }
-            let (_, _, height, width) = tile.size4()?;
-            let height = height - down.get(i).unwrap_or(&0);
-            let width = width - across.get(j).unwrap_or(&0);
-            parts.push(tile.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?);
         }
-        rows.push(Tensor::f_cat(&parts, 3)?);
     }
-    Tensor::f_cat(&rows, 2)
+    Ok(())
+}
+
+/// Fades the beginning of `new` from `old` in place, along patches `dim` and the pixels in them, `dim + 1`.
+fn fade(new: &mut Tensor, old: &Tensor, extent: i64, dim: i64) -> Result<()> {
+    let patch = new.size()[dim as usize + 1];
+    // A tile in the middle may be all overlap, of which the next tile covers a part.
+    let patches = (extent / patch).min(new.size()[dim as usize]);
+    let rest: Vec<f32> = shares(extent).iter().map(|share| 1.0 - share).collect();
+    let mut shape = [1; 7];
+    (shape[dim as usize], shape[dim as usize + 1]) = (extent / patch, patch);
+    let rest = Tensor::f_from_slice(&rest)?.f_reshape(shape)?.f_to(new.device())?;
+    let mut head = new.f_narrow(dim, 0, patches)?;
+    let _ =
+        head.f_lerp_tensor_(&old.f_narrow(dim, 0, patches)?, &rest.f_narrow(dim, 0, patches)?)?;
+    Ok(())
 }
 
 /// Decoded frames to bytes of RGB, row by row, frame after frame.
@@ -350,17 +378,17 @@ fn stitch(tiles: &[Vec<Tensor>], down: &[i64], across: &[i64]) -> Result {
 /// # Errors
 /// `Fault::NotFinite` if a value is no number, `Fault::Torch` if torch fails.
 pub fn to_rgb(frames: &Tensor) -> Result<Vec<u8>, Fault> {
-    if frames.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+    // A sum is no number as soon as one value is none.
+    if !frames.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
         return Err(Fault::NotFinite("pixels"));
     }
-    let mut rgb = Vec::with_capacity(3);
-    for (index, (mean, deviation)) in PIXEL_MEAN.iter().zip(PIXEL_DEVIATION).enumerate() {
-        let plane = frames.f_get(index as i64)?;
-        let plane = plane.f_mul_scalar(f64::from(deviation))?.f_add_scalar(f64::from(*mean))?;
-        rgb.push(plane.f_clamp(0.0, 1.0)?.f_mul_scalar(255.0)?.f_round()?);
-    }
-    let bytes = Tensor::f_stack(&rgb, -1)?.f_to_dtype(Kind::Uint8, false, false)?;
-    let bytes = bytes.f_to(Device::Cpu)?.f_contiguous()?;
+    let levels = |values: [f32; 3]| -> Result {
+        let levels = Tensor::f_from_slice(&values.map(|value| 255.0 * value))?;
+        levels.f_reshape([3, 1, 1, 1])?.f_to(frames.device())
+    };
+    let mut planes = levels(PIXEL_MEAN)?.f_addcmul(frames, &levels(PIXEL_DEVIATION)?)?;
+    let bytes = planes.f_round_()?.f_clamp_(0.0, 255.0)?.f_to_dtype(Kind::Uint8, false, false)?;
+    let bytes = bytes.f_permute([1, 2, 3, 0])?.f_to(Device::Cpu)?.f_contiguous()?;
     let mut result = vec![0; bytes.numel()];
     bytes.f_copy_data_u8(&mut result, bytes.numel())?;
     Ok(result)
@@ -390,10 +418,11 @@ mod tests {
 
     #[test]
     fn a_fade_begins_with_the_old_and_leaves_the_rest() {
-        let old = Tensor::from_slice(&[9.0f32, 1.0, 1.0]);
-        let new = Tensor::from_slice(&[0.0f32, 0.0, 5.0]);
-        let faded = Vec::<f32>::try_from(blend(&old, &new, 2, 0).unwrap()).unwrap();
-        assert_eq!(faded, [1.0, 0.5, 5.0]);
+        let frames = |values: &[f32]| Tensor::from_slice(values).reshape([1, -1, 1, 1]);
+        let new = frames(&[0.0, 0.0, 0.0, 0.0, 0.0, 7.0]);
+        VideoVae::cross_fade(&frames(&[5.0; 5]), &new).unwrap();
+        let faded = Vec::<f32>::try_from((new.reshape([-1]) * 1000.0).round()).unwrap();
+        assert_eq!(faded, [5000.0, 4000.0, 3000.0, 2000.0, 1000.0, 7000.0]);
     }
 
     #[test]
