@@ -241,6 +241,11 @@ impl Drop for Farm {
         }
         if std::thread::panicking() {
             eprintln!("the farm's log ends:\n{}", self.log_tail());
+        } else {
+            // ERROR means that a person must act: no test announces one.
+            let log = self.log_text();
+            let errors: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+            assert!(errors.is_empty(), "the farm logged errors:\n{}", errors.join("\n"));
         }
     }
 }
