@@ -1,0 +1,223 @@
+//! How long a placement takes: `cargo bench -p zoetrope-sched [-- --json]`.
+//!
+//! 10,000 workers, 1,000 tenants of ten different weights, three classes, a chain of three stages; 10,000, 100,000 and
+//! 1,000,000 jobs wait. A placement is one `ShardFinished` and all that follows from it: books, the next stage or
+//! `Publish` and `Published`, the next `Assign`. Nothing is submitted while time is taken; between runs the queue is
+//! filled up again. The driver's own work (making inputs, reading outputs) is inside the time.
+
+// A global allocator that counts cannot be written without it.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use zoetrope_protocol::id::*;
+use zoetrope_protocol::job::{ArtifactRef, Class, Role, Stage};
+use zoetrope_protocol::wire::{Held, Identity};
+use zoetrope_sched::input::*;
+use zoetrope_sched::{Config, Core, Output};
+
+const WORKERS: u64 = 10_000;
+const TENANTS: u32 = 1_000;
+const QUEUED: [u64; 3] = [10_000, 100_000, 1_000_000];
+const RUNS: usize = 5;
+/// Placements of one run: they use up 4,000 jobs, so that the smallest queue never runs dry.
+const PLACEMENTS: usize = 12_000;
+const STEPS: u32 = 8;
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Bench {
+    core: Core,
+    now: Millis,
+    /// What each worker runs, by its number.
+    holds: Vec<Option<Held>>,
+    out: Vec<Output>,
+    submitted: u64,
+    placed: usize,
+    published: u64,
+    chance: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let core = Core::new(Config::default());
+        let mut bench = Bench {
+            core,
+            now: Millis(1_000_000),
+            holds: vec![None; WORKERS as usize + 1],
+            out: Vec::new(),
+            submitted: 0,
+            placed: 0,
+            published: 0,
+            chance: 1,
+        };
+        bench.take(Input::EpochBegan { epoch: Epoch(1) });
+        let stages = [(Stage::Encode, 8), (Stage::Denoise, 16), (Stage::Finish, 8)];
+        let need = |(stage, gib): (Stage, u64)| StageNeed { stage, vram_bytes: gib << 30 };
+        let chain = stages.into_iter().map(need).collect();
+        bench.take(Input::ModelSet { model: ModelId(1), name: "model".into(), chain });
+        for tenant in 0..TENANTS {
+            let policy = TenantPolicy { weight: 1 + tenant % 10, running_max: u32::MAX };
+            bench.take(Input::TenantSet { tenant: TenantId(tenant), policy });
+        }
+        for worker in 1..=WORKERS {
+            let identity = Identity { node: format!("node-{worker}"), boot: 1, session: 1 };
+            let serves = vec![(ModelId(1), vec![Stage::Encode, Stage::Denoise, Stage::Finish])];
+            let capacity = Capacity { vram_bytes: 24 << 30, serves };
+            let (worker, held) = (WorkerId(worker), Vec::new());
+            bench.take(Input::WorkerJoined { worker, identity, capacity, held });
+        }
+        bench
+    }
+
+    fn next(&mut self) -> u64 {
+        self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.chance >> 33
+    }
+
+    fn take(&mut self, input: Input) {
+        self.core.handle(self.now, input, &mut self.out);
+        let mut done = None;
+        for output in self.out.drain(..) {
+            match output {
+                Output::Assign { worker, shard, fence, .. } => {
+                    self.holds[worker.0 as usize] = Some(Held { shard, fence });
+                    self.placed += 1;
+                }
+                Output::Publish { job, .. } => done = Some(job),
+                _ => {}
+            }
+        }
+        if let Some(job) = done {
+            self.published += 1;
+            self.take(Input::Published { job });
+        }
+    }
+
+    fn submit(&mut self) {
+        self.submitted += 1;
+        // Ids of the farm are random, so their order says nothing.
+        let job = JobId(u128::from(self.submitted).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060));
+        let tenant = TenantId((self.next() % u64::from(TENANTS)) as u32);
+        let class = Class::ALL[(self.next() % 3) as usize];
+        let expected = vec![Millis(1_000), Millis(8_000), Millis(2_000)];
+        let ask = Ask { tenant, class, model: ModelId(1), steps: STEPS, expected, deadline: None };
+        self.take(Input::Submitted { job, ask });
+    }
+
+    fn fill(&mut self, queued: u64) {
+        while self.core.counts().queued() < queued {
+            self.submit();
+        }
+    }
+
+    /// One worker's shard is done.
+    fn finish(&mut self) {
+        let worker = 1 + self.next() % WORKERS;
+        let Some(held) = self.holds[worker as usize].take() else { return };
+        let role = match held.shard.stage {
+            Stage::Encode => Role::Prompt,
+            Stage::Denoise | Stage::Decode => Role::Latents { step: STEPS },
+            Stage::Finish => Role::Clip,
+        };
+        let mut address = [0; 32];
+        address[..8].copy_from_slice(&self.now.0.to_le_bytes());
+        let outputs = vec![ArtifactRef { role, artifact: ArtifactId(address), bytes: 1_000 }];
+        self.now.0 += 1;
+        let (worker, gpu) = (WorkerId(worker), Millis(900 + self.now.0 % 200));
+        self.take(Input::ShardFinished { worker, held, outputs, gpu });
+    }
+
+    /// Nanoseconds a placement.
+    fn run(&mut self) -> u64 {
+        let until = self.placed + PLACEMENTS;
+        let begin = Instant::now();
+        while self.placed < until {
+            self.finish();
+        }
+        begin.elapsed().as_nanos() as u64 / PLACEMENTS as u64
+    }
+
+    /// The slowest hundredth of single placements, in nanoseconds.
+    fn slow(&mut self) -> u64 {
+        let mut times: Vec<u64> = (0..PLACEMENTS)
+            .map(|_| {
+                let begin = Instant::now();
+                self.finish();
+                begin.elapsed().as_nanos() as u64
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() * 99 / 100]
+    }
+}
+
+fn main() {
+    let json = std::env::args().any(|word| word == "--json");
+    let mut lines = Vec::new();
+    for queued in QUEUED {
+        let mut bench = Bench::new();
+        // Every worker busy before anything is counted.
+        bench.fill(1);
+        let before = LIVE.load(Ordering::Relaxed);
+        let empty = bench.core.counts().queued();
+        let begin = Instant::now();
+        bench.fill(queued);
+        let submit_ns = begin.elapsed().as_nanos() as u64 / (queued - empty).max(1);
+        let bytes = (LIVE.load(Ordering::Relaxed) - before) as u64 / (queued - empty).max(1);
+        // The first run after filling meets the mix of stages that filling left.
+        bench.run();
+        bench.fill(queued);
+        let mut runs: Vec<u64> = (0..RUNS)
+            .map(|_| {
+                let ns = bench.run();
+                bench.fill(queued);
+                ns
+            })
+            .collect();
+        let p99 = bench.slow();
+        bench.core.check().expect("the core is sound");
+        runs.sort_unstable();
+        let (median, low, high) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
+        if json {
+            lines.push(format!(
+                "{{\"queued\":{queued},\"median_ns\":{median},\"low_ns\":{low},\"high_ns\":{high},\
+                 \"p99_ns\":{p99},\"submit_ns\":{submit_ns},\"bytes_per_job\":{bytes}}}"
+            ));
+        } else {
+            let rate = 1_000_000_000 / median.max(1);
+            println!(
+                "{queued:>9} queued: {median} ns a placement ({low} to {high}), {rate} a second, \
+                 p99 {p99} ns; {submit_ns} ns a submit, {bytes} bytes a queued job"
+            );
+        }
+    }
+    if json {
+        println!(
+            "{{\"bench\":\"placements\",\"workers\":{WORKERS},\"tenants\":{TENANTS},\"runs\":{RUNS},\
+             \"placements_a_run\":{PLACEMENTS},\"results\":[{}]}}",
+            lines.join(",")
+        );
+    }
+}
