@@ -16,6 +16,8 @@ use zoetrope_protocol::Stage;
 use zoetrope_protocol::model::{Manifest, Steps};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, ServedModel};
 
+type Open = dyn Fn(&str) -> Result<Box<dyn Engine>, EngineError> + Send + Sync;
+
 /// What the flags of the engine come to.
 pub struct Engines {
     /// What the worker announces.
@@ -29,7 +31,7 @@ pub struct Engines {
     /// The driver's id of the device; empty for a CPU.
     pub uuid: String,
     emulation: Option<Arc<Emulation>>,
-    open: Arc<dyn Fn(&str) -> Result<Box<dyn Engine>, EngineError> + Send + Sync>,
+    open: Arc<Open>,
 }
 
 impl Engines {

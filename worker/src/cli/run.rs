@@ -13,6 +13,7 @@ use crate::link::tls::link_config;
 use crate::metrics::Metrics;
 use crate::root::{RootMsg, Worker, WorkerArguments};
 use anyhow::{Context, bail};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use quinn::Endpoint;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,13 @@ use zoetrope_protocol::wire::{NAME_BYTES_MAX, Profile};
 
 /// How long a first start waits for a coordinator that does not answer; a token lives 15 minutes.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
-/// How long the last packets may take.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
+/// How long the last packets may take: all that matters was said and heard before.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// Emulated workers that share a socket. One socket's buffers are enough for so many quiet links.
 const LINKS_PER_SOCKET: usize = 64;
+
+/// Emulated workers that join at a time: the coordinator syncs its disk for each.
+const JOINS_AT_ONCE: usize = 16;
 
 /// What all workers of the process share.
 struct Shared {
@@ -84,15 +88,22 @@ fn lock(data: &Path) -> anyhow::Result<File> {
 }
 
 async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow::Result<ExitCode> {
-    let mut sockets: Vec<Endpoint> = Vec::new();
+    let places = places(args)?;
+    let sockets = (0..places.len().div_ceil(LINKS_PER_SOCKET))
+        .map(|_| endpoint())
+        .collect::<Result<Vec<Endpoint>, _>>()
+        .context("cannot open a UDP socket")?;
+    let joins = places.into_iter().enumerate().map(|(n, (data, name))| {
+        let socket = &sockets[n / LINKS_PER_SOCKET];
+        async move {
+            let identity = identify(args, token, socket, &data, name.as_deref()).await?;
+            anyhow::Ok((socket, data, identity))
+        }
+    });
+    let joined: Vec<_> = stream::iter(joins).buffered(JOINS_AT_ONCE).try_collect().await?;
     let mut workers = Vec::new();
     let mut linked = Vec::new();
-    for (n, (data, name)) in places(args)?.into_iter().enumerate() {
-        if n % LINKS_PER_SOCKET == 0 {
-            sockets.push(endpoint().context("cannot open a UDP socket")?);
-        }
-        let Some(socket) = sockets.last() else { bail!("no socket") };
-        let identity = identify(args, token, socket, &data, name.as_deref()).await?;
+    for (socket, data, identity) in joined {
         let is_linked = Arc::new(AtomicBool::new(false));
         linked.push(is_linked.clone());
         let arguments = compose(args, &shared, socket, &data, &identity, is_linked)?;
@@ -133,9 +144,8 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
             break;
         }
     }
-    for socket in &sockets {
-        tokio::time::timeout(FAREWELL_LIMIT, socket.wait_idle()).await.ok();
-    }
+    let farewell = futures::future::join_all(sockets.iter().map(Endpoint::wait_idle));
+    tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok(); // the peer's own time-out does the rest
     Ok(code)
 }
 

@@ -37,7 +37,8 @@ impl FfmpegSink {
     /// `Check` if H.264 cannot have the size; `Disk`.
     pub fn begin(settings: Arc<FinishSettings>, spec: &RenderSpec) -> Result<Self, FinishError> {
         let deliver = spec.deliver;
-        if deliver.width % 2 != 0 || deliver.height % 2 != 0 || deliver.area() == 0 {
+        let even = deliver.width.is_multiple_of(2) && deliver.height.is_multiple_of(2);
+        if !even || deliver.area() == 0 {
             return Err(FinishError::Check(format!("a picture of {deliver} has an odd side")));
         }
         if spec.frames == 0 {

@@ -359,7 +359,7 @@ impl Observer for Watch<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let stopping = self.attempt.stopped().is_some();
-        if stopping || step % self.attempt.order.checkpoint_every.max(1) == 0 {
+        if stopping || step.is_multiple_of(self.attempt.order.checkpoint_every.max(1)) {
             let bytes = latents()?;
             if let Err(error) = self.checkpoint(step, bytes) {
                 self.failure = Some(error);

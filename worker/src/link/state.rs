@@ -37,6 +37,8 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 /// Without a connection nobody hears the last reports; waiting longer than a restart of the coordinator
 /// takes is of no use.
 const LEAVE_OFFLINE: Duration = Duration::from_secs(15);
+/// With nothing to report but our leave, one redial is enough: our silence says the same.
+const LEAVE_OFFLINE_IDLE: Duration = Duration::from_secs(3);
 /// The longest detail of a failure, in characters.
 const DETAIL_MAX: usize = 1_000;
 
@@ -181,12 +183,15 @@ impl LinkState {
             // A link that was good is tried again soon; one that was never welcomed backs off further.
             tries = if up.welcomed { 1 } else { 3 };
         }
-        tracing::warn!(reason, "the link is lost");
+        let leaving = self.leaving.as_ref().is_some_and(|leaving| leaving.said);
+        if !leaving {
+            tracing::warn!(reason, "the link is lost");
+        }
         self.connection = Connection::Down { tries, since: now };
         self.arguments.linked.store(false, Ordering::Relaxed);
         self.worker = None;
         self.transfers.link_lost(now);
-        if self.leaving.as_ref().is_some_and(|leaving| leaving.said) {
+        if leaving {
             self.gone();
         } else {
             self.redial(myself);
@@ -599,7 +604,8 @@ impl LinkState {
             return;
         }
         let late = leaving.until.is_some_and(|until| now >= until);
-        let offline = now.saturating_duration_since(leaving.since) >= LEAVE_OFFLINE;
+        let patience = if self.table.has_unsent() { LEAVE_OFFLINE } else { LEAVE_OFFLINE_IDLE };
+        let offline = now.saturating_duration_since(leaving.since) >= patience;
         if late {
             self.abandon_all();
         }

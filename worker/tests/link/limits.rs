@@ -7,6 +7,7 @@ use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{FromWorker, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Millis, Stage};
 use zoetrope_worker::exit::ExitCode;
+use zoetrope_worker::root::RootMsg;
 
 #[tokio::test]
 async fn an_attempt_ends_at_its_hard_limit() {
@@ -59,5 +60,23 @@ async fn a_fault_of_the_engine_is_told() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Nothing is restarted inside: what a dead part held cannot be trusted, and the farm gives it to others.
+#[tokio::test]
+async fn a_part_that_dies_ends_the_process() {
+    for link_dies in [true, false] {
+        let farm = Farm::new();
+        let data = tempfile::tempdir().unwrap();
+        let worker = Setup::default().start(&farm, data.path()).await;
+        let _peer = farm.welcome(1).await;
+        let (link, gpu) = ractor::call_t!(worker.root, RootMsg::Parts, 5_000).unwrap();
+        if link_dies {
+            link.kill()
+        } else {
+            gpu.kill()
+        }
+        assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::PartDied));
     }
 }
