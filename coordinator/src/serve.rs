@@ -2,7 +2,7 @@
 
 use crate::authority::Authority;
 use crate::config::ServeConfig;
-use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, recover};
+use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
 use crate::http::{self, DoorLimits, DoorState};
 use crate::journal::JournalArguments;
@@ -20,12 +20,17 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use zoetrope_protocol::id::ArtifactId;
 use zoetrope_protocol::metric;
+
+/// The last sync takes milliseconds.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a caller of [`serve`] learns once the farm is ready.
 #[derive(Clone)]
@@ -60,6 +65,7 @@ pub struct Running {
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
     journal_ended: watch::Receiver<u64>,
+    _progress: AbortOnDropHandle<()>,
 }
 
 /// Serves until the token in [`ServeInfo`] is cancelled, a signal asks for the end, or the farm cannot go on.
@@ -167,7 +173,11 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let endpoint = link::listen(&authority, config.link_listen, &config.names)
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
-    let board = Arc::new(ProgressBoard::default());
+    let unfinished = |job| books.table.row(job).is_some_and(|row| !row.is_terminal());
+    let progress_file = data.join("progress");
+    let board = Arc::new(ProgressBoard::restore(&progress_file, unfinished));
+    let progress =
+        AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), progress_file)));
     let waiting = Arc::new(AtomicU64::new(0));
     let next = writer.next();
     let (synced, on_disk) = watch::channel(next - 1);
@@ -232,6 +242,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         ended,
         fatal,
         journal_ended,
+        _progress: progress,
     })
 }
 
@@ -242,8 +253,12 @@ impl Running {
         if let Err(error) = self.ended.await {
             tracing::error!(%error, "the actors did not end in good order");
         }
-        // Its sender goes when the journal's thread has ended.
-        while self.journal_ended.changed().await.is_ok() {}
+        // Its sender goes when the journal's thread has ended. The storage engine may hang on a disk that
+        // fails; then nothing of what it still holds was acknowledged.
+        let ended = async { while self.journal_ended.changed().await.is_ok() {} };
+        if tokio::time::timeout(JOURNAL_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("the journal's thread does not end");
+        }
     }
 }
 
