@@ -159,10 +159,9 @@ mod tests {
 
     #[test]
     fn farm_options_stand_before_or_behind_the_verb() {
-        for words in [
-            ["zoetrope", "--url", "http://x", "jobs"],
-            ["zoetrope", "jobs", "--url", "http://x"],
-        ] {
+        for words in
+            [["zoetrope", "--url", "http://x", "jobs"], ["zoetrope", "jobs", "--url", "http://x"]]
+        {
             let cli = Cli::try_parse_from(words).expect("parses");
             assert_eq!(cli.target.url.as_deref(), Some("http://x"));
         }
