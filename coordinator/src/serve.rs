@@ -119,11 +119,11 @@ pub async fn serve_until(
         stop: stop.clone(),
     });
     let ended = tokio::select! {
+        // The door hears the token too, and may have ended by the time we look: that is no failure.
+        biased;
         () = stop.cancelled() => Ok(()),
         () = asked => Ok(()),
-        why = &mut running.fatal => {
-            Err(anyhow::anyhow!(why.unwrap_or_else(|_| "the actors ended".to_owned())))
-        }
+        why = running.failed() => Err(anyhow::anyhow!(why)),
         end = &mut door => Err(anyhow::anyhow!("the HTTP door ended: {end:?}")),
     };
     if ended.is_ok() {
@@ -146,8 +146,9 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let models = Arc::new(models(config)?);
     let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&names));
+    let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
     let authority = Arc::new(Authority::open(&data.join("ca"))?);
-    let store = Arc::new(Store::open(&data.join("store"))?);
+    let store = Arc::new(Store::open(&data.join("store"), keep_unused)?);
     let journal_folder = data.join("journal");
     let (accept_loss, core) = (config.accept_journal_loss, zoetrope_sched::Config::default());
     let recovered =
@@ -247,6 +248,11 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 }
 
 impl Running {
+    /// Waits until the farm cannot go on, and says why. Cancel-safe.
+    pub async fn failed(&mut self) -> String {
+        (&mut self.fatal).await.unwrap_or_else(|_| "the actors ended".to_owned())
+    }
+
     /// Stops the actors in order and returns when the data folder is free.
     pub async fn stop(mut self) {
         self.root.stop(None);
