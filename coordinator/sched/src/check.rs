@@ -111,22 +111,19 @@ impl Core {
     }
 
     fn check_tenants(&self) -> Result<(), String> {
+        let mut counted = vec![(0, 0, 0); self.state.tenants.len()];
+        for (_, job) in self.state.jobs.iter() {
+            let of = &mut counted[job.tenant as usize];
+            of.0 += 1;
+            of.1 += u32::from(job.live.is_none());
+            of.2 += u32::from(matches!(job.standing(), Standing::Running { .. }));
+        }
         let mut turns = 0;
         for (place, tenant) in (0_u32..).zip(&self.state.tenants) {
             let id = tenant.id;
             hold!(self.index.tenants.get(&id) == Some(&place), "{id} is not where the index says");
-            let of = |job: &crate::job::Job| job.tenant == place;
-            let jobs = self.state.jobs.iter().filter(|(_, job)| of(job));
-            let (mut unfinished, mut queued, mut running) = (0, 0, 0);
-            for (_, job) in jobs {
-                unfinished += 1;
-                queued += u32::from(job.live.is_none());
-                running += u32::from(matches!(job.standing(), Standing::Running { .. }));
-            }
-            hold!(
-                (unfinished, queued, running) == (tenant.unfinished, tenant.queued, tenant.running),
-                "{id} is miscounted"
-            );
+            let kept = (tenant.unfinished, tenant.queued, tenant.running);
+            hold!(counted[place as usize] == kept, "{id} is miscounted");
             for class in Class::ALL {
                 let flow = &self.index.flows[place as usize][class as usize];
                 let turn =
@@ -194,23 +191,25 @@ impl Core {
             let group = &self.index.groups[at as usize];
             let same = group.vram_bytes == worker.vram_bytes && group.serves == worker.serves;
             hold!(same, "{} is in a foreign group", worker.id);
-            let idle = worker.doing == Doing::Idle && self.available(worker);
-            let listed = group.free.iter().any(|(_, id, _)| *id == worker.id);
+            let known = worker.available == self.may_get_work(worker)
+                && self.state.nodes[&worker.node].quarantined().eq(worker.barred.iter().copied());
+            hold!(known, "{} may do other things than it seems", worker.id);
+            let idle = worker.doing == Doing::Idle && worker.available;
+            let listed = group.free.contains(&crate::fleet::free_key(worker, slot));
             hold!(idle == listed, "{} is listed wrongly among the free", worker.id);
             free += usize::from(listed);
         }
         let listed: usize = self.index.groups.iter().map(|group| group.free.len()).sum();
-        hold!(free == listed, "a free worker is gone");
-        for (at, group) in (0_u32..).zip(&self.index.groups) {
-            let all = self.state.workers.iter();
-            let all = all.filter(|(slot, _)| self.index.group_of[*slot as usize] == at);
-            let (mut members, mut available) = (0, 0);
-            for (_, worker) in all {
-                members += 1;
-                available += u32::from(self.available(worker));
-            }
+        hold!(free == listed && self.index.free as usize == free, "a free worker is gone");
+        let mut counted = vec![(0, 0); self.index.groups.len()];
+        for (slot, worker) in self.state.workers.iter() {
+            let of = &mut counted[self.index.group_of[slot as usize] as usize];
+            of.0 += 1;
+            of.1 += u32::from(worker.available);
+        }
+        for (group, counted) in self.index.groups.iter().zip(counted) {
             let kept = (group.members, group.available);
-            hold!(kept == (members, available), "a group is miscounted");
+            hold!(kept == counted, "a group is miscounted");
         }
         Ok(())
     }

@@ -4,15 +4,15 @@ use crate::core::Core;
 use crate::job::Job;
 use crate::slab::Slot;
 use crate::state::KindIx;
-use crate::worker::{Doing, NodeId, Worker};
+use crate::worker::{Doing, Worker};
 use zoetrope_protocol::job::Class;
 
 /// In quarantine for so many kinds at once, a worker gets nothing at all.
 const KINDS_TOO_MANY: usize = 2;
 
 impl Core {
-    /// Whether a worker may get new work of some kind.
-    pub(crate) fn available(&self, worker: &Worker) -> bool {
+    /// Whether a worker may get new work of some kind, as its node and its own state say.
+    pub(crate) fn may_get_work(&self, worker: &Worker) -> bool {
         let node = &self.state.nodes[&worker.node];
         worker.connected
             && worker.drain.is_none()
@@ -22,35 +22,38 @@ impl Core {
 
     /// Enters a worker into its group. It becomes free by `feed`.
     pub(crate) fn enter_fleet(&mut self, slot: Slot) {
+        let available = self.may_get_work(&self.state.workers[slot]);
+        let worker = &mut self.state.workers[slot];
+        worker.available = available;
+        worker.barred = self.state.nodes[&worker.node].quarantined().collect();
         let worker = &self.state.workers[slot];
         let group = self.index.group(&self.state, worker.vram_bytes, &worker.serves);
         if self.index.group_of.len() <= slot as usize {
             self.index.group_of.resize(slot as usize + 1, u32::MAX);
         }
         self.index.group_of[slot as usize] = group;
-        let available = self.available(worker);
         let group = &mut self.index.groups[group as usize];
         group.members += 1;
         if available {
             group.available += 1;
-            for kind in self.state.nodes[&worker.node].quarantined() {
-                group.count_quarantined(kind, true);
+            for kind in &worker.barred {
+                group.count_quarantined(*kind, true);
             }
         }
     }
 
-    /// Takes a worker out of its group; to be called before anything that `available` looks at changes.
+    /// Takes a worker out of its group; to be called before what it can do or its node changes.
     pub(crate) fn leave_fleet(&mut self, slot: Slot) {
         let worker = &self.state.workers[slot];
-        let available = self.available(worker);
+        let available = worker.available;
         let group = &mut self.index.groups[self.index.group_of[slot as usize] as usize];
         group.members -= 1;
         if available {
             group.available -= 1;
-            for kind in self.state.nodes[&worker.node].quarantined() {
-                group.count_quarantined(kind, false);
+            for kind in &worker.barred {
+                group.count_quarantined(*kind, false);
             }
-            group.free.remove(&free_key(worker, slot));
+            self.index.free -= u32::from(group.free.remove(&free_key(worker, slot)));
             // A shard that avoids other workers may have no choice left.
             self.todo.scarred = true;
         }
@@ -73,17 +76,19 @@ impl Core {
     /// Enters an idle worker among the free; whether it may get work.
     pub(crate) fn set_free(&mut self, slot: Slot) -> bool {
         let Some(worker) = self.state.workers.get(slot) else { return false };
-        if worker.doing != Doing::Idle || !self.available(worker) {
+        if worker.doing != Doing::Idle || !worker.available {
             return false;
         }
         let group = self.index.group_of[slot as usize];
-        self.index.groups[group as usize].free.insert(free_key(worker, slot));
+        let new = self.index.groups[group as usize].free.insert(free_key(worker, slot));
+        self.index.free += u32::from(new);
         true
     }
 
     pub(crate) fn unset_free(&mut self, slot: Slot) {
         let key = free_key(&self.state.workers[slot], slot);
-        self.index.groups[self.index.group_of[slot as usize] as usize].free.remove(&key);
+        let group = &mut self.index.groups[self.index.group_of[slot as usize] as usize];
+        self.index.free -= u32::from(group.free.remove(&key));
     }
 
     /// Device memory that the job's current shard needs: its kind's, more after it ran out of memory.
@@ -98,17 +103,13 @@ impl Core {
         need
     }
 
-    pub(crate) fn quarantined(&self, node: NodeId, kind: KindIx) -> bool {
-        self.state.nodes[&node].quarantined().any(|k| k == kind)
-    }
-
     /// Whether a worker fits a shard and may get it now or once it is free, but for what the shard avoids.
     pub(crate) fn fits(&self, worker: &Worker, kind: KindIx, need: u64) -> bool {
         let kind_of = &self.state.kinds[kind as usize];
         worker.vram_bytes >= need
             && worker.serves.binary_search(&(kind_of.model, kind_of.stage)).is_ok()
-            && self.available(worker)
-            && !self.quarantined(worker.node, kind)
+            && worker.available
+            && !worker.barred.contains(&kind)
     }
 
     /// How many workers fit, free or not.
@@ -142,11 +143,14 @@ impl Core {
     /// The best free worker for a ready shard: with the kind loaded; else the one that made its inputs; else the
     /// smallest that fits. The lowest id of equals.
     pub(crate) fn best_worker(&self, slot: Slot) -> Option<Slot> {
+        if self.index.free == 0 {
+            return None;
+        }
         let job = &self.state.jobs[slot];
         let (kind, need) = (self.state.kind_of(job), self.need(job));
         let good = |free: &&(u32, _, Slot)| {
             let worker = &self.state.workers[free.2];
-            self.may_take(job, worker) && !self.quarantined(worker.node, kind)
+            self.may_take(job, worker) && !worker.barred.contains(&kind)
         };
         let hot = hot_number(Some(kind));
         for group in self.index.fitting(kind, need) {
@@ -189,6 +193,6 @@ fn hot_number(hot: Option<KindIx>) -> u32 {
     hot.map_or(0, |kind| u32::from(kind) + 1)
 }
 
-fn free_key(worker: &Worker, slot: Slot) -> (u32, zoetrope_protocol::WorkerId, Slot) {
+pub(crate) fn free_key(worker: &Worker, slot: Slot) -> (u32, zoetrope_protocol::WorkerId, Slot) {
     (hot_number(worker.hot), worker.id, slot)
 }

@@ -107,6 +107,8 @@ pub(crate) struct Index {
     pub scarred: BTreeSet<Slot>,
     pub deadlines: BTreeSet<(Millis, Slot)>,
     pub groups: Vec<Group>,
+    /// Free workers of all groups.
+    pub free: u32,
     /// Group of a worker, by its place.
     pub group_of: Vec<u32>,
     /// By kind: the groups that serve it, by memory. Also those with too little.

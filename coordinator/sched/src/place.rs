@@ -87,7 +87,8 @@ impl Core {
             let worker = &mut self.state.workers[slot];
             worker.passed_over = if due == chosen { 0 } else { worker.passed_over + 1 };
             // The shard may have a better place: this worker's turn only says that the shard is next.
-            let to = self.best_worker(chosen).unwrap_or(slot);
+            let alone = self.index.free == 1;
+            let to = if alone { slot } else { self.best_worker(chosen).unwrap_or(slot) };
             self.assign(chosen, to, out);
         }
     }
@@ -134,7 +135,7 @@ impl Core {
             let mut due: Option<Candidate> = None;
             let mut hot: Option<Candidate> = None;
             for &kind in &group.kinds {
-                if !self.waiting(kind, class) || self.quarantined(worker.node, kind) {
+                if !self.waiting(kind, class) || worker.barred.contains(&kind) {
                     continue;
                 }
                 let Some(candidate) = self.first_for(kind, class, worker) else { continue };

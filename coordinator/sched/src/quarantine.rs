@@ -151,7 +151,7 @@ impl Core {
                 continue;
             }
             all += 1;
-            already += u64::from(self.quarantined(worker.node, kind));
+            already += u64::from(worker.barred.contains(&kind));
         }
         let most = (all + 1) * u64::from(self.state.config.quarantine_percent) / 100;
         already < all && already < most.max(1)

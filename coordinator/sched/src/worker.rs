@@ -44,6 +44,10 @@ pub(crate) struct Worker {
     /// False from `EpochBegan` until it says hello.
     pub connected: bool,
     pub drain: Option<Drain>,
+    /// Whether it may get new work of some kind; and the kinds that it is in quarantine for. Both follow from the
+    /// rest and are kept by `enter_fleet`, for placing asks for them all the time.
+    pub available: bool,
+    pub barred: Vec<KindIx>,
     pub doing: Doing,
     /// The kind that it ran last, so whose weights are probably loaded.
     pub hot: Option<KindIx>,
@@ -182,6 +186,8 @@ impl Core {
             serves,
             connected: true,
             drain: None,
+            available: false,
+            barred: Vec::new(),
             doing: Doing::Idle,
             hot: None,
             passed_over: 0,
