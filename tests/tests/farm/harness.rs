@@ -227,7 +227,9 @@ impl Drop for Farm {
                 std::thread::sleep(LOOK);
             }
             up.kill().ok();
-            up.wait().ok();
+            let ended = up.wait().expect("it can be waited for");
+            let good = ended.success() || std::thread::panicking();
+            assert!(good, "zoetrope up ended badly ({ended}):\n{}", self.log_tail());
         }
         let workers =
             std::fs::read_dir(self.data().join("workers")).into_iter().flatten().flatten();
