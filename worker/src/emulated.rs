@@ -472,6 +472,13 @@ mod tests {
         assert!(matches!(foreign, Err(EngineError::BadInput(_))));
     }
 
+    /// Promise: the example file states the defaults.
+    #[test]
+    fn the_example_file_states_the_defaults() {
+        let example = emulation(include_str!("../../configs/emulated.toml")).expect("reads");
+        assert_eq!(example, emulation("models = [\"toybox\"]").expect("reads"));
+    }
+
     #[test]
     fn a_bad_file_names_its_key() {
         let error = |toml| emulation(toml).expect_err("refused").to_string();

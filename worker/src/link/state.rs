@@ -30,6 +30,8 @@ use zoetrope_protocol::{ArtifactId, Epoch, Millis, Stage, WorkerId};
 /// does not return in one instant.
 const REDIAL_MIN: Duration = Duration::from_millis(100);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
+/// Two processes of one identity push each other out; this makes it once in two seconds.
+const TRIES_REPLACED: u32 = 5;
 /// Uploads that may be on their way at once: the three files of a finished clip.
 const SENDS_MAX: usize = 3;
 /// Told to stop at once, the gpu thread has so long to reach a boundary before we leave without it.
@@ -179,9 +181,16 @@ impl LinkState {
         let now = Instant::now();
         let mut tries = 1;
         if let Connection::Up(up) = &self.connection {
-            up.line.connection.close(close_code(code), reason.as_bytes());
             // A link that was good is tried again soon; one that was never welcomed backs off further.
             tries = if up.welcomed { 1 } else { 3 };
+            if was_replaced(&up.line.connection) {
+                tracing::error!(
+                    node = self.arguments.node,
+                    "another process has this node's identity: give each worker its own --data"
+                );
+                tries = TRIES_REPLACED;
+            }
+            up.line.connection.close(close_code(code), reason.as_bytes());
         }
         let leaving = self.leaving.as_ref().is_some_and(|leaving| leaving.said);
         if !leaving {
@@ -666,6 +675,15 @@ impl LinkState {
         };
         reply.send(view).ok(); // the asker may have stopped waiting
     }
+}
+
+/// Our newest connection was closed in favour of a newer one, which is not ours.
+fn was_replaced(connection: &quinn::Connection) -> bool {
+    let replaced = close_code(CloseCode::Replaced);
+    matches!(
+        connection.close_reason(),
+        Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == replaced
+    )
 }
 
 fn within(until: Option<Instant>) -> Millis {

@@ -15,6 +15,9 @@ use zoetrope_protocol::wire::{Held, Kept, Order};
 /// A report that was written to a connection that still lives after this time has arrived: QUIC repeats lost
 /// packets or ends the connection within the idle time-out of 20 s.
 const REPORT_KEPT: Duration = Duration::from_secs(60);
+/// Reports kept at most, the newest: a connection has no more frames under way than a few, and a `Hello` names
+/// at most 64 attempts.
+const REPORTS_KEPT_MAX: usize = 32;
 /// Running and waiting attempts at once: one on the gpu thread, one behind it.
 pub const LIVE_MAX: usize = 2;
 
@@ -139,6 +142,11 @@ impl AttemptTable {
                 entry.sent = Some((session, now));
             }
         }
+        let sent = self.entries.iter().filter(|(_, entry)| entry.sent.is_some());
+        let sent: Vec<AttemptKey> = sent.map(|(key, _)| *key).collect();
+        for key in &sent[..sent.len().saturating_sub(REPORTS_KEPT_MAX)] {
+            self.entries.remove(key);
+        }
     }
 
     /// Forgets reports that have certainly arrived over the connection of `session`, which lives.
@@ -185,6 +193,20 @@ mod tests {
         table.sent_all(2, now);
         table.forget_arrived(2, now + Duration::from_secs(61));
         assert!(table.held().is_empty());
+    }
+
+    /// Promise: a busy worker's `Hello` stays within what the coordinator takes.
+    #[test]
+    fn only_the_newest_reports_are_kept() {
+        let mut table = AttemptTable::default();
+        for n in 0..200 {
+            let attempt = table.insert(order(Stage::Encode, 1, n));
+            table.ended(attempt.key, done());
+            table.sent_all(1, Instant::now());
+        }
+        let held = table.held();
+        assert_eq!(held.len(), REPORTS_KEPT_MAX);
+        assert_eq!(held.last().map(|held| held.fence.attempt), Some(AttemptNumber(199)));
     }
 
     #[test]

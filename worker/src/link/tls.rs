@@ -17,7 +17,8 @@ use zoetrope_protocol::wire::{ALPN_JOIN, ALPN_LINK, IDLE_TIMEOUT};
 /// The name in the coordinator's certificate, whatever address it has.
 pub const COORDINATOR_NAME: &str = "coordinator.zoetrope";
 /// One stream's window: 10 Gbit/s at 10 ms, or 1 Gbit/s at 100 ms, have 12.5 MB under way. At 100 Mbit/s
-/// it is more than one and a third seconds of data, which costs memory and nothing else.
+/// it is more than one and a third seconds of data, which costs memory and nothing else. Above 1 Gbit/s the
+/// kernel drops packets unless `net.core.rmem_max` and `net.core.wmem_max` are 7,500,000 or more.
 const STREAM_WINDOW: u32 = 16 << 20;
 /// All streams together: three artifacts and the control stream at full speed.
 const CONNECTION_WINDOW: u32 = 64 << 20;
