@@ -50,6 +50,13 @@ pub struct Assets {
     pub sprite_rows: u32,
 }
 
+impl Assets {
+    /// The addresses of the three files.
+    pub fn artifacts(&self) -> [ArtifactId; 3] {
+        [self.video.artifact, self.thumbnail.artifact, self.spritesheet.artifact]
+    }
+}
+
 /// All that the door may show of a job, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobView {

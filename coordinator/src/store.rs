@@ -25,9 +25,6 @@ use zoetrope_protocol::id::{ArtifactId, JobId};
 
 /// Parts of one upload on their way to the disk at a time; each is 5 MiB, so an upload holds 20 MiB at most.
 const PARTS_IN_FLIGHT: usize = 4;
-/// An artifact that was put so recently may be used by an input that is still on its way.
-const FRESH: Duration = Duration::from_secs(60);
-
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -60,17 +57,19 @@ pub enum StoreError {
 pub struct Store {
     objects: Arc<LocalFileSystem>,
     fresh: Mutex<HashMap<ArtifactId, Instant>>,
+    /// An artifact that was put so recently may be used by an input that is still on its way.
+    keep_fresh: Duration,
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes it.
+    /// Opens the store in a folder, or makes it. What was put less than `keep_fresh` ago is not deleted.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn open(folder: &Path) -> Result<Store, StoreError> {
+    pub fn open(folder: &Path, keep_fresh: Duration) -> Result<Store, StoreError> {
         std::fs::create_dir_all(folder)?;
         let objects = Arc::new(LocalFileSystem::new_with_prefix(folder)?);
-        Ok(Store { objects, fresh: Mutex::new(HashMap::new()) })
+        Ok(Store { objects, fresh: Mutex::new(HashMap::new()), keep_fresh })
     }
 
     /// Begins to put an artifact of so many bytes.
@@ -205,14 +204,14 @@ impl Store {
 
     fn touch(&self, artifact: ArtifactId) {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        // Bounded by what can be put within a minute.
-        fresh.retain(|_, at| at.elapsed() < FRESH);
+        // Bounded by what can be put within that time.
+        fresh.retain(|_, at| at.elapsed() < self.keep_fresh);
         fresh.insert(artifact, Instant::now());
     }
 
     fn is_fresh(&self, artifact: &ArtifactId) -> bool {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.get(artifact).is_some_and(|at| at.elapsed() < FRESH)
+        fresh.get(artifact).is_some_and(|at| at.elapsed() < self.keep_fresh)
     }
 }
 
@@ -316,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn only_bytes_that_match_their_address_can_be_read() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let store = Arc::new(Store::open(folder.path()).expect("opens"));
+        let store = Arc::new(Store::open(folder.path(), Duration::from_secs(60)).expect("opens"));
         let artifact = ArtifactId::of(b"clip");
         assert!(matches!(put(&store, artifact, b"clap").await, Err(StoreError::WrongDigest)));
         assert!(matches!(store.size(&artifact).await, Err(StoreError::Missing)));
@@ -334,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_pointer_is_flipped_once() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let store = Store::open(folder.path()).expect("opens");
+        let store = Store::open(folder.path(), Duration::from_secs(60)).expect("opens");
         let job = JobId(1);
         store.publish(job, b"one".to_vec()).await.expect("publishes");
         store.publish(job, b"one".to_vec()).await.expect("the same again is fine");

@@ -107,6 +107,7 @@ metrics! {
     JOURNAL_SYNC = Coordinator Histogram(IO), "zoetrope_journal_sync_duration_seconds" [] "Time to make one batch of inputs durable.";
     JOURNAL_BYTES = Coordinator Counter, "zoetrope_journal_bytes_total" [] "Bytes of records written to the journal.";
     JOURNAL_INPUTS = Coordinator Counter, "zoetrope_journal_inputs_total" [] "Records written to the journal; divided by syncs it is the group commit.";
+    JOURNAL_WAITING = Coordinator Gauge, "zoetrope_journal_waiting_inputs" [] "Records that wait for the disk; at the configured limit submits are refused.";
     SNAPSHOT_TIMESTAMP = Coordinator Gauge, "zoetrope_snapshot_timestamp_seconds" [] "When the newest snapshot was taken.";
     SIDECAR_UP = Coordinator Gauge, "zoetrope_sidecar_up" ["sidecar"] "1 if the sidecar runs.";
     SIDECAR_REQUESTS = Coordinator Counter, "zoetrope_sidecar_requests_total" ["sidecar", "outcome"] "Requests to sidecars; outcome is ok, refused or error.";

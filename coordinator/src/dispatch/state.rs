@@ -291,6 +291,12 @@ impl DispatchState {
         }
         self.delete_due();
         self.gauges();
+        // Looks at everything, so only where a developer or a test is watching.
+        if cfg!(debug_assertions)
+            && let Err(broken) = self.books.core.check()
+        {
+            tracing::error!(broken, "the core contradicts itself");
+        }
         // A wake-up whose time moved with the system's clock is set anew.
         if self.books.core.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
             self.record(Entry::Core(Input::TimePassed));

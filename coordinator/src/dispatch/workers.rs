@@ -9,6 +9,7 @@ use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
+use std::sync::atomic::Ordering;
 use zoetrope_protocol::id::{ModelId, WorkerId};
 use zoetrope_protocol::job::{Class, Stage};
 use zoetrope_protocol::metric;
@@ -152,6 +153,8 @@ impl DispatchState {
 
     /// Gauges of the farm's state, once a second.
     pub(super) fn gauges(&mut self) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        self.metrics.set(&metric::JOURNAL_WAITING, &[], waiting as f64);
         let counts = self.books.core.counts();
         for class in Class::ALL {
             let of = |phase| counts.jobs_in(class, phase) as f64;

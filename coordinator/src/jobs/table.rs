@@ -16,6 +16,8 @@ use zoetrope_sched::output::{JobState, Output};
 
 /// Rows kept: at 1.5 KiB each, 1.5 GB would be too much for a small machine, so half a million.
 pub const ROWS_MAX: usize = 500_000;
+/// Rows that are looked at to find one that may leave: an admission must not take milliseconds.
+const ROWS_LOOKED_AT: usize = 64;
 /// How long an `Idempotency-Key` is known.
 pub const KEY_KEPT: Millis = Millis(24 * 3_600_000);
 /// How long a request can be recognised as resent.
@@ -214,7 +216,7 @@ impl JobTable {
                         && (row.assets.is_none() || row.assets_gone)
                 })
             };
-            if let Some(place) = self.order.iter().find(ended).copied() {
+            if let Some(place) = self.order.iter().take(ROWS_LOOKED_AT).find(ended).copied() {
                 self.remove_row(place);
             }
         }
@@ -333,6 +335,9 @@ impl JobTable {
                 JobState::Completed => {
                     row.ended = Some(now);
                     row.assets = row.published();
+                    // From here on they are kept as its files; the core forgets all else.
+                    let kept = row.assets.iter().flat_map(Assets::artifacts).collect::<Vec<_>>();
+                    row.working.retain(|artifact| !kept.contains(artifact));
                 }
                 JobState::Failed(_) => row.ended = Some(now),
             }
@@ -511,11 +516,7 @@ impl JobRow {
     fn uses(&self) -> BTreeSet<ArtifactId> {
         let mut all = self.working.clone();
         if let Some(assets) = self.assets.as_ref().filter(|_| !self.assets_gone) {
-            all.extend([
-                assets.video.artifact,
-                assets.thumbnail.artifact,
-                assets.spritesheet.artifact,
-            ]);
+            all.extend(assets.artifacts());
         }
         all
     }

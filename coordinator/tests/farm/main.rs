@@ -1,11 +1,14 @@
 //! The coordinator without a GPU: its real actors, journal, store and QUIC links, and workers that are scripted
 //! by the tests. Modules are named by the promise that they hold.
 
+mod actors;
 mod cancel;
+mod golden;
 mod hostile;
 mod overload;
 mod render;
 mod restart;
+mod store;
 mod worker;
 mod worker_loss;
 

@@ -110,3 +110,25 @@ async fn a_worker_that_says_goodbye_is_not_lost() {
     assert!(closed.contains("all is said"), "{closed}");
     farm.running.stop().await;
 }
+
+/// The worker lives, but its render does not move on: the link's verdict frees the job for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_render_that_stands_still_is_given_to_another_worker() {
+    let farm = TestFarm::with(|config| config.link.stall_seconds = 10).await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let mut stuck = Worker::fresh(&farm, "gpu-0").await;
+    let order = stuck.order().await;
+    let held = held(&order);
+    stuck.say(FromWorker::Started(held)).await;
+    let phase = zoetrope_protocol::wire::Phase::Encoding;
+    stuck.say(FromWorker::Progress { held, phase, done: 0, total: 1 }).await;
+    let mut other = Worker::fresh(&farm, "gpu-1").await;
+    match stuck.next().await {
+        ToWorker::Stop { held: stopped, .. } => assert_eq!(stopped, held),
+        unexpected => panic!("no stop but {unexpected:?}"),
+    }
+    let again = other.order().await;
+    assert_eq!(again.shard, order.shard);
+    other.carry_out(&again).await;
+    farm.running.stop().await;
+}

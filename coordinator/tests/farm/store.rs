@@ -1,0 +1,78 @@
+//! Promise: what nobody needs any more leaves the store, and what somebody needs stays.
+
+use crate::worker::Worker;
+use crate::{PATIENCE, TestFarm, submission};
+use futures::TryStreamExt;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use zoetrope_coordinator::farm::FarmMsg;
+use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
+use zoetrope_sched::output::JobState;
+
+async fn stored(farm: &TestFarm) -> BTreeSet<ArtifactId> {
+    farm.running.store.list().try_collect().await.expect("lists")
+}
+
+async fn until_stored(farm: &TestFarm, wanted: &BTreeSet<ArtifactId>) {
+    let asking = async {
+        while stored(farm).await != *wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let came = tokio::time::timeout(PATIENCE, asking).await;
+    assert!(came.is_ok(), "{:?} is there, wanted was {wanted:?}", stored(farm).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
+    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    // Both jobs store the same prompt: the second still needs it when the first is done.
+    for job in [1, 2] {
+        farm.submit(submission(job)).await.expect("admitted");
+        for _ in 0..3 {
+            let order = worker.order().await;
+            for input in &order.inputs {
+                worker.fetch(input.artifact).await;
+            }
+            worker.carry_out(&order).await;
+        }
+    }
+    let mut wanted = BTreeSet::new();
+    for job in [1, 2] {
+        let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
+        let assets = view.assets.expect("its files");
+        wanted.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
+    }
+    until_stored(&farm, &wanted).await;
+    let farm = farm.restart().await;
+    until_stored(&farm, &wanted).await;
+    for job in [1, 2] {
+        let delete = |reply| FarmMsg::Delete(TenantId(1), JobId(job), reply);
+        assert!(farm.farm().ask(delete).await.expect("answers"));
+    }
+    until_stored(&farm, &BTreeSet::new()).await;
+    farm.running.stop().await;
+}
+
+/// A cancelled job leaves nothing behind, and neither does a farm that died before it could clean up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_behind_is_swept() {
+    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    let order = worker.order().await;
+    worker.step(&order, 1).await;
+    assert_eq!(stored(&farm).await.len(), 2);
+    let orphan = ArtifactId::of(b"orphan");
+    let mut upload = farm.running.store.put(orphan, 6).await.expect("begins");
+    upload.write(bytes::Bytes::from_static(b"orphan")).await.expect("writes");
+    upload.finish().await.expect("stores");
+    let cancel = |reply| FarmMsg::Cancel(TenantId(1), JobId(1), reply);
+    farm.farm().ask(cancel).await.expect("answers").expect("cancelled");
+    let farm = farm.restart().await;
+    until_stored(&farm, &BTreeSet::new()).await;
+    farm.running.stop().await;
+}
