@@ -14,3 +14,4 @@ pub mod link;
 pub mod metrics;
 pub mod model;
 pub mod root;
+pub mod start;

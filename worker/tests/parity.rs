@@ -3,6 +3,8 @@
 //! The golden files are made by `scripts/parity/make.py`. Errors are the largest difference over the largest
 //! absolute value of the reference: at most 1e-4 a module and 1e-3 a whole render in f32, 2e-2 with bf16 blocks.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
