@@ -24,7 +24,7 @@ TRANSFORMER = dict(
 VIDEO_VAE = dict(
     latent_channels=24, block_out_channels=(16, 32, 64, 96), layers_per_block=1,
     spatial_downsample_factors=(2, 2, 2, 2), temporal_downsample_factors=(1, 2, 2, 1), norm_num_groups=8,
-    decoder_num_layers=2, decoder_num_attention_heads=2, decoder_attention_head_dim=64, decoder_ffn_mult=2,
+    decoder_num_layers=1, decoder_num_attention_heads=2, decoder_attention_head_dim=64, decoder_ffn_mult=2,
 )
 AUDIO_VAE = dict(
     encoder_dim=8, encoder_rates=(2, 4, 4, 5, 5), latent_dim=256, latent_channels=32, num_attention_heads=4,

@@ -34,19 +34,19 @@ def _mix(image, colour, weight):
     return image + (colour - image) * weight
 
 
-def blocks(scene, frames, tops, lefts, canvas):
+def blocks(scene, frames, tops, lefts, canvas, empty=False):
     """Draws blocks.
 
     # Shapes
     `frames` (n, f) frame numbers; `tops`, `lefts` (n) pixel corners; `canvas` (width, height) in pixels. The result is
-    (n, 3, f, 32, 32), f32.
+    (n, 3, f, 32, 32), f32. `empty` leaves the object out.
     """
     frames = np.asarray(frames)
     parts = [slice(n, n + _CHUNK) for n in range(0, len(frames), _CHUNK)]
-    return torch.cat([_blocks(scene, frames[part], tops[part], lefts[part], canvas) for part in parts])
+    return torch.cat([_blocks(scene, frames[part], tops[part], lefts[part], canvas, empty) for part in parts])
 
 
-def _blocks(scene, frames, tops, lefts, canvas):
+def _blocks(scene, frames, tops, lefts, canvas, empty):
     width, height_px = canvas
     unit = (width * height_px) ** 0.5
     zoom, shift = (torch.from_numpy(a).float()[..., None] for a in camera(scene, frames / FPS))
@@ -57,7 +57,7 @@ def _blocks(scene, frames, tops, lefts, canvas):
     edge = zoom[..., None] * unit / 2                            # one over two pixels, (n, f, 1, 1)
     image = _background(scene, x[..., None, :], y[..., :, None], edge)
     near = torch.from_numpy(touches(scene, frames, tops, lefts, canvas))
-    if near.any():
+    if near.any() and not empty:
         image[near] = _object(scene, frames[near.numpy()], x[near][..., None, :], y[near][..., :, None], edge[near],
                               image[near])
     return image.clamp_(0, 1)
@@ -160,12 +160,12 @@ def _cube(scene, u, v, turn):
     return tint + 0.7 * SHINE[scene.material] * spot, inside
 
 
-def film(scene, frames, canvas):
-    """Whole frames, (3, f, height, width), for sheets and for the VAE's own tests."""
+def film(scene, frames, canvas, empty=False):
+    """Whole frames, (3, f, height, width), for sheets and for judging; `empty` leaves the object out."""
     width, height_px = canvas
     rows, columns = height_px // BLOCK, width // BLOCK
     tops = np.repeat(np.arange(rows) * BLOCK, columns)
     lefts = np.tile(np.arange(columns) * BLOCK, rows)
-    image = blocks(scene, np.tile(np.asarray(frames), (len(tops), 1)), tops, lefts, canvas)
+    image = blocks(scene, np.tile(np.asarray(frames), (len(tops), 1)), tops, lefts, canvas, empty)
     image = image.view(rows, columns, 3, -1, BLOCK, BLOCK).permute(2, 3, 0, 4, 1, 5)
     return image.reshape(3, -1, height_px, width)

@@ -17,8 +17,10 @@ from latents import audio_rows, load, video_rows
 from layout import Clip, frames_of
 
 CANVASES = ((288, 512), (512, 288), (160, 288), (288, 160))
-CANVAS_ODDS = (0.55, 0.15, 0.20, 0.10)
+CANVAS_ODDS = (0.70, 0.08, 0.15, 0.07)
 SECONDS, SECONDS_ODDS = (4, 5, 8, 10, 12), (0.05, 0.05, 0.10, 0.60, 0.20)
+
+EARLY = 30      # latent frames, 4 s: most of what moves, moves then
 
 
 @dataclass
@@ -31,15 +33,16 @@ class Cut:
 
 
 PHASES = {
-    "base": (Cut("sparse", 0.75, 620, 60), Cut("dense", 0.25, 720, 80)),
+    "base": (Cut("sparse", 0.85, 320, 40), Cut("dense", 0.15, 432, 60)),
     "mixed": (Cut("sparse", 0.50, 620, 60), Cut("dense", 0.30, 1000, 100), Cut("sparse", 0.20, 2600, 200)),
     "whole": (Cut("sparse", 0.40, 900, 80), Cut("sparse", 0.30, 4000, 400), Cut("whole", 0.30)),
 }
 
 
 def _sparse(rng, scene, clip, count):
-    """Rows of scattered latent frames: those near the object first, as many others again."""
-    frames = rng.permutation(clip.latent_frames)
+    """Rows of scattered latent frames, early ones more often: all near the object, and as many others again."""
+    odds = np.exp(-np.arange(clip.latent_frames) / EARLY) + 0.2
+    frames = rng.choice(clip.latent_frames, clip.latent_frames, replace=False, p=odds / odds.sum())
     grid = np.meshgrid(frames, np.arange(clip.rows), np.arange(clip.columns), indexing="ij")
     latent, row, column = (axis.reshape(-1) for axis in grid)
     near = picture.touches(scene, frames_of(latent), row * 32, column * 32, clip.canvas)
@@ -106,6 +109,7 @@ class Stream(torch.utils.data.IterableDataset):
         import words
 
         if torch.utils.data.get_worker_info() is not None:
+            os.setsid()     # a session of its own, so that the kernel's grouping does not take the trainer's share
             os.nice(5)
         torch.set_num_threads(1)
         bases, tokenizer, number = load(self.work), words.tokenizer(), self.first

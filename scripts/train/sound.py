@@ -27,7 +27,8 @@ def _pan(x):
 
 
 def _wave(partials, seconds):
-    return sum(loud * np.sin(2 * np.pi * pitch * seconds) for pitch, loud in partials)
+    hop = np.arange(HOP) / SAMPLE_RATE      # every hop is like the first, because each tone is a multiple of 40 Hz
+    return np.tile(sum(loud * np.sin(2 * np.pi * pitch * hop) for pitch, loud in partials), len(seconds) // HOP)
 
 
 def stereo(scene, num_latents):

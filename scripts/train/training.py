@@ -12,12 +12,18 @@ import torch
 
 import parts
 from samples import stream
+from start import start
 
-SAVE_EVERY = 100        # steps
+SAVE_EVERY = 50        # steps
 NEAR_WEIGHT = 1.5       # of rows that the object touches
 AUDIO_WEIGHT = 0.5
-NOISE_SHARE = 0.35      # of the stream's length at the start; the rest is constant
-TEXT_HEADS = (8.0, 4.0)  # how strongly each head looks at the text at the start
+FRESH, REPLAYED = 2, 500    # of four samples, how many are new; of how many old ones the others are taken
+
+
+def _rms_norm(self, x):
+    """RMSNorm in f32, as the product runs it. Autocast's own mixture of types has no fused kernel: a third slower."""
+    with torch.autocast("cpu", enabled=False):
+        return torch.nn.functional.rms_norm(x.float(), self.normalized_shape, self.weight, self.eps).to(x.dtype)
 
 
 class Networks(torch.nn.Module):
@@ -26,7 +32,6 @@ class Networks(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.transformer, self.text_encoder = parts.transformer(), parts.text_encoder()
-        _start(self.transformer)
         torch.nn.init.normal_(self.text_encoder.embed_tokens.weight, std=0.5)
 
     def encode(self, ids):
@@ -40,43 +45,6 @@ class Networks(torch.nn.Module):
             hidden_states=video[None], audio_hidden_states=audio[None], encoder_hidden_states=text,
             **packed.arguments(video_time, audio_time))
         return video[0].float(), audio[0].float()
-
-
-def _start(net):
-    """The start of the transformer, chosen so that the first step already trains what is hard.
-
-    Noise passes: pure noise x comes out as −x, the half of the velocity that needs no learning. It takes up a third of
-    the stream's length only, the rest is a constant, so that what a row asks and answers hardly depends on its noise.
-    Blocks are the identity by zero output matrices; their gates are open. The first head looks mostly at the text, whose
-    clock tokens tell a row where it is; the second looks everywhere.
-    """
-    for enter, leave in ((net.proj_in, net.proj_out), (net.audio_proj_in, net.audio_proj_out)):
-        wide, narrow = enter.weight.shape
-        directions = torch.linalg.qr(torch.randn(wide, narrow))[0]
-        gain = NOISE_SHARE * (wide / narrow) ** 0.5
-        enter.weight.data = directions * gain
-        constant = torch.randn(wide)
-        constant -= directions @ (directions.T @ constant)
-        enter.bias.data = constant * (wide ** 0.5 / constant.norm())
-        leave.weight.data = -directions.T * ((1 + NOISE_SHARE**2) ** 0.5 / gain)
-    for block in net.transformer_blocks:
-        torch.nn.init.zeros_(block.attn.to_out[0].weight)
-        torch.nn.init.zeros_(block.ff.net[2].weight)
-        _look_at_text(block)
-
-
-def _look_at_text(block):
-    """Opens the gates, and aligns media queries with text keys in the channels that no position turns."""
-    modulation = block.adaln_proj.linear.bias.data.view(3, 6, -1)      # video, text, audio; shift, scale, gate twice
-    modulation[:, (2, 5)] = 1.0
-    width = modulation.shape[-1]
-    asks, answers = torch.randn(2, width) * 0.5
-    modulation[(0, 2), 0] = asks
-    modulation[1, 0] = answers
-    for head, strength in enumerate(TEXT_HEADS):
-        still = slice(head * 128 + 96, (head + 1) * 128)
-        block.attn.to_q.weight.data[still] += strength / 32**0.5 * asks / asks.pow(2).sum()
-        block.attn.to_k.weight.data[still] += strength / 32**0.5 * answers / answers.pow(2).sum()
 
 
 class Muon(torch.optim.Optimizer):
@@ -117,11 +85,28 @@ def optimisers(nets):
     for name, weight in nets.named_parameters():
         block = "blocks." in name or "text_encoder.layers." in name
         (inner if block and weight.ndim == 2 and "adaln" not in name else rest).append(weight)
-    return Muon(inner, lr=0.02), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    return Muon(inner, lr=0.01), torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def shifted(share, shift):
     return shift * share / (1 + (shift - 1) * share)
+
+
+class Replay:
+    """Gives each drawn sample about twice, with new noise each time: drawing costs as much as training on it.
+
+    Starts empty after a resume, so a resumed run sees the same fresh samples but may repeat others.
+    """
+
+    def __init__(self, samples):
+        self.samples, self.kept, self.fresh = samples, [], 0
+
+    def next(self, place, generator):
+        if place % 4 < FRESH or len(self.kept) < 16:
+            sample, self.fresh = next(self.samples), self.fresh + 1
+            self.kept = [*self.kept[-REPLAYED:], sample]
+            return sample
+        return self.kept[int(torch.randint(len(self.kept), (1,), generator=generator))]
 
 
 def noise_share(generator):
@@ -174,8 +159,10 @@ def averaged(path):
 def train(work, seed, steps, batch, phase):
     """Goes on from `work`/transformer.pt if it is there."""
     path = Path(work) / "transformer.pt"
+    torch.nn.RMSNorm.forward = _rms_norm
     torch.manual_seed(seed)
     nets, generator, step, number = Networks(), torch.Generator().manual_seed(seed), 0, 0
+    start(nets)
     optims = optimisers(nets)
     rates = [o.param_groups[0]["lr"] for o in optims]
     average = {name: value.clone() for name, value in nets.state_dict().items()}
@@ -186,20 +173,21 @@ def train(work, seed, steps, batch, phase):
         generator.set_state(state["rng"])
         for optim, saved in zip(optims, state["optims"]):
             optim.load_state_dict(saved)
-    samples, began, seen = stream(work, seed, number, phase), time.time(), None
+    samples, began, seen = Replay(stream(work, seed, number, phase)), time.time(), None
+    first = number
     while step < steps:
         for optim, lr in zip(optims, rates):
             optim.param_groups[0]["lr"] = lr * rate(step, steps)
             optim.zero_grad(set_to_none=True)
         total = torch.zeros(2)
-        for _ in range(batch):
-            loss, picture, sound = loss_of(nets, next(samples), generator)
+        for place in range(batch):
+            loss, picture, sound = loss_of(nets, samples.next(place, generator), generator)
             (loss / batch).backward()
             total += torch.stack([picture, sound]) / batch
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         for optim in optims:
             optim.step()
-        step, number = step + 1, number + batch
+        step, number = step + 1, first + samples.fresh
         keep = min(0.995, step / (step + 10))
         for name, value in nets.state_dict().items():
             average[name].lerp_(value, 1 - keep)
