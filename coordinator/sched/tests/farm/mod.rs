@@ -25,6 +25,8 @@ struct Process {
     link: Option<WorkerId>,
     /// What it is doing, and the step that it has come to.
     holds: Option<(Held, u32)>,
+    /// Half of what it does fails.
+    bad: bool,
 }
 
 pub struct Farm {
@@ -76,6 +78,7 @@ impl Farm {
         for at in 0..workers {
             let capacity = farm.capacity(at == 0);
             let (node, boot) = (format!("node{at}"), farm.chance.next());
+            let bad = at > 0 && farm.chance.one_in(3);
             farm.processes.push(Process {
                 node,
                 boot,
@@ -83,6 +86,7 @@ impl Farm {
                 capacity,
                 link: None,
                 holds: None,
+                bad,
             });
             farm.join(at as usize);
         }
@@ -291,6 +295,7 @@ impl Farm {
         let at = self.process();
         match self.chance.range(0, 99) {
             0..=19 => self.submit(),
+            20..=49 if self.processes[at].bad && self.chance.one_in(2) => self.fault(at),
             20..=49 => self.work(at),
             50..=57 => self.pass(),
             58..=63 => self.publish(),
@@ -337,6 +342,14 @@ impl Farm {
         } else {
             self.take(Input::Published { job });
         }
+    }
+
+    fn fault(&mut self, at: usize) {
+        let Process { link: Some(worker), holds: Some((held, _)), .. } = self.processes[at] else {
+            return;
+        };
+        self.processes[at].holds = None;
+        self.take(Input::ShardFailed { worker, held, cause: Cause::EngineError, gpu: Millis(0) });
     }
 
     fn fail(&mut self, at: usize) {

@@ -18,6 +18,10 @@ pub struct Watch {
     states: BTreeMap<JobId, JobState>,
     submitted: BTreeSet<JobId>,
     stored: BTreeMap<JobId, Vec<ArtifactRef>>,
+    /// What `Publish` said last.
+    published: BTreeMap<JobId, Vec<ArtifactRef>>,
+    tenants: BTreeMap<JobId, TenantId>,
+    running_max: BTreeMap<TenantId, u32>,
     joined: BTreeSet<WorkerId>,
     gone: BTreeSet<WorkerId>,
 }
@@ -47,6 +51,11 @@ impl Watch {
     pub fn see(&mut self, core: &Core, input: &Input, out: &[Output]) -> Result<(), String> {
         self.take_in(input);
         for output in out {
+            if let Output::AttemptEnded { worker, held, cause: None, .. } = output {
+                let by = matches!(input, Input::ShardFinished { worker: w, held: h, .. }
+                    if (w, h) == (worker, held));
+                hold!(by, "a result counts that nobody gave");
+            }
             self.output(core, output)?;
         }
         for view in core.workers() {
@@ -59,8 +68,12 @@ impl Watch {
 
     fn take_in(&mut self, input: &Input) {
         match input {
-            Input::Submitted { job, .. } => {
+            Input::Submitted { job, ask } => {
                 self.submitted.insert(*job);
+                self.tenants.entry(*job).or_insert(ask.tenant);
+            }
+            Input::TenantSet { tenant, policy } => {
+                self.running_max.insert(*tenant, policy.running_max);
             }
             Input::ArtifactStored { held, artifact, .. } => {
                 self.stored.entry(held.shard.job).or_default().push(*artifact);
@@ -80,6 +93,11 @@ impl Watch {
         hold!(!self.ended(shard.job), "{shard} runs and its job has ended");
         let before = self.running.insert(worker, held);
         hold!(before.is_none(), "{worker} runs two attempts");
+        let tenant = self.tenants.get(&shard.job);
+        let of_tenant = |held: &&Held| self.tenants.get(&held.shard.job) == tenant;
+        let running = self.running.values().filter(of_tenant).count() as u32;
+        let most = tenant.and_then(|tenant| self.running_max.get(tenant));
+        hold!(Some(&running) <= most, "{tenant:?} runs {running} shards of {most:?}");
         let twice = self.running.values().filter(|other| other.shard == shard).count();
         hold!(twice == 1, "{shard} runs twice");
         let highest = self.highest.insert(shard, fence.attempt);
@@ -139,10 +157,18 @@ impl Watch {
                 let again = before.is_some() && *state == JobState::InProgress;
                 hold!(!again, "{job} began twice");
             }
-            Output::StageBegan { job, .. } | Output::Publish { job, .. } => {
+            Output::StageBegan { job, .. } => {
                 hold!(!self.ended(*job), "{job} goes on after its end");
             }
+            Output::Publish { job, outputs, .. } => {
+                hold!(!self.ended(*job), "{job} is published after its end");
+                self.published.insert(*job, outputs.clone());
+            }
             Output::Forget { job, artifacts } => {
+                let completed = self.states.get(job) == Some(&JobState::Completed);
+                let published = self.published.get(job).filter(|_| completed);
+                let kept = |artifact| published.is_some_and(|all| all.contains(artifact));
+                hold!(!artifacts.iter().any(kept), "{job}'s published clip is forgotten");
                 if let Some(stored) = self.stored.get_mut(job) {
                     stored.retain(|artifact| !artifacts.contains(artifact));
                 }
