@@ -26,7 +26,7 @@ const MS_MAX: u64 = 3_600_000;
 #[derive(Debug, thiserror::Error)]
 pub enum EmulationError {
     /// It cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// Which file.
         path: String,

@@ -58,7 +58,7 @@ impl Programs {
 fn missing(program: &Path, error: &FinishError) -> FinishError {
     let program = program.display();
     FinishError::Program(format!(
-        "cannot run {program} ({error}): install ffmpeg (Debian: apt-get install ffmpeg), or name it with --ffmpeg and --ffprobe"
+        "cannot use {program} ({error}): install ffmpeg (Debian: apt-get install ffmpeg), or name it with --ffmpeg and --ffprobe"
     ))
 }
 
@@ -99,7 +99,7 @@ impl Running {
         command.stderr(Stdio::piped());
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |error: std::io::Error| {
-            FinishError::Encoder(format!("cannot start {program}: {error}"))
+            FinishError::Program(format!("cannot start {program}: {error}"))
         };
         let mut child = command.spawn().map_err(failed)?;
         let (sender, words) = sync_channel(1);

@@ -1,0 +1,119 @@
+//! Artifacts on their way in and out.
+
+use super::super::LinkMsg;
+use super::super::line::close_code;
+use super::super::stream::{StreamError, receive_artifact, send_artifact};
+use super::super::transfer::UploadId;
+use super::LinkState;
+use crate::gpu::courier::{FetchRequest, StoreRequest};
+use quinn::RecvStream;
+use ractor::ActorRef;
+use std::path::PathBuf;
+use std::time::Instant;
+use zoetrope_protocol::ArtifactId;
+use zoetrope_protocol::wire::{ArtifactHeader, CloseCode, FromWorker};
+
+impl LinkState {
+    pub(in crate::link) fn incoming(
+        &mut self,
+        myself: &ActorRef<LinkMsg>,
+        session: u64,
+        header: ArtifactHeader,
+        mut stream: RecvStream,
+    ) {
+        if session != self.session || !self.transfers.expects(header.artifact, header.bytes) {
+            stream.stop(close_code(CloseCode::Protocol)).ok();
+            return;
+        }
+        let (link, path) = (myself.clone(), self.arguments.cache.temporary_path());
+        tokio::spawn(async move {
+            let result = receive_artifact(stream, header, path).await;
+            let artifact = header.artifact;
+            link.cast(LinkMsg::Received { session, artifact, result }).ok();
+        });
+    }
+
+    pub(in crate::link) fn store(&mut self, myself: &ActorRef<LinkMsg>, request: StoreRequest) {
+        match self.table.entry(request.key) {
+            Some(entry) => {
+                let shard = entry.held.shard;
+                self.transfers.store(request, shard, Instant::now());
+                self.show_spool();
+                self.send_due(myself);
+            }
+            // Dropped meanwhile: the answer's sender is dropped too, and the gpu thread gives up.
+            None => drop(request),
+        }
+    }
+
+    pub(in crate::link) fn fetch(&mut self, request: FetchRequest) {
+        if self.table.entry(request.key).is_some() {
+            self.transfers.fetch(request);
+            self.ask_due();
+        }
+    }
+
+    pub(super) fn send_due(&mut self, myself: &ActorRef<LinkMsg>) {
+        let Some(up) = self.up() else { return };
+        let (connection, sends) = (up.line.connection.clone(), up.sends.clone());
+        for send in self.transfers.to_send(Instant::now()) {
+            let Some(entry) = self.table.entry(send.key) else { continue };
+            let header = ArtifactHeader {
+                held: Some(entry.held),
+                role: Some(send.artifact.role),
+                artifact: send.artifact.artifact,
+                bytes: send.artifact.bytes,
+            };
+            let (link, session) = (myself.clone(), self.session);
+            let (connection, sends) = (connection.clone(), sends.clone());
+            tokio::spawn(async move {
+                let Ok(_turn) = sends.acquire().await else { return };
+                let result = send_artifact(connection, header, send.payload).await;
+                link.cast(LinkMsg::Sent { session, upload: send.id, result }).ok();
+            });
+        }
+    }
+
+    pub(super) fn ask_due(&mut self) {
+        if self.up().is_none() {
+            return;
+        }
+        for artifact in self.transfers.to_ask(Instant::now()) {
+            self.say(&FromWorker::Fetch(artifact));
+        }
+    }
+
+    pub(in crate::link) fn sent(
+        &mut self,
+        session: u64,
+        upload: UploadId,
+        result: Result<(), StreamError>,
+    ) {
+        if session == self.session {
+            let result = result.map_err(|error| error.to_string());
+            self.transfers.sent(upload, result, Instant::now());
+        }
+    }
+
+    pub(in crate::link) fn received(
+        &mut self,
+        session: u64,
+        artifact: ArtifactId,
+        result: Result<PathBuf, StreamError>,
+    ) {
+        // A whole file is good whatever became of its connection; a failure of an old one is old news.
+        if result.is_ok() || session == self.session {
+            let result = result.map_err(|error| {
+                let again = !matches!(error, StreamError::Damaged(_));
+                (error.to_string(), again)
+            });
+            self.transfers.received(artifact, result);
+        }
+    }
+
+    pub(super) fn show_spool(&mut self) {
+        let now = i64::try_from(self.transfers.spool_bytes()).unwrap_or(i64::MAX);
+        self.arguments.metrics.spool_changed(now - self.spool_shown);
+        self.spool_shown = now;
+    }
+}

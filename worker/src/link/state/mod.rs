@@ -1,0 +1,359 @@
+//! What `LinkActor` does with each message. Called by the actor only.
+//!
+//! Here: frames, orders, reports and time; beside it the connection, the artifacts and the leave.
+
+mod artifacts;
+mod connection;
+mod leaving;
+
+use super::line::UpLine;
+use super::table::{AttemptTable, Entry, LIVE_MAX};
+use super::transfer::Transfers;
+use super::{LinkArguments, LinkMsg, LinkView};
+use crate::exit::ExitCode;
+use crate::gpu::GpuMsg;
+use crate::gpu::attempt::{AttemptKey, Progress, Report};
+use crate::gpu::courier::CourierError;
+use leaving::{Leaving, within};
+use ractor::{ActorRef, RpcReplyPort};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, Order, StopWhen, ToWorker};
+use zoetrope_protocol::{Epoch, Millis, Stage, WorkerId};
+
+/// Uploads that may be on their way at once: the three files of a finished clip.
+const SENDS_MAX: usize = 3;
+/// The longest detail of a failure, in characters.
+const DETAIL_MAX: usize = 1_000;
+
+enum Connection {
+    Down { tries: u32, since: Instant },
+    Up(Up),
+}
+
+struct Up {
+    line: UpLine,
+    heard: Instant,
+    beat: Instant,
+    welcomed: bool,
+    sends: Arc<Semaphore>,
+}
+
+/// The state of a link.
+pub struct LinkState {
+    arguments: LinkArguments,
+    gpu: Option<ActorRef<GpuMsg>>,
+    connection: Connection,
+    session: u64,
+    epoch: Epoch,
+    worker: Option<WorkerId>,
+    table: AttemptTable,
+    transfers: Transfers,
+    spool_shown: i64,
+    leaving: Option<Leaving>,
+}
+
+impl LinkState {
+    pub(in crate::link) fn new(arguments: LinkArguments) -> Self {
+        LinkState {
+            arguments,
+            gpu: None,
+            connection: Connection::Down { tries: 0, since: Instant::now() },
+            session: 0,
+            epoch: Epoch(0),
+            worker: None,
+            table: AttemptTable::default(),
+            transfers: Transfers::default(),
+            spool_shown: 0,
+            leaving: None,
+        }
+    }
+
+    pub(in crate::link) fn start(&mut self, myself: &ActorRef<LinkMsg>, gpu: ActorRef<GpuMsg>) {
+        self.gpu = Some(gpu);
+        let (link, period) = (myself.clone(), self.arguments.times.tick);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if link.cast(LinkMsg::Tick).is_err() {
+                    return;
+                }
+            }
+        });
+        self.redial(myself);
+    }
+
+    pub(in crate::link) fn heard(
+        &mut self,
+        myself: &ActorRef<LinkMsg>,
+        session: u64,
+        frame: ToWorker,
+    ) {
+        if session != self.session {
+            return;
+        }
+        let now = Instant::now();
+        let Connection::Up(up) = &mut self.connection else { return };
+        up.heard = now;
+        if !up.welcomed && !matches!(frame, ToWorker::Welcome { .. } | ToWorker::Heartbeat) {
+            self.drop_line(myself, CloseCode::Protocol, "the coordinator spoke before its welcome");
+            return;
+        }
+        match frame {
+            ToWorker::Welcome { worker, epoch, keep } => {
+                self.welcomed(myself, worker, epoch, &keep)
+            }
+            ToWorker::Order(order) => self.ordered(order),
+            ToWorker::Stop { held, when } => self.stop(held, when),
+            ToWorker::Drain(kind) => self.leave(kind, ExitCode::Left),
+            ToWorker::Stored { held, artifact } => {
+                self.transfers.stored(held.shard, artifact);
+                self.show_spool();
+            }
+            ToWorker::NotStored { held, artifact, reason } => {
+                tracing::warn!(%artifact, reason, "an artifact was not stored");
+                self.transfers.not_stored(held.shard, artifact, &reason, now);
+                self.show_spool();
+            }
+            ToWorker::NoArtifact(artifact) => {
+                let reason = format!("the store has no artifact {artifact}");
+                self.transfers.received(artifact, Err((reason, false)));
+            }
+            ToWorker::Heartbeat => {}
+        }
+    }
+
+    fn welcomed(
+        &mut self,
+        myself: &ActorRef<LinkMsg>,
+        worker: WorkerId,
+        epoch: Epoch,
+        keep: &[Kept],
+    ) {
+        if epoch < self.epoch {
+            let reason = "the welcome is of an older epoch";
+            self.drop_line(myself, CloseCode::Protocol, reason);
+            return;
+        }
+        let Connection::Up(up) = &mut self.connection else { return };
+        up.welcomed = true;
+        up.beat = Instant::now();
+        self.epoch = epoch;
+        self.worker = Some(worker);
+        self.arguments.linked.store(true, Ordering::Relaxed);
+        let dropped = self.table.keep(keep);
+        tracing::info!(
+            %worker,
+            epoch = epoch.0,
+            session = self.session,
+            kept = keep.len(),
+            dropped = dropped.len(),
+            "linked"
+        );
+        for entry in dropped {
+            self.give_up(&entry);
+        }
+        if let Some(leaving) = &self.leaving {
+            self.say(&FromWorker::Leaving { within: within(leaving.until) });
+        }
+        let begun: Vec<Held> =
+            self.table.live().filter(|entry| entry.begun).map(|entry| entry.held).collect();
+        for held in begun {
+            self.say(&FromWorker::Started(held));
+        }
+        self.say_reports();
+        self.advance(myself);
+    }
+
+    /// An attempt that nobody wants any more: it stops, and what it sends reaches nobody.
+    fn give_up(&mut self, entry: &Entry) {
+        entry.attempt.stop(StopWhen::Now, Cause::Ended);
+        self.transfers.give_up(Some(entry.attempt.key), &CourierError::GivenUp);
+        self.show_spool();
+    }
+
+    fn ordered(&mut self, order: Order) {
+        let held = Held { shard: order.shard, fence: order.fence };
+        if self.table.find(held).is_some() {
+            return; // said twice
+        }
+        if let Some(reason) = self.refusal(&order) {
+            self.refuse(held, reason);
+            return;
+        }
+        // The coordinator gave this shard anew, so it no longer counts on the older attempt.
+        if let Some(key) = self.table.live_of(order.shard)
+            && let Some(entry) = self.table.remove(key)
+        {
+            self.give_up(&entry);
+        }
+        if self.table.live().count() >= LIVE_MAX {
+            self.refuse(held, "the gpu is busy".into());
+            return;
+        }
+        let attempt = self.table.insert(order);
+        let Some(gpu) = &self.gpu else { return };
+        if gpu.cast(GpuMsg::Run(attempt.clone())).is_err() {
+            // `WorkerRoot` has been told by supervision and ends the process.
+            self.table.remove(attempt.key);
+        }
+    }
+
+    fn refusal(&self, order: &Order) -> Option<String> {
+        if order.fence.epoch < self.epoch {
+            let (old, new) = (order.fence.epoch.0, self.epoch.0);
+            return Some(format!("the order is of epoch {old}, and this worker has seen {new}"));
+        }
+        if self.leaving.is_some() {
+            return Some("the worker is leaving".into());
+        }
+        let (model, stage): (&str, Stage) = (&order.spec.model, order.shard.stage);
+        let served = self.arguments.profile.models.iter().find(|served| served.id == model);
+        match served {
+            None => Some(format!("this worker has no model `{model}`")),
+            Some(served) if !served.stages.contains(&stage) => {
+                Some(format!("this worker does not serve {stage} of `{model}`"))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn refuse(&self, held: Held, detail: String) {
+        tracing::info!(shard = %held.shard, detail, "an order was refused");
+        self.say(&FromWorker::Failed { held, cause: Cause::Refused, detail, gpu: Millis(0) });
+    }
+
+    fn stop(&mut self, held: Held, when: StopWhen) {
+        let Some(entry) = self.table.find(held) else { return };
+        // The wire does not say why; the core knows, and takes its own cause.
+        let cause = match when {
+            StopWhen::Now => Cause::Ended,
+            StopWhen::AfterStep => Cause::Preempted,
+        };
+        let attempt = entry.attempt.clone();
+        attempt.stop(when, cause);
+        if when == StopWhen::Now {
+            self.transfers.give_up(Some(attempt.key), &CourierError::GivenUp);
+            self.show_spool();
+        }
+    }
+
+    pub(in crate::link) fn began(&mut self, key: AttemptKey) {
+        let Some(entry) = self.table.entry(key) else { return };
+        entry.begun = true;
+        let held = entry.held;
+        self.say(&FromWorker::Started(held));
+    }
+
+    pub(in crate::link) fn ended(&mut self, key: AttemptKey, mut report: Report) {
+        if let Report::Failed { detail, .. } = &mut report
+            && let Some((at, _)) = detail.char_indices().nth(DETAIL_MAX)
+        {
+            detail.truncate(at);
+        }
+        self.table.ended(key, report);
+        self.say_reports();
+        self.consider_leaving();
+    }
+
+    fn say_reports(&mut self) {
+        if self.up().is_none() {
+            return;
+        }
+        let frames: Vec<FromWorker> = self
+            .table
+            .unsent()
+            .map(|(held, report)| match report.clone() {
+                Report::Finished { outputs, facts, gpu } => {
+                    FromWorker::Finished { held, outputs, facts, gpu }
+                }
+                Report::Failed { cause, detail, gpu } => {
+                    FromWorker::Failed { held, cause, detail, gpu }
+                }
+            })
+            .collect();
+        for frame in &frames {
+            self.say(frame);
+        }
+        self.table.sent_all(self.session, Instant::now());
+    }
+
+    fn say_progress(&mut self) {
+        let mut frames = Vec::new();
+        for entry in self.table.live() {
+            let mut progress = entry.progress.clone();
+            if !progress.has_changed().unwrap_or(false) {
+                continue;
+            }
+            let newest = *progress.borrow_and_update();
+            if let Some(Progress { phase, done, total }) = newest {
+                let frame = FromWorker::Progress { held: entry.held, phase, done, total };
+                frames.push((entry.attempt.key, progress, frame));
+            }
+        }
+        for (key, seen, frame) in frames {
+            self.say(&frame);
+            if let Some(entry) = self.table.entry(key) {
+                entry.progress = seen;
+            }
+        }
+    }
+
+    // --- time ---
+
+    pub(in crate::link) fn tick(&mut self, myself: &ActorRef<LinkMsg>) {
+        let now = Instant::now();
+        let times = self.arguments.times;
+        match &mut self.connection {
+            Connection::Down { since, .. } => {
+                if now.saturating_duration_since(*since) >= times.patience.offline {
+                    let reason = "the coordinator was out of reach for too long".to_string();
+                    self.transfers.give_up(None, &CourierError::Down(reason));
+                    self.show_spool();
+                }
+            }
+            Connection::Up(up) => {
+                if now.saturating_duration_since(up.heard) >= times.loss_after {
+                    let reason = "the coordinator is silent";
+                    self.drop_line(myself, CloseCode::Silent, reason);
+                } else if up.welcomed {
+                    // Half a tick early, so that every second tick is a heartbeat and not every third.
+                    let due = now.saturating_duration_since(up.beat) + times.tick / 2;
+                    if due >= times.heartbeat {
+                        up.beat = now;
+                        self.say(&FromWorker::Heartbeat);
+                    }
+                    self.transfers.overdue(times.patience, now);
+                    self.table.forget_arrived(self.session, now);
+                    self.say_progress();
+                }
+            }
+        }
+        self.advance(myself);
+    }
+
+    /// Does what has become due.
+    fn advance(&mut self, myself: &ActorRef<LinkMsg>) {
+        self.send_due(myself);
+        self.ask_due();
+        self.show_spool();
+        self.consider_leaving();
+    }
+
+    pub(in crate::link) fn observe(&self, reply: RpcReplyPort<LinkView>) {
+        let view = LinkView {
+            session: self.session,
+            welcomed: self.up().is_some(),
+            worker: self.worker,
+            epoch: self.epoch,
+            live: self.table.live().count(),
+            spool_bytes: self.transfers.spool_bytes(),
+        };
+        reply.send(view).ok(); // the asker may have stopped waiting
+    }
+}
