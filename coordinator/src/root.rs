@@ -9,7 +9,9 @@ use crate::link::{LinkSup, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::sidecar::{SidecarSup, SidecarSupArguments};
 use crate::store::Store;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent,
+};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -98,7 +100,8 @@ impl Actor for RootActor {
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
         state.fatal = None;
-        for (name, child) in state.children.iter().rev() {
+        let alive = |child: &ActorCell| child.get_status() != ActorStatus::Stopped;
+        for (name, child) in state.children.iter().rev().filter(|(_, child)| alive(child)) {
             let stopped = child.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
             if stopped.is_err() {
                 tracing::warn!(name, "an actor did not stop in time");

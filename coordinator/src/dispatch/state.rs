@@ -172,9 +172,7 @@ impl DispatchState {
         self.metrics.set(&metric::LEADER, &[], 1.0);
         for model in self.models.clone().all() {
             let name = &model.manifest.id;
-            if self.books.table.model_name(model.id) == Some(name) {
-                continue;
-            }
+            // Always said: the memory that it needs may be configured anew.
             let vram_bytes = self.limits.vram_bytes.get(name).copied().unwrap_or(0);
             let chain = model.chain().map(|stage| StageNeed { stage, vram_bytes }).to_vec();
             self.record(Entry::Core(Input::ModelSet {

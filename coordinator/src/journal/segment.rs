@@ -45,9 +45,11 @@ impl Segment {
             reason: format!("{reason}; {step}: {error}"),
         };
         let copy = beside(path, "repair");
-        copy_folder(path, &copy).map_err(|e| refuse("copying it", e.to_string()))?;
-        drop_half_written(&copy).map_err(|e| refuse("cleaning the copy", e.to_string()))?;
-        drop(try_open(&copy).map_err(|e| refuse("opening the copy", e))?);
+        if let Err(error) = repair(path, &copy) {
+            // A failed copy must not fill the disk at each try; one that stays is only untidy.
+            drop(std::fs::remove_dir_all(&copy));
+            return Err(refuse("a copy", error));
+        }
         // What refused to open is kept beside it: a person may want to look.
         std::fs::rename(path, beside(path, "refused"))
             .and_then(|()| std::fs::rename(&copy, path))
@@ -112,6 +114,13 @@ fn try_open(path: &Path) -> Result<Segment, String> {
         Ok(Err(e)) => Err(e.to_string()),
         Err(_) => Err("the storage engine panicked".to_owned()),
     }
+}
+
+/// Makes a copy that opens.
+fn repair(path: &Path, copy: &Path) -> Result<(), String> {
+    copy_folder(path, copy).map_err(|e| e.to_string())?;
+    drop_half_written(copy).map_err(|e| e.to_string())?;
+    try_open(copy).map(drop)
 }
 
 fn seal(seq: u64, body: &[u8]) -> Vec<u8> {

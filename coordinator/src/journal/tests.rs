@@ -96,6 +96,38 @@ fn a_snapshot_stands_for_what_is_behind_it_and_old_segments_leave() {
     assert_eq!(sequences(&recovered.records), vec![11, 12, 13, 14, 15, 16, 17]);
 }
 
+/// What a killed process leaves of the storage engine's own snapshot must not cost a record.
+#[test]
+fn a_half_written_snapshot_of_the_storage_engine_costs_nothing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut opened = open(folder.path(), false).expect("opens");
+    append(&mut opened.writer, 12);
+    drop(opened);
+    let segment = recovery::segment_path(folder.path(), 1);
+    std::fs::write(segment.join("snap.00000000000000ff.generating"), b"half").expect("writes");
+    assert_eq!(open(folder.path(), false).expect("opens").records.len(), 12);
+}
+
+/// A segment that neither opens nor can be repaired is refused in words, and stays as it was for a person.
+#[test]
+fn a_segment_that_does_not_open_is_refused_and_kept() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut opened = open(folder.path(), false).expect("opens");
+    append(&mut opened.writer, 12);
+    drop(opened);
+    let segment = recovery::segment_path(folder.path(), 1);
+    let (data, aside) = (segment.join("db"), segment.join("aside"));
+    std::fs::rename(&data, &aside).expect("renames");
+    std::fs::create_dir(&data).expect("makes");
+    let refused = open(folder.path(), false).err().expect("does not open").to_string();
+    assert!(refused.contains("does not open") && refused.contains("copy"), "{refused}");
+    let left = std::fs::read_dir(folder.path()).expect("lists").count();
+    assert_eq!(left, 2, "the lock and the segment: no failed copy stays");
+    std::fs::remove_dir(&data).expect("removes");
+    std::fs::rename(&aside, &data).expect("renames");
+    assert_eq!(open(folder.path(), false).expect("opens").records.len(), 12);
+}
+
 /// Appends five records before each snapshot and `tail` behind the last, on the journal's own thread.
 fn run(folder: &Path, tail: u64, snapshots: &[u64]) {
     let writer = open(folder, false).expect("opens").writer;

@@ -2,7 +2,7 @@
 
 use crate::{TestFarm, submission};
 use std::time::Instant;
-use zoetrope_coordinator::farm::SubmitRefused;
+use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_protocol::id::{JobId, TenantId};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,9 +40,9 @@ async fn one_sync_carries_many_submits() {
             let mut slowest = std::time::Duration::ZERO;
             for job in (caller + 1..=submits).step_by(64) {
                 let asked = Instant::now();
-                let submit = |reply| {
-                    zoetrope_coordinator::farm::FarmMsg::Submit(Box::new(submission(job)), reply)
-                };
+                let mut submission = submission(job);
+                submission.spec.tenant = TenantId(1 + caller as u32 % 16);
+                let submit = |reply| FarmMsg::Submit(Box::new(submission), reply);
                 let view = handle.ask(submit).await.expect("answers").expect("admitted");
                 assert_eq!(view.job, JobId(job));
                 slowest = slowest.max(asked.elapsed());
