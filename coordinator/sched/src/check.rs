@@ -3,6 +3,7 @@
 use crate::core::Core;
 use crate::index::{Key, Turn};
 use crate::job::Standing;
+use crate::timer::Timer;
 use crate::view::Counts;
 use crate::worker::Doing;
 use std::collections::BTreeSet;
@@ -51,7 +52,7 @@ impl Core {
             let age = self.state.now.minus(job.submitted);
             hold!(age < self.state.config.job_age_max, "{id} is too old");
             let timed = |until| {
-                let timer = crate::timer::Timer::Job { slot, seq: job.seq };
+                let timer = Timer::Job { slot, seq: job.seq };
                 until > self.state.now && self.state.timers.contains(&(until, timer))
             };
             let flow = &self.index.flows[job.tenant as usize][job.class as usize];
@@ -152,6 +153,10 @@ impl Core {
             let node = self.state.nodes.get(&worker.node);
             hold!(node.is_some_and(|n| n.worker == Some(slot)), "{id} is not its node's worker");
             hold!(nodes.insert(worker.node), "two workers on one node");
+            let grace =
+                |(_, timer): &(_, Timer)| *timer == Timer::Grace { epoch: self.state.epoch };
+            let awaited = worker.connected || self.state.timers.iter().any(grace);
+            hold!(awaited, "{id} is away for ever");
             match worker.doing {
                 Doing::Running(running) => {
                     let job = self.state.jobs.get(running.job);

@@ -209,8 +209,12 @@ impl Farm {
         process.link = Some(worker);
         let identity =
             Identity { node: process.node.clone(), boot: process.boot, session: process.session };
-        let held = process.holds.iter().map(|(held, _)| *held).collect();
+        let mut held: Vec<Held> = process.holds.iter().map(|(held, _)| *held).collect();
         let capacity = process.capacity.clone();
+        if self.chance.one_in(4) {
+            // It claims what it never had, or had before it was started anew.
+            held.push(self.any_held());
+        }
         self.take(Input::WorkerJoined { worker, identity, capacity, held });
     }
 
@@ -428,7 +432,20 @@ impl Farm {
     }
 
     fn nonsense(&mut self) {
-        let (worker, held) = (self.any_worker(), self.any_held());
+        let (mut worker, mut held) = (self.any_worker(), self.any_held());
+        let at = self.process();
+        if let Process { link: Some(link), holds: Some((holds, _)), .. } = self.processes[at]
+            && self.chance.one_in(2)
+        {
+            // Nearly right: only the number or the epoch is another.
+            (worker, held) = (link, holds);
+            let Fence { epoch, attempt } = &mut held.fence;
+            if self.chance.one_in(2) {
+                attempt.0 += 1;
+            } else {
+                epoch.0 -= 1;
+            }
+        }
         let (job, cause) = (self.any_job(), self.any_cause());
         let gpu = Millis(self.chance.next());
         let step = self.chance.range(0, 9) as u32;

@@ -22,6 +22,9 @@ pub struct Watch {
     published: BTreeMap<JobId, Vec<ArtifactRef>>,
     tenants: BTreeMap<JobId, TenantId>,
     running_max: BTreeMap<TenantId, u32>,
+    /// On which boot of which node an attempt ran.
+    places: BTreeMap<(ShardId, Fence), (String, u64)>,
+    identities: BTreeMap<WorkerId, (String, u64)>,
     joined: BTreeSet<WorkerId>,
     gone: BTreeSet<WorkerId>,
 }
@@ -57,6 +60,7 @@ impl Watch {
                 hold!(by, "a result counts that nobody gave");
             }
             self.output(core, output)?;
+            self.stopped(core, input, output, out)?;
         }
         for view in core.workers() {
             let told = self.running.get(&view.worker);
@@ -81,11 +85,35 @@ impl Watch {
             Input::ShardFinished { held, outputs, .. } => {
                 self.stored.entry(held.shard.job).or_default().extend(outputs);
             }
-            Input::WorkerJoined { worker, .. } => {
+            Input::WorkerJoined { worker, identity, .. } => {
                 self.joined.insert(*worker);
+                let place = (identity.node.clone(), identity.boot);
+                self.identities.entry(*worker).or_insert(place);
             }
             _ => {}
         }
+    }
+
+    /// An attempt that the core ends by itself is stopped, if there is a link to say so.
+    fn stopped(
+        &self,
+        core: &Core,
+        input: &Input,
+        output: &Output,
+        out: &[Output],
+    ) -> Result<(), String> {
+        let Output::AttemptEnded { worker, held, .. } = output else { return Ok(()) };
+        let told = match input {
+            Input::ShardFinished { held: said, .. } | Input::ShardFailed { held: said, .. } => {
+                said == held
+            }
+            Input::WorkerJoined { worker: joined, .. } => joined == worker,
+            _ => false,
+        };
+        let linked = core.worker(*worker).is_some_and(|view| view.state != WorkerState::Away);
+        let stop = |output: &Output| matches!(output, Output::Stop { worker: w, held: h, .. } if (w, h) == (worker, held));
+        hold!(told || !linked || out.iter().any(stop), "{held:?} is not stopped");
+        Ok(())
     }
 
     fn begin(&mut self, worker: WorkerId, held: Held) -> Result<(), String> {
@@ -103,6 +131,7 @@ impl Watch {
         let highest = self.highest.insert(shard, fence.attempt);
         hold!(highest < Some(fence.attempt), "{shard} has an attempt number twice");
         self.attempts.push(held);
+        self.places.insert((held.shard, held.fence), self.identities[&worker].clone());
         Ok(())
     }
 
@@ -130,12 +159,21 @@ impl Watch {
                 for kept in keep {
                     let held = Held { shard: kept.held.shard, fence: kept.fence };
                     hold!(kept.fence.epoch == core.epoch(), "an attempt is kept in an old epoch");
+                    let here = &self.identities[worker];
+                    hold!(
+                        self.places.get(&(kept.held.shard, kept.held.fence)) == Some(here),
+                        "a foreign attempt is kept"
+                    );
+                    let last = self.highest.get(&kept.held.shard);
+                    let newest = last == Some(&kept.held.fence.attempt);
+                    hold!(newest, "an attempt is kept that has a successor");
                     let moved = self.running.iter().find(|(_, running)| **running == kept.held);
                     match moved.map(|(worker, _)| *worker) {
                         // The same attempt on a new connection.
                         Some(before) => {
                             self.running.remove(&before);
                             self.running.insert(*worker, held);
+                            self.places.insert((held.shard, held.fence), here.clone());
                             self.attempts.push(held);
                         }
                         None => self.begin(*worker, held)?,
