@@ -91,9 +91,14 @@ impl Core {
             }
         }
         hold!(scarred == self.index.scarred.len(), "a shard is scarred and not ready");
-        let mut counts = Counts::default();
         let timed = jobs.iter().filter(|(_, job)| job.deadline.is_some()).count();
         hold!(timed == self.index.deadlines.len(), "a deadline has no job");
+        self.check_counts()
+    }
+
+    fn check_counts(&self) -> Result<(), String> {
+        let jobs = &self.state.jobs;
+        let mut counts = Counts::default();
         for (_, job) in jobs.iter() {
             if job.live.is_none() {
                 counts.jobs[job.class as usize][0] += 1;

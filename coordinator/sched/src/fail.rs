@@ -24,6 +24,27 @@ struct Verdict {
     avoid: bool,
 }
 
+impl Verdict {
+    /// `progressed`: the attempt added to the chain. Of those that ran out of memory: `again` if it is not the first
+    /// time, `late` if it is so often that it counts.
+    fn of(cause: Cause, progressed: bool, again: bool, late: bool) -> Self {
+        let (soft, fault, avoid) = match cause {
+            Cause::EngineError | Cause::Stalled | Cause::Timeout | Cause::WorkerLost => {
+                (!progressed, true, true)
+            }
+            Cause::CheckFailed => (true, true, true),
+            Cause::OutOfMemory => (late, false, again),
+            Cause::Refused => (false, false, true),
+            Cause::Drained
+            | Cause::Preempted
+            | Cause::DependencyDown
+            | Cause::ArtifactMissing
+            | Cause::Ended => (false, false, false),
+        };
+        Verdict { soft, fault, avoid }
+    }
+}
+
 impl Core {
     /// Decides what becomes of a shard whose attempt ended on `worker`. The attempt's books are closed already.
     pub(crate) fn fail(
@@ -46,24 +67,8 @@ impl Core {
         }
         let memory_failures = live.memory_failures;
         let tries = live.attempts[position];
-        let spared = running.progressed;
-        let verdict = match cause {
-            Cause::EngineError | Cause::Stalled | Cause::Timeout | Cause::WorkerLost => {
-                Verdict { soft: !spared, fault: true, avoid: true }
-            }
-            Cause::CheckFailed => Verdict { soft: true, fault: true, avoid: true },
-            Cause::OutOfMemory => Verdict {
-                soft: memory_failures >= self.state.config.memory_failures,
-                fault: false,
-                avoid: memory_failures > 1,
-            },
-            Cause::Refused => Verdict { soft: false, fault: false, avoid: true },
-            Cause::Drained
-            | Cause::Preempted
-            | Cause::DependencyDown
-            | Cause::ArtifactMissing
-            | Cause::Ended => Verdict { soft: false, fault: false, avoid: false },
-        };
+        let late = memory_failures >= self.state.config.memory_failures;
+        let verdict = Verdict::of(cause, running.progressed, memory_failures > 1, late);
         self.record(node, running, verdict.fault, out);
         let attempt = running.fence.attempt;
         let live = self.live(slot);

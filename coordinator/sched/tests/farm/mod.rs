@@ -211,6 +211,10 @@ impl Farm {
             Identity { node: process.node.clone(), boot: process.boot, session: process.session };
         let mut held: Vec<Held> = process.holds.iter().map(|(held, _)| *held).collect();
         let capacity = process.capacity.clone();
+        if let Some(held) = held.first_mut().filter(|_| self.chance.one_in(8)) {
+            // It names another attempt of the same shard.
+            held.fence.attempt.0 ^= 1;
+        }
         if self.chance.one_in(4) {
             // It claims what it never had, or had before it was started anew.
             held.push(self.any_held());

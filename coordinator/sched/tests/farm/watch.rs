@@ -82,6 +82,11 @@ impl Watch {
             Input::ArtifactStored { held, artifact, .. } => {
                 self.stored.entry(held.shard.job).or_default().push(*artifact);
             }
+            Input::ArtifactGone { job, artifact } => {
+                if let Some(stored) = self.stored.get_mut(job) {
+                    stored.retain(|other| other.artifact != artifact.artifact);
+                }
+            }
             Input::ShardFinished { held, outputs, .. } => {
                 self.stored.entry(held.shard.job).or_default().extend(outputs);
             }

@@ -1,0 +1,154 @@
+//! Shares of GPU time over many placements: the bound that fair queueing promises, in numbers.
+
+#[allow(dead_code)]
+#[path = "farm/chance.rs"]
+mod chance;
+
+use chance::Chance;
+use std::collections::BTreeMap;
+use zoetrope_protocol::id::*;
+use zoetrope_protocol::job::{ArtifactRef, Class, Role, Stage};
+use zoetrope_protocol::wire::{Held, Identity};
+use zoetrope_sched::input::*;
+use zoetrope_sched::{Config, Core, Output};
+
+/// Expected time of the longest shard.
+const LONGEST: u64 = 20_000;
+const TENANTS: u64 = 8;
+const JOBS: u64 = 400;
+const WORKERS: u64 = 3;
+
+struct Farm {
+    core: Core,
+    now: Millis,
+    jobs: BTreeMap<JobId, (usize, u64)>,
+    /// What runs, by its end.
+    running: Vec<(u64, WorkerId, Held)>,
+    /// GPU time given, by tenant.
+    given: Vec<u64>,
+    weights: Vec<u64>,
+}
+
+impl Farm {
+    fn take(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.core.handle(self.now, input, &mut out);
+        for output in out {
+            match output {
+                Output::Assign { worker, shard, fence, .. } => {
+                    let (tenant, ms) = self.jobs[&shard.job];
+                    self.given[tenant] += ms;
+                    self.running.push((self.now.0 + ms, worker, Held { shard, fence }));
+                }
+                Output::Publish { job, .. } => self.take(Input::Published { job }),
+                _ => {}
+            }
+        }
+    }
+
+    /// The attempt that ends first is finished.
+    fn step(&mut self) {
+        self.running.sort_by_key(|(end, worker, _)| (*end, *worker));
+        let (end, worker, held) = self.running.remove(0);
+        let (_, ms) = self.jobs[&held.shard.job];
+        self.now = Millis(end);
+        let artifact = ArtifactId::of(&held.shard.job.0.to_le_bytes());
+        let outputs = vec![ArtifactRef { role: Role::Clip, artifact, bytes: 1 }];
+        self.take(Input::ShardFinished { worker, held, outputs, gpu: Millis(ms) });
+    }
+}
+
+fn farm(seed: u64) -> Farm {
+    let mut chance = Chance::new(seed);
+    let mut farm = Farm {
+        core: Core::new(Config::default()),
+        now: Millis(1),
+        jobs: BTreeMap::new(),
+        running: Vec::new(),
+        given: vec![0; TENANTS as usize],
+        weights: Vec::new(),
+    };
+    farm.take(Input::EpochBegan { epoch: Epoch(1) });
+    let chain = vec![StageNeed { stage: Stage::Finish, vram_bytes: 1 }];
+    farm.take(Input::ModelSet { model: ModelId(1), name: "model".into(), chain });
+    for tenant in 0..TENANTS {
+        let weight = chance.range(1, 20);
+        farm.weights.push(weight);
+        let policy = TenantPolicy { weight: weight as u32, running_max: 1_000 };
+        farm.take(Input::TenantSet { tenant: TenantId(tenant as u32), policy });
+    }
+    for job in 0..JOBS * TENANTS {
+        let ms = chance.range(1_000, LONGEST);
+        let (id, tenant) = (JobId(u128::from(job)), job % TENANTS);
+        farm.jobs.insert(id, (tenant as usize, ms));
+        let ask = Ask {
+            tenant: TenantId(tenant as u32),
+            class: Class::Default,
+            model: ModelId(1),
+            steps: 1,
+            expected: vec![Millis(ms)],
+            deadline: None,
+        };
+        farm.take(Input::Submitted { job: id, ask });
+    }
+    for worker in 1..=WORKERS {
+        let identity = Identity { node: format!("node{worker}"), boot: 1, session: 1 };
+        let capacity = Capacity { vram_bytes: 1, serves: vec![(ModelId(1), vec![Stage::Finish])] };
+        let worker = WorkerId(worker);
+        farm.take(Input::WorkerJoined { worker, identity, capacity, held: Vec::new() });
+    }
+    farm
+}
+
+/// Of two tenants that both wait all the time, none is ahead by more than one longest shard of each, by weight.
+#[test]
+fn no_tenant_lags_more_than_the_bound() {
+    for seed in 0..20 {
+        let mut farm = farm(seed);
+        for _ in 0..TENANTS * JOBS / 8 {
+            farm.step();
+            for a in 0..TENANTS as usize {
+                for b in 0..a {
+                    let (wa, wb) = (farm.weights[a], farm.weights[b]);
+                    let apart = (farm.given[a] * wb).abs_diff(farm.given[b] * wa);
+                    let bound = LONGEST * (wa + wb);
+                    assert!(
+                        apart <= bound,
+                        "seed {seed}: {a} and {b} are {apart} apart, more than {bound}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A tenant that floods the farm with a hundred times as many jobs moves the others' share not at all.
+#[test]
+fn a_flood_takes_only_its_own_share() {
+    let mut farm = farm(7);
+    farm.weights.fill(1);
+    for tenant in 0..TENANTS as u32 {
+        let policy = TenantPolicy { weight: 1, running_max: 1_000 };
+        farm.take(Input::TenantSet { tenant: TenantId(tenant), policy });
+    }
+    for job in 0..JOBS * 100 {
+        let id = JobId(u128::from(1_000_000 + job));
+        farm.jobs.insert(id, (0, 10_000));
+        let ask = Ask {
+            tenant: TenantId(0),
+            class: Class::Default,
+            model: ModelId(1),
+            steps: 1,
+            expected: vec![Millis(10_000)],
+            deadline: None,
+        };
+        farm.take(Input::Submitted { job: id, ask });
+    }
+    let before = farm.given.clone();
+    for _ in 0..1_000 {
+        farm.step();
+    }
+    let given: Vec<u64> = farm.given.iter().zip(before).map(|(now, then)| now - then).collect();
+    let (least, most) = (given.iter().min(), given.iter().max());
+    assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 3 * LONGEST), "{given:?}");
+}
