@@ -3,9 +3,11 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod row;
 pub mod table;
 
-pub use table::{JobRow, JobTable, TableRows, WorkerFacts};
+pub use row::JobRow;
+pub use table::{JobTable, TableRows, WorkerFacts};
 
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};

@@ -3,18 +3,18 @@
 //! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row, because
 //! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
 
-use super::{Asset, Assets, JobView, ListQuery, Page, Submission};
+use super::{Assets, JobRow, JobView, ListQuery, Page, Submission};
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, ModelId, TenantId, WorkerId};
-use zoetrope_protocol::job::{ArtifactRef, ClipFacts, JobSpec, Role, Stage};
+use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
 use zoetrope_protocol::wire::{Profile, ServedModel};
 use zoetrope_sched::output::{JobState, Output};
 
-/// Rows kept: at 1.5 KiB each, 1.5 GB would be too much for a small machine, so half a million.
+/// Rows kept: at about 1.5 KiB each they take 750 MB, what a small machine can spare.
 pub const ROWS_MAX: usize = 500_000;
 /// Rows that are looked at to find one that may leave: an admission must not take milliseconds.
 const ROWS_LOOKED_AT: usize = 64;
@@ -24,47 +24,6 @@ pub const KEY_KEPT: Millis = Millis(24 * 3_600_000);
 pub const RESEND_KEPT: Millis = Millis(120_000);
 /// Workers remembered for `resolved_model`; the oldest leave.
 const WORKERS_MAX: usize = 20_000;
-/// The shortest life of the files of a job, counted from completion.
-const EXPIRY_MIN: Millis = Millis(3_600_000);
-
-/// What is remembered of one job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobRow {
-    /// The job.
-    pub job: JobId,
-    /// What was asked.
-    pub spec: JobSpec,
-    /// Content hash of the request.
-    pub content: [u8; 32],
-    /// Hash of the caller's idempotency key.
-    pub idempotency: Option<[u8; 32]>,
-    /// When it was admitted.
-    pub created: Millis,
-    /// Where it stands.
-    pub state: JobState,
-    /// When its first attempt was placed.
-    pub in_progress: Option<Millis>,
-    /// When it ended.
-    pub ended: Option<Millis>,
-    /// Denoising steps that are safe in the store.
-    pub steps_done: u32,
-    /// `model@sha256:…`, once known.
-    pub resolved_model: Option<String>,
-    /// GPU time of all attempts.
-    pub gpu: Millis,
-    /// What was measured on the clip of a finish attempt.
-    pub facts: Option<(Fence, ClipFacts)>,
-    /// The finish attempt's outputs that are being published.
-    pub publishing: Option<(Fence, Vec<ArtifactRef>)>,
-    /// Its files, once completed.
-    pub assets: Option<Assets>,
-    /// Whether its files are gone: expired, or the job was deleted.
-    pub assets_gone: bool,
-    /// Hidden for ever.
-    pub deleted: bool,
-    /// Artifacts that the unfinished job may still need.
-    pub working: BTreeSet<ArtifactId>,
-}
 
 /// What is remembered of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -473,70 +432,6 @@ impl JobTable {
     /// Whether there is no job.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
-    }
-}
-
-impl JobRow {
-    /// What the table alone can say of the job; the dispatch actor adds progress, queue and estimates.
-    pub fn view(&self) -> JobView {
-        JobView {
-            job: self.job,
-            spec: self.spec.clone(),
-            content: self.content,
-            created: self.created,
-            state: self.state,
-            in_progress: self.in_progress,
-            ended: self.ended,
-            progress: 0,
-            phase: None,
-            queue_position: None,
-            estimated_start: None,
-            estimated_completion: None,
-            resolved_model: self.resolved_model.clone(),
-            gpu: self.gpu,
-            assets: self.assets.clone(),
-            expires: self.expires(),
-        }
-    }
-
-    /// Whether it ended.
-    pub fn is_terminal(&self) -> bool {
-        matches!(self.state, JobState::Completed | JobState::Failed(_))
-    }
-
-    /// When its files go; none unless completed.
-    pub fn expires(&self) -> Option<Millis> {
-        let ended = self.ended.filter(|_| self.state == JobState::Completed)?;
-        let after = self.spec.expires_after;
-        let life = Millis(u64::from(after.seconds) * 1_000);
-        let from = if after.from_completion { ended } else { self.created };
-        Some(from.plus(life).max(ended.plus(EXPIRY_MIN)))
-    }
-
-    fn uses(&self) -> BTreeSet<ArtifactId> {
-        let mut all = self.working.clone();
-        if let Some(assets) = self.assets.as_ref().filter(|_| !self.assets_gone) {
-            all.extend(assets.artifacts());
-        }
-        all
-    }
-
-    /// The files of the clip that is being published, if it is complete and was measured.
-    pub fn published(&self) -> Option<Assets> {
-        let (fence, outputs) = self.publishing.as_ref()?;
-        let (measured, facts) = self.facts.as_ref()?;
-        let find = |role: Role| {
-            let found = outputs.iter().find(|output| output.role == role)?;
-            Some(Asset { artifact: found.artifact, bytes: found.bytes })
-        };
-        let assets = Assets {
-            video: find(Role::Clip)?,
-            thumbnail: find(Role::Thumbnail)?,
-            spritesheet: find(Role::Spritesheet)?,
-            sprite_columns: facts.sprite_columns,
-            sprite_rows: facts.sprite_rows,
-        };
-        (fence == measured).then_some(assets)
     }
 }
 
