@@ -5,6 +5,7 @@ mod actors;
 mod cancel;
 mod golden;
 mod hostile;
+mod operators;
 mod overload;
 mod render;
 mod restart;

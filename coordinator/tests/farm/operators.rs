@@ -1,0 +1,56 @@
+//! Promise: operators see every worker, can hold one back, empty it, and learn why a job waits.
+
+use crate::worker::Worker;
+use crate::{TestFarm, submission};
+use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused, WorkerRow};
+use zoetrope_protocol::id::{JobId, Millis};
+use zoetrope_protocol::wire::{DrainKind, FromWorker, ToWorker};
+
+async fn cordon(farm: &TestFarm, name: &str, cordoned: bool) -> bool {
+    let ask = |reply| FarmMsg::Cordon(name.to_owned(), cordoned, reply);
+    farm.farm().ask(ask).await.expect("answers")
+}
+
+async fn rows(farm: &TestFarm) -> Vec<WorkerRow> {
+    farm.farm().ask(FarmMsg::Workers).await.expect("answers")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cordoned_worker_waits_and_a_drained_one_leaves() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    assert!(cordon(&farm, "gpu-0", true).await);
+    assert!(!cordon(&farm, "gpu-9", true).await, "there is no such worker");
+    farm.submit(submission(1)).await.expect("admitted");
+    let row = rows(&farm).await.pop().expect("a worker");
+    assert_eq!((row.node.as_str(), row.state.as_str()), ("gpu-0", "cordoned"));
+    assert_eq!((row.pool.as_str(), row.models.as_slice()), ("test", &["toybox".to_owned()][..]));
+    let why = |reply| FarmMsg::Why(None, JobId(1), reply);
+    let why = farm.farm().ask(why).await.expect("answers").expect("it waits");
+    assert!(why.contains("workers_leaving"), "{why}");
+    assert!(cordon(&farm, &row.worker.to_string(), false).await, "by its number");
+    let order = worker.order().await;
+    let row = rows(&farm).await.pop().expect("a worker");
+    assert_eq!(row.running, Some(order.shard.to_string()));
+    let drain = |reply| FarmMsg::Drain("gpu-0".to_owned(), DrainKind::Shard, reply);
+    assert!(farm.farm().ask(drain).await.expect("answers"));
+    assert_eq!(worker.next().await, ToWorker::Drain(DrainKind::Shard));
+    worker.carry_out(&order).await;
+    worker.say(FromWorker::Left).await;
+    let mut other = Worker::fresh(&farm, "gpu-1").await;
+    assert_eq!(other.order().await.shard.job, JobId(1));
+    farm.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_cannot_be_met_is_refused_at_the_door() {
+    let farm = TestFarm::start().await;
+    let mut submission = submission(1);
+    let now = zoetrope_coordinator::clock::now();
+    submission.spec.deadline = Some(now.plus(Millis(10)));
+    let refused = farm.submit(submission.clone()).await;
+    assert_eq!(refused, Err(SubmitRefused::DeadlineInfeasible));
+    submission.spec.deadline = Some(now.plus(Millis(3_600_000)));
+    farm.submit(submission).await.expect("an hour is enough");
+    farm.running.stop().await;
+}
