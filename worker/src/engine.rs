@@ -2,7 +2,7 @@
 //!
 //! An engine never reads a clock to decide anything, never does network IO and knows no job. Everything it
 //! needs is in the [`RenderSpec`] and the input artifacts, so any worker can go on from "latents at step k".
-//! Called only from the gpu thread (`gpu.rs`) and from `zoetrope-worker render`.
+//! Called only from the gpu thread (`gpu/thread.rs`) and from `zoetrope-worker render`.
 
 use std::ops::ControlFlow;
 use zoetrope_protocol::RenderSpec;

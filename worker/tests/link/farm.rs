@@ -269,10 +269,39 @@ impl Peer {
 
     /// Gives an order and collects what comes until it is over.
     pub async fn carry_out(&mut self, order: Order) -> (Vec<Role>, FromWorker) {
-        let held = held(&order);
         self.say(ToWorker::Order(order)).await;
-        assert_eq!(self.frame().await, FromWorker::Started(held));
         self.until_over().await
+    }
+
+    /// Gives an order and waits for its first checkpoint, which is not acknowledged: the worker stands still
+    /// there until [`Peer::go_on`], however slow or fast the machine is.
+    pub async fn hold_at_checkpoint(&mut self, order: &Order) -> ArtifactHeader {
+        self.acknowledges.store(false, Ordering::SeqCst);
+        self.say(ToWorker::Order(order.clone())).await;
+        self.started_and_artifact(held(order)).await
+    }
+
+    /// That the attempt began, and its first artifact: on two streams, so in either order.
+    pub async fn started_and_artifact(&mut self, attempt: Held) -> ArtifactHeader {
+        let (mut started, mut artifact) = (false, None);
+        while !started || artifact.is_none() {
+            match self.next().await {
+                Some(Event::Frame(FromWorker::Started(held))) => {
+                    assert_eq!(held, attempt);
+                    started = true;
+                }
+                Some(Event::Artifact(header)) => artifact = Some(header),
+                other => panic!("expected a start or an artifact, got {other:?}"),
+            }
+        }
+        artifact.unwrap()
+    }
+
+    /// Acknowledges a checkpoint, and all that come from now on.
+    pub async fn go_on(&self, checkpoint: ArtifactHeader) {
+        self.acknowledges.store(true, Ordering::SeqCst);
+        let held = checkpoint.held.unwrap();
+        self.say(ToWorker::Stored { held, artifact: checkpoint.artifact }).await;
     }
 
     pub async fn until_over(&mut self) -> (Vec<Role>, FromWorker) {
@@ -280,6 +309,7 @@ impl Peer {
         loop {
             match self.next().await {
                 Some(Event::Artifact(header)) => roles.push(header.role.unwrap()),
+                Some(Event::Frame(FromWorker::Started(_))) => {}
                 Some(Event::Frame(frame)) => return (roles, frame),
                 None => panic!("the link is over"),
             }

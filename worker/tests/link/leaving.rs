@@ -1,10 +1,11 @@
 //! Promise: a worker that is asked to leave finishes what it may, says so, and its last word is `Left`.
 
-use crate::farm::{Farm, Setup, held, order, outputs, soon};
+use crate::farm::{Farm, Setup, order, outputs, soon};
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{CloseCode, DrainKind, FromWorker, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Stage};
 use zoetrope_worker::exit::ExitCode;
+use zoetrope_worker::gpu::GpuMsg;
 use zoetrope_worker::root::RootMsg;
 
 #[tokio::test]
@@ -26,18 +27,17 @@ async fn an_idle_worker_leaves_at_once() {
 async fn a_drain_after_the_step_stores_it() {
     let farm = Farm::new();
     let data = tempfile::tempdir().unwrap();
-    let setup = Setup { emulation: "step_ms = 30", ..Setup::default() };
-    let worker = setup.start(&farm, data.path()).await;
+    let worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let mut denoise = order(Stage::Denoise, prompt);
-    denoise.checkpoint_every = 100;
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    denoise.checkpoint_every = 2;
+    let second = peer.hold_at_checkpoint(&denoise).await;
     peer.say(ToWorker::Drain(DrainKind::Step)).await;
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    peer.go_on(second).await;
     let (roles, end) = peer.until_over().await;
-    assert!(matches!(roles.as_slice(), [Role::Latents { step: 1..=3 }]), "{roles:?}");
+    assert_eq!(roles, [Role::Latents { step: 3 }], "stored because it leaves");
     assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");
     assert_eq!(peer.frame().await, FromWorker::Left);
     peer.close(CloseCode::Leaving);
@@ -53,15 +53,15 @@ async fn a_drain_after_the_shard_finishes_it_and_takes_no_more() {
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let mut denoise = order(Stage::Denoise, prompt);
     denoise.spec.steps = 20;
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    let first = peer.hold_at_checkpoint(&denoise).await;
     peer.say(ToWorker::Drain(DrainKind::Shard)).await;
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
     let mut late = order(Stage::Encode, vec![]);
     late.fence.attempt = AttemptNumber(2);
     peer.say(ToWorker::Order(late)).await;
-    let (_, refusal) = peer.until_over().await;
+    let refusal = peer.frame().await;
     assert!(matches!(refusal, FromWorker::Failed { cause: Cause::Refused, .. }), "{refusal:?}");
+    peer.go_on(first).await;
     let (_, end) = peer.until_over().await;
     assert!(matches!(end, FromWorker::Finished { .. }), "{end:?}");
     assert_eq!(peer.frame().await, FromWorker::Left);
@@ -74,19 +74,18 @@ async fn a_drain_after_the_shard_finishes_it_and_takes_no_more() {
 async fn a_second_signal_is_immediate() {
     let farm = Farm::new();
     let data = tempfile::tempdir().unwrap();
-    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
-    let worker = setup.start(&farm, data.path()).await;
+    let worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
-    let mut denoise = order(Stage::Denoise, prompt);
-    denoise.spec.steps = 60;
-    denoise.checkpoint_every = 100;
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    let first = peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     worker.root.cast(RootMsg::Signal).unwrap();
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
     worker.root.cast(RootMsg::Signal).unwrap();
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    // The stop is asked for at once; the gpu thread sees it at the boundary where it stands.
+    let (_, gpu) = ractor::call_t!(worker.root, RootMsg::Parts, 5_000).unwrap();
+    ractor::call_t!(gpu, GpuMsg::Observe, 5_000).unwrap();
+    peer.go_on(first).await;
     let (roles, end) = peer.until_over().await;
     assert!(roles.is_empty(), "{roles:?}");
     assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");

@@ -2,7 +2,6 @@
 //! spec, same latents, wherever the steps were made.
 
 use crate::farm::{Event, Farm, Setup, held, order, outputs, soon, spec};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{FromWorker, StopWhen, ToWorker};
@@ -44,17 +43,12 @@ async fn a_step_waits_for_the_acknowledgement_of_the_one_before() {
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
 
-    peer.acknowledges.store(false, Ordering::SeqCst);
-    let denoise = order(Stage::Denoise, prompt);
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
-    let first = peer.artifact().await;
+    let first = peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     assert_eq!(first.role, Some(Role::Latents { step: 1 }));
     // Twenty times as long as a step takes: if it went on, the second would be here.
     let early = tokio::time::timeout(Duration::from_millis(100), peer.next()).await;
     assert!(early.is_err(), "{early:?}");
-    peer.acknowledges.store(true, Ordering::SeqCst);
-    peer.say(ToWorker::Stored { held: held(&denoise), artifact: first.artifact }).await;
+    peer.go_on(first).await;
     let (roles, _) = peer.until_over().await;
     assert_eq!(roles.len(), 3);
 }
@@ -65,11 +59,8 @@ async fn a_refused_upload_is_sent_again() {
     let data = tempfile::tempdir().unwrap();
     let _worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
-    peer.acknowledges.store(false, Ordering::SeqCst);
     let encode = order(Stage::Encode, vec![]);
-    peer.say(ToWorker::Order(encode.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&encode)));
-    let first = peer.artifact().await;
+    let first = peer.hold_at_checkpoint(&encode).await;
     let reason = "the store is full".to_string();
     let refusal =
         |artifact| ToWorker::NotStored { held: held(&encode), artifact, reason: reason.clone() };
@@ -91,22 +82,21 @@ async fn a_refused_upload_is_sent_again() {
 async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
     let farm = Farm::new();
     let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let first = Setup { emulation: "step_ms = 20", ..Setup::default() };
-    let _first = first.start(&farm, data[0].path()).await;
+    let _first = Setup::default().start(&farm, data[0].path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let quiet = outputs(peer.carry_out(order(Stage::Denoise, prompt.clone())).await.1);
 
     let mut again = order(Stage::Denoise, prompt.clone());
     again.fence.attempt = AttemptNumber(2);
-    // Checkpoints would come anyway: without them, what is stored is stored for the stop.
-    again.checkpoint_every = 100;
-    peer.say(ToWorker::Order(again.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&again)));
+    again.checkpoint_every = 2;
+    let second = peer.hold_at_checkpoint(&again).await;
     peer.say(ToWorker::Stop { held: held(&again), when: StopWhen::AfterStep }).await;
+    peer.go_on(second).await;
     let checkpoint = peer.artifact().await;
-    let Some(Role::Latents { step }) = checkpoint.role else { panic!("{checkpoint:?}") };
-    assert!((1..4).contains(&step));
+    // No checkpoint was due: it is stored for whoever goes on.
+    let step = 3;
+    assert_eq!(checkpoint.role, Some(Role::Latents { step }));
     match peer.frame().await {
         FromWorker::Failed { held: of, cause: Cause::Preempted, .. } => {
             assert_eq!(of, held(&again))
@@ -133,13 +123,12 @@ async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
 async fn a_stop_now_ends_at_the_next_boundary_without_storing() {
     let farm = Farm::new();
     let data = tempfile::tempdir().unwrap();
-    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
-    let _worker = setup.start(&farm, data.path()).await;
+    let _worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let denoise = order(Stage::Denoise, prompt);
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
+    peer.hold_at_checkpoint(&denoise).await;
+    // Its acknowledgement never comes, and nobody waits for it any more.
     peer.say(ToWorker::Stop { held: held(&denoise), when: StopWhen::Now }).await;
     let (roles, end) = peer.until_over().await;
     assert!(roles.is_empty(), "{roles:?}");

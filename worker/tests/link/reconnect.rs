@@ -4,7 +4,7 @@
 use crate::farm::{Farm, Setup, held, order, outputs};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::job::{Cause, Role};
-use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, ToWorker};
+use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept};
 use zoetrope_protocol::{AttemptNumber, Epoch, Fence, Stage};
 
 fn renewed(of: Held, epoch: u64) -> Kept {
@@ -21,11 +21,8 @@ async fn a_running_attempt_is_re_attached() {
     peer.welcome(1, vec![]).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     // The report of the encode may still be lost with the connection, so it is named again.
-    peer.acknowledges.store(false, Ordering::SeqCst);
     let denoise = order(Stage::Denoise, prompt);
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
-    let cut_off = peer.artifact().await;
+    let cut_off = peer.hold_at_checkpoint(&denoise).await;
     // The coordinator dies before it acknowledges step 1, and another leader takes over.
     peer.close(CloseCode::Stopping);
 
@@ -36,8 +33,7 @@ async fn a_running_attempt_is_re_attached() {
     let kept = renewed(held(&denoise), 2);
     peer.welcome(2, vec![kept]).await;
     let now = Held { shard: denoise.shard, fence: kept.fence };
-    assert_eq!(peer.frame().await, FromWorker::Started(now));
-    let again = peer.artifact().await;
+    let again = peer.started_and_artifact(now).await;
     assert_eq!((again.artifact, again.held), (cut_off.artifact, Some(now)));
     let (roles, end) = peer.until_over().await;
     assert_eq!(roles, [2, 3, 4].map(|step| Role::Latents { step }), "no step is made twice");
@@ -77,11 +73,7 @@ async fn what_is_not_kept_is_dropped_and_the_gpu_is_free() {
     let _worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
-    peer.acknowledges.store(false, Ordering::SeqCst);
-    let denoise = order(Stage::Denoise, prompt);
-    peer.say(ToWorker::Order(denoise.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&denoise)));
-    peer.artifact().await;
+    peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     peer.close(CloseCode::Stopping);
     let mut peer = farm.welcome(2).await;
     // The dropped attempt says nothing more; the next word is of the new order.
@@ -129,11 +121,8 @@ async fn a_new_attempt_of_a_shard_replaces_the_old_one() {
     let data = tempfile::tempdir().unwrap();
     let _worker = Setup::default().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
-    peer.acknowledges.store(false, Ordering::SeqCst);
     let old = order(Stage::Encode, vec![]);
-    peer.say(ToWorker::Order(old.clone())).await;
-    assert_eq!(peer.frame().await, FromWorker::Started(held(&old)));
-    peer.artifact().await;
+    peer.hold_at_checkpoint(&old).await;
     peer.acknowledges.store(true, Ordering::SeqCst);
     let mut new = old.clone();
     new.fence.attempt = AttemptNumber(2);
