@@ -40,6 +40,14 @@ impl Linear {
         x.f_to_dtype(self.kind(), false, false)?.f_linear(&self.weight, self.bias.as_ref())
     }
 
+    /// The layer that makes some of the outputs: where these are an array of `shape`, those at `index` of `dim`.
+    pub fn outputs(&self, shape: &[i64], dim: i64, index: i64) -> Result<Self> {
+        let weight = self.weight.f_reshape([shape, &[-1]].concat())?.f_select(dim, index)?;
+        let weight = weight.f_flatten(0, -2)?;
+        let pick = |bias: &Tensor| bias.f_reshape(shape)?.f_select(dim, index)?.f_flatten(0, -1);
+        Ok(Linear { weight, bias: self.bias.as_ref().map(pick).transpose()? })
+    }
+
     /// The type that it computes in.
     pub fn kind(&self) -> Kind {
         self.weight.kind()

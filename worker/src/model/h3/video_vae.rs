@@ -72,6 +72,23 @@ impl Tiles {
     }
 }
 
+/// Latents of a chunk that become frames together: from, to, step, of the latents and of the chunk's frames.
+///
+/// A latent is decoded to four frames; of those of every fifth latent the first three repeat the last.
+struct Run {
+    latents: [i64; 3],
+    frames: [i64; 3],
+    /// Frames of each latent.
+    each: i64,
+}
+
+/// The 7 latents and 22 frames of a chunk: those that begin five latents, and the two stretches between.
+const RUNS: [Run; 3] = [
+    Run { latents: [0, 7, 5], frames: [0, 22, 17], each: 1 },
+    Run { latents: [1, 5, 1], frames: [1, 17, 1], each: 4 },
+    Run { latents: [6, 7, 1], frames: [18, 22, 1], each: 4 },
+];
+
 /// `MiniMaxH3VideoTransformerBlock` with its attention.
 struct Block {
     norm1: RmsNorm,
@@ -140,6 +157,8 @@ pub struct VideoVae {
     blocks: Vec<Block>,
     norm_out: LayerNorm,
     proj_out: Linear,
+    /// The part of `proj_out` that makes a latent's last frame.
+    proj_last: Linear,
     frequencies: Vec<f32>,
 }
 
@@ -166,7 +185,9 @@ impl VideoVae {
             Tensor::f_from_slice(&values)?.f_to(device)
         };
         let turning = config.decoder_attention_head_dim as f64 * config.decoder_rope_dim_ratio;
-        let pixels = config.out_channels * config.patch_frames() * config.patch() * config.patch();
+        let (frames, area) = (config.patch_frames(), config.patch() * config.patch());
+        let proj_out = Linear::new(&at.at("proj_out"), d, config.out_channels * frames * area)?;
+        let proj_last = proj_out.outputs(&[config.out_channels, frames, area], 1, frames - 1)?;
         let tokens = config.decoder_num_register_tokens;
         Ok(VideoVae {
             config: config.clone(),
@@ -180,7 +201,8 @@ impl VideoVae {
                 .map(|index| Block::new(&at.at("transformer_blocks").at(index), config))
                 .collect::<Result<_>>()?,
             norm_out: LayerNorm::new(&at.at("norm_out"), d, config.decoder_norm_eps)?,
-            proj_out: Linear::new(&at.at("proj_out"), d, pixels)?,
+            proj_out,
+            proj_last,
             frequencies: frequencies(turning as i64, config.decoder_rope_theta),
         })
     }
@@ -214,16 +236,9 @@ impl VideoVae {
     /// # Errors
     /// If torch fails.
     pub fn decode_chunk(&self, latents: &Tensor, tiling: Tiling) -> Result<(Tensor, Tensor)> {
-        let (_, t, _, _) = latents.size4()?;
         let frames = self.decode_picture(latents, tiling)?;
-        // Each five latents are 20 decoded frames, of which the first three repeat the fourth.
-        let ratio = self.config.patch_frames();
-        let repeated = i64::from(CHUNK_LATENTS) * ratio - i64::from(CHUNK_FRAMES);
-        let added = frames.f_narrow(1, repeated, i64::from(CHUNK_FRAMES))?;
-        let second = i64::from(CHUNK_LATENTS) * ratio + repeated;
-        let shared = frames.f_narrow(1, second, t * ratio - second)?;
-        debug_assert_eq!(shared.size()[1], i64::from(OVERLAP_FRAMES));
-        Ok((added, shared))
+        let (added, shared) = (i64::from(CHUNK_FRAMES), i64::from(OVERLAP_FRAMES));
+        Ok((frames.f_narrow(1, 0, added)?, frames.f_narrow(1, added, shared)?))
     }
 
     /// Fades from the last frames of the chunk before into the first frames of this one, in place.
@@ -239,32 +254,40 @@ impl VideoVae {
         Ok(())
     }
 
-    /// (c, t, h, w) to (3, 4 t, 16 h, 16 w), tile by tile.
+    /// (c, 7, h, w) to (3, 22, 16 h, 16 w), tile by tile.
     fn decode_picture(&self, latents: &Tensor, tiling: Tiling) -> Result {
         let (_, t, h, w) = latents.size4()?;
         let patch = self.config.patch();
         let (down, across) = (Tiles::along(h * patch, tiling), Tiles::along(w * patch, tiling));
         let rope = self.rope(t, down.length / patch, across.length / patch)?;
-        let mut tiles = Vec::with_capacity(down.starts.len());
+        // By run, by row of tiles, by tile.
+        let mut tiles = RUNS.map(|_| Vec::with_capacity(down.starts.len()));
         for top in &down.starts {
             let rows = latents.f_narrow(2, top / patch, down.length / patch)?;
-            let row: Result<Vec<Tensor>> = across
-                .starts
-                .iter()
-                .map(|left| rows.f_narrow(3, left / patch, across.length / patch))
-                .map(|tile| self.decode(&tile?, &rope))
-                .collect();
-            tiles.push(row?);
+            let mut row = RUNS.map(|_| Vec::with_capacity(across.starts.len()));
+            for left in &across.starts {
+                let tile = rows.f_narrow(3, left / patch, across.length / patch)?;
+                for (run, pixels) in row.iter_mut().zip(self.decode(&tile, &rope)?) {
+                    run.push(pixels);
+                }
+            }
+            for (run, row) in tiles.iter_mut().zip(row) {
+                run.push(row);
+            }
         }
-        let (out, frames) = (self.config.out_channels, self.config.patch_frames());
-        let picture =
-            Tensor::f_empty([out, t, frames, h, patch, w, patch], (Kind::Float, self.device))?;
-        stitch(&tiles, &down, &across, patch, &picture)?;
-        picture.f_reshape([out, t * frames, h * patch, w * patch])
+        let frames = i64::from(CHUNK_FRAMES + OVERLAP_FRAMES);
+        let size = [self.config.out_channels, frames, h, patch, w, patch];
+        let picture = Tensor::f_empty(size, (Kind::Float, self.device))?;
+        for (run, tiles) in RUNS.iter().zip(&tiles) {
+            let [start, end, step] = run.frames;
+            let place = picture.f_slice(1, start, end, step)?.f_unflatten(1, [-1, run.each])?;
+            stitch(tiles, &down, &across, patch, &place)?;
+        }
+        picture.f_reshape([size[0], frames, h * patch, w * patch])
     }
 
-    /// `MiniMaxH3VideoViTDecoder3d`: one tile, (c, t, h, w) to a view (3, t, 4, h, 16, w, 16).
-    fn decode(&self, latents: &Tensor, rope: &Rope) -> Result {
+    /// `MiniMaxH3VideoViTDecoder3d`: one tile, (c, 7, h, w) to a view (3, t, f, h, 16, w, 16) for each run.
+    fn decode(&self, latents: &Tensor, rope: &Rope) -> Result<Vec<Tensor>> {
         let (c, t, h, w) = latents.size4()?;
         let d = self.config.width();
         // (c, t, h, w) to (1, t h w, c)
@@ -276,10 +299,16 @@ impl VideoVae {
             x = block.forward(&x, rope)?;
         }
         let rows = self.norm_out.forward(&x.f_narrow(1, 0, t * h * w)?)?;
-        let pixels = wide(&self.proj_out.forward(&rows)?)?;
-        let (f, p, out) =
-            (self.config.patch_frames(), self.config.patch(), self.config.out_channels);
-        pixels.f_reshape([t, h, w, out, f, p, p])?.f_permute([3, 0, 4, 1, 5, 2, 6])
+        let rows = rows.f_reshape([t, h * w, d])?;
+        let (p, out) = (self.config.patch(), self.config.out_channels);
+        let project = |run: &Run| -> Result {
+            let [start, end, step] = run.latents;
+            let head = if run.each == 1 { &self.proj_last } else { &self.proj_out };
+            let pixels = wide(&head.forward(&rows.f_slice(0, start, end, step)?)?)?;
+            let pixels = pixels.f_reshape([-1, h, w, out, run.each, p, p])?;
+            pixels.f_permute([3, 0, 4, 1, 5, 2, 6])
+        };
+        RUNS.iter().map(project).collect()
     }
 
     /// Positions from -1 to 1 along each axis, at the middles of the latents; the tokens beside them sit at 0.
@@ -319,7 +348,7 @@ fn shares(extent: i64) -> Vec<f32> {
     (0..extent).map(|place| place as f32 / extent as f32).collect()
 }
 
-/// Joins tiles, which are views (3, t, 4, h, p, w, p), into such a picture. Each tile fades from the tile above as
+/// Joins tiles, which are views (3, t, f, h, p, w, p), into such a picture. Each tile fades from the tile above as
 /// that was decoded, then from the one on its left as that was decoded; what the next tile covers is not written.
 fn stitch(
     tiles: &[Vec<Tensor>],
