@@ -4,7 +4,7 @@
 use crate::core::Core;
 use crate::drain::Drain;
 use crate::input::Capacity;
-use crate::job::{Lost, Standing};
+use crate::job::{Job, Lost, Standing};
 use crate::output::{Ignored, Output};
 use crate::quarantine::Record;
 use crate::slab::Slot;
@@ -289,7 +289,7 @@ impl Core {
             self.end_attempt(slot, Some(cause), None, out);
             self.fail(slot, &running, cause, out);
             if cause == Cause::WorkerLost {
-                self.remember_lost(running.job, node, boot, running.fence);
+                self.remember_lost(&running, node, boot);
             }
         }
         self.state.workers.take(slot);
@@ -298,9 +298,15 @@ impl Core {
     }
 
     /// The shard may be taken up again by the boot that lost it, as long as nobody else has it.
-    fn remember_lost(&mut self, slot: Slot, node: NodeId, boot: u64, fence: Fence) {
-        let Some(job) = self.state.jobs.get_mut(slot) else { return };
-        let position = job.position;
+    fn remember_lost(&mut self, running: &Running, node: NodeId, boot: u64) {
+        let slot = running.job;
+        // Its job may be over, or may have to go back to an earlier stage.
+        let same = |job: &Job| self.state.stage_of(job) == running.stage;
+        if !self.state.jobs.get(slot).is_some_and(same) {
+            return;
+        }
+        let job = &mut self.state.jobs[slot];
+        let (position, fence) = (job.position, running.fence);
         let live = job.live.as_mut().filter(|live| live.standing == Standing::Ready);
         if let Some(live) = live {
             live.lost = Some(Lost { node, boot, fence, position });
