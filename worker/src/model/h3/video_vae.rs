@@ -304,7 +304,7 @@ impl VideoVae {
         let project = |run: &Run| -> Result {
             let [start, end, step] = run.latents;
             let head = if run.each == 1 { &self.proj_last } else { &self.proj_out };
-            let pixels = wide(&head.forward(&rows.f_slice(0, start, end, step)?)?)?;
+            let pixels = head.forward(&rows.f_slice(0, start, end, step)?)?;
             let pixels = pixels.f_reshape([-1, h, w, out, run.each, p, p])?;
             pixels.f_permute([3, 0, 4, 1, 5, 2, 6])
         };
@@ -395,8 +395,8 @@ fn fade(new: &mut Tensor, old: &Tensor, extent: i64, dim: i64) -> Result<()> {
     (shape[dim as usize], shape[dim as usize + 1]) = (extent / patch, patch);
     let rest = Tensor::f_from_slice(&rest)?.f_reshape(shape)?.f_to(new.device())?;
     let mut head = new.f_narrow(dim, 0, patches)?;
-    let _ =
-        head.f_lerp_tensor_(&old.f_narrow(dim, 0, patches)?, &rest.f_narrow(dim, 0, patches)?)?;
+    let old = wide(&old.f_narrow(dim, 0, patches)?)?;
+    let _ = head.f_lerp_tensor_(&old, &rest.f_narrow(dim, 0, patches)?)?;
     Ok(())
 }
 
