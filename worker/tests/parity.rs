@@ -378,6 +378,27 @@ fn the_embedded_model_loads_whole_and_renders() {
     assert_eq!(clip.samples.len() as u64, 2 * spec.shape().asked_samples());
 }
 
+#[test]
+fn model_code_has_no_async_clock_environment_or_global_seed() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            files += 1;
+            for word in ["async ", ".await", "Instant", "SystemTime", "std::env", "manual_seed"] {
+                assert!(!text.contains(word), "{} has {word:?}", path.display());
+            }
+        }
+    }
+    assert!(files > 10);
+}
+
 /// The published key list of one part, without what `ignored` accepts.
 fn published(part: &str, ignored: impl Fn(&str) -> bool) -> Vec<Key> {
     let text = std::fs::read_to_string(golden().join("h3-released-keys.txt")).unwrap();
