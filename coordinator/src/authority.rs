@@ -89,6 +89,7 @@ pub struct Authority {
     folder: PathBuf,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    secret: [u8; 32],
     tokens: Mutex<BTreeMap<String, OpenToken>>,
 }
 
@@ -112,6 +113,7 @@ impl Authority {
         let certificate = CertificateDer::from(std::fs::read(&certificate_path)?);
         let key = KeyPair::from_pem(&std::fs::read_to_string(&key_path)?)
             .map_err(|e| damaged(&key_path, e.to_string()))?;
+        let secret = Sha256::digest(key.serialize_der()).into();
         let issuer = Issuer::new(authority_params(), key);
         let tokens_path = folder.join("tokens.json");
         let tokens = match std::fs::read(&tokens_path) {
@@ -121,7 +123,13 @@ impl Authority {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(e.into()),
         };
-        Ok(Authority { folder: folder.to_owned(), certificate, issuer, tokens: Mutex::new(tokens) })
+        let tokens = Mutex::new(tokens);
+        Ok(Authority { folder: folder.to_owned(), certificate, issuer, secret, tokens })
+    }
+
+    /// A secret of this farm for one purpose: the same after each restart, and known to nobody else.
+    pub fn secret_for(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new().chain_update(self.secret).chain_update(purpose).finalize().into()
     }
 
     /// The authority's own certificate.

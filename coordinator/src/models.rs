@@ -149,9 +149,11 @@ fn canvas_near(size: Size, canvases: &[Size]) -> Option<Size> {
         let (larger, smaller) = shape(*canvas);
         larger * 100 <= smaller * 103
     };
-    canvases.iter().copied().filter(alike).min_by(|a, b| {
-        nearer(area(*a), area(*b)).then_with(|| nearer(shape(*a), shape(*b)))
-    })
+    canvases
+        .iter()
+        .copied()
+        .filter(alike)
+        .min_by(|a, b| nearer(area(*a), area(*b)).then_with(|| nearer(shape(*a), shape(*b))))
 }
 
 fn model(id: ModelId, text: &str) -> Result<Model, ModelsError> {
