@@ -4,8 +4,12 @@
 //! never. Nothing counts as written before the blocking `flush()` returned; `flush_async` is not used, it can
 //! hang. sled may refuse to open after a crash, so it is never trusted: each record has its number and a
 //! CRC-32C, and a repair is tried on a copy and accepted only if no record is missing.
+//!
+//! On Linux sled's `flush()` is a `sync_file_range`, which hands the pages to the disk but does not empty the
+//! disk's own cache, so an `fdatasync` of sled's file follows each flush.
 
 use super::JournalError;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +23,8 @@ const HEAD_BYTES: usize = 5;
 /// An open segment.
 pub struct Segment {
     db: sled::Db,
+    /// sled's log file, opened once more in order to sync it.
+    log: File,
 }
 
 /// What a segment holds, in the order of the numbers.
@@ -76,7 +82,10 @@ impl Segment {
             self.db.flush()
         }));
         match written {
-            Ok(Ok(_)) => Ok(bytes),
+            Ok(Ok(_)) => {
+                self.log.sync_data().map_err(|e| JournalError::Write(e.to_string()))?;
+                Ok(bytes)
+            }
             Ok(Err(e)) => Err(JournalError::Write(e.to_string())),
             Err(_) => Err(JournalError::Write("the storage engine panicked".to_owned())),
         }
@@ -109,11 +118,22 @@ fn try_open(path: &Path) -> Result<Segment, String> {
         .cache_capacity(CACHE_BYTES)
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(Segment { db }),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err("the storage engine panicked".to_owned()),
+    let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => db,
+        Ok(Err(e)) => return Err(e.to_string()),
+        Err(_) => return Err("the storage engine panicked".to_owned()),
+    };
+    let log = open_synced(path).map_err(|e| e.to_string())?;
+    Ok(Segment { db, log })
+}
+
+/// Opens sled's log file, once the names of a new segment are on disk: its files, and the folder itself.
+fn open_synced(path: &Path) -> std::io::Result<File> {
+    File::open(path)?.sync_all()?;
+    if let Some(parent) = path.parent() {
+        File::open(parent)?.sync_all()?;
     }
+    File::open(path.join("db"))
 }
 
 /// Makes a copy that opens.
