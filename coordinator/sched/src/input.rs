@@ -1,4 +1,4 @@
-//! Everything that can happen. Journalled before the core sees it; the order of variants and fields is the
+//! Everything that can happen. Journalled before anything that follows from it leaves the process; the order of variants and fields is the
 //! journal's format, so they are appended, never reordered.
 
 use serde::{Deserialize, Serialize};
