@@ -9,6 +9,7 @@ pub mod id;
 pub mod job;
 pub mod metric;
 pub mod model;
+pub mod mutant;
 pub mod wire;
 
 pub use clip::{ClipShape, Size};

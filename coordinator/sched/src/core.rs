@@ -12,6 +12,7 @@ use crate::state::{Kind, KindIx, Model, State};
 use crate::view::{JobPhase, ShardPhase};
 use zoetrope_protocol::id::{Epoch, JobId, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause};
+use zoetrope_protocol::mutant::{Mutant, on};
 
 /// Where nobody expects anything: a minute a stage.
 const EXPECTED_UNKNOWN_MS: u32 = 60_000;
@@ -252,6 +253,10 @@ impl Core {
 
     /// Ends a job, once and for all: its attempt is stopped, its artifacts are forgotten.
     pub(crate) fn end_job(&mut self, slot: Slot, end: JobState, out: &mut Vec<Output>) {
+        let publishing = self.state.jobs[slot].standing() == Standing::Publishing;
+        if on(Mutant::CancelNotFinal) && publishing && end != JobState::Completed {
+            return out.push(Output::JobMoved { job: self.state.jobs[slot].id, state: end });
+        }
         match self.state.jobs[slot].standing() {
             Standing::Ready => self.dequeue(slot),
             Standing::Running { worker } => {

@@ -16,6 +16,7 @@ use crate::state::KindIx;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::TenantId;
 use zoetrope_protocol::job::Class;
+use zoetrope_protocol::mutant::{Mutant, on};
 
 /// Virtual time of one GPU-millisecond at weight 1. The largest weight, so that no charge is rounded to nothing;
 /// 64 bits then hold 580 years of a thousand GPUs.
@@ -39,7 +40,7 @@ pub(crate) struct Tenant {
 impl Tenant {
     /// Whether it runs as many shards as it may.
     pub fn capped(&self) -> bool {
-        self.running >= self.policy.running_max
+        self.running >= self.policy.running_max + u32::from(on(Mutant::QuotaOffByOne))
     }
 
     /// Virtual time for so much GPU time.

@@ -10,6 +10,7 @@ use crate::worker::{Doing, NodeId};
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Millis, WorkerId};
 use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::mutant::{Mutant, on};
 
 /// Something that waits for its moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,7 +74,11 @@ impl Core {
             Timer::Drain { worker } => self.harden_drain(worker, out),
             Timer::Stopping { worker } => {
                 let now = self.state.now;
-                if let Some(slot) = self.worker_slot(worker)
+                if on(Mutant::TimerKept) {
+                    if let Some(slot) = self.worker_slot(worker) {
+                        self.set_idle(slot);
+                    }
+                } else if let Some(slot) = self.worker_slot(worker)
                     && let Doing::Stopping { until, .. } = self.state.workers[slot].doing
                     && until <= now
                 {

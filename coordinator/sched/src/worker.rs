@@ -13,6 +13,7 @@ use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{Held, Identity, Kept};
 
 /// Names a node. Never reused.
@@ -164,13 +165,14 @@ impl Core {
         let before = self.state.nodes[&node].worker;
         if let Some(old) = before {
             let was = &self.state.workers[old].identity;
-            if was.boot == identity.boot && was.session >= identity.session {
+            let same_boot = was.boot == identity.boot || on(Mutant::BootLeftOut);
+            if same_boot && was.session >= identity.session {
                 // An older connection of the same boot: its hello was overtaken.
                 out.push(Output::Ignored { why: Ignored::NothingToDo });
                 out.push(Output::WorkerGone { worker: id });
                 return;
             }
-            if was.boot == identity.boot {
+            if same_boot {
                 self.reconnect(old, id, identity, capacity, held, out);
                 return;
             }
@@ -242,7 +244,7 @@ impl Core {
         let mut keep = Vec::new();
         if let Some(running) = self.state.workers[slot].running().copied() {
             let here = self.held(&running);
-            if held.contains(&here) {
+            if held.contains(&here) || on(Mutant::ReattachByName) {
                 // The same attempt goes on, so it keeps its number; the epoch is that of its new leader.
                 let fence = Fence { epoch, attempt: running.fence.attempt };
                 self.state.workers[slot].doing = Doing::Running(Running { fence, ..running });

@@ -50,14 +50,9 @@ impl DispatchState {
             }
             Output::Assign { worker, shard, fence, inputs, hard_limit } => {
                 let Some(row) = self.books.table.row(shard.job) else { return };
-                let order = Order {
-                    shard,
-                    fence,
-                    spec: row.spec.render.clone(),
-                    inputs,
-                    checkpoint_every: self.limits.checkpoint_every,
-                    hard_limit,
-                };
+                let checkpoint_every = self.limits.checkpoint_every;
+                let spec = row.spec.render.clone();
+                let order = Order { shard, fence, spec, inputs, checkpoint_every, hard_limit };
                 self.placed.insert(shard.job, Instant::now());
                 self.tell(worker, LinkMsg::Send(Box::new(ToWorker::Order(order))));
             }

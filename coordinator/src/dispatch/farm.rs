@@ -6,10 +6,11 @@ use super::estimate;
 use super::state::DispatchState;
 use crate::clock;
 use crate::farm::{CancelRefused, FarmMsg, SubmitRefused};
-use crate::jobs::{JobRow, JobView, ListQuery, Submission};
+use crate::jobs::{JobRow, JobTable, JobView, ListQuery, Submission};
 use ractor::RpcReplyPort;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::metric;
+use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::output::JobState;
@@ -17,6 +18,26 @@ use zoetrope_sched::output::JobState;
 /// Sends an answer. Who asked may be gone, and that is no news.
 fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
     drop(reply.send(value));
+}
+
+/// What a request is that came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// The same request: this is its job.
+    Same(JobId),
+    /// Another request under the same key, or with a job's id.
+    KeyReused,
+}
+
+/// Whether a request came before.
+pub fn repeat(table: &JobTable, now: Millis, submission: &Submission) -> Option<Repeat> {
+    let key = submission.idempotency.filter(|_| !on(Mutant::NoIdempotency));
+    if let Some(row) = key.and_then(|key| table.by_key(now, &key)) {
+        let same = row.content == submission.content;
+        return Some(if same { Repeat::Same(row.job) } else { Repeat::KeyReused });
+    }
+    // An id that is taken cannot be random; it would show one caller's job to another.
+    table.row(submission.job).map(|_| Repeat::KeyReused)
 }
 
 impl DispatchState {
@@ -108,19 +129,12 @@ impl DispatchState {
     }
 
     fn admission(&self, submission: &Submission) -> Result<Ask, Refused> {
-        let Submission { job, spec, content, idempotency } = submission;
+        let spec = &submission.spec;
         let now = clock::now();
-        if let Some(row) = idempotency.and_then(|key| self.books.table.by_key(now, &key)) {
-            let same = row.content == *content;
-            return Err(if same {
-                Refused::Replay(row.job)
-            } else {
-                Refused::Because(SubmitRefused::KeyReused)
-            });
-        }
-        // An id that is taken cannot be random; it would show one caller's job to another.
-        if self.books.table.row(*job).is_some() {
-            return Err(Refused::Because(SubmitRefused::KeyReused));
+        match repeat(&self.books.table, now, submission) {
+            Some(Repeat::Same(job)) => return Err(Refused::Replay(job)),
+            Some(Repeat::KeyReused) => return Err(Refused::Because(SubmitRefused::KeyReused)),
+            None => {}
         }
         let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished);
         if unfinished >= self.limits.jobs_of_tenant {

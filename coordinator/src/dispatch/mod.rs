@@ -8,6 +8,7 @@ pub mod books;
 pub mod effects;
 pub mod estimate;
 pub mod farm;
+pub mod ledger;
 pub mod progress;
 pub mod publish;
 pub mod recovery;
@@ -16,7 +17,7 @@ pub mod workers;
 
 pub use progress::ProgressBoard;
 pub use recovery::{Recovery, recover};
-pub use state::{DispatchArguments, DispatchLimits, DispatchState};
+pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 
 use crate::farm::FarmMsg;
 use crate::link::LinkMsg;

@@ -1,8 +1,9 @@
 //! The dispatch actor's state: records what happens, holds effects back until it is on disk.
 
-use super::books::{Books, Effects, Entry, Record};
+use super::books::{Books, Effects, Entry};
 use super::effects::Effect;
 use super::estimate::Medians;
+use super::ledger::Ledger;
 use super::progress::ProgressBoard;
 use super::{DispatchMsg, DispatchView};
 use crate::authority::Authority;
@@ -19,9 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, TenantId, WorkerId};
 use zoetrope_protocol::metric;
+use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{StageNeed, TenantPolicy};
 use zoetrope_sched::output::Output;
@@ -105,10 +106,7 @@ pub struct DispatchState {
     pub(super) waiting: Arc<AtomicU64>,
     pub(super) pools: std::collections::BTreeSet<String>,
     journal: ActorRef<JournalMsg>,
-    next: u64,
-    synced: u64,
-    staged: Vec<Vec<u8>>,
-    held: VecDeque<(u64, Effect)>,
+    ledger: Ledger<Effect>,
     snapshot_at: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
     alarm: Option<(Millis, JoinHandle<()>)>,
@@ -153,10 +151,7 @@ impl DispatchState {
             waiting,
             pools: std::collections::BTreeSet::new(),
             journal,
-            next,
-            synced: next - 1,
-            staged: Vec::new(),
-            held: VecDeque::new(),
+            ledger: Ledger::new(next),
             snapshot_at,
             deletes: VecDeque::new(),
             alarm: None,
@@ -166,71 +161,50 @@ impl DispatchState {
 
     /// The first records of a start: a new epoch, and the models and tenants as they are configured now.
     pub(super) fn begin(&mut self) {
-        let epoch = Epoch(self.books.core.epoch().0 + 1);
-        self.record(Entry::Core(Input::EpochBegan { epoch }));
+        let epoch = next_epoch(&self.books);
+        for entry in opening(&self.books, &self.models.clone(), &self.limits) {
+            self.record(entry);
+        }
         self.metrics.set(&metric::EPOCH, &[], epoch.0 as f64);
         self.metrics.set(&metric::LEADER, &[], 1.0);
-        for model in self.models.clone().all() {
-            let name = &model.manifest.id;
-            // Always said: the memory that it needs may be configured anew.
-            let vram_bytes = self.limits.vram_bytes.get(name).copied().unwrap_or(0);
-            let chain = model.chain().map(|stage| StageNeed { stage, vram_bytes }).to_vec();
-            self.record(Entry::Core(Input::ModelSet {
-                model: model.id,
-                name: name.clone(),
-                chain,
-            }));
-        }
-        for (tenant, policy) in self.limits.tenants.clone() {
-            if self.books.core.tenant(tenant).is_none_or(|known| known.policy != policy) {
-                self.record(Entry::Core(Input::TenantSet { tenant, policy }));
-            }
-        }
     }
 
     /// Puts an entry on its way to the disk and into the books. Its effects wait for the disk.
     pub(super) fn record(&mut self, entry: Entry) {
-        // The clock may jump back; the journal's time does not.
-        let now = clock::now().max(self.books.now());
         let kind = kind(&entry);
-        let record = Record { now, epoch: self.books.core.epoch(), entry };
-        let bytes = codec::encode(&record)
-            .expect("the journal's types have no part that cannot be encoded");
-        self.staged.push(bytes);
-        let seq = self.next;
-        self.next += 1;
         let began = Instant::now();
-        let Effects { outputs, free } = self.books.apply(now, record.entry);
+        let Effects { outputs, free } = self.ledger.record(&mut self.books, clock::now(), entry);
         self.metrics.observe(&metric::DECISION_DURATION, &[], began.elapsed());
         self.metrics.count(&metric::INPUTS, &[kind]);
         for output in outputs {
             if matches!(output, Output::Ignored { .. }) {
                 self.metrics.count(&metric::INPUTS_IGNORED, &[kind]);
             }
-            self.held.push_back((seq, Effect::Output(Box::new(output))));
+            self.ledger.after_sync(Effect::Output(Box::new(output)));
         }
         if !free.is_empty() {
-            self.held.push_back((seq, Effect::Delete(free)));
+            self.ledger.after_sync(Effect::Delete(free));
         }
     }
 
     /// Runs `effect` once all that was recorded so far is on disk; at once if it is.
     pub(super) fn after_sync(&mut self, effect: Effect) {
-        self.held.push_back((self.next - 1, effect));
+        self.ledger.after_sync(effect);
     }
 
     /// Ends every message: sends what was recorded to the journal, and does what waits for nothing.
     pub(super) fn commit(&mut self) -> Result<(), ActorProcessingErr> {
         // Carrying out an effect may record more, which then waits for its own sync.
         self.carry_out();
-        if !self.staged.is_empty() {
-            let staged = std::mem::take(&mut self.staged);
+        let staged = self.ledger.take_staged();
+        if !staged.is_empty() {
             self.waiting.fetch_add(staged.len() as u64, Ordering::Relaxed);
             self.journal.cast(JournalMsg::Append(staged)).map_err(|_| "the journal is gone")?;
             self.set_alarm();
         }
-        if self.next > self.snapshot_at {
-            self.snapshot_at = self.next + self.limits.snapshot_every;
+        let next = self.ledger.recorded() + 1;
+        if next > self.snapshot_at {
+            self.snapshot_at = next + self.limits.snapshot_every;
             let snapshot = self.books.snapshot();
             let body =
                 Box::new(move || snapshot.encode().map_err(|e| JournalError::Write(e.to_string())));
@@ -240,13 +214,13 @@ impl DispatchState {
     }
 
     fn carry_out(&mut self) {
-        while let Some((_, effect)) = self.held.pop_front_if(|(seq, _)| *seq <= self.synced) {
+        while let Some(effect) = self.ledger.due() {
             self.effect(effect);
         }
     }
 
     pub(super) fn synced(&mut self, through: u64) {
-        self.synced = self.synced.max(through);
+        self.ledger.synced(through);
     }
 
     /// Whether the journal is so far behind that submits are refused.
@@ -328,9 +302,9 @@ impl DispatchState {
 
     pub(super) fn observe(&self, reply: RpcReplyPort<DispatchView>) {
         let view = DispatchView {
-            recorded: self.next - 1,
-            synced: self.synced,
-            held: self.held.len(),
+            recorded: self.ledger.recorded(),
+            synced: self.ledger.on_disk(),
+            held: self.ledger.held(),
             links: self.links.len(),
             unfinished: self.books.core.counts().unfinished(),
             deleting: self.deletes.len(),
@@ -346,6 +320,31 @@ impl Drop for DispatchState {
             sleeping.abort();
         }
     }
+}
+
+/// The epoch of the next leader.
+fn next_epoch(books: &Books) -> Epoch {
+    let last = books.core.epoch().0;
+    Epoch(if on(Mutant::EpochReused) { last.max(1) } else { last + 1 })
+}
+
+/// The first entries of a start: a new epoch, and the models and tenants as they are configured now.
+pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<Entry> {
+    let mut inputs = vec![Input::EpochBegan { epoch: next_epoch(books) }];
+    for model in models.all() {
+        let name = &model.manifest.id;
+        // Always said: the memory that it needs may be configured anew.
+        let vram_bytes = limits.vram_bytes.get(name).copied().unwrap_or(0);
+        let chain = model.chain().map(|stage| StageNeed { stage, vram_bytes }).to_vec();
+        inputs.push(Input::ModelSet { model: model.id, name: name.clone(), chain });
+    }
+    for (tenant, policy) in &limits.tenants {
+        let (tenant, policy) = (*tenant, *policy);
+        if books.core.tenant(tenant).is_none_or(|known| known.policy != policy) {
+            inputs.push(Input::TenantSet { tenant, policy });
+        }
+    }
+    inputs.into_iter().map(Entry::Core).collect()
 }
 
 /// The word for an entry in metrics.

@@ -1,12 +1,13 @@
 //! What links say of their workers becomes inputs; and what operators see and want of workers.
 
 use super::Report;
-use super::books::Entry;
+use super::books::{Books, Entry};
 use super::effects::Effect;
 use super::state::{DispatchState, Link};
 use crate::farm::WorkerRow;
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
+use crate::models::Models;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
 use std::sync::atomic::Ordering;
@@ -18,6 +19,53 @@ use zoetrope_sched::Input;
 use zoetrope_sched::input::{Capacity, LostHow};
 use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState};
 
+/// The entry of a worker's hello, and the number that it gets.
+pub fn joined(
+    books: &Books,
+    models: &Models,
+    identity: Identity,
+    profile: &Profile,
+    held: Vec<Held>,
+) -> (WorkerId, Entry) {
+    let worker = books.core.next_worker_id();
+    let facts = WorkerFacts::of(&identity.node, profile);
+    let serves = |id: &str| models.all().iter().find(|m| m.manifest.id == id).map(|m| m.id);
+    let served = profile.models.iter();
+    let serves: Vec<(ModelId, Vec<Stage>)> =
+        served.filter_map(|m| Some((serves(&m.id)?, m.stages.clone()))).collect();
+    if serves.is_empty() {
+        tracing::warn!(node = identity.node, "a worker has none of the farm's models");
+    }
+    let capacity = Capacity { vram_bytes: profile.vram_bytes, serves };
+    let input = Input::WorkerJoined { worker, identity, capacity, held };
+    (worker, Entry::Joined { worker, facts, input })
+}
+
+/// The entries of a link's report, in their order.
+pub fn entries(worker: WorkerId, report: &Report) -> Vec<Entry> {
+    let core = match report {
+        Report::Stored { held, artifact } => {
+            Input::ArtifactStored { worker, held: *held, artifact: *artifact }
+        }
+        Report::Finished { held, outputs, facts, gpu } => {
+            let (held, gpu) = (*held, *gpu);
+            let input = Input::ShardFinished { worker, held, outputs: outputs.clone(), gpu };
+            let (job, fence) = (held.shard.job, held.fence);
+            let measured = facts.map(|facts| Entry::Measured { job, fence, facts });
+            return measured.into_iter().chain([Entry::Core(input)]).collect();
+        }
+        Report::Failed { held, cause, gpu, .. } => {
+            Input::ShardFailed { worker, held: *held, cause: *cause, gpu: *gpu }
+        }
+        Report::Stalled { held } => Input::Stalled { worker, held: *held },
+        Report::Leaving { within } => {
+            Input::DrainAsked { worker, drain: DrainKind::Deadline(*within) }
+        }
+        Report::Left => Input::WorkerLeft { worker },
+    };
+    vec![Entry::Core(core)]
+}
+
 impl DispatchState {
     pub(super) fn hello(
         &mut self,
@@ -26,58 +74,36 @@ impl DispatchState {
         profile: Profile,
         held: Vec<Held>,
     ) {
-        let worker = self.books.core.next_worker_id();
-        let facts = WorkerFacts::of(&identity.node, &profile);
-        let serves =
-            |id: &str| self.models.all().iter().find(|m| m.manifest.id == id).map(|m| m.id);
-        let models = profile.models.iter();
-        let serves: Vec<(ModelId, Vec<Stage>)> =
-            models.filter_map(|m| Some((serves(&m.id)?, m.stages.clone()))).collect();
-        if serves.is_empty() {
-            tracing::warn!(node = identity.node, "a worker has none of the farm's models");
-        }
-        let capacity = Capacity { vram_bytes: profile.vram_bytes, serves };
-        self.pools.insert(facts.pool.clone());
+        let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
+        self.pools.insert(profile.pool.clone());
         self.workers.insert(link.get_id(), worker);
-        self.links.insert(worker, Link { actor: link, pool: facts.pool.clone() });
-        let input = Input::WorkerJoined { worker, identity, capacity, held };
-        self.record(Entry::Joined { worker, facts, input });
+        self.links.insert(worker, Link { actor: link, pool: profile.pool });
+        self.record(entry);
     }
 
     pub(super) fn report(&mut self, link: ActorId, report: Report) {
         // A link that was given up may still have had something to say.
         let Some(worker) = self.workers.get(&link).copied() else { return };
-        match report {
-            Report::Stored { held, artifact } => {
-                self.record(Entry::Core(Input::ArtifactStored { worker, held, artifact }));
-                let stored = ToWorker::Stored { held, artifact: artifact.artifact };
-                self.after_sync(Effect::Tell(worker, Box::new(stored)));
-            }
-            Report::Finished { held, outputs, facts, gpu } => {
-                if let Some(facts) = facts {
-                    let job = held.shard.job;
-                    self.record(Entry::Measured { job, fence: held.fence, facts });
-                }
-                self.record(Entry::Core(Input::ShardFinished { worker, held, outputs, gpu }));
-            }
-            Report::Failed { held, cause, detail, gpu } => {
+        match &report {
+            Report::Failed { held, cause, detail, .. } => {
                 let detail: String = detail.chars().take(1_000).collect();
                 tracing::info!(%worker, shard = %held.shard, %cause, detail, "an attempt failed");
-                self.record(Entry::Core(Input::ShardFailed { worker, held, cause, gpu }));
             }
             Report::Stalled { held } => {
                 tracing::warn!(%worker, shard = %held.shard, "an attempt stands still");
-                self.record(Entry::Core(Input::Stalled { worker, held }));
-            }
-            Report::Leaving { within } => {
-                let drain = DrainKind::Deadline(within);
-                self.record(Entry::Core(Input::DrainAsked { worker, drain }));
             }
             Report::Left => {
                 self.links.remove(&worker);
                 self.workers.remove(&link);
-                self.record(Entry::Core(Input::WorkerLeft { worker }));
             }
+            _ => {}
+        }
+        for entry in entries(worker, &report) {
+            self.record(entry);
+        }
+        if let Report::Stored { held, artifact } = report {
+            let stored = ToWorker::Stored { held, artifact: artifact.artifact };
+            self.after_sync(Effect::Tell(worker, Box::new(stored)));
         }
     }
 

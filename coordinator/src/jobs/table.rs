@@ -11,6 +11,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
+use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{Profile, ServedModel};
 use zoetrope_sched::output::{JobState, Output};
 
@@ -336,7 +337,7 @@ impl JobTable {
         for artifact in before.difference(&after) {
             let Some(users) = self.users.get_mut(artifact) else { continue };
             users.remove(&job);
-            if users.is_empty() {
+            if users.is_empty() || on(Mutant::CleanUpReferenced) {
                 self.users.remove(artifact);
                 free.push(*artifact);
             }

@@ -1,33 +1,30 @@
 //! One worker's connection and its only owner: frames in and out, fences, heartbeats, and verdicts of time.
 //!
-//! Progress goes to the board; reports and verdicts go to `DispatchActor`. Never decides what they mean.
+//! Progress goes to the board; reports and verdicts go to `DispatchActor`. What a frame is, its session knows;
+//! never decides what it means.
 
 use super::endpoint::Established;
+use super::session::{Act, FRAMES_MAX, Session};
 use super::upload::{self, Uploads};
-use super::{Fences, FrameError, LinkLimits, close_number, fetch, read_frame};
+use super::{FrameError, LinkLimits, close_number, fetch, read_frame};
 use crate::dispatch::{DispatchMsg, ProgressBoard, Report};
-use crate::jobs::PhaseView;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use quinn::{Connection, RecvStream, SendStream};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, Epoch, ShardId, WorkerId};
+use zoetrope_protocol::id::{ArtifactId, Epoch, WorkerId};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{
-    CloseCode, FRAME_BYTES_MAX, FromWorker, HEARTBEAT, Held, Identity, Kept, LOSS_AFTER, Phase,
-    Profile, ToWorker,
+    CloseCode, FRAME_BYTES_MAX, FromWorker, HEARTBEAT, Held, Identity, Kept, Profile, ToWorker,
 };
 use zoetrope_sched::input::LostHow;
 
-/// Frames of one worker that wait for this actor; its reader waits beyond that.
-const FRAMES_MAX: usize = 64;
 /// Frames that wait to be written: a worker has one order at a time, so a full queue is a worker that does not
 /// read.
 const OUT_MAX: usize = 256;
@@ -106,30 +103,17 @@ pub struct LinkArguments {
     pub limits: LinkLimits,
 }
 
-/// When an attempt last moved on.
-struct Motion {
-    held: Held,
-    phase: Option<(Phase, u32)>,
-    since: Instant,
-    told: bool,
-}
-
 /// One worker's connection.
 pub struct LinkState {
     connection: Connection,
     identity: Identity,
     hello: Option<(Profile, Vec<Held>)>,
-    /// Frames that came before the welcome; none after it.
-    early: Option<Vec<FromWorker>>,
+    session: Session,
     dispatch: ActorRef<DispatchMsg>,
     store: Arc<Store>,
     board: Arc<ProgressBoard>,
     metrics: Arc<Metrics>,
-    limits: LinkLimits,
     out: mpsc::Sender<ToWorker>,
-    fences: Fences,
-    motion: BTreeMap<ShardId, Motion>,
-    last_frame: Instant,
     fetches: Arc<Semaphore>,
     fetches_open: Arc<Semaphore>,
     close: CloseCode,
@@ -151,11 +135,11 @@ impl Actor for LinkActor {
         let LinkArguments { established, dispatch, store, board, metrics, limits } = arguments;
         let Established { connection, send, receive, identity, profile, held } = established;
         let (out, queue) = mpsc::channel(OUT_MAX);
-        let fences = Fences::default();
+        let session = Session::new(limits, Instant::now());
         let uploads = Uploads {
             link: myself.clone(),
             store: store.clone(),
-            fences: fences.clone(),
+            fences: session.fences().clone(),
             metrics: metrics.clone(),
         };
         let mut tasks = JoinSet::new();
@@ -168,16 +152,12 @@ impl Actor for LinkActor {
             connection,
             identity,
             hello: Some((profile, held)),
-            early: Some(Vec::new()),
+            session,
             dispatch,
             store,
             board,
             metrics,
-            limits,
             out,
-            fences,
-            motion: BTreeMap::new(),
-            last_frame: Instant::now(),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             fetches_open: Arc::new(Semaphore::new(FETCHES_OPEN_MAX)),
             close: CloseCode::Stopping,
@@ -239,14 +219,7 @@ impl LinkState {
     }
 
     fn send(&mut self, myself: &ActorRef<LinkMsg>, message: ToWorker) {
-        if let ToWorker::Order(order) = &message {
-            let held = Held { shard: order.shard, fence: order.fence };
-            self.fences.add(held);
-            self.motion.insert(
-                held.shard,
-                Motion { held, phase: None, since: Instant::now(), told: false },
-            );
-        }
+        self.session.says(&message, Instant::now());
         if self.out.try_send(message).is_err() {
             self.lost(myself, LostHow::Silence, CloseCode::Silent, "the worker does not read");
         }
@@ -259,74 +232,36 @@ impl LinkState {
         epoch: Epoch,
         keep: Vec<Kept>,
     ) {
-        let now = Instant::now();
-        self.fences.welcome(&keep);
-        for kept in &keep {
-            let held = Held { shard: kept.held.shard, fence: kept.fence };
-            self.motion.insert(held.shard, Motion { held, phase: None, since: now, told: false });
-        }
+        let early = self.session.welcome(&keep, Instant::now());
         tracing::info!(%worker, node = self.identity.node, kept = keep.len(), "a worker is connected");
         self.send(myself, ToWorker::Welcome { worker, epoch, keep });
-        for frame in self.early.take().into_iter().flatten() {
+        for frame in early {
             self.frame(myself, frame);
         }
     }
 
     fn frame(&mut self, myself: &ActorRef<LinkMsg>, frame: FromWorker) {
-        self.last_frame = Instant::now();
-        // Reports that come before the welcome carry fences that the core is about to replace.
-        if let Some(early) = &mut self.early
-            && !matches!(frame, FromWorker::Heartbeat)
-        {
-            early.push(frame);
-            if early.len() > FRAMES_MAX {
-                self.shut(myself, CloseCode::Protocol, "too many reports before the welcome");
-            }
-            return;
-        }
-        match frame {
-            FromWorker::Hello { .. } => self.shut(myself, CloseCode::Protocol, "a second hello"),
-            FromWorker::Heartbeat => {}
-            FromWorker::Started(held) => self.moved(held, None),
-            FromWorker::Progress { held, phase, done, total } => {
-                self.moved(held, Some(PhaseView { phase, done, total }));
-            }
-            FromWorker::Finished { held, outputs, facts, gpu } => {
-                let held = self.over(held);
-                self.report(myself, Report::Finished { held, outputs, facts, gpu });
-            }
-            FromWorker::Failed { held, cause, detail, gpu } => {
-                let held = self.over(held);
-                self.report(myself, Report::Failed { held, cause, detail, gpu });
-            }
-            FromWorker::Fetch(artifact) => self.fetch(myself, artifact),
-            FromWorker::Leaving { within } => self.report(myself, Report::Leaving { within }),
-            FromWorker::Left => {
-                self.report(myself, Report::Left);
-                self.shut(myself, CloseCode::Leaving, "all is said");
-            }
+        if let Some(act) = self.session.frame(frame, Instant::now()) {
+            self.act(myself, act);
         }
     }
 
-    fn moved(&mut self, held: Held, phase: Option<PhaseView>) {
-        let Some(held) = self.fences.current(&held) else { return };
-        let Some(motion) = self.motion.get_mut(&held.shard) else { return };
-        let now = phase.map(|view| (view.phase, view.done));
-        if motion.phase != now || phase.is_none() {
-            motion.phase = now.or(motion.phase);
-            motion.since = Instant::now();
+    fn act(&mut self, myself: &ActorRef<LinkMsg>, act: Act) {
+        match act {
+            Act::Report(report) => {
+                let last = report == Report::Left;
+                self.report(myself, report);
+                if last {
+                    self.shut(myself, CloseCode::Leaving, "all is said");
+                }
+            }
+            Act::Show(job, view) => self.board.report(job, view),
+            Act::Fetch(artifact) => self.fetch(myself, artifact),
+            Act::Shut(code, reason) => self.shut(myself, code, reason),
+            Act::Silent => {
+                self.lost(myself, LostHow::Silence, CloseCode::Silent, "no frame in time");
+            }
         }
-        if let Some(view) = phase {
-            self.board.report(held.shard.job, view);
-        }
-    }
-
-    /// The attempt ended: returns it under its present fence, or as it came if it is none of ours.
-    fn over(&mut self, held: Held) -> Held {
-        let Some(held) = self.fences.current(&held) else { return held };
-        self.fences.remove(&held);
-        self.motion.remove(&held.shard);
-        held
     }
 
     fn fetch(&mut self, myself: &ActorRef<LinkMsg>, artifact: ArtifactId) {
@@ -347,22 +282,11 @@ impl LinkState {
 
     fn tick(&mut self, myself: &ActorRef<LinkMsg>) {
         while self.tasks.try_join_next().is_some() {}
-        if self.last_frame.elapsed() > Duration::from_millis(LOSS_AFTER.0) {
-            return self.lost(myself, LostHow::Silence, CloseCode::Silent, "no frame in time");
-        }
-        let mut stalled = Vec::new();
-        for motion in self.motion.values_mut().filter(|m| !m.told) {
-            let limit = match motion.phase {
-                None | Some((Phase::Loading, _)) => self.limits.load,
-                Some(_) => self.limits.stall,
-            };
-            if motion.since.elapsed() > limit {
-                motion.told = true;
-                stalled.push(motion.held);
+        for act in self.session.tick(Instant::now()) {
+            if act == Act::Silent {
+                return self.act(myself, act);
             }
-        }
-        for held in stalled {
-            self.report(myself, Report::Stalled { held });
+            self.act(myself, act);
         }
         self.send(myself, ToWorker::Heartbeat);
     }

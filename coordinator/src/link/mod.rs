@@ -8,6 +8,7 @@ pub mod actor;
 pub mod endpoint;
 pub mod fetch;
 pub mod join;
+pub mod session;
 pub mod sup;
 pub mod upload;
 

@@ -10,12 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zoetrope_protocol::Millis;
-use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{Order, Phase, StopWhen};
 
-/// Names an attempt within this process. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AttemptKey(pub u64);
+pub use zoetrope_agent::{AttemptKey, Report};
 
 /// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,29 +24,6 @@ pub struct Progress {
     pub done: u32,
     /// Units in all.
     pub total: u32,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// All outputs are acknowledged.
-    Finished {
-        /// What it made.
-        outputs: Vec<ArtifactRef>,
-        /// Of a `Finish` shard.
-        facts: Option<ClipFacts>,
-        /// Time on the gpu thread, waiting left out.
-        gpu: Millis,
-    },
-    /// There is no last artifact.
-    Failed {
-        /// Why.
-        cause: Cause,
-        /// For the operator.
-        detail: String,
-        /// Time on the gpu thread, waiting left out.
-        gpu: Millis,
-    },
 }
 
 /// How and why an attempt was told to stop.

@@ -7,7 +7,6 @@
 
 pub mod dial;
 pub mod stream;
-pub mod table;
 pub mod tls;
 pub mod transfer;
 

@@ -34,7 +34,7 @@ impl LinkState {
     }
 
     pub(in crate::link) fn store(&mut self, myself: &ActorRef<LinkMsg>, request: StoreRequest) {
-        match self.table.entry(request.key) {
+        match self.agent.table.entry(request.key) {
             Some(entry) => {
                 let shard = entry.held.shard;
                 self.transfers.store(request, shard, Instant::now());
@@ -47,7 +47,7 @@ impl LinkState {
     }
 
     pub(in crate::link) fn fetch(&mut self, request: FetchRequest) {
-        if self.table.entry(request.key).is_some() {
+        if self.agent.table.entry(request.key).is_some() {
             self.transfers.fetch(request);
             self.ask_due();
         }
@@ -57,7 +57,7 @@ impl LinkState {
         let Some(up) = self.up() else { return };
         let (connection, sends) = (up.line.connection.clone(), up.sends.clone());
         for send in self.transfers.to_send(Instant::now()) {
-            let Some(entry) = self.table.entry(send.key) else { continue };
+            let Some(entry) = self.agent.table.entry(send.key) else { continue };
             let header = ArtifactHeader {
                 held: Some(entry.held),
                 role: Some(send.artifact.role),

@@ -63,7 +63,7 @@ impl LinkState {
         let identity =
             Identity { node: self.arguments.node.clone(), boot: self.arguments.boot, session };
         let profile = self.arguments.profile.clone();
-        let hello = FromWorker::Hello { identity, profile, held: self.table.held() };
+        let hello = FromWorker::Hello { identity, profile, held: self.agent.table.held() };
         let said = line.say(&hello);
         self.connection = Connection::Up(Up {
             line,

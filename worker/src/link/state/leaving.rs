@@ -61,12 +61,13 @@ impl LinkState {
             return;
         }
         let late = leaving.until.is_some_and(|until| now >= until);
-        let patience = if self.table.has_unsent() { LEAVE_OFFLINE } else { LEAVE_OFFLINE_IDLE };
+        let patience =
+            if self.agent.table.has_unsent() { LEAVE_OFFLINE } else { LEAVE_OFFLINE_IDLE };
         let offline = now.saturating_duration_since(leaving.since) >= patience;
         if late {
             self.abandon_all();
         }
-        if self.table.live().next().is_some() {
+        if self.agent.table.live().next().is_some() {
             return;
         }
         match self.up() {
@@ -87,10 +88,10 @@ impl LinkState {
     /// Time is up: what still runs is reported as drained, and the gpu thread goes down with the process.
     pub(super) fn abandon_all(&mut self) {
         let live: Vec<(AttemptKey, Millis)> =
-            self.table.live().map(|one| (one.attempt.key, one.attempt.worked_ms())).collect();
+            self.agent.table.live().map(|one| (one.key, one.work.attempt.worked_ms())).collect();
         for (key, gpu) in live {
             let detail = "the worker's time was up before the next boundary".to_string();
-            self.table.ended(key, Report::Failed { cause: Cause::Drained, detail, gpu });
+            self.agent.table.ended(key, Report::Failed { cause: Cause::Drained, detail, gpu });
         }
         self.transfers.give_up(None, &CourierError::GivenUp);
         self.say_reports();

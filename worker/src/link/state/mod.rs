@@ -7,22 +7,22 @@ mod connection;
 mod leaving;
 
 use super::line::UpLine;
-use super::table::{AttemptTable, Entry, LIVE_MAX};
 use super::transfer::Transfers;
 use super::{LinkArguments, LinkMsg, LinkView};
 use crate::exit::ExitCode;
 use crate::gpu::GpuMsg;
-use crate::gpu::attempt::{AttemptKey, Progress, Report};
+use crate::gpu::attempt::{Attempt, AttemptKey, Progress, Report};
 use crate::gpu::courier::CourierError;
 use leaving::{Leaving, within};
 use ractor::{ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use zoetrope_agent::{Agent, Entry, Ordered};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, Order, StopWhen, ToWorker};
-use zoetrope_protocol::{Epoch, Millis, Stage, WorkerId};
+use zoetrope_protocol::{Epoch, Millis, WorkerId};
 
 /// Uploads that may be on their way at once: the three files of a finished clip.
 const SENDS_MAX: usize = 3;
@@ -42,15 +42,20 @@ struct Up {
     sends: Arc<Semaphore>,
 }
 
+/// An attempt of the table.
+struct Work {
+    attempt: Arc<Attempt>,
+    progress: watch::Receiver<Option<Progress>>,
+}
+
 /// The state of a link.
 pub struct LinkState {
     arguments: LinkArguments,
     gpu: Option<ActorRef<GpuMsg>>,
     connection: Connection,
     session: u64,
-    epoch: Epoch,
     worker: Option<WorkerId>,
-    table: AttemptTable,
+    agent: Agent<Work>,
     transfers: Transfers,
     spool_shown: i64,
     leaving: Option<Leaving>,
@@ -63,9 +68,8 @@ impl LinkState {
             gpu: None,
             connection: Connection::Down { tries: 0, since: Instant::now() },
             session: 0,
-            epoch: Epoch(0),
             worker: None,
-            table: AttemptTable::default(),
+            agent: Agent::default(),
             transfers: Transfers::default(),
             spool_shown: 0,
             leaving: None,
@@ -135,18 +139,16 @@ impl LinkState {
         epoch: Epoch,
         keep: &[Kept],
     ) {
-        if epoch < self.epoch {
+        let Connection::Up(up) = &mut self.connection else { return };
+        let Ok(dropped) = self.agent.welcomed(epoch, keep) else {
             let reason = "the welcome is of an older epoch";
             self.drop_line(myself, CloseCode::Protocol, reason);
             return;
-        }
-        let Connection::Up(up) = &mut self.connection else { return };
+        };
         up.welcomed = true;
         up.beat = Instant::now();
-        self.epoch = epoch;
         self.worker = Some(worker);
         self.arguments.linked.store(true, Ordering::Relaxed);
-        let dropped = self.table.keep(keep);
         tracing::info!(
             %worker,
             epoch = epoch.0,
@@ -162,7 +164,7 @@ impl LinkState {
             self.say(&FromWorker::Leaving { within: within(leaving.until) });
         }
         let begun: Vec<Held> =
-            self.table.live().filter(|entry| entry.begun).map(|entry| entry.held).collect();
+            self.agent.table.live().filter(|entry| entry.begun).map(|entry| entry.held).collect();
         for held in begun {
             self.say(&FromWorker::Started(held));
         }
@@ -171,55 +173,32 @@ impl LinkState {
     }
 
     /// An attempt that nobody wants any more: it stops, and what it sends reaches nobody.
-    fn give_up(&mut self, entry: &Entry) {
-        entry.attempt.stop(StopWhen::Now, Cause::Ended);
-        self.transfers.give_up(Some(entry.attempt.key), &CourierError::GivenUp);
+    fn give_up(&mut self, entry: &Entry<Work>) {
+        entry.work.attempt.stop(StopWhen::Now, Cause::Ended);
+        self.transfers.give_up(Some(entry.key), &CourierError::GivenUp);
         self.show_spool();
     }
 
     fn ordered(&mut self, order: Order) {
         let held = Held { shard: order.shard, fence: order.fence };
-        if self.table.find(held).is_some() {
-            return; // said twice
-        }
-        if let Some(reason) = self.refusal(&order) {
-            self.refuse(held, reason);
-            return;
-        }
-        // The coordinator gave this shard anew, so it no longer counts on the older attempt.
-        if let Some(key) = self.table.live_of(order.shard)
-            && let Some(entry) = self.table.remove(key)
-        {
+        let served = &self.arguments.profile.models;
+        let replaced = match self.agent.ordered(&order, served, self.leaving.is_some()) {
+            Ordered::Again => return,
+            Ordered::Refused(reason) => return self.refuse(held, reason),
+            Ordered::Taken { replaced } => replaced,
+        };
+        if let Some(entry) = replaced {
             self.give_up(&entry);
         }
-        if self.table.live().count() >= LIVE_MAX {
-            self.refuse(held, "the gpu is busy".into());
-            return;
-        }
-        let attempt = self.table.insert(order);
+        let entry = self.agent.table.insert(held, |key| {
+            let attempt = Arc::new(Attempt::new(key, order));
+            Work { progress: attempt.progress(), attempt }
+        });
+        let attempt = entry.work.attempt.clone();
         let Some(gpu) = &self.gpu else { return };
         if gpu.cast(GpuMsg::Run(attempt.clone())).is_err() {
             // `WorkerRoot` has been told by supervision and ends the process.
-            self.table.remove(attempt.key);
-        }
-    }
-
-    fn refusal(&self, order: &Order) -> Option<String> {
-        if order.fence.epoch < self.epoch {
-            let (old, new) = (order.fence.epoch.0, self.epoch.0);
-            return Some(format!("the order is of epoch {old}, and this worker has seen {new}"));
-        }
-        if self.leaving.is_some() {
-            return Some("the worker is leaving".into());
-        }
-        let (model, stage): (&str, Stage) = (&order.spec.model, order.shard.stage);
-        let served = self.arguments.profile.models.iter().find(|served| served.id == model);
-        match served {
-            None => Some(format!("this worker has no model `{model}`")),
-            Some(served) if !served.stages.contains(&stage) => {
-                Some(format!("this worker does not serve {stage} of `{model}`"))
-            }
-            Some(_) => None,
+            self.agent.table.remove(attempt.key);
         }
     }
 
@@ -229,13 +208,13 @@ impl LinkState {
     }
 
     fn stop(&mut self, held: Held, when: StopWhen) {
-        let Some(entry) = self.table.find(held) else { return };
+        let Some(entry) = self.agent.table.find(held) else { return };
         // The wire does not say why; the core knows, and takes its own cause.
         let cause = match when {
             StopWhen::Now => Cause::Ended,
             StopWhen::AfterStep => Cause::Preempted,
         };
-        let attempt = entry.attempt.clone();
+        let attempt = entry.work.attempt.clone();
         attempt.stop(when, cause);
         if when == StopWhen::Now {
             self.transfers.give_up(Some(attempt.key), &CourierError::GivenUp);
@@ -244,7 +223,7 @@ impl LinkState {
     }
 
     pub(in crate::link) fn began(&mut self, key: AttemptKey) {
-        let Some(entry) = self.table.entry(key) else { return };
+        let Some(entry) = self.agent.table.entry(key) else { return };
         entry.begun = true;
         let held = entry.held;
         self.say(&FromWorker::Started(held));
@@ -256,7 +235,7 @@ impl LinkState {
         {
             detail.truncate(at);
         }
-        self.table.ended(key, report);
+        self.agent.table.ended(key, report);
         self.say_reports();
         self.consider_leaving();
     }
@@ -265,41 +244,28 @@ impl LinkState {
         if self.up().is_none() {
             return;
         }
-        let frames: Vec<FromWorker> = self
-            .table
-            .unsent()
-            .map(|(held, report)| match report.clone() {
-                Report::Finished { outputs, facts, gpu } => {
-                    FromWorker::Finished { held, outputs, facts, gpu }
-                }
-                Report::Failed { cause, detail, gpu } => {
-                    FromWorker::Failed { held, cause, detail, gpu }
-                }
-            })
-            .collect();
-        for frame in &frames {
-            self.say(frame);
+        for frame in self.agent.reports(self.session, Instant::now()) {
+            self.say(&frame);
         }
-        self.table.sent_all(self.session, Instant::now());
     }
 
     fn say_progress(&mut self) {
         let mut frames = Vec::new();
-        for entry in self.table.live() {
-            let mut progress = entry.progress.clone();
+        for entry in self.agent.table.live() {
+            let mut progress = entry.work.progress.clone();
             if !progress.has_changed().unwrap_or(false) {
                 continue;
             }
             let newest = *progress.borrow_and_update();
             if let Some(Progress { phase, done, total }) = newest {
                 let frame = FromWorker::Progress { held: entry.held, phase, done, total };
-                frames.push((entry.attempt.key, progress, frame));
+                frames.push((entry.key, progress, frame));
             }
         }
         for (key, seen, frame) in frames {
             self.say(&frame);
-            if let Some(entry) = self.table.entry(key) {
-                entry.progress = seen;
+            if let Some(entry) = self.agent.table.entry(key) {
+                entry.work.progress = seen;
             }
         }
     }
@@ -329,7 +295,7 @@ impl LinkState {
                         self.say(&FromWorker::Heartbeat);
                     }
                     self.transfers.overdue(times.patience, now);
-                    self.table.forget_arrived(self.session, now);
+                    self.agent.table.forget_arrived(self.session, now);
                     self.say_progress();
                 }
             }
@@ -350,8 +316,8 @@ impl LinkState {
             session: self.session,
             welcomed: self.up().is_some(),
             worker: self.worker,
-            epoch: self.epoch,
-            live: self.table.live().count(),
+            epoch: self.agent.epoch(),
+            live: self.agent.table.live().count(),
             spool_bytes: self.transfers.spool_bytes(),
         };
         reply.send(view).ok(); // the asker may have stopped waiting

@@ -4,13 +4,11 @@
 //! wire has no acknowledgement of a report, so a report that was sent is kept as long as its frame could
 //! still be lost with the connection: the next `Hello` names it again.
 
-use crate::gpu::attempt::{Attempt, AttemptKey, Progress, Report};
+use crate::report::{AttemptKey, Report};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 use zoetrope_protocol::ShardId;
-use zoetrope_protocol::wire::{Held, Kept, Order};
+use zoetrope_protocol::wire::{Held, Kept};
 
 /// A report that was written to a connection that still lives after this time has arrived: QUIC repeats lost
 /// packets or ends the connection within the idle time-out of 20 s.
@@ -21,14 +19,14 @@ const REPORTS_KEPT_MAX: usize = 32;
 /// Running and waiting attempts at once: one on the gpu thread, one behind it.
 pub const LIVE_MAX: usize = 2;
 
-/// An attempt in the table.
-pub struct Entry {
+/// An attempt in the table, and what hangs on it.
+pub struct Entry<A> {
+    /// Its name in this process.
+    pub key: AttemptKey,
     /// Its name on the wire, with the newest fence.
     pub held: Held,
-    /// The attempt.
-    pub attempt: Arc<Attempt>,
-    /// How far it is.
-    pub progress: watch::Receiver<Option<Progress>>,
+    /// The work itself.
+    pub work: A,
     /// Whether the gpu thread took it up.
     pub begun: bool,
     /// How it ended, if it has.
@@ -38,52 +36,46 @@ pub struct Entry {
 }
 
 /// The table.
-#[derive(Default)]
-pub struct AttemptTable {
-    entries: BTreeMap<AttemptKey, Entry>,
+pub struct AttemptTable<A> {
+    entries: BTreeMap<AttemptKey, Entry<A>>,
     last_key: u64,
 }
 
-impl AttemptTable {
-    /// Enters an order.
-    pub fn insert(&mut self, order: Order) -> Arc<Attempt> {
+impl<A> Default for AttemptTable<A> {
+    fn default() -> Self {
+        AttemptTable { entries: BTreeMap::new(), last_key: 0 }
+    }
+}
+
+impl<A> AttemptTable<A> {
+    /// Enters an attempt, whose work is made once it has its key.
+    pub fn insert(&mut self, held: Held, make: impl FnOnce(AttemptKey) -> A) -> &mut Entry<A> {
         self.last_key += 1;
         let key = AttemptKey(self.last_key);
-        let held = Held { shard: order.shard, fence: order.fence };
-        let attempt = Arc::new(Attempt::new(key, order));
-        let progress = attempt.progress();
-        let entry = Entry {
-            held,
-            attempt: attempt.clone(),
-            progress,
-            begun: false,
-            report: None,
-            sent: None,
-        };
-        self.entries.insert(key, entry);
-        attempt
+        let entry = Entry { key, held, work: make(key), begun: false, report: None, sent: None };
+        self.entries.entry(key).or_insert(entry)
     }
 
     /// The attempt that goes by this name now.
-    pub fn find(&self, held: Held) -> Option<&Entry> {
+    pub fn find(&self, held: Held) -> Option<&Entry<A>> {
         self.entries.values().find(|entry| entry.held == held)
     }
 
     /// The attempts of a shard that are not over.
     pub fn live_of(&self, shard: ShardId) -> Option<AttemptKey> {
-        let live = |(_, entry): &(&AttemptKey, &Entry)| {
+        let live = |(_, entry): &(&AttemptKey, &Entry<A>)| {
             entry.held.shard == shard && entry.report.is_none()
         };
         self.entries.iter().find(live).map(|(key, _)| *key)
     }
 
     /// An attempt by its key; none once it was dropped.
-    pub fn entry(&mut self, key: AttemptKey) -> Option<&mut Entry> {
+    pub fn entry(&mut self, key: AttemptKey) -> Option<&mut Entry<A>> {
         self.entries.get_mut(&key)
     }
 
     /// Attempts that have not ended.
-    pub fn live(&self) -> impl Iterator<Item = &Entry> {
+    pub fn live(&self) -> impl Iterator<Item = &Entry<A>> {
         self.entries.values().filter(|entry| entry.report.is_none())
     }
 
@@ -98,13 +90,13 @@ impl AttemptTable {
     }
 
     /// Forgets an attempt.
-    pub fn remove(&mut self, key: AttemptKey) -> Option<Entry> {
+    pub fn remove(&mut self, key: AttemptKey) -> Option<Entry<A>> {
         self.entries.remove(&key)
     }
 
     /// A `Welcome` said which attempts go on. Gives the others, which are no longer in the table; the reports
     /// of those that go on are to be sent again.
-    pub fn keep(&mut self, kept: &[Kept]) -> Vec<Entry> {
+    pub fn keep(&mut self, kept: &[Kept]) -> Vec<Entry<A>> {
         let mut dropped = Vec::new();
         let keys: Vec<AttemptKey> = self.entries.keys().copied().collect();
         for key in keys {
@@ -161,8 +153,13 @@ impl AttemptTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::attempt::tests::order;
-    use zoetrope_protocol::{AttemptNumber, Epoch, Fence, Millis, Stage};
+    use zoetrope_protocol::{AttemptNumber, Epoch, Fence, JobId, Millis, Stage};
+
+    fn insert(table: &mut AttemptTable<()>, stage: Stage, number: u32) -> AttemptKey {
+        let shard = ShardId { job: JobId(7), stage, index: 0 };
+        let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(number) };
+        table.insert(Held { shard, fence }, |_| ()).key
+    }
 
     fn done() -> Report {
         Report::Finished { outputs: vec![], facts: None, gpu: Millis(1) }
@@ -171,10 +168,10 @@ mod tests {
     /// Promise: a finished attempt whose report may be lost is named again and goes on under its new fence.
     #[test]
     fn a_kept_report_is_sent_again_under_the_new_fence() {
-        let mut table = AttemptTable::default();
-        let attempt = table.insert(order(Stage::Denoise, 1, 1));
-        let other = table.insert(order(Stage::Encode, 1, 1));
-        table.ended(attempt.key, done());
+        let mut table = AttemptTable::<()>::default();
+        let attempt = insert(&mut table, Stage::Denoise, 1);
+        let other = insert(&mut table, Stage::Encode, 1);
+        table.ended(attempt, done());
         assert_eq!(table.unsent().count(), 1);
         let now = Instant::now();
         table.sent_all(1, now);
@@ -186,7 +183,7 @@ mod tests {
         let fence = Fence { epoch: Epoch(2), attempt: AttemptNumber(1) };
         let dropped = table.keep(&[Kept { held, fence }]);
         assert_eq!(dropped.len(), 1);
-        assert_eq!(dropped[0].attempt.key, other.key);
+        assert_eq!(dropped[0].key, other);
         let again: Vec<Held> = table.unsent().map(|(held, _)| held).collect();
         assert_eq!(again, [Held { shard: held.shard, fence }]);
 
@@ -198,10 +195,10 @@ mod tests {
     /// Promise: a busy worker's `Hello` stays within what the coordinator takes.
     #[test]
     fn only_the_newest_reports_are_kept() {
-        let mut table = AttemptTable::default();
+        let mut table = AttemptTable::<()>::default();
         for n in 0..200 {
-            let attempt = table.insert(order(Stage::Encode, 1, n));
-            table.ended(attempt.key, done());
+            let attempt = insert(&mut table, Stage::Encode, n);
+            table.ended(attempt, done());
             table.sent_all(1, Instant::now());
         }
         let held = table.held();
@@ -211,11 +208,12 @@ mod tests {
 
     #[test]
     fn a_dropped_attempts_report_is_nobodys() {
-        let mut table = AttemptTable::default();
-        let attempt = table.insert(order(Stage::Denoise, 1, 1));
-        assert_eq!(table.live_of(attempt.order.shard), Some(attempt.key));
+        let mut table = AttemptTable::<()>::default();
+        let attempt = insert(&mut table, Stage::Denoise, 1);
+        let shard = ShardId { job: JobId(7), stage: Stage::Denoise, index: 0 };
+        assert_eq!(table.live_of(shard), Some(attempt));
         assert_eq!(table.keep(&[]).len(), 1);
-        table.ended(attempt.key, done());
+        table.ended(attempt, done());
         assert_eq!(table.unsent().count(), 0);
     }
 }

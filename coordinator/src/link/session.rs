@@ -1,0 +1,160 @@
+//! What one worker's connection knows: its fences, the frames that came too early, and when each attempt last
+//! moved on. Says what a frame or a passed second means, and does nothing about it.
+//!
+//! Pure: the time is an argument. Used by the link actor, and by the simulation in its place.
+
+use super::{Fences, LinkLimits};
+use crate::dispatch::Report;
+use crate::jobs::PhaseView;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use zoetrope_protocol::id::{ArtifactId, JobId, ShardId};
+use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, LOSS_AFTER, Phase, ToWorker};
+
+/// Frames of one worker that may wait for its welcome.
+pub const FRAMES_MAX: usize = 64;
+
+/// When an attempt last moved on.
+struct Motion {
+    held: Held,
+    phase: Option<(Phase, u32)>,
+    since: Instant,
+    told: bool,
+}
+
+/// What is to be done about a frame, or about time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Tell the dispatch actor.
+    Report(Report),
+    /// Show how far a job is.
+    Show(JobId, PhaseView),
+    /// Send this artifact.
+    Fetch(ArtifactId),
+    /// Close the connection.
+    Shut(CloseCode, &'static str),
+    /// The worker is lost: no frame came in time.
+    Silent,
+}
+
+/// What one connection knows.
+pub struct Session {
+    fences: Fences,
+    limits: LinkLimits,
+    /// Frames that came before the welcome; none after it.
+    early: Option<Vec<FromWorker>>,
+    motion: BTreeMap<ShardId, Motion>,
+    last_frame: Instant,
+}
+
+impl Session {
+    /// A connection that was just greeted.
+    pub fn new(limits: LinkLimits, now: Instant) -> Self {
+        Session {
+            fences: Fences::default(),
+            limits,
+            early: Some(Vec::new()),
+            motion: BTreeMap::new(),
+            last_frame: now,
+        }
+    }
+
+    /// The attempts that the worker may report of and upload for.
+    pub fn fences(&self) -> &Fences {
+        &self.fences
+    }
+
+    /// A message goes to the worker.
+    pub fn says(&mut self, message: &ToWorker, now: Instant) {
+        if let ToWorker::Order(order) = message {
+            let held = Held { shard: order.shard, fence: order.fence };
+            self.fences.add(held);
+            self.watch(held, now);
+        }
+    }
+
+    /// The core knows the worker. Gives the frames that waited for that, to be taken in once it is told.
+    pub fn welcome(&mut self, keep: &[Kept], now: Instant) -> Vec<FromWorker> {
+        self.fences.welcome(keep);
+        for kept in keep {
+            self.watch(Held { shard: kept.held.shard, fence: kept.fence }, now);
+        }
+        self.early.take().unwrap_or_default()
+    }
+
+    fn watch(&mut self, held: Held, now: Instant) {
+        self.motion.insert(held.shard, Motion { held, phase: None, since: now, told: false });
+    }
+
+    /// The worker says something.
+    pub fn frame(&mut self, frame: FromWorker, now: Instant) -> Option<Act> {
+        self.last_frame = now;
+        // Reports that come before the welcome carry fences that the core is about to replace.
+        if let Some(early) = &mut self.early
+            && !matches!(frame, FromWorker::Heartbeat)
+        {
+            early.push(frame);
+            let many = early.len() > FRAMES_MAX;
+            return many
+                .then_some(Act::Shut(CloseCode::Protocol, "too many reports before the welcome"));
+        }
+        match frame {
+            FromWorker::Hello { .. } => Some(Act::Shut(CloseCode::Protocol, "a second hello")),
+            FromWorker::Heartbeat => None,
+            FromWorker::Started(held) => self.moved(held, None, now),
+            FromWorker::Progress { held, phase, done, total } => {
+                self.moved(held, Some(PhaseView { phase, done, total }), now)
+            }
+            FromWorker::Finished { held, outputs, facts, gpu } => {
+                let held = self.over(held);
+                Some(Act::Report(Report::Finished { held, outputs, facts, gpu }))
+            }
+            FromWorker::Failed { held, cause, detail, gpu } => {
+                let held = self.over(held);
+                Some(Act::Report(Report::Failed { held, cause, detail, gpu }))
+            }
+            FromWorker::Fetch(artifact) => Some(Act::Fetch(artifact)),
+            FromWorker::Leaving { within } => Some(Act::Report(Report::Leaving { within })),
+            FromWorker::Left => Some(Act::Report(Report::Left)),
+        }
+    }
+
+    fn moved(&mut self, held: Held, phase: Option<PhaseView>, now: Instant) -> Option<Act> {
+        let held = self.fences.current(&held)?;
+        let motion = self.motion.get_mut(&held.shard)?;
+        let at = phase.map(|view| (view.phase, view.done));
+        if motion.phase != at || phase.is_none() {
+            motion.phase = at.or(motion.phase);
+            motion.since = now;
+        }
+        phase.map(|view| Act::Show(held.shard.job, view))
+    }
+
+    /// The attempt ended: returns it under its present fence, or as it came if it is none of ours.
+    fn over(&mut self, held: Held) -> Held {
+        let Some(held) = self.fences.current(&held) else { return held };
+        self.fences.remove(&held);
+        self.motion.remove(&held.shard);
+        held
+    }
+
+    /// Time passed: what does not move on, or that nothing was heard for too long.
+    pub fn tick(&mut self, now: Instant) -> Vec<Act> {
+        let for_so_long = |since: Instant| now.saturating_duration_since(since);
+        if for_so_long(self.last_frame) > Duration::from_millis(LOSS_AFTER.0) {
+            return vec![Act::Silent];
+        }
+        let mut acts = Vec::new();
+        for motion in self.motion.values_mut().filter(|m| !m.told) {
+            let limit = match motion.phase {
+                None | Some((Phase::Loading, _)) => self.limits.load,
+                Some(_) => self.limits.stall,
+            };
+            if for_so_long(motion.since) > limit {
+                motion.told = true;
+                acts.push(Act::Report(Report::Stalled { held: motion.held }));
+            }
+        }
+        acts
+    }
+}
