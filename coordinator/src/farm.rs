@@ -39,6 +39,9 @@ pub enum FarmMsg {
     Drain(String, DrainKind, RpcReplyPort<bool>),
     /// Stop (or allow again) new work to a worker; `false`: no such worker.
     Cordon(String, bool, RpcReplyPort<bool>),
+    /// Let a job go on elsewhere: on this worker (by number or node name), or on any but its present one; answered
+    /// when it is durable.
+    Move(JobId, Option<String>, RpcReplyPort<Result<(), MoveRefused>>),
     /// Jobs of all tenants, newest first, for operators.
     AllJobs(ListQuery, RpcReplyPort<Result<Page, NoSuchCursor>>),
     /// A new join token for so many workers, good for so long; answered when it is durable.
@@ -74,6 +77,17 @@ pub enum CancelRefused {
     NoSuchJob,
     /// It has ended already.
     Terminal(Box<JobView>),
+}
+
+/// A job that cannot be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveRefused {
+    /// No such job.
+    NoSuchJob,
+    /// The named worker is not connected.
+    NoSuchWorker,
+    /// It has not begun, is on that worker already, is being published, or has ended.
+    NothingToMove,
 }
 
 /// A page was asked for behind an id that the tenant never had.

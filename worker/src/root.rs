@@ -24,10 +24,15 @@ use zoetrope_protocol::wire::{DrainKind, Profile};
 /// What SIGTERM means: a drain with this deadline. Kubernetes and most machines kill after 30 s.
 pub const LEAVE_WITHIN: Millis = Millis(25_000);
 
+/// What SIGUSR1 means: a drain with this deadline. Clouds take a spot machine back 120 s after their notice.
+pub const NOTICE_WITHIN: Millis = Millis(110_000);
+
 /// What the root is told.
 pub enum RootMsg {
     /// The system asks the process to end: the first time within [`LEAVE_WITHIN`], the second time at once.
     Signal,
+    /// The machine will be taken back: leave within [`NOTICE_WITHIN`].
+    Notice,
     /// End now: all is said, or nothing can be.
     End(ExitCode),
     /// The parts, for tests and `/healthz`.
@@ -138,6 +143,7 @@ impl Actor for RootActor {
     ) -> Result<(), ActorProcessingErr> {
         match msg {
             RootMsg::Signal => state.signal(&myself),
+            RootMsg::Notice => state.notice(&myself),
             RootMsg::End(code) => state.end(&myself, code),
             RootMsg::Parts(reply) => {
                 reply.send((state.link.clone(), state.gpu.clone())).ok(); // the asker may be gone
@@ -174,6 +180,14 @@ impl RootState {
         };
         let leave = LinkMsg::Leave { kind, code: ExitCode::Left };
         if self.signals > 2 || self.link.cast(leave).is_err() {
+            self.end(myself, ExitCode::LeftUnheard);
+        }
+    }
+
+    fn notice(&mut self, myself: &ActorRef<RootMsg>) {
+        let kind = DrainKind::Deadline(NOTICE_WITHIN);
+        let leave = LinkMsg::Leave { kind, code: ExitCode::Left };
+        if self.link.cast(leave).is_err() {
             self.end(myself, ExitCode::LeftUnheard);
         }
     }

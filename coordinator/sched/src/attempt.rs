@@ -6,9 +6,9 @@ use crate::job::{AppendError, Live, Standing, step_of};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
-use crate::worker::{Doing, Running};
+use crate::worker::{Doing, Leaves, Running};
 use zoetrope_protocol::id::{Millis, ShardId, WorkerId};
-use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{Held, StopWhen};
 
@@ -76,6 +76,9 @@ impl Core {
         match live.append(running.stage, steps, artifact) {
             Ok(old) => {
                 live.outage = None;
+                if live.preempted.is_some() {
+                    self.todo.preempt = true;
+                }
                 if let Doing::Running(running) = &mut self.state.workers[slot].doing {
                     running.progressed = true;
                 }
@@ -135,6 +138,12 @@ impl Core {
         out: &mut Vec<Output>,
     ) {
         let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
+        // The worker was told to stop, not why.
+        let cause = match (cause, running.leaves) {
+            (Cause::Preempted | Cause::Drained, Some(Leaves::Preempted { .. })) => Cause::Preempted,
+            (Cause::Preempted, _) => Cause::Drained,
+            (other, _) => other,
+        };
         self.end_attempt(slot, Some(cause), Some(gpu), out);
         self.set_idle(slot);
         self.fail(slot, &running, cause, out);
@@ -187,8 +196,9 @@ impl Core {
         out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
         // No attempt took longer than it lasted; one without a report took the gpu all the while.
         let used = reported.unwrap_or(elapsed).min(elapsed);
-        let job = &self.state.jobs[running.job];
-        let (place, class) = (job.tenant, job.class);
+        self.leave_victims(slot);
+        self.end_claim(slot);
+        let (place, class) = (self.state.jobs[running.job].tenant, running.rank);
         let tenant = &self.state.tenants[place as usize];
         let time = tenant.virtual_time[class as usize];
         let corrected = time
@@ -231,6 +241,9 @@ impl Core {
         job.position = position;
         live.standing = Standing::Ready;
         live.since = now;
+        if job.submitted.plus(self.state.config.flex_ages) <= now && job.rank == Class::Flex {
+            job.rank = Class::Default;
+        }
         self.enqueue(slot);
         self.count(slot);
         self.todo.shards.push(slot);

@@ -24,14 +24,13 @@ impl Core {
     /// # Errors
     /// A sentence about the first one that is broken.
     pub fn check(&self) -> Result<(), String> {
-        hold!(
-            self.todo.workers.is_empty() && self.todo.shards.is_empty() && !self.todo.scarred,
-            "something was left undone"
-        );
+        hold!(self.todo.is_empty(), "something was left undone");
         self.check_jobs()?;
         self.check_tenants()?;
         self.check_workers()?;
         self.check_groups()?;
+        self.check_preemption()?;
+        self.check_work()?;
         self.check_live()
     }
 
@@ -55,13 +54,13 @@ impl Core {
                 let timer = Timer::Job { slot, seq: job.seq };
                 until > self.state.now && self.state.timers.contains(&(until, timer))
             };
-            let flow = &self.index.flows[job.tenant as usize][job.class as usize];
+            let flow = &self.index.flows[job.tenant as usize][job.rank as usize];
             let queue = flow.queue(self.state.kind_of(job));
             let queued = queue.is_some_and(|queue| queue.contains(&self.key_of(slot)));
             match job.standing() {
                 Standing::Ready => {
                     hold!(queued, "{id} is ready and in no queue");
-                    let avoids = job.live.as_ref().is_some_and(|live| !live.avoid.is_empty());
+                    let avoids = job.live.as_ref().is_some_and(|live| live.choosy());
                     hold!(
                         avoids == self.index.scarred.contains(&slot),
                         "{id} is wrong among those that avoid a worker"

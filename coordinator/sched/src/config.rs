@@ -74,6 +74,21 @@ pub struct Config {
     pub sweep_every: Millis,
     /// Models in the table. A senseless number must not take memory.
     pub models_max: u32,
+    /// A job that was preempted runs for so long before it is preempted again: it bounds the price for long jobs.
+    pub preempt_pause: Millis,
+    /// And does so many steps meanwhile.
+    pub preempt_steps: u32,
+    /// No shard is preempted in its last so many hundredths: the gpu is free soon anyway.
+    pub preempt_last_percent: u32,
+    /// So often is a job preempted at most: without it long jobs starve.
+    pub preempt_max: u32,
+    /// A job of class flex that is older than this ranks as default.
+    pub flex_ages: Millis,
+    /// A moved shard waits so long for the worker that an operator named, then goes to any.
+    pub wish_wait: Millis,
+    /// Deadlines are accepted as long as the work behind them takes at most so many hundredths of the GPU time that
+    /// its tenant can count on. The rest is for losses, and for tenants that are not there yet.
+    pub promise_percent: u32,
 }
 
 impl Default for Config {
@@ -108,6 +123,13 @@ impl Default for Config {
             node_forgotten: Millis(24 * HOUR),
             sweep_every: Millis(10 * SECOND),
             models_max: 1_024,
+            preempt_pause: Millis(30 * SECOND),
+            preempt_steps: 2,
+            preempt_last_percent: 10,
+            preempt_max: 3,
+            flex_ages: Millis(12 * HOUR),
+            wish_wait: Millis(60 * SECOND),
+            promise_percent: 80,
         }
     }
 }

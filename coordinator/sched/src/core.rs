@@ -5,17 +5,17 @@ use crate::config::Config;
 use crate::index::Index;
 use crate::input::{Ask, Input, StageNeed};
 use crate::job::{CHAIN_MAX, Job, Standing};
-use crate::output::{FailWhy, Ignored, JobState, Output};
+use crate::output::{FailWhy, GoneHow, Ignored, JobState, Output};
 use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::{Kind, KindIx, Model, State};
 use crate::view::{JobPhase, ShardPhase};
 use zoetrope_protocol::id::{Epoch, JobId, Millis, ModelId, WorkerId};
-use zoetrope_protocol::job::{ArtifactRef, Cause};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Class};
 use zoetrope_protocol::mutant::{Mutant, on};
 
 /// Where nobody expects anything: a minute a stage.
-const EXPECTED_UNKNOWN_MS: u32 = 60_000;
+pub(crate) const EXPECTED_UNKNOWN_MS: u32 = 60_000;
 
 /// The scheduler core.
 pub struct Core {
@@ -60,10 +60,10 @@ impl Core {
             Input::WorkerJoined { worker, identity, capacity, held } => {
                 self.join_worker(worker, identity, capacity, &held, out);
             }
-            Input::WorkerLost { worker, how: _ } => {
-                self.drop_worker(worker, Cause::WorkerLost, out)
+            Input::WorkerLost { worker, how } => {
+                self.drop_worker(worker, GoneHow::Lost(how), out);
             }
-            Input::WorkerLeft { worker } => self.drop_worker(worker, Cause::Drained, out),
+            Input::WorkerLeft { worker } => self.drop_worker(worker, GoneHow::Left, out),
             Input::DrainAsked { worker, drain } => self.drain_worker(worker, drain, out),
             Input::CordonSet { worker, cordoned } => self.set_cordon(worker, cordoned, out),
             Input::ArtifactStored { worker, held, artifact } => {
@@ -89,11 +89,12 @@ impl Core {
                 }
             }
             Input::ArtifactGone { job, artifact } => self.artifact_gone(job, artifact, out),
+            Input::MoveAsked { job, to } => self.move_job(job, to, out),
         }
     }
 
     /// The place of an unfinished job; otherwise the input is ignored.
-    fn known(&self, job: JobId, out: &mut Vec<Output>) -> Option<Slot> {
+    pub(crate) fn known(&self, job: JobId, out: &mut Vec<Output>) -> Option<Slot> {
         let slot = self.index.jobs.get(&job).copied();
         if slot.is_none() {
             out.push(Output::Ignored { why: Ignored::NoSuchJob });
@@ -101,9 +102,9 @@ impl Core {
         slot
     }
 
-    fn drop_worker(&mut self, worker: WorkerId, cause: Cause, out: &mut Vec<Output>) {
+    fn drop_worker(&mut self, worker: WorkerId, how: GoneHow, out: &mut Vec<Output>) {
         match self.worker_slot(worker) {
-            Some(slot) => self.remove_worker(slot, cause, out),
+            Some(slot) => self.remove_worker(slot, how, out),
             None => out.push(Output::Ignored { why: Ignored::NoSuchWorker }),
         }
     }
@@ -151,6 +152,7 @@ impl Core {
         self.index.sort_kinds(&self.state);
         let workers: Vec<Slot> = self.state.workers.iter().map(|(slot, _)| slot).collect();
         self.todo.workers.extend(workers);
+        self.todo.preempt = true;
     }
 
     fn submit(&mut self, id: JobId, ask: &Ask, out: &mut Vec<Output>) {
@@ -164,8 +166,10 @@ impl Core {
         let Some(&model) = self.index.models.get(&ask.model) else {
             return out.push(ignored(Ignored::NoSuchModel));
         };
-        let mut expected_ms = [EXPECTED_UNKNOWN_MS; CHAIN_MAX];
-        for (ours, asked) in expected_ms.iter_mut().zip(&ask.expected) {
+        let stages = self.state.models[model as usize].chain.len();
+        let mut expected_ms = [0; CHAIN_MAX];
+        expected_ms[..stages].fill(EXPECTED_UNKNOWN_MS);
+        for (ours, asked) in expected_ms[..stages].iter_mut().zip(&ask.expected) {
             *ours = u32::try_from(asked.0).unwrap_or(u32::MAX);
         }
         let job = Job {
@@ -174,6 +178,7 @@ impl Core {
             tenant,
             model,
             class: ask.class,
+            rank: ask.class,
             position: 0,
             steps: ask.steps.max(1),
             expected_ms,
@@ -193,7 +198,12 @@ impl Core {
         let of = &mut self.state.tenants[tenant as usize];
         of.queued += 1;
         of.unfinished += 1;
+        self.arrived(ask.class, slot);
         self.count(slot);
+        if ask.class == Class::Flex {
+            let at = self.state.now.plus(self.state.config.flex_ages);
+            self.index.aging.insert((at, slot));
+        }
         self.enqueue(slot);
         if let Some(deadline) = ask.deadline {
             self.index.deadlines.insert((deadline, slot));
@@ -284,6 +294,10 @@ impl Core {
         if let Some(deadline) = job.deadline {
             self.index.deadlines.remove(&(deadline, slot));
         }
+        if job.rank == Class::Flex {
+            let at = job.submitted.plus(self.state.config.flex_ages);
+            self.index.aging.remove(&(at, slot));
+        }
         let tenant = &mut self.state.tenants[job.tenant as usize];
         tenant.unfinished -= 1;
         if job.live.is_none() {
@@ -311,6 +325,7 @@ impl Core {
             counts.shards[stage as usize][shard as usize] -= 1;
         }
         counts.backlog.0 -= backlog;
+        self.take_work(slot);
     }
 
     /// Enters a job into the gauges.
@@ -324,6 +339,7 @@ impl Core {
             counts.shards[stage as usize][shard as usize] += 1;
         }
         counts.backlog.0 += backlog;
+        self.add_work(slot);
     }
 
     fn gauges(&self, slot: Slot) -> (JobPhase, Option<ShardPhase>, u64) {

@@ -132,12 +132,12 @@ impl Core {
         let job = &self.state.jobs[slot];
         let kind = self.state.kind_of(job);
         let turns = &self.index.turns[kind as usize];
-        let higher = Class::ALL.into_iter().take(job.class as usize);
+        let higher = Class::ALL.into_iter().take(job.rank as usize);
         if let Some(class) = higher.into_iter().find(|class| !turns[*class as usize].is_empty()) {
             let told = format!("jobs of class {class} go first");
             return (Reason::ClassTurn, told, Who::Caller);
         }
-        let first = turns[job.class as usize].first();
+        let first = turns[job.rank as usize].first();
         if let Some(first) = first.filter(|first| first.place != job.tenant) {
             let told = format!("{} has had less than its share and goes first", first.tenant);
             return (Reason::TenantTurn, told, Who::Nobody);

@@ -73,6 +73,11 @@ impl Core {
         let attempt = running.fence.attempt;
         let live = self.live(slot);
         live.front = true;
+        if cause == Cause::Preempted {
+            live.preemptions += 1;
+            live.preempted = Some((now, live.newest_step()));
+        }
+
         if verdict.soft {
             live.soft.push(SoftFailure { node, stage: running.stage, attempt, cause });
         }

@@ -14,7 +14,7 @@ use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::TenantId;
+use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_protocol::job::Class;
 use zoetrope_protocol::mutant::{Mutant, on};
 
@@ -150,14 +150,15 @@ impl Core {
             Some(_) => 1,
             None => 2,
         };
-        Key { rank, deadline: job.deadline, seq: job.seq, slot }
+        let latest = job.deadline.map(|at| at.minus(Millis(job.left_ms())));
+        Key { rank, latest, seq: job.seq, slot }
     }
 
     /// Puts a ready shard into its flow's queue.
     pub(crate) fn enqueue(&mut self, slot: Slot) {
         let job = &self.state.jobs[slot];
-        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
-        if job.live.as_ref().is_some_and(|live| !live.avoid.is_empty()) {
+        let (place, class, kind) = (job.tenant, job.rank, self.state.kind_of(job));
+        if job.live.as_ref().is_some_and(|live| live.choosy()) {
             self.index.scarred.insert(slot);
         }
         let key = self.key_of(slot);
@@ -177,8 +178,9 @@ impl Core {
     pub(crate) fn dequeue(&mut self, slot: Slot) {
         let job = &self.state.jobs[slot];
         debug_assert_eq!(job.standing(), Standing::Ready);
-        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
+        let (place, class, kind) = (job.tenant, job.rank, self.state.kind_of(job));
         self.index.scarred.remove(&slot);
+        self.unclaim(slot);
         let key = self.key_of(slot);
         let turn = self.turn(place, class);
         if self.index.flows[place as usize][class as usize].remove(kind, key) {

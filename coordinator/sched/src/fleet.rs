@@ -40,10 +40,12 @@ impl Core {
                 group.count_quarantined(*kind, true);
             }
         }
+        self.enter_victims(slot);
     }
 
     /// Takes a worker out of its group; to be called before what it can do or its node changes.
     pub(crate) fn leave_fleet(&mut self, slot: Slot) {
+        self.leave_victims(slot);
         let worker = &self.state.workers[slot];
         let available = worker.available;
         let group = &mut self.index.groups[self.index.group_of[slot as usize] as usize];
@@ -131,6 +133,9 @@ impl Core {
     /// Whether a worker that serves the shard's kind may run it: memory, and what the shard avoids.
     pub(crate) fn may_take(&self, job: &Job, worker: &Worker) -> bool {
         let Some(live) = &job.live else { return true };
+        if live.wish.is_some_and(|wish| self.against(job, wish, worker)) {
+            return false;
+        }
         if live.memory_failures > 1 && worker.vram_bytes < self.need(job) {
             return false;
         }

@@ -1,6 +1,8 @@
 //! All that is derived from the state so that a decision need not search: who is where, whose turn comes, which
 //! workers are free. Built anew on load; nothing in it may show in the outputs but through the state.
 
+use crate::admission::Work;
+use crate::preempt::Victim;
 use crate::slab::Slot;
 use crate::state::{KindIx, State};
 use crate::view::Counts;
@@ -9,19 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::id::{JobId, Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::Stage;
 
-/// A ready shard's place in its tenant's queue: tried before, begun, new; then by deadline, then by age.
+/// A ready shard's place in its tenant's queue: tried before, begun, new; then the least slack first, then by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub rank: u8,
-    pub deadline: Option<Millis>,
+    /// The latest moment at which the rest of the job can begin and still be in time.
+    pub latest: Option<Millis>,
     pub seq: u64,
     pub slot: Slot,
 }
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        let of =
-            |key: &Key| (key.rank, key.deadline.unwrap_or(Millis(u64::MAX)), key.seq, key.slot);
+        let of = |key: &Key| (key.rank, key.latest.unwrap_or(Millis(u64::MAX)), key.seq, key.slot);
         of(self).cmp(&of(other))
     }
 }
@@ -69,6 +71,8 @@ pub(crate) struct Group {
     pub quarantined: Vec<(KindIx, u32)>,
     /// Those that may get new work and have none: by loaded kind plus one (0 is none), then by id.
     pub free: BTreeSet<(u32, WorkerId, Slot)>,
+    /// Attempts that a higher class may preempt, the best first.
+    pub victims: BTreeSet<Victim>,
 }
 
 impl Group {
@@ -106,6 +110,12 @@ pub(crate) struct Index {
     /// Ready shards that some worker failed.
     pub scarred: BTreeSet<Slot>,
     pub deadlines: BTreeSet<(Millis, Slot)>,
+    /// Jobs of class flex, by the moment from which they rank as default.
+    pub aging: BTreeSet<(Millis, Slot)>,
+    /// Ready shards that an attempt leaves its worker for: the job, and the worker.
+    pub claims: BTreeMap<Slot, Slot>,
+    /// Preemptible attempts of all groups.
+    pub victims: u32,
     pub groups: Vec<Group>,
     /// Free workers of all groups.
     pub free: u32,
@@ -114,6 +124,8 @@ pub(crate) struct Index {
     /// By kind: the groups that serve it, by memory. Also those with too little.
     pub serving: Vec<Vec<u32>>,
     pub counts: Counts,
+    /// By model, by tenant, by class: the work of unfinished jobs.
+    pub work: Vec<Vec<[Work; 3]>>,
 }
 
 impl Index {
@@ -138,6 +150,7 @@ impl Index {
             available: 0,
             quarantined: Vec::new(),
             free: BTreeSet::new(),
+            victims: BTreeSet::new(),
         };
         // A group without members is as good as gone; its place is taken first.
         let at = match self.groups.iter().position(|g| g.members == 0) {

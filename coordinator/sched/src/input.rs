@@ -142,6 +142,14 @@ pub enum Input {
     },
     /// Time passed: the moment that `next_wakeup` named is here.
     TimePassed,
+    /// An operator wants the job to go on elsewhere, and what it failed so far to be forgotten. A denoising shard
+    /// leaves its worker after the step in hand; any other ends where it runs, and the next one moves.
+    MoveAsked {
+        /// The job.
+        job: JobId,
+        /// The worker that is to go on with it; any other than its present one if none is named.
+        to: Option<WorkerId>,
+    },
 }
 
 /// What one stage of a model needs of a worker.

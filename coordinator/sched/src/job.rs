@@ -23,6 +23,8 @@ pub(crate) struct Job {
     /// Place of its model.
     pub model: u16,
     pub class: Class,
+    /// The class that it is served in: an old job of class flex is served as default.
+    pub rank: Class,
     /// Place of the current shard's stage in the model's chain.
     pub position: u8,
     /// At least 1.
@@ -89,6 +91,22 @@ pub(crate) struct Live {
     pub outage: Option<Outage>,
     /// Roles whose artifact was gone once.
     pub gone: Vec<Role>,
+    /// How often it was preempted.
+    pub preemptions: u32,
+    /// When it was preempted last, and how many steps were done then.
+    pub preempted: Option<(Millis, u32)>,
+    /// Where an operator wants it to go on, for a while.
+    pub wish: Option<Wish>,
+}
+
+/// Where an operator wants a job to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub node: NodeId,
+    /// On that node; or else on any but that one.
+    pub there: bool,
+    /// From here on anywhere.
+    pub until: Millis,
 }
 
 /// A soft failure of a job.
@@ -136,7 +154,15 @@ impl Live {
             memory_failures: 0,
             outage: None,
             gone: Vec::new(),
+            preemptions: 0,
+            preempted: None,
+            wish: None,
         }
+    }
+
+    /// Whether its shard does not go to just any worker.
+    pub fn choosy(&self) -> bool {
+        !self.avoid.is_empty() || self.wish.is_some()
     }
 
     /// Steps of the newest latents.
@@ -267,6 +293,12 @@ impl Job {
     /// Since when it stands so.
     pub fn since(&self) -> Millis {
         self.live.as_ref().map_or(self.submitted, |live| live.since)
+    }
+
+    /// Expected GPU time of the current shard and of all that follow, as if the current one had not begun: it stays
+    /// the same while the shard waits.
+    pub fn left_ms(&self) -> u64 {
+        self.expected_ms[self.position as usize..].iter().map(|ms| u64::from(*ms)).sum()
     }
 
     /// Expected GPU time of what the current shard still has to do.

@@ -4,6 +4,7 @@
 //! decide and ties break by id. Replaying the same inputs gives the same outputs byte for byte. Called by the
 //! dispatch actor alone; by recovery, the planner and the tests in the same way.
 
+mod admission;
 mod attempt;
 mod check;
 pub mod config;
@@ -16,9 +17,11 @@ mod fleet;
 mod index;
 pub mod input;
 mod job;
+mod moves;
 mod observe;
 pub mod output;
 mod place;
+mod preempt;
 mod quarantine;
 mod restore;
 mod slab;
@@ -30,6 +33,7 @@ mod worker;
 
 pub use crate::core::Core;
 pub use crate::state::State;
+pub use admission::Estimate;
 pub use config::Config;
 pub use input::Input;
 pub use output::Output;

@@ -145,7 +145,7 @@ impl Core {
         }
         let kind = self.state.kind_of(job);
         let key = self.key_of(slot);
-        let class = job.class as usize;
+        let class = job.rank as usize;
         let queue = self.index.flows[job.tenant as usize][class].queue(kind)?;
         let own = queue.range(..key).filter(|before| before.rank == key.rank);
         let own = own.take(POSITION_EXACT_MAX).count() as u64;

@@ -1,6 +1,6 @@
 //! Everything that the core may cause. Carried out once the input behind it is on disk.
 
-use crate::input::EndWhy;
+use crate::input::{EndWhy, LostHow};
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Fence, JobId, Millis, ModelId, ShardId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Stage};
@@ -103,12 +103,29 @@ pub enum Output {
     WorkerGone {
         /// The worker.
         worker: WorkerId,
+        /// How it went.
+        how: GoneHow,
     },
     /// The input was late or senseless and changed nothing: why.
     Ignored {
         /// A short fixed sentence.
         why: Ignored,
     },
+}
+
+/// How a worker went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GoneHow {
+    /// It was lost, as its link noticed.
+    Lost(LostHow),
+    /// It did not return after the start of an epoch.
+    NotBack,
+    /// Its node was started anew.
+    NewBoot,
+    /// It said goodbye.
+    Left,
+    /// Another connection of the same boot took its place, or was there before it.
+    Replaced,
 }
 
 /// Where a job stands.

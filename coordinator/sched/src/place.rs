@@ -1,5 +1,5 @@
 //! Who gets what: brings free workers and ready shards together until no free worker could run any admissible
-//! shard. Order: class, the tenant's turn, rank and deadline within the tenant, affinity, best fit in memory.
+//! shard. Order: class, the tenant's turn, rank and slack within the tenant, affinity, best fit in memory.
 
 use crate::core::Core;
 use crate::fair::UNIT;
@@ -23,6 +23,24 @@ pub(crate) struct Todo {
     pub tenants: Vec<u32>,
     /// A worker went: shards that avoid some workers may have no choice left.
     pub scarred: bool,
+    /// Ready shards for which no worker was free: a lower class may have to make room.
+    pub wanting: Vec<Slot>,
+    /// Attempts that leave for a shard that was placed elsewhere meanwhile.
+    pub spare: Vec<Slot>,
+    /// An attempt may be preempted that could not before.
+    pub preempt: bool,
+}
+
+impl Todo {
+    pub fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+            && self.shards.is_empty()
+            && self.tenants.is_empty()
+            && self.wanting.is_empty()
+            && self.spare.is_empty()
+            && !self.scarred
+            && !self.preempt
+    }
 }
 
 /// A ready shard that a worker could take.
@@ -68,16 +86,17 @@ impl Core {
                 break;
             }
         }
+        self.make_room(out);
     }
 
-    fn ready(&self, slot: Slot) -> bool {
+    pub(crate) fn ready(&self, slot: Slot) -> bool {
         self.state.jobs.get(slot).is_some_and(|job| job.standing() == Standing::Ready)
     }
 
     fn order_of(&self, slot: Slot) -> (Class, u64, Key) {
         let job = &self.state.jobs[slot];
         let tenant = &self.state.tenants[job.tenant as usize];
-        (job.class, tenant.virtual_time[job.class as usize], self.key_of(slot))
+        (job.rank, tenant.virtual_time[job.rank as usize], self.key_of(slot))
     }
 
     /// Gives a worker work as long as it is free and there is some.
@@ -102,8 +121,9 @@ impl Core {
         if self.state.tenants[job.tenant as usize].capped() || self.state.paused(kind) {
             return;
         }
-        if let Some(worker) = self.best_worker(slot) {
-            self.assign(slot, worker, out);
+        match self.best_worker(slot) {
+            Some(worker) => self.assign(slot, worker, out),
+            None => self.todo.wanting.push(slot),
         }
     }
 
@@ -113,8 +133,13 @@ impl Core {
             let flow = &self.index.flows[place as usize][class as usize];
             let mut slots = Vec::new();
             for (kind, queue) in &flow.queues {
-                if !self.state.paused(*kind) && self.any_free(*kind) {
+                if self.state.paused(*kind) {
+                    continue;
+                }
+                if self.any_free(*kind) {
                     slots.extend(queue.iter().copied());
+                } else {
+                    self.todo.preempt = true;
                 }
             }
             slots.sort_unstable();
@@ -183,7 +208,7 @@ impl Core {
             let same_tenant = other.turn.place == due.turn.place;
             other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)
                 && (!same_tenant
-                    || (other.key.rank, other.key.deadline) == (due.key.rank, due.key.deadline))
+                    || (other.key.rank, other.key.latest) == (due.key.rank, due.key.latest))
         };
         let next = || self.continued(worker, class);
         hot.filter(near).or_else(|| next().filter(near)).unwrap_or(due).key.slot
@@ -192,7 +217,7 @@ impl Core {
     /// The next shard of the worker's last job, if it is ready, of this class, and the worker may take it.
     fn continued(&self, worker: &Worker, class: Class) -> Option<Candidate> {
         let (slot, seq) = worker.last_job?;
-        let job = self.state.jobs.get(slot).filter(|job| job.seq == seq && job.class == class)?;
+        let job = self.state.jobs.get(slot).filter(|job| job.seq == seq && job.rank == class)?;
         let kind = self.state.kind_of(job);
         let tenant = &self.state.tenants[job.tenant as usize];
         let turn = Turn {
@@ -227,7 +252,7 @@ impl Core {
         self.dequeue(slot);
         let config = &self.state.config;
         let job = &self.state.jobs[slot];
-        let (place, class, kind) = (job.tenant, job.class, self.state.kind_of(job));
+        let (place, class, kind) = (job.tenant, job.rank, self.state.kind_of(job));
         let stage = self.state.kinds[kind as usize].stage;
         let charged_ms = job.expected(stage);
         let limit = charged_ms.saturating_mul(config.hard_limit_factor.into());
@@ -243,6 +268,7 @@ impl Core {
         live.standing = Standing::Running { worker: to };
         live.since = now;
         live.lost = None;
+        live.wish = None;
         self.count(slot);
 
         let tenant = &mut self.state.tenants[place as usize];
@@ -269,7 +295,10 @@ impl Core {
             hard_limit,
             charged_ms,
             progressed: false,
+            rank: class,
+            leaves: None,
         });
+        self.enter_victims(to);
         if self.state.sweep_at.is_none() {
             self.state.sweep_at = Some(now.plus(self.state.config.sweep_every));
         }

@@ -195,6 +195,7 @@ impl Core {
         if paused.is_some_and(|until| until <= now) {
             *paused = None;
             self.look_again(kind);
+            self.todo.preempt = true;
         }
     }
 

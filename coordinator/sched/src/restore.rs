@@ -6,7 +6,7 @@ use crate::job::Standing;
 use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::State;
-use crate::worker::Doing;
+use crate::worker::{Doing, Leaves, Running};
 use zoetrope_protocol::job::Class;
 
 impl Core {
@@ -43,6 +43,11 @@ impl Core {
             let worker = &self.state.workers[slot];
             self.index.workers.insert(worker.id, slot);
             let idle = worker.doing == Doing::Idle;
+            if let Some(Running { leaves: Some(Leaves::Preempted { claim: Some(job) }), .. }) =
+                worker.running()
+            {
+                self.index.claims.insert(*job, slot);
+            }
             self.enter_fleet(slot);
             if idle {
                 self.set_free(slot);
@@ -59,11 +64,15 @@ impl Core {
             if let Some(deadline) = job.deadline {
                 self.index.deadlines.insert((deadline, slot));
             }
+            let aging = job.submitted.plus(self.state.config.flex_ages);
+            if job.rank == Class::Flex && aging > self.state.now {
+                self.index.aging.insert((aging, slot));
+            }
             if job.standing() == Standing::Ready {
-                if job.live.as_ref().is_some_and(|live| !live.avoid.is_empty()) {
+                if job.live.as_ref().is_some_and(|live| live.choosy()) {
                     self.index.scarred.insert(slot);
                 }
-                ready.push((job.tenant, job.class, self.state.kind_of(job), self.key_of(slot)));
+                ready.push((job.tenant, job.rank, self.state.kind_of(job), self.key_of(slot)));
             }
             self.count(slot);
         }

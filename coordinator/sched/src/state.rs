@@ -1,6 +1,7 @@
 //! All that the core knows and cannot derive: what a snapshot holds. What can be derived from it stands in
 //! `index.rs` and is built anew on load.
 
+use crate::admission::Arrivals;
 use crate::config::Config;
 use crate::fair::Tenant;
 use crate::job::Job;
@@ -40,6 +41,8 @@ pub struct State {
     pub(crate) workers: Slab<Worker>,
     pub(crate) timers: BTreeSet<(Millis, Timer)>,
     pub(crate) sweep_at: Option<Millis>,
+    /// Work admitted lately, by class.
+    pub(crate) arrivals: [Arrivals; 3],
 }
 
 /// A model of the table.
@@ -81,6 +84,7 @@ impl State {
             workers: Slab::default(),
             timers: BTreeSet::new(),
             sweep_at: None,
+            arrivals: [Arrivals::default(); 3],
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Resume { kind: KindIx },
     /// The grace after `EpochBegan` is over.
     Grace { epoch: Epoch },
+    /// An attempt that was preempted before may be preempted again.
+    Preempt,
 }
 
 impl Core {
@@ -34,7 +36,9 @@ impl Core {
     pub fn next_wakeup(&self) -> Option<Millis> {
         let timer = self.state.timers.first().map(|(at, _)| *at);
         let deadline = self.index.deadlines.first().map(|(at, _)| *at);
-        [timer, deadline, self.oldest_ends_at(), self.state.sweep_at].into_iter().flatten().min()
+        let aging = self.index.aging.first().map(|(at, _)| *at);
+        let ends = self.oldest_ends_at();
+        [timer, deadline, aging, ends, self.state.sweep_at].into_iter().flatten().min()
     }
 
     fn oldest_ends_at(&self) -> Option<Millis> {
@@ -56,6 +60,11 @@ impl Core {
         }
         while let Some(slot) = self.state.oldest.filter(|_| self.oldest_ends_at() <= Some(now)) {
             self.end_job(slot, JobState::Failed(FailWhy::TooOld), out);
+        }
+        while let Some((at, slot)) = self.index.aging.first().copied().filter(|(at, _)| *at <= now)
+        {
+            self.index.aging.remove(&(at, slot));
+            self.promote(slot);
         }
         while let Some((at, timer)) =
             self.state.timers.first().copied().filter(|(at, _)| *at <= now)
@@ -92,6 +101,7 @@ impl Core {
                     self.lose_those_away(out);
                 }
             }
+            Timer::Preempt => self.todo.preempt = true,
         }
     }
 

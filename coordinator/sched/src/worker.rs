@@ -5,16 +5,16 @@ use crate::core::Core;
 use crate::drain::Drain;
 use crate::input::Capacity;
 use crate::job::{Job, Lost, Standing};
-use crate::output::{Ignored, Output};
+use crate::output::{GoneHow, Ignored, Output};
 use crate::quarantine::Record;
 use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
-use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
-use zoetrope_protocol::wire::{Held, Identity, Kept};
+use zoetrope_protocol::wire::{DrainKind, Held, Identity, Kept, StopWhen};
 
 /// Names a node. Never reused.
 pub(crate) type NodeId = u32;
@@ -83,6 +83,19 @@ pub(crate) struct Running {
     pub charged_ms: u64,
     /// It added an artifact to the chain.
     pub progressed: bool,
+    /// The class that it was placed in.
+    pub rank: Class,
+    /// It was told to leave after the step in hand, and why.
+    pub leaves: Option<Leaves>,
+}
+
+/// Why an attempt leaves its worker after the step in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Leaves {
+    /// For a shard of a higher class: the job of this place, as long as that one waits.
+    Preempted { claim: Option<Slot> },
+    /// An operator moves its job.
+    Moved,
 }
 
 impl Worker {
@@ -144,7 +157,7 @@ impl Core {
             .collect();
         away.sort_unstable();
         for (_, slot) in away {
-            self.remove_worker(slot, Cause::WorkerLost, out);
+            self.remove_worker(slot, GoneHow::NotBack, out);
         }
     }
 
@@ -169,14 +182,14 @@ impl Core {
             if same_boot && was.session >= identity.session {
                 // An older connection of the same boot: its hello was overtaken.
                 out.push(Output::Ignored { why: Ignored::NothingToDo });
-                out.push(Output::WorkerGone { worker: id });
+                out.push(Output::WorkerGone { worker: id, how: GoneHow::Replaced });
                 return;
             }
             if same_boot {
                 self.reconnect(old, id, identity, capacity, held, out);
                 return;
             }
-            self.remove_worker(old, Cause::WorkerLost, out);
+            self.remove_worker(old, GoneHow::NewBoot, out);
         }
         let boot = identity.boot;
         let (vram_bytes, serves) = ability(capacity);
@@ -223,7 +236,7 @@ impl Core {
         out: &mut Vec<Output>,
     ) {
         let old = self.state.workers[slot].id;
-        out.push(Output::WorkerGone { worker: old });
+        out.push(Output::WorkerGone { worker: old, how: GoneHow::Replaced });
         self.index.workers.remove(&old);
         self.leave_fleet(slot);
         let epoch = self.state.epoch;
@@ -255,10 +268,22 @@ impl Core {
                 self.fail(slot, &running, Cause::Drained, out);
             }
         }
+        let goes_on = !keep.is_empty();
         out.push(Output::Welcome { worker: id, keep });
         if let Some(drain) = drain {
-            out.push(Output::Drain { worker: id, drain: drain.kind });
+            let kind =
+                drain.at.map_or(drain.kind, |at| DrainKind::Deadline(at.minus(self.state.now)));
+            out.push(Output::Drain { worker: id, drain: kind });
         }
+        let running = self.state.workers[slot].running().filter(|_| goes_on);
+        if let Some(running) = running.copied()
+            && (running.leaves.is_some() || drain.is_some_and(|drain| drain.stepped))
+        {
+            // The order to stop may have been lost with the link.
+            let held = self.held(&running);
+            out.push(Output::Stop { worker: id, held, when: StopWhen::AfterStep });
+        }
+        self.harden_drain(id, out);
         self.todo.workers.push(slot);
     }
 
@@ -278,7 +303,11 @@ impl Core {
     }
 
     /// A connection ended. Its attempt ends with it.
-    pub(crate) fn remove_worker(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+    pub(crate) fn remove_worker(&mut self, slot: Slot, how: GoneHow, out: &mut Vec<Output>) {
+        let cause = match how {
+            GoneHow::Left => Cause::Drained,
+            _ => Cause::WorkerLost,
+        };
         self.leave_fleet(slot);
         let running = self.state.workers[slot].running().copied();
         let (id, node) = (self.state.workers[slot].id, self.state.workers[slot].node);
@@ -296,7 +325,7 @@ impl Core {
         }
         self.state.workers.take(slot);
         self.index.workers.remove(&id);
-        out.push(Output::WorkerGone { worker: id });
+        out.push(Output::WorkerGone { worker: id, how });
     }
 
     /// The shard may be taken up again by the boot that lost it, as long as nobody else has it.

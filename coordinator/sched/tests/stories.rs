@@ -13,6 +13,7 @@
 //! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1` | worker 1 on node a |
 //! | `stored w1 latents:3`, `finish w1 gpu=2s`, `fail w1 stalled`, `stall w1` | reports on what w1 runs; `of=j1/denoise@1.1` names another attempt |
 //! | `lost w1`, `left w1`, `drain w1 step`, `cordon w1`, `uncordon w1` | workers |
+//! | `move j1`, `move j1 to=w2` | an operator's wish |
 //! | `cancel j1`, `delete j1`, `block j1`, `published j1`, `unpublished j1 dependency_down`, `gone j1 latents:3` | jobs |
 //! | `+5s` | time passes, with every wake-up on the way |
 //! | `why j1`, `job j1`, `workers`, `position j1`, `counts`, `restore` | looks, changes nothing |
@@ -25,6 +26,7 @@ use zoetrope_protocol::id::*;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
 use zoetrope_sched::input::*;
+use zoetrope_sched::output::GoneHow;
 use zoetrope_sched::{Config, Core, Output, State};
 
 struct Story {
@@ -171,7 +173,10 @@ fn show(output: &Output) -> String {
         Output::Quarantined { worker, model, stage, until } => {
             format!("quarantined w{} for {}/{stage} until {}", worker.0, model.0, seconds(*until))
         }
-        Output::WorkerGone { worker } => format!("gone w{}", worker.0),
+        Output::WorkerGone { worker, how } => match how {
+            GoneHow::Lost(_) | GoneHow::Left => format!("gone w{}", worker.0),
+            how => format!("gone w{}: {how:?}", worker.0),
+        },
         Output::Ignored { why } => format!("ignored: {why:?}"),
     }
 }
@@ -347,6 +352,7 @@ impl Story {
             "block" => Input::EndAsked { job, why: EndWhy::Blocked },
             "published" => Input::Published { job },
             "unpublished" => Input::PublishFailed { job, cause: cause(words.plain[2]) },
+            "move" => Input::MoveAsked { job, to: words.named.get("to").map(|to| worker(to)) },
             "gone" => Input::ArtifactGone { job, artifact: made(job, role(words.plain[2])) },
             other => panic!("{other} is no command"),
         };

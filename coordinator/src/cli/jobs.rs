@@ -1,4 +1,4 @@
-//! `jobs`, `show`, `cancel`, `why`.
+//! `jobs`, `show`, `cancel`, `why`, `move`.
 
 use super::Target;
 use super::client::{Client, checked, rows};
@@ -27,6 +27,31 @@ pub struct JobArg {
     /// The job's id, `video_…`
     #[arg(value_name = "ID")]
     id: String,
+}
+
+/// What `move` takes.
+#[derive(Args)]
+pub struct MoveArgs {
+    /// The job's id, `video_…`
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The number or node name of the worker that is to go on with it [default: any other]
+    #[arg(long, value_name = "WORKER")]
+    to: Option<String>,
+}
+
+/// Lets a job go on on another worker; needs an operator's key.
+pub async fn move_job(args: MoveArgs, target: &Target) -> anyhow::Result<()> {
+    let id = checked(&args.id, "job")?;
+    let body = args.to.as_ref().map_or_else(|| json!({}), |to| json!({"to": to}));
+    let answer = Client::of(target)?.send(&format!("/farm/jobs/{id}/move"), &body).await?;
+    if target.json {
+        print_json(&answer);
+    } else {
+        let to = args.to.as_deref().unwrap_or("another worker");
+        print(&format!("{id} goes on on {to} after the step in hand\n"));
+    }
+    Ok(())
 }
 
 /// Lists jobs, newest first.

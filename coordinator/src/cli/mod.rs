@@ -75,8 +75,10 @@ enum Verb {
     Why(jobs::JobArg),
     /// List the workers
     Workers,
-    /// Empty a worker and let it leave
+    /// Empty workers and let them leave
     Drain(operate::DrainArgs),
+    /// Let a job go on on another worker
+    Move(jobs::MoveArgs),
     /// Give a worker no new work
     Cordon(operate::WorkerArg),
     /// Give a worker work again
@@ -125,6 +127,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Why(args) => jobs::why(args, &target).await,
         Verb::Workers => operate::workers(&target).await,
         Verb::Drain(args) => operate::drain(args, &target).await,
+        Verb::Move(args) => jobs::move_job(args, &target).await,
         Verb::Cordon(args) => operate::cordon(args, true, &target).await,
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,

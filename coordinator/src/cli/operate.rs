@@ -17,9 +17,10 @@ pub struct WorkerArg {
 /// What `drain` takes.
 #[derive(Args)]
 pub struct DrainArgs {
-    /// The worker's number or node name
-    worker: String,
-    /// How soon it stops
+    /// The workers' numbers or node names; of several, all are cordoned before the first one is drained
+    #[arg(required = true, num_args = 1..=100, value_name = "WORKER")]
+    workers: Vec<String>,
+    /// How soon they stop
     #[arg(long, value_enum, default_value_t = Kind::Shard)]
     kind: Kind,
     /// With `--kind deadline`: be gone after so many seconds
@@ -92,17 +93,32 @@ pub async fn workers(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Empties a worker.
+/// Empties workers. Work of one must not go to another that is about to be emptied, so all are cordoned first.
 pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
-    let worker = checked(&args.worker, "worker")?;
+    let client = Client::of(target)?;
+    let workers: Vec<&str> =
+        args.workers.iter().map(|worker| checked(worker, "worker")).collect::<Result<_, _>>()?;
+    if workers.len() > 1 {
+        for worker in &workers {
+            client.send(&format!("/farm/workers/{worker}/cordon"), &json!({})).await?;
+        }
+    }
     let mut body = Map::new();
     body.insert("kind".to_owned(), json!(args.kind.word()));
     if let Some(seconds) = args.within {
         body.insert("seconds".to_owned(), json!(seconds));
     }
-    let path = format!("/farm/workers/{worker}/drain");
-    let answer = Client::of(target)?.send(&path, &Value::Object(body)).await?;
-    done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+    let body = Value::Object(body);
+    for worker in &workers {
+        let answer = client.send(&format!("/farm/workers/{worker}/drain"), &body).await?;
+        done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+    }
+    if workers.len() > 1 {
+        // The cordon is the node's and would outlive this process of it.
+        for worker in &workers {
+            client.send(&format!("/farm/workers/{worker}/uncordon"), &json!({})).await?;
+        }
+    }
     Ok(())
 }
 

@@ -91,7 +91,7 @@ pub struct Snapshot {
     table: TableRows,
 }
 
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
 
 /// A snapshot that this program cannot read.
 #[derive(Debug, thiserror::Error)]

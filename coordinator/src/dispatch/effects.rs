@@ -11,7 +11,7 @@ use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{CloseCode, Held, Order, ToWorker};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{EndWhy, LostHow};
-use zoetrope_sched::output::{FailWhy, Ignored, JobState, Output};
+use zoetrope_sched::output::{FailWhy, GoneHow, Ignored, JobState, Output};
 
 /// Something to do after a sync.
 pub enum Effect {
@@ -70,7 +70,7 @@ impl DispatchState {
                 self.metrics.count(&metric::QUARANTINES, &[&pool, stage.word()]);
                 tracing::warn!(%worker, model = model.0, %stage, until = until.0, "a worker is in quarantine");
             }
-            Output::WorkerGone { worker } => self.worker_gone(worker),
+            Output::WorkerGone { worker, how } => self.worker_gone(worker, how),
             Output::Ignored { why: Ignored::StaleFence } => {
                 self.metrics.count(&metric::STALE_RESULTS, &["core"]);
             }
@@ -94,7 +94,16 @@ impl DispatchState {
         }
     }
 
-    fn worker_gone(&mut self, worker: WorkerId) {
+    fn worker_gone(&mut self, worker: WorkerId, how: GoneHow) {
+        let word = match how {
+            GoneHow::Lost(LostHow::Silence) | GoneHow::NotBack => Some("silence"),
+            GoneHow::Lost(LostHow::Closed) => Some("closed"),
+            GoneHow::NewBoot => Some("new_boot"),
+            GoneHow::Left | GoneHow::Replaced => None,
+        };
+        if let Some(word) = word {
+            self.metrics.count(&metric::WORKERS_LOST, &[&self.pool(worker), word]);
+        }
         let Some(link) = self.links.remove(&worker) else { return };
         self.workers.remove(&link.actor.get_id());
         let reason = "another connection took over, or it was given up".to_owned();

@@ -73,6 +73,10 @@ impl DispatchState {
                 let found = self.cordon(&worker, cordoned);
                 self.read(reply, move |_| found);
             }
+            FarmMsg::Move(job, to, reply) => {
+                let moved = self.move_job(job, to.as_deref());
+                self.read(reply, move |_| moved);
+            }
             FarmMsg::JoinToken { uses, ttl, reply } => self.join_token(uses, ttl, reply),
         }
     }

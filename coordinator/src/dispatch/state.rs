@@ -86,7 +86,6 @@ pub struct DispatchArguments {
 /// A worker's link.
 pub(super) struct Link {
     pub(super) actor: ActorRef<LinkMsg>,
-    pub(super) pool: String,
 }
 
 /// The state of the dispatch actor.
@@ -374,6 +373,7 @@ fn kind(entry: &Entry) -> &'static str {
             Input::PublishFailed { .. } => "publish_failed",
             Input::ArtifactGone { .. } => "artifact_gone",
             Input::TimePassed => "time_passed",
+            Input::MoveAsked { .. } => "move_asked",
         },
     }
 }

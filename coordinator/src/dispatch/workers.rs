@@ -4,14 +4,14 @@ use super::Report;
 use super::books::{Books, Entry};
 use super::effects::Effect;
 use super::state::{DispatchState, Link};
-use crate::farm::WorkerRow;
+use crate::farm::{MoveRefused, WorkerRow};
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
 use crate::models::Models;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
 use std::sync::atomic::Ordering;
-use zoetrope_protocol::id::{ModelId, WorkerId};
+use zoetrope_protocol::id::{JobId, ModelId, WorkerId};
 use zoetrope_protocol::job::{Class, Stage};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, Profile, ToWorker};
@@ -77,7 +77,7 @@ impl DispatchState {
         let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
         self.pools.insert(profile.pool.clone());
         self.workers.insert(link.get_id(), worker);
-        self.links.insert(worker, Link { actor: link, pool: profile.pool });
+        self.links.insert(worker, Link { actor: link });
         self.record(entry);
     }
 
@@ -109,13 +109,7 @@ impl DispatchState {
 
     pub(super) fn link_lost(&mut self, link: ActorId, how: LostHow) {
         let Some(worker) = self.workers.remove(&link) else { return };
-        if let Some(link) = self.links.remove(&worker) {
-            let word = match how {
-                LostHow::Silence => "silence",
-                LostHow::Closed => "closed",
-            };
-            self.metrics.count(&metric::WORKERS_LOST, &[&link.pool, word]);
-        }
+        self.links.remove(&worker);
         self.record(Entry::Core(Input::WorkerLost { worker, how }));
     }
 
@@ -175,6 +169,22 @@ impl DispatchState {
         let Some(worker) = self.find_worker(name) else { return false };
         self.record(Entry::Core(Input::CordonSet { worker, cordoned }));
         true
+    }
+
+    pub(super) fn move_job(&mut self, job: JobId, to: Option<&str>) -> Result<(), MoveRefused> {
+        let row = self.books.table.row(job).filter(|row| !row.deleted);
+        if row.ok_or(MoveRefused::NoSuchJob)?.is_terminal() {
+            return Err(MoveRefused::NothingToMove);
+        }
+        let to = match to {
+            Some(name) => Some(self.find_worker(name).ok_or(MoveRefused::NoSuchWorker)?),
+            None => None,
+        };
+        if !self.books.core.movable(job, to) {
+            return Err(MoveRefused::NothingToMove);
+        }
+        self.record(Entry::Core(Input::MoveAsked { job, to }));
+        Ok(())
     }
 
     /// Gauges of the farm's state, once a second.

@@ -185,6 +185,14 @@ impl ApiError {
         }
     }
 
+    /// The job does not run where it could be moved from.
+    pub fn nothing_to_move(id: &str) -> Self {
+        let message = format!(
+            "Video '{id}' cannot be moved: it has not begun, is there already, or has ended."
+        );
+        ApiError { should_retry: Some(false), ..ApiError::new(StatusCode::CONFLICT, None, message) }
+    }
+
     /// The first request with the key still runs.
     pub fn key_in_use() -> Self {
         let message = "The first request with this Idempotency-Key is still being handled.";

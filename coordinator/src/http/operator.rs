@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::listing::{Audience, list_query, page_json, statuses};
 use super::route::{self, Caller};
 use super::{Door, body};
-use crate::farm::FarmMsg;
+use crate::farm::{FarmMsg, MoveRefused};
 use crate::keys::{KeyRow, KeysError, NewKey, Project, Role};
 use axum::Extension;
 use axum::extract::{Path, Query, Request, State};
@@ -145,6 +145,31 @@ pub async fn why(
     let tenant = (caller.role == Role::Tenant).then_some(caller.tenant);
     let why = door.state.farm.ask(|reply| FarmMsg::Why(tenant, job, reply)).await?;
     route::ok(&json!({"why": why.ok_or_else(|| ApiError::no_video(&id))?}))
+}
+
+/// `POST /farm/jobs/{id}/move`: let a job go on on another worker. What it failed so far is forgotten.
+///
+/// # Errors
+/// 400, 404; 409 if there is nothing to move.
+pub async fn move_job(
+    State(door): State<Arc<Door>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = read_body(&door, request).await?;
+    fields.only(&["to"])?;
+    let to = fields.text("to")?;
+    let job = route::job_id(&id)?;
+    let name = to.clone();
+    match door.state.farm.ask(|reply| FarmMsg::Move(job, name, reply)).await? {
+        Ok(()) => route::ok(&json!({"id": id, "moving": true, "to": to})),
+        Err(MoveRefused::NoSuchJob) => Err(ApiError::no_video(&id)),
+        Err(MoveRefused::NoSuchWorker) => {
+            let to: String = to.unwrap_or_default().chars().take(100).collect();
+            Err(ApiError::not_found(None, format!("Worker '{to}' not found.")))
+        }
+        Err(MoveRefused::NothingToMove) => Err(ApiError::nothing_to_move(&id)),
+    }
 }
 
 /// `POST /farm/join_tokens`: a token with which new workers may join.

@@ -38,7 +38,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 22] = [
+pub const ROUTES: [Route; 23] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -57,6 +57,7 @@ pub const ROUTES: [Route; 22] = [
     route("POST", "/farm/workers/{worker}/uncordon", || post(operator::uncordon)),
     route("GET", "/farm/jobs", || get(operator::jobs)),
     route("GET", "/farm/jobs/{video_id}/why", || get(operator::why)),
+    route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
     route("POST", "/farm/join_tokens", || post(operator::join_token)),
     route("POST", "/farm/keys", || post(operator::create_key)),
     route("GET", "/farm/keys", || get(operator::keys)),

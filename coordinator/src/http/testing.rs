@@ -3,7 +3,7 @@
 use super::{DoorLimits, DoorMetrics, DoorState, serve};
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
-    AssetReader, CancelRefused, Farm, FarmMsg, NoSuchCursor, SubmitRefused, WorkerRow,
+    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, SubmitRefused, WorkerRow,
 };
 use crate::jobs::{Asset, Assets, JobView, ListQuery, Page, PhaseView, Submission};
 use crate::keys::{KeyStore, Project, Role};
@@ -209,6 +209,17 @@ fn answer(shared: Shared, message: FarmMsg) {
         FarmMsg::Workers(reply) => say(reply, vec![worker_row()]),
         FarmMsg::Drain(worker, _, reply) => say(reply, worker == "worker_1" || worker == "node-a"),
         FarmMsg::Cordon(worker, _, reply) => say(reply, worker == "worker_1"),
+        FarmMsg::Move(job, to, reply) => say(
+            reply,
+            match (table.jobs.iter().find(|held| held.view.job == job), to.as_deref()) {
+                (None, _) => Err(MoveRefused::NoSuchJob),
+                (_, Some(to)) if to != "node-a" => Err(MoveRefused::NoSuchWorker),
+                (Some(held), _) if held.view.state != JobState::InProgress => {
+                    Err(MoveRefused::NothingToMove)
+                }
+                (Some(_), _) => Ok(()),
+            },
+        ),
         FarmMsg::JoinToken { uses, ttl, reply } => say(reply, format!("zt1{uses}x{}", ttl.0)),
         #[allow(unreachable_patterns)]
         _ => {}

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod harness;
 mod journey;
+mod moving;
 mod overload;
 mod restart;
 mod sdk;

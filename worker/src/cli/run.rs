@@ -117,19 +117,22 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
     }
     let roots: Vec<_> = workers.iter().map(|worker| worker.root.clone()).collect();
     tokio::spawn(async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut notice)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::user_defined1()),
+        ) else {
             tracing::error!("signals are not caught: the process cannot leave in order");
             return;
         };
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            let told = tokio::select! {
+                _ = terminate.recv() => || RootMsg::Signal,
+                _ = interrupt.recv() => || RootMsg::Signal,
+                _ = notice.recv() => || RootMsg::Notice,
+            };
             for root in &roots {
-                root.cast(RootMsg::Signal).ok(); // one that has ended needs no signal
+                root.cast(told()).ok(); // one that has ended needs no signal
             }
         }
     });

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use watch::Watch;
 use zoetrope_protocol::id::*;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
-use zoetrope_protocol::wire::{DrainKind, Held, Identity};
+use zoetrope_protocol::wire::{DrainKind, Held, Identity, StopWhen};
 use zoetrope_sched::input::*;
 use zoetrope_sched::{Config, Core, Output};
 
@@ -25,6 +25,8 @@ struct Process {
     link: Option<WorkerId>,
     /// What it is doing, and the step that it has come to.
     holds: Option<(Held, u32)>,
+    /// What it was told to leave after the step in hand.
+    leaves: Option<Held>,
     /// Half of what it does fails.
     bad: bool,
 }
@@ -86,6 +88,7 @@ impl Farm {
                 capacity,
                 link: None,
                 holds: None,
+                leaves: None,
                 bad,
             });
             farm.join(at as usize);
@@ -145,9 +148,14 @@ impl Farm {
                     });
                 }
             }
-            Output::WorkerGone { worker } => {
+            Output::WorkerGone { worker, .. } => {
                 if let Some(process) = self.linked(*worker) {
                     process.link = None;
+                }
+            }
+            Output::Stop { worker, held, when: StopWhen::AfterStep } => {
+                if let Some(process) = self.linked(*worker) {
+                    process.leaves = Some(*held);
                 }
             }
             Output::Publish { job, .. } => self.publishing.push(*job),
@@ -185,7 +193,7 @@ impl Farm {
         self.jobs += 1;
         let job = JobId(u128::from(self.jobs));
         let model = self.chance.range(0, MODELS.len() as u64 - 1) as u16;
-        let steps = self.chance.range(1, 6) as u32;
+        let steps = self.chance.range(1, 12) as u32;
         let far = self.chance.one_in(4);
         let deadline = far.then(|| self.now.plus(Millis(self.chance.range(0, 4_000_000))));
         let expected = MODELS[model as usize].iter();
@@ -261,6 +269,11 @@ impl Farm {
                 self.take(Input::ArtifactStored { worker, held, artifact });
             }
             if step + 1 < steps {
+                // The answer to what was stored may have been the order to leave.
+                if self.processes[at].leaves == Some(held) && !self.chance.one_in(8) {
+                    self.processes[at].holds = None;
+                    self.take(Input::ShardFailed { worker, held, cause: Cause::Preempted, gpu });
+                }
                 return;
             }
         }
@@ -315,7 +328,12 @@ impl Farm {
                 let tenant = self.chance.range(0, u64::from(TENANTS) - 1) as u32;
                 self.set_tenant(tenant, true);
             }
-            83..=85 => {
+            83 => {
+                let (job, named) = (self.any_job(), self.chance.one_in(2));
+                let to = named.then(|| self.any_worker());
+                self.take(Input::MoveAsked { job, to });
+            }
+            84..=85 => {
                 let job = self.any_job();
                 let why = [EndWhy::Cancelled, EndWhy::Deleted, EndWhy::Blocked];
                 let why = why[self.chance.range(0, 2) as usize];

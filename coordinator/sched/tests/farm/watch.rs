@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::id::*;
-use zoetrope_protocol::job::ArtifactRef;
-use zoetrope_protocol::wire::Held;
+use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Stage};
+use zoetrope_protocol::wire::{Held, StopWhen};
 use zoetrope_sched::input::Input;
 use zoetrope_sched::output::{JobState, Output};
 use zoetrope_sched::{Core, view::WorkerState};
@@ -25,6 +25,9 @@ pub struct Watch {
     /// On which boot of which node an attempt ran.
     places: BTreeMap<(ShardId, Fence), (String, u64)>,
     identities: BTreeMap<WorkerId, (String, u64)>,
+    classes: BTreeMap<JobId, Class>,
+    /// How often a job was preempted, and when last.
+    preempted: BTreeMap<JobId, (u32, Millis)>,
     joined: BTreeSet<WorkerId>,
     gone: BTreeSet<WorkerId>,
 }
@@ -61,6 +64,7 @@ impl Watch {
             }
             self.output(core, output)?;
             self.stopped(core, input, output, out)?;
+            self.preempts(core, input, output)?;
         }
         for view in core.workers() {
             let told = self.running.get(&view.worker);
@@ -75,6 +79,7 @@ impl Watch {
             Input::Submitted { job, ask } => {
                 self.submitted.insert(*job);
                 self.tenants.entry(*job).or_insert(ask.tenant);
+                self.classes.entry(*job).or_insert(ask.class);
             }
             Input::TenantSet { tenant, policy } => {
                 self.running_max.insert(*tenant, policy.running_max);
@@ -118,6 +123,41 @@ impl Watch {
         let linked = core.worker(*worker).is_some_and(|view| view.state != WorkerState::Away);
         let stop = |output: &Output| matches!(output, Output::Stop { worker: w, held: h, .. } if (w, h) == (worker, held));
         hold!(told || !linked || out.iter().any(stop), "{held:?} is not stopped");
+        Ok(())
+    }
+
+    /// A job leaves for a higher class at most three times, 30 s apart, and priority jobs never.
+    fn preempts(&mut self, core: &Core, input: &Input, output: &Output) -> Result<(), String> {
+        match output {
+            Output::AttemptEnded { held, cause: Some(Cause::Preempted), .. } => {
+                let job = held.shard.job;
+                let (times, last) = self.preempted.entry(job).or_insert((0, Millis(0)));
+                (*times, *last) = (*times + 1, core.now());
+                hold!(*times <= 3, "{job} was preempted {times} times");
+                hold!(
+                    self.classes.get(&job) != Some(&Class::Priority),
+                    "{job} is of the highest class"
+                );
+                hold!(
+                    held.shard.stage == Stage::Denoise,
+                    "{job} loses a stage that cannot be kept"
+                );
+            }
+            Output::Stop { worker, held, when: StopWhen::AfterStep } => {
+                let draining =
+                    core.worker(*worker).is_some_and(|view| view.state == WorkerState::Draining);
+                // A drain, a move, or an order that is said once more to a worker that came back.
+                let other = matches!(input, Input::WorkerJoined { .. } | Input::MoveAsked { .. });
+                if draining || other {
+                    return Ok(());
+                }
+                let job = held.shard.job;
+                let last = self.preempted.get(&job).map(|(_, last)| *last);
+                let pause = last.is_none_or(|last| core.now() >= last.plus(Millis(30_000)));
+                hold!(pause, "{job} is preempted again at once");
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -216,7 +256,7 @@ impl Watch {
                     stored.retain(|artifact| !artifacts.contains(artifact));
                 }
             }
-            Output::WorkerGone { worker } => {
+            Output::WorkerGone { worker, .. } => {
                 hold!(self.joined.contains(worker), "{worker} is gone and was never there");
                 hold!(self.gone.insert(*worker), "{worker} is gone twice");
             }

@@ -173,6 +173,8 @@ async fn live_answers_are_as_described() {
         let template = format!("/farm/workers/{{worker}}/{verb}");
         check("post", &template, &format!("/farm/workers/worker_1/{verb}"), none.clone()).await;
     }
+    let to = format!("/farm/jobs/video_{:032x}/move", 1);
+    check("post", "/farm/jobs/{video_id}/move", &to, none.clone()).await;
     let why = "/farm/jobs/{video_id}/why";
     let path = format!("/farm/jobs/video_{:032x}/why", 1);
     check("get", why, &path, none.clone()).await;

@@ -55,6 +55,29 @@ async fn workers_are_shown_drained_and_cordoned() {
 }
 
 #[tokio::test]
+async fn jobs_are_moved() {
+    let stand = Stand::new().await;
+    let running = stand.put(1, JobState::InProgress);
+    let done = stand.put(2, JobState::Completed);
+    for (id, body, status) in [
+        (&running, "", 200),
+        (&running, r#"{"to":"node-a"}"#, 200),
+        (&running, r#"{"to":"node-z"}"#, 404),
+        (&running, r#"{"to":7}"#, 400),
+        (&running, r#"{"where":"node-a"}"#, 400),
+        (&done, "", 409),
+        (&format!("video_{:032x}", 9), "", 404),
+    ] {
+        let answer = operate(&stand, "POST", &format!("/farm/jobs/{id}/move"), body).await;
+        assert_eq!(answer.status, status, "{id} {body}");
+    }
+    assert_eq!(
+        send(stand.request("POST", &format!("/farm/jobs/{running}/move"))).await.status,
+        403
+    );
+}
+
+#[tokio::test]
 async fn jobs_of_all_projects_are_listed_with_their_project() {
     let stand = Stand::new().await;
     let id = stand.put(1, JobState::Queued);

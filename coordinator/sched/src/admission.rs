@@ -1,0 +1,399 @@
+//! What can be promised: when a job begins and ends, whether a deadline can be kept, when a full queue has room.
+//!
+//! A fluid model of the policy: higher classes first, then tenants by weight, then the least slack. Estimates
+//! expect that nobody else comes; promises expect that every tenant that has work goes on having some, that the
+//! higher classes go on coming as they did lately, and use only a part of what is left. Looks, never touches.
+
+use crate::core::Core;
+use crate::index::Key;
+use crate::input::Ask;
+use crate::job::{CHAIN_MAX, Job, Standing};
+use crate::slab::Slot;
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{JobId, Millis, TenantId};
+use zoetrope_protocol::job::Class;
+
+/// Arrivals are counted in windows of this length: some jobs long, and short enough to follow a day.
+const WINDOW_MS: u64 = 10 * 60_000;
+/// So many jobs of the own tenant are looked at one by one; what stands behind them counts as one mean job each.
+const LOOK_MAX: usize = 10_000;
+/// A deadline's job gets so many hundredths of its expected time: one attempt takes a little longer than the median.
+const OWN_PERCENT: u64 = 110;
+
+/// When a job begins and ends, as far as is known now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// When its first shard is placed.
+    pub start: Millis,
+    /// When its last shard is done.
+    pub end: Millis,
+}
+
+/// Work of one tenant in one class, in GPU-milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Of jobs that began.
+    pub begun: u64,
+    /// Of jobs that never began.
+    pub waiting: u64,
+    /// How many those are.
+    pub jobs: u64,
+}
+
+impl Work {
+    fn all(&self) -> u64 {
+        self.begun + self.waiting
+    }
+}
+
+/// Work admitted in this window and in the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrivals {
+    window: u64,
+    now_ms: u64,
+    before_ms: u64,
+}
+
+impl Arrivals {
+    fn roll(self, now: Millis) -> Arrivals {
+        let window = now.0 / WINDOW_MS;
+        match window - self.window.min(window) {
+            0 => self,
+            1 => Arrivals { window, now_ms: 0, before_ms: self.now_ms },
+            _ => Arrivals { window, now_ms: 0, before_ms: 0 },
+        }
+    }
+
+    fn add(&mut self, now: Millis, work_ms: u64) {
+        *self = self.roll(now);
+        self.now_ms = self.now_ms.saturating_add(work_ms);
+    }
+
+    /// GPUs that arrivals as lately keep busy, in thousandths.
+    fn milli_gpus(self, now: Millis) -> u64 {
+        let rolled = self.roll(now);
+        let passed = now.0 % WINDOW_MS;
+        let before = u128::from(rolled.before_ms) * u128::from(WINDOW_MS - passed);
+        let work = before / u128::from(WINDOW_MS) + u128::from(rolled.now_ms);
+        u64::try_from(work * 1_000 / u128::from(WINDOW_MS)).unwrap_or(u64::MAX)
+    }
+}
+
+/// What a job of a tenant, class and model competes with.
+struct Rivals {
+    /// Workers that can run it.
+    workers: u64,
+    /// Work of higher classes.
+    higher: u64,
+    weight: u64,
+    /// Work of its own tenant in its class.
+    own: Work,
+    /// Weight and work of the other tenants that have some in its class.
+    others: Vec<(u64, u64)>,
+}
+
+impl Rivals {
+    /// Time until the tenant has got so much work done, if nobody else comes.
+    fn fluid_ms(&self, own: u64) -> u64 {
+        let shared = |(weight, work): &(u64, u64)| (*work).min(share(own, *weight, self.weight));
+        let all = self.others.iter().map(shared).sum::<u64>() + own + self.higher;
+        all / self.workers.max(1)
+    }
+
+    /// Sum of the weights of all tenants with work in the class.
+    fn weights(&self) -> u64 {
+        self.others.iter().map(|(weight, _)| weight).sum::<u64>() + self.weight
+    }
+}
+
+fn share(own: u64, theirs: u64, ours: u64) -> u64 {
+    u64::try_from(u128::from(own) * u128::from(theirs) / u128::from(ours.max(1)))
+        .unwrap_or(u64::MAX)
+}
+
+fn whole_ms(ask: &Ask, stages: usize) -> u64 {
+    let unknown = u64::from(crate::core::EXPECTED_UNKNOWN_MS);
+    let asked = ask.expected.iter().map(|ms| ms.0).chain(std::iter::repeat(unknown));
+    asked.take(stages.min(CHAIN_MAX)).fold(0, u64::saturating_add)
+}
+
+impl Core {
+    /// When a job would begin and end, were it submitted now; none if no worker can run it, or its tenant or model is
+    /// unknown.
+    pub fn estimate(&self, now: Millis, ask: &Ask) -> Option<Estimate> {
+        let model = *self.index.models.get(&ask.model)?;
+        let place = self.index.tenants.get(&ask.tenant).copied();
+        let whole = whole_ms(ask, self.state.models[model as usize].chain.len());
+        let rivals = self.rivals(model, place, ask.class)?;
+        let key = Core::key_asked(ask, whole);
+        let ahead = rivals.own.begun + place.map_or(0, |p| self.ahead(p, ask.class, model, key));
+        Some(self.estimated(now, model, &rivals, ahead, whole))
+    }
+
+    /// When an unfinished job begins (or began waiting for its next shard) and ends.
+    pub fn estimate_of(&self, now: Millis, job: JobId) -> Option<Estimate> {
+        let slot = *self.index.jobs.get(&job)?;
+        let job = &self.state.jobs[slot];
+        let rivals = self.rivals(job.model, Some(job.tenant), job.rank)?;
+        let left = self.left_ms(now, job);
+        if job.live.is_some() {
+            return Some(Estimate { start: now, end: now.plus(Millis(stretched(&rivals, left))) });
+        }
+        let key = self.key_of(slot);
+        let ahead = rivals.own.begun + self.ahead(job.tenant, job.rank, job.model, key);
+        Some(self.estimated(now, job.model, &rivals, ahead, left))
+    }
+
+    /// Whether the deadline of a job can be kept without breaking those that were accepted before. Always, of a job
+    /// without deadline; never, where no worker can run it.
+    pub fn feasible(&self, now: Millis, ask: &Ask) -> bool {
+        let Some(deadline) = ask.deadline else { return true };
+        let Some(&model) = self.index.models.get(&ask.model) else { return false };
+        let place = self.index.tenants.get(&ask.tenant).copied();
+        let Some(rivals) = self.rivals(model, place, ask.class) else { return false };
+        let whole = whole_ms(ask, self.state.models[model as usize].chain.len());
+        let latest = Core::key_asked(ask, whole).latest.unwrap_or_default();
+        // In thousandths of a GPU: what the tenant can count on.
+        let higher: u64 = Class::ALL[..ask.class as usize]
+            .iter()
+            .map(|class| self.state.arrivals[*class as usize].milli_gpus(now))
+            .sum();
+        let percent = u64::from(self.state.config.promise_percent);
+        let gpus = (rivals.workers * 1_000).saturating_sub(higher) * percent / 100;
+        let mine = share(gpus, rivals.weight, rivals.weights());
+        let lag = rivals.higher * 1_000 / gpus.max(1);
+        let in_time = |before: u64, own: u64, deadline: Millis| {
+            // More tenants than workers: a job's own shards wait for their turns too.
+            let own = own * OWN_PERCENT / 100;
+            let own = own.max(own.saturating_mul(1_000) / mine.max(1));
+            let queue = u64::try_from(u128::from(before) * 1_000 / u128::from(mine.max(1)));
+            let end = now.0.saturating_add(lag).saturating_add(queue.unwrap_or(u64::MAX));
+            end.saturating_add(own) <= deadline.0
+        };
+        let mut before = rivals.own.begun;
+        let mut met = false;
+        for (key, slot) in place.into_iter().flat_map(|p| self.promised(p, ask.class, model)) {
+            let job = &self.state.jobs[slot];
+            if !met && key > latest {
+                met = true;
+                if !in_time(before, whole, deadline) {
+                    return false;
+                }
+                before += whole;
+            }
+            let own = job.left_ms();
+            if met && !job.deadline.is_some_and(|at| in_time(before, own, at)) {
+                return false;
+            }
+            before += own;
+        }
+        met || in_time(before, whole, deadline)
+    }
+
+    /// Seconds after which a queue that is full has probably room for one more job: the tenant's, or the farm's.
+    pub fn retry_after(&self, tenant: Option<TenantId>) -> u64 {
+        let place = tenant.and_then(|tenant| self.index.tenants.get(&tenant)).copied();
+        let (mut work, mut jobs, mut all) = (0, 0, 0);
+        for tenants in &self.index.work {
+            for (at, classes) in (0..).zip(tenants) {
+                for of in classes {
+                    all += of.all();
+                    if place.is_none_or(|place| place == at) {
+                        work += of.all();
+                        jobs += of.jobs;
+                    }
+                }
+            }
+        }
+        let workers =
+            self.state.workers.iter().filter(|(_, worker)| worker.available).count() as u64;
+        let mean = work / jobs.max(1);
+        // The tenant's part of the farm, by what waits: rough, and no promise.
+        let part = share(workers * 1_000, work, all.max(1)).max(1);
+        (mean / part).max(1)
+    }
+
+    fn estimated(
+        &self,
+        now: Millis,
+        model: u16,
+        rivals: &Rivals,
+        ahead: u64,
+        left: u64,
+    ) -> Estimate {
+        let first = self.state.models[model as usize].chain[0];
+        let free = self.any_free(first) && rivals.own.waiting == 0;
+        let start = now.plus(Millis(if free { 0 } else { rivals.fluid_ms(ahead) }));
+        Estimate { start, end: start.plus(Millis(stretched(rivals, left))) }
+    }
+
+    /// What a begun or waiting job still has to do.
+    fn left_ms(&self, now: Millis, job: &Job) -> u64 {
+        let current = job.expected(self.state.stage_of(job));
+        let later = job.left_ms() - u64::from(job.expected_ms[job.position as usize]);
+        let gone = match job.standing() {
+            // Stored steps are out of `current` already; of the rest, time tells.
+            Standing::Running { worker } => self.state.workers[worker].running().map_or(0, |r| {
+                let stored = r.charged_ms.saturating_sub(current);
+                now.minus(r.since).0.saturating_sub(stored)
+            }),
+            Standing::Publishing | Standing::PublishBackingOff { .. } => return 0,
+            Standing::Ready | Standing::BackingOff { .. } => 0,
+        };
+        current.saturating_sub(gone) + later
+    }
+
+    /// Where a job would stand in its tenant's queue.
+    fn key_asked(ask: &Ask, whole: u64) -> Key {
+        let latest = ask.deadline.map(|at| at.minus(Millis(whole)));
+        Key { rank: 2, latest, seq: u64::MAX, slot: Slot::MAX }
+    }
+
+    /// Work of the tenant's jobs that never began and go before `key`.
+    fn ahead(&self, place: u32, class: Class, model: u16, key: Key) -> u64 {
+        let first = self.state.models[model as usize].chain[0];
+        let queue = self.index.flows[place as usize][class as usize].queue(first);
+        let before = queue.map_or(0, |queue| queue.range(..key).take(LOOK_MAX).count() as u64);
+        let work = self.index.work.get(model as usize).and_then(|of| of.get(place as usize));
+        let work = work.map_or_else(Work::default, |of| of[class as usize]);
+        if before >= LOOK_MAX as u64 {
+            return work.waiting;
+        }
+        work.waiting / work.jobs.max(1) * before
+    }
+
+    /// Jobs of a tenant that never began and have a deadline, the least slack first.
+    fn promised(
+        &self,
+        place: u32,
+        class: Class,
+        model: u16,
+    ) -> impl Iterator<Item = (Millis, Slot)> + '_ {
+        let first = self.state.models[model as usize].chain[0];
+        let queue = self.index.flows[place as usize][class as usize].queue(first);
+        let keys = queue.into_iter().flatten().filter(|key| key.rank == 2).take(LOOK_MAX);
+        keys.map_while(|key| Some((key.latest?, key.slot)))
+    }
+
+    fn rivals(&self, model: u16, place: Option<u32>, class: Class) -> Option<Rivals> {
+        let chain = &self.state.models[model as usize].chain;
+        // The stage with the fewest workers is the narrow one.
+        let fitting = chain
+            .iter()
+            .map(|kind| self.count_fitting(*kind, self.state.kinds[*kind as usize].vram_bytes));
+        let workers = fitting.min().filter(|workers| *workers > 0)?;
+        let mut rivals = Rivals {
+            workers: workers.into(),
+            higher: 0,
+            weight: place.map_or(100, |p| self.state.tenants[p as usize].policy.weight.into()),
+            own: Work::default(),
+            others: Vec::new(),
+        };
+        let mut others = vec![0_u64; self.state.tenants.len()];
+        for (other, tenants) in (0..).zip(&self.index.work) {
+            if !self.share_workers(model, other) {
+                continue;
+            }
+            for (at, classes) in (0_u32..).zip(tenants) {
+                rivals.higher += classes[..class as usize].iter().map(Work::all).sum::<u64>();
+                let of = classes[class as usize];
+                if Some(at) == place {
+                    rivals.own.begun += of.begun;
+                    rivals.own.waiting += of.waiting;
+                    rivals.own.jobs += of.jobs;
+                } else {
+                    others[at as usize] += of.all();
+                }
+            }
+        }
+        let weight = |at: usize| u64::from(self.state.tenants[at].policy.weight);
+        let busy = others.into_iter().enumerate().filter(|(_, work)| *work > 0);
+        rivals.others = busy.map(|(at, work)| (weight(at), work)).collect();
+        Some(rivals)
+    }
+
+    /// Whether some worker serves both models.
+    fn share_workers(&self, one: u16, other: u16) -> bool {
+        let serves = |group: &crate::index::Group, model: u16| {
+            let chain = &self.state.models[model as usize].chain;
+            chain.iter().any(|kind| group.kinds.contains(kind))
+        };
+        let mut groups = self.index.groups.iter().filter(|group| group.members > 0);
+        one == other || groups.any(|group| serves(group, one) && serves(group, other))
+    }
+
+    /// A job was admitted: for the rate of arrivals.
+    pub(crate) fn arrived(&mut self, class: Class, slot: Slot) {
+        let work = self.state.jobs[slot].left_ms();
+        self.state.arrivals[class as usize].add(self.state.now, work);
+    }
+
+    pub(crate) fn add_work(&mut self, slot: Slot) {
+        let (begun, work) = self.work_of(slot);
+        let of = self.work_at(slot);
+        if begun {
+            of.begun += work;
+        } else {
+            of.waiting += work;
+            of.jobs += 1;
+        }
+    }
+
+    pub(crate) fn take_work(&mut self, slot: Slot) {
+        let (begun, work) = self.work_of(slot);
+        let of = self.work_at(slot);
+        if begun {
+            of.begun -= work;
+        } else {
+            of.waiting -= work;
+            of.jobs -= 1;
+        }
+    }
+
+    fn work_of(&self, slot: Slot) -> (bool, u64) {
+        let job = &self.state.jobs[slot];
+        let publishing =
+            matches!(job.standing(), Standing::Publishing | Standing::PublishBackingOff { .. });
+        (job.live.is_some(), if publishing { 0 } else { job.left_ms() })
+    }
+
+    fn work_at(&mut self, slot: Slot) -> &mut Work {
+        let job = &self.state.jobs[slot];
+        let (model, place, class) = (job.model as usize, job.tenant as usize, job.rank as usize);
+        if self.index.work.len() <= model {
+            self.index.work.resize_with(model + 1, Vec::new);
+        }
+        let tenants = &mut self.index.work[model];
+        if tenants.len() <= place {
+            tenants.resize_with(place + 1, Default::default);
+        }
+        &mut tenants[place][class]
+    }
+
+    /// The invariants of what is counted here.
+    pub(crate) fn check_work(&self) -> Result<(), String> {
+        let mut all = Work::default();
+        for (slot, _) in self.state.jobs.iter() {
+            let (begun, work) = self.work_of(slot);
+            if begun {
+                all.begun += work;
+            } else {
+                all.waiting += work;
+                all.jobs += 1;
+            }
+        }
+        let mut kept = Work::default();
+        for of in self.index.work.iter().flatten().flatten() {
+            kept.begun += of.begun;
+            kept.waiting += of.waiting;
+            kept.jobs += of.jobs;
+        }
+        if kept == all { Ok(()) } else { Err(format!("work is {all:?}, counted was {kept:?}")) }
+    }
+}
+
+/// Time that a job's own work takes once it began: longer where its tenant has less than one worker.
+fn stretched(rivals: &Rivals, own: u64) -> u64 {
+    let mine = share(rivals.workers * 1_000, rivals.weight, rivals.weights());
+    own.max(own.saturating_mul(1_000) / mine.max(1))
+}
