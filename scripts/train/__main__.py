@@ -18,7 +18,15 @@ def _canvas(text):
 def _transformer(args):
     import training
 
-    training.train(args.work, args.seed, args.steps or 2600, args.batch, args.phase)
+    training.train(args.work, args.seed, args.steps or 1700, args.batch)
+
+
+def _samples(args):
+    import samples
+
+    if args.part == 0:
+        samples.make_sounds(args.work)
+    samples.make(args.work, args.seed, args.count, args.part, args.parts)
 
 
 def _data(args):
@@ -100,8 +108,8 @@ def _evaluate(args):
     evaluate.evaluate(args.model, args.seed, args.count, args.canvas, args.seconds)
 
 
-COMMANDS = {"world-sheet": _world_sheet, "data": _data, "vae": _vae, "audio-vae": _audio_vae, "transformer": _transformer,
-            "export": _export, "sample": _sample, "evaluate": _evaluate}
+COMMANDS = {"world-sheet": _world_sheet, "data": _data, "samples": _samples, "vae": _vae, "audio-vae": _audio_vae,
+            "transformer": _transformer, "export": _export, "sample": _sample, "evaluate": _evaluate}
 
 
 def main():
@@ -110,12 +118,13 @@ def main():
     parser.add_argument("--work", default=".train", help="where data and checkpoints lie (default .train)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="where the training ends; each command has its default")
-    parser.add_argument("--batch", type=int, default=4, help="samples of one optimiser step")
-    parser.add_argument("--phase", default="base", choices=("base", "mixed", "whole"))
+    parser.add_argument("--batch", type=int, default=64, help="captions of one optimiser step")
+    parser.add_argument("--part", type=int, default=0, help="of `samples`: which of --parts this process makes")
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--model", default=str(MODEL), help="the model folder that is written, or read")
     parser.add_argument("--canvas", type=_canvas, default=(288, 512), help="WIDTHxHEIGHT of a sample or of the evaluation")
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--count", type=int, default=100, help="held-out prompts of the evaluation")
+    parser.add_argument("--count", type=int, default=100, help="held-out prompts of the evaluation, or training samples")
     parser.add_argument("--prompt", default="a large red rubber ball bounces on grass in daylight")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -4,6 +4,7 @@
 commands `export`, `sample` and `evaluate`.
 """
 import json
+import tempfile
 from pathlib import Path
 
 import torch
@@ -21,20 +22,32 @@ from training import Networks, averaged
 
 
 def export(work, folder):
-    """Writes every part that the work folder has a checkpoint of; the others as they start. Returns the step."""
-    work = Path(work)
+    """Writes every part that the work folder has a checkpoint of; the others as they start. Returns the step.
+
+    Each file is written beside and then renamed, so a reader never sees half of one.
+    """
+    torch.manual_seed(0)        # of the parts that no training reaches
+    work, folder = Path(work), Path(folder)
     video_basis, audio_basis = latents.load(work)
     nets, step = averaged(work / "transformer.pt")
     video, audio = video_vae.closed_form(video_basis), audio_vae.fresh(audio_basis)
     for vae, name in ((video, "video_vae.pt"), (audio, "audio_vae.pt")):
         if (work / name).exists():
             vae.load_state_dict(torch.load(work / name)["vae"])
-    parts.write(folder, nets.transformer, nets.text_encoder, video, audio)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+        parts.write(beside, nets.transformer, nets.text_encoder, video, audio)
+        for path in sorted(Path(beside).rglob("*")):
+            target = folder / path.relative_to(beside)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                path.chmod(0o644)
+                path.replace(target)
     return step
 
 
 class Model:
-    """A model folder, ready to render in f32."""
+    """A model folder, ready to render in the product's precision: bf16, and f32 at the ends."""
 
     def __init__(self, folder):
         folder = Path(folder)
@@ -48,13 +61,13 @@ class Model:
         self.audio_vae = AutoencoderKLMiniMaxH3Audio.from_pretrained(folder / "audio_vae")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
         self.points = json.loads((folder / "manifest.json").read_text())["num_inference_steps"]["default"] + 1
-        self.nets.float().eval()
+        self.nets.eval().narrow()
 
     @torch.no_grad()
-    def render(self, prompt, clip, seed, half=True):
+    def render(self, prompt, clip, seed):
         """`(frames (f, h, w, 3) in 0..1, wave (2, samples))`, trimmed to the asked seconds."""
         ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        video, audio = sampling.render(self.nets, ids, clip, seed, self.points, half)
+        video, audio = sampling.render(self.nets, ids, clip, seed, self.points)
         return self.pictures(video, clip), self.sound(audio, clip)
 
     def pictures(self, rows, clip):

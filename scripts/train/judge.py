@@ -15,6 +15,7 @@ from world import FPS, GROUND, SAMPLE_RATE, ZOOM_Y
 
 DIFFERENCE = 0.13       # of a pixel from the empty stage, in 0..1, to count as object
 LEAST_PIXELS = 0.25     # of the asked object's area, for it to be there at all
+CORNERS = 0.5           # share of the upper corners of its box that tells a cube from a ball
 REBOUND = 0.10          # height that tells a bounce from a drop
 _OPENING = int(1.5 * FPS)   # frames in which the first impact falls
 
@@ -60,14 +61,22 @@ class Track:
         if mask.sum() < 12:
             return
         rows, columns = mask.sum(1), mask.sum(0)
-        high = np.flatnonzero(rows > 0.2 * rows.max())
-        wide = np.flatnonzero(columns > 0.2 * columns.max())
+        high, wide = _run(rows, 0.2), _run(columns, 0.2)
         self.x[n], self.top[n] = (x[wide[0]] + x[wide[-1]]) / 2, y[high[0]]
-        box = mask[high[0]:high[-1] + 1, wide[0]:wide[-1] + 1]
-        corner_h, corner_w = max(1, len(high) // 6), max(1, len(wide) // 6)
+        core_rows, core_columns = _run(rows, 0.4), _run(columns, 0.4)
+        box = mask[core_rows[0]:core_rows[-1] + 1, core_columns[0]:core_columns[-1] + 1]
+        corner_h, corner_w = max(1, box.shape[0] // 6), max(1, box.shape[1] // 6)
         self.fill[n] = np.mean([box[:corner_h, :corner_w].mean(), box[:corner_h, -corner_w:].mean()])
         middle = image[high[len(high) // 4]:high[3 * len(high) // 4] + 1, wide[len(wide) // 4]:wide[3 * len(wide) // 4] + 1]
         self.colour[n] = np.median(middle.reshape(-1, 3), 0)
+
+
+def _run(counts, share):
+    """Where the counts stay above a share of their greatest, around it: a stray pixel elsewhere is no part of the object."""
+    low = np.flatnonzero(counts <= share * counts.max())
+    peak = int(counts.argmax())
+    first, last = low[low < peak].max(initial=-1) + 1, low[low > peak].min(initial=len(counts)) - 1
+    return np.arange(first, last + 1)
 
 
 def _largest(mask):
@@ -119,9 +128,21 @@ def _motion(track, seconds):
     impact = int(np.argmax(top > top[when < _OPENING / FPS].max() - 0.05))
     while impact + 1 < len(top) and top[impact + 1] > top[impact]:
         impact += 1
-    after = top[impact:]
-    rebound = top[impact] - after.min()
-    return ("bounces" if rebound > REBOUND else "drops"), float(when[impact])
+    # Against the resting level and not the level of that frame: what is fast is smeared over four frames.
+    rebound = rest - top[impact:].min()
+    return ("bounces" if rebound > REBOUND else "drops"), _meeting(top, when, when[impact])
+
+
+def _meeting(top, when, about):
+    """When the curve of the fall and that of the rebound meet, near `about`: finer than the smear of a fast object."""
+    fall = (when > 0.1) & (when < about - 0.04)
+    rise = (when > about + 0.04) & (when < about + 0.30)
+    if fall.sum() < 4 or rise.sum() < 4:
+        return float(about)
+    down = np.polyfit(when[fall] ** 2, top[fall], 1)        # it starts at rest, at time 0
+    up = np.polyfit(when[rise], top[rise], 2)
+    times = np.arange(about - 0.15, about + 0.15, 0.002)
+    return float(times[np.argmin(np.abs(np.polyval(down, times**2) - np.polyval(up, times)))])
 
 
 def first_sound(wave):
@@ -149,7 +170,7 @@ def judge(scene, film, wave, canvas):
     found["object"] = bool(np.nanmedian(track.pixels) > LEAST_PIXELS * area)
     motion, seen = _motion(track, frames / FPS)
     found["colour"] = found["object"] and _colour(track, scene) == scene.colour
-    found["shape"] = found["object"] and (np.nanmedian(track.fill) > 0.62) == (scene.shape == "cube")
+    found["shape"] = found["object"] and (np.nanmedian(track.fill) > CORNERS) == (scene.shape == "cube")
     found["motion"] = motion == scene.motion
     found["colour and motion"] = found["colour"] and found["motion"]
     if scene.rolls:

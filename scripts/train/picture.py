@@ -26,41 +26,37 @@ LIGHTS = {"daylight": (0.23, -0.27, 0.055, (255, 246, 196), 0.25), "night": (0.2
 SHINE = {"rubber": 0.16, "wood": 0.10, "glass": 0.85, "metal": 0.70}
 
 
-def _rgb(colour):
-    return torch.tensor(colour, dtype=torch.float32).div(255).view(3, 1, 1, 1)
-
-
-def _mix(image, colour, weight):
-    return image + (colour - image) * weight
-
-
 def blocks(scene, frames, tops, lefts, canvas, empty=False):
-    """Draws blocks.
+    """Draws blocks of one scene.
 
     # Shapes
     `frames` (n, f) frame numbers; `tops`, `lefts` (n) pixel corners; `canvas` (width, height) in pixels. The result is
     (n, 3, f, 32, 32), f32. `empty` leaves the object out.
     """
-    frames = np.asarray(frames)
-    parts = [slice(n, n + _CHUNK) for n in range(0, len(frames), _CHUNK)]
-    return torch.cat([_blocks(scene, frames[part], tops[part], lefts[part], canvas, empty) for part in parts])
+    frames, tops, lefts = np.asarray(frames), np.asarray(tops), np.asarray(lefts)
+    image = torch.empty(len(frames), 3, frames.shape[1], BLOCK, BLOCK)
+    near = np.zeros(len(frames), bool) if empty else touches(scene, frames, tops, lefts, canvas)
+    table, where = look(scene)[None], geometry(scene, frames, tops, lefts, canvas)
+    for part in (np.flatnonzero(near), np.flatnonzero(~near)):
+        for chunk in (part[n:n + _CHUNK] for n in range(0, len(part), _CHUNK)):
+            looks = table.expand(len(chunk), -1)
+            image[chunk] = torch.stack(draw(looks, *(value[chunk] for value in where), bool(near[chunk[0]])), 1)
+    return image
 
 
-def _blocks(scene, frames, tops, lefts, canvas, empty):
+def geometry(scene, frames, tops, lefts, canvas):
+    """What `draw` needs besides the look: x (n, f, 1, 32), y (n, f, 32, 1) in the world; edge, lift, at_x (n, f, 1, 1)."""
     width, height_px = canvas
     unit = (width * height_px) ** 0.5
-    zoom, shift = (torch.from_numpy(a).float()[..., None] for a in camera(scene, frames / FPS))
+    seconds = np.asarray(frames) / FPS
+    zoom, shift = (torch.from_numpy(a).float()[..., None] for a in camera(scene, seconds))
     pixels = torch.arange(BLOCK) + 0.5
-    x = (torch.as_tensor(lefts)[:, None] + pixels - width / 2)[:, None, :] / unit
-    y = (torch.as_tensor(tops)[:, None] + pixels - height_px / 2)[:, None, :] / unit
-    x, y = (x - shift) / zoom, (y - ZOOM_Y) / zoom + ZOOM_Y     # (n, f, 32) in the world
-    edge = zoom[..., None] * unit / 2                            # one over two pixels, (n, f, 1, 1)
-    image = _background(scene, x[..., None, :], y[..., :, None], edge)
-    near = torch.from_numpy(touches(scene, frames, tops, lefts, canvas))
-    if near.any() and not empty:
-        image[near] = _object(scene, frames[near.numpy()], x[near][..., None, :], y[near][..., :, None], edge[near],
-                              image[near])
-    return image.clamp_(0, 1)
+    tops, lefts = (torch.as_tensor(np.asarray(corner, np.float32)) for corner in (tops, lefts))
+    x = (lefts[:, None] + pixels - width / 2)[:, None, :] / unit
+    y = (tops[:, None] + pixels - height_px / 2)[:, None, :] / unit
+    x, y = (x - shift) / zoom, (y - ZOOM_Y) / zoom + ZOOM_Y     # (n, f, 32)
+    lift, at_x = (torch.from_numpy(a).float()[..., None, None] for a in (height(scene, seconds), place(scene, seconds)))
+    return x[..., None, :], y[..., :, None], zoom[..., None] * unit / 2, lift, at_x   # the edge is one over two pixels
 
 
 def touches(scene, frames, tops, lefts, canvas, margin=0.02):
@@ -79,85 +75,95 @@ def touches(scene, frames, tops, lefts, canvas, margin=0.02):
     return ((body & slim) | (shadow & across)).any(1)
 
 
-def _background(scene, x, y, edge):
-    """(n, 3, f, 32, 32) from x (n, f, 1, 32) and y (n, f, 32, 1)."""
-    sky, low, hills, far, front = (_rgb(colour) for colour in SETTINGS[scene.setting])
-    x, y, edge = x[:, None], y[:, None], edge[:, None]
-    up = ((y - HORIZON) / 0.75 + 1).clamp(0, 1)
-    image = _mix(sky, low, up * up).expand(-1, -1, -1, -1, x.shape[-1]).contiguous()
-    image = _light(scene, image, x, y, edge)
-    if scene.setting != "studio":
-        skyline = HORIZON - 0.045 - 0.022 * torch.sin(8 * x + 1.0) - 0.012 * torch.sin(19 * x)
-        image = _mix(image, hills, ((y - skyline) * edge + 0.5).clamp(0, 1))
-    depth = (y - HORIZON).clamp(min=0)
-    ground = _mix(far, front, (depth / 0.4).clamp(max=1))
-    stripes = 1 + 0.045 * torch.sin(10 * x / (depth + 0.16))
-    return _mix(image, ground * stripes, ((y - HORIZON) * edge + 0.5).clamp(0, 1))
-
-
-def _light(scene, image, x, y, edge):
+def look(scene):
+    """All that a scene's appearance is made of, as one row of numbers, so that blocks of many scenes are drawn at once."""
+    numbers = [channel / 255 for colour in SETTINGS[scene.setting] for channel in colour]
     at_x, at_y, radius, colour, glow = LIGHTS[scene.setting]
-    distance = torch.sqrt((x - at_x) ** 2 + (y - at_y) ** 2)
-    image = _mix(image, _rgb(colour), glow * torch.exp(-((distance / 0.16) ** 2)))
-    if scene.setting == "studio":
-        return image * (1 + 0.02 * torch.sin(24 * x))
-    return _mix(image, _rgb(colour), ((radius - distance) * edge + 0.5).clamp(0, 1))
-
-
-def _object(scene, frames, x, y, edge, image):
-    seconds = frames / FPS
-    lift = torch.from_numpy(height(scene, seconds)).float()[:, None, :, None, None]
-    at_x = torch.from_numpy(place(scene, seconds)).float()[:, None, :, None, None]
-    x, y, edge, radius = x[:, None], y[:, None], edge[:, None], scene.radius
-    wide = radius * (1.0 + 0.6 * lift)
-    far = torch.sqrt(((x - at_x) / wide) ** 2 + ((y - GROUND) / (0.26 * wide)) ** 2)
-    image = image * (1 - (1.25 - far).clamp(0, 1) * (0.55 - 0.75 * lift).clamp(min=0.12))
-    u, v = (x - at_x) / radius, (y - (GROUND - radius - lift)) / radius
-    turn = at_x / radius if scene.rolls else None
-    tint, cover = (_ball if scene.shape == "ball" else _cube)(scene, u, v, turn)
-    cover = (cover * radius * edge + 0.5).clamp(0, 1)
-    if scene.material == "glass":
-        cover = cover * 0.78
-    return _mix(image, tint.clamp(0, 1), cover)
+    numbers += [at_x, at_y, radius, glow, *(channel / 255 for channel in colour)]
+    numbers += [float(scene.setting == "studio"), scene.radius, float(scene.shape == "cube"), float(scene.rolls)]
+    numbers += [*_paint(scene), SHINE[scene.material]]
+    numbers += [float(scene.material == name) for name in ("wood", "metal", "glass")]
+    return torch.tensor(numbers, dtype=torch.float32)
 
 
 def _paint(scene):
-    colour = _rgb(COLOURS[scene.colour])
+    colour = np.array(COLOURS[scene.colour]) / 255
     if scene.material == "metal":
         return 0.85 * colour + 0.10
     if scene.material == "wood":
-        return 0.80 * colour + 0.20 * _rgb((120, 80, 45))
+        return 0.80 * colour + 0.20 * np.array((120, 80, 45)) / 255
     return colour
 
 
-def _ball(scene, u, v, turn):
+def draw(looks, x, y, edge, lift, at_x, near):
+    """Red, green and blue, each (n, f, 32, 32) in 0..1. `looks` (n, 33); the others from `geometry`."""
+    values = iter(looks[:, :, None, None, None].unbind(1))
+    scenery = [[next(values) for _ in range(3)] for _ in range(5)]
+    light = [next(values) for _ in range(7)]
+    studio, radius, cube, rolls = (next(values) for _ in range(4))
+    surface = [next(values) for _ in range(7)]
+    image = _background(scenery, light, studio, x, y, edge)
+    if near:
+        image = _object(image, radius, cube, rolls, surface, x, y, edge, lift, at_x)
+    return tuple(channel.clamp(0, 1) for channel in image)
+
+
+def _mix(image, colour, weight):
+    return [old + (new - old) * weight for old, new in zip(image, colour)]
+
+
+def _background(scenery, light, studio, x, y, edge):
+    sky, low, hills, far, front = scenery
+    at_x, at_y, radius, glow, *bright = light
+    up = ((y - HORIZON) / 0.75 + 1).clamp(0, 1)
+    distance = torch.sqrt((x - at_x) ** 2 + (y - at_y) ** 2)
+    image = _mix(_mix(sky, low, up * up), bright, glow * torch.exp(-((distance / 0.16) ** 2)))
+    walls = 1 + studio * 0.02 * torch.sin(24 * x)
+    image = [channel * walls for channel in image]
+    image = _mix(image, bright, (1 - studio) * ((radius - distance) * edge + 0.5).clamp(0, 1))
+    skyline = HORIZON - 0.045 - 0.022 * torch.sin(8 * x + 1.0) - 0.012 * torch.sin(19 * x)
+    image = _mix(image, hills, (1 - studio) * ((y - skyline) * edge + 0.5).clamp(0, 1))
+    depth = (y - HORIZON).clamp(min=0)
+    stripes = 1 + 0.045 * torch.sin(10 * x / (depth + 0.16))
+    ground = [channel * stripes for channel in _mix(far, front, (depth / 0.4).clamp(max=1))]
+    return _mix(image, ground, ((y - HORIZON) * edge + 0.5).clamp(0, 1))
+
+
+def _object(image, radius, cube, rolls, surface, x, y, edge, lift, at_x):
+    wide = radius * (1.0 + 0.6 * lift)
+    far = torch.sqrt(((x - at_x) / wide) ** 2 + ((y - GROUND) / (0.26 * wide)) ** 2)
+    shade = 1 - (1.25 - far).clamp(0, 1) * (0.55 - 0.75 * lift).clamp(min=0.12)
+    u, v = (x - at_x) / radius, (y - (GROUND - radius - lift)) / radius
+    ball, ball_inside, box, box_inside = *_ball(surface, u, v, rolls, at_x / radius), *_cube(surface, u, v)
+    tint = [one + cube * (other - one) for one, other in zip(ball, box)]
+    cover = ((ball_inside + cube * (box_inside - ball_inside)) * radius * edge + 0.5).clamp(0, 1)
+    cover = cover * (1 - 0.22 * surface[6])     # glass lets the stage through
+    return _mix([channel * shade for channel in image], [channel.clamp(0, 1) for channel in tint], cover)
+
+
+def _ball(surface, u, v, rolls, turn):
     """Colour and signed distance (in radii, positive inside) of a ball."""
+    *paint, shine, wood, metal, _ = surface
     across = torch.sqrt(u * u + v * v)
     front = torch.sqrt((1 - across * across).clamp(min=0))
-    light = (-0.45 * u - 0.62 * v + 0.64 * front).clamp(0, 1)
-    tint = _paint(scene) * (0.38 + 0.72 * light)
-    if scene.material == "wood":
-        tint = tint * (1 + 0.10 * torch.sin(9 * v + 1.5 * u))
-    if scene.material == "metal":
-        tint = tint * (0.75 + 0.35 * torch.cos(4.2 * v + 0.6))
-    if turn is not None:
-        stripe = -u * torch.sin(turn) + v * torch.cos(turn)
-        tint = tint * (1 - 0.40 * (1.6 - 8 * stripe.abs()).clamp(0, 1))
-    spot = torch.exp(-((u + 0.38) ** 2 + (v + 0.42) ** 2) / 0.045)
-    return tint + SHINE[scene.material] * spot, 1 - across
+    light = 0.38 + 0.72 * (-0.45 * u - 0.62 * v + 0.64 * front).clamp(0, 1)
+    light = light * (1 + wood * 0.10 * torch.sin(9 * v + 1.5 * u))
+    light = light * (1 + metal * (0.35 * torch.cos(4.2 * v + 0.6) - 0.25))
+    stripe = -u * torch.sin(turn) + v * torch.cos(turn)
+    light = light * (1 - rolls * 0.40 * (1.6 - 8 * stripe.abs()).clamp(0, 1))
+    spot = shine * torch.exp(-((u + 0.38) ** 2 + (v + 0.42) ** 2) / 0.045)
+    return [channel * light + spot for channel in paint], 1 - across
 
 
-def _cube(scene, u, v, turn):
+def _cube(surface, u, v):
     """Colour and signed distance of a cube seen from the front. Cubes slide, they do not turn."""
+    *paint, shine, wood, metal, _ = surface
     inside = 0.88 - torch.maximum(u.abs(), (v - 0.06).abs())
-    tint = _paint(scene) * (0.92 - 0.22 * v - 0.12 * u)
-    tint = tint * (1 - 0.30 * (1 - 6 * (inside - 0.09).abs()).clamp(0, 1))
-    if scene.material == "wood":
-        tint = tint * (1 + 0.12 * torch.sin(11 * v))
-    if scene.material == "metal":
-        tint = tint * (0.85 + 0.28 * torch.cos(2.6 * (u + v) + 0.8))
-    spot = torch.exp(-((u + 0.42) ** 2 + (v + 0.40) ** 2) / 0.05)
-    return tint + 0.7 * SHINE[scene.material] * spot, inside
+    light = (0.92 - 0.22 * v - 0.12 * u) * (1 - 0.30 * (1 - 6 * (inside - 0.09).abs()).clamp(0, 1))
+    light = light * (1 + wood * 0.12 * torch.sin(11 * v))
+    light = light * (1 + metal * (0.28 * torch.cos(2.6 * (u + v) + 0.8) - 0.15))
+    spot = 0.7 * shine * torch.exp(-((u + 0.42) ** 2 + (v + 0.40) ** 2) / 0.05)
+    return [channel * light + spot for channel in paint], inside
 
 
 def film(scene, frames, canvas, empty=False):

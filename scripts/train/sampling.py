@@ -19,8 +19,8 @@ def sigmas(points, shift):
 
 
 @torch.no_grad()
-def render(nets, ids, clip, seed, points=parts.POINTS, half=True):
-    """Denoised rows `(video (n, 96), audio (n, 32))` of a whole clip. `half`: multiply in bf16."""
+def render(nets, ids, clip, seed, points=parts.POINTS):
+    """Denoised rows `(video (n, 96), audio (n, 32))` of a whole clip."""
     audio_at, video_at = layout.whole(clip)
     packed = layout.pack(len(ids), layout.audio_positions(clip, *audio_at), layout.video_positions(clip, *video_at))
     generator = torch.Generator().manual_seed(seed)
@@ -29,8 +29,7 @@ def render(nets, ids, clip, seed, points=parts.POINTS, half=True):
     text = nets.encode(torch.tensor([ids]))
     grid, audio_grid = sigmas(points, parts.VIDEO_SHIFT), sigmas(points, parts.AUDIO_SHIFT)
     for n in range(points - 1):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            velocity, audio_velocity = nets.predict(text, video, audio, packed, 1 - grid[n], 1 - audio_grid[n])
+        velocity, audio_velocity = nets.predict(text, video, audio, packed, 1 - grid[n], 1 - audio_grid[n])
         video = _step(video, velocity, grid[n], grid[n + 1])
         audio = _step(audio, audio_velocity, audio_grid[n], audio_grid[n + 1])
     return video, audio

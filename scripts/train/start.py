@@ -1,101 +1,97 @@
-"""How the transformer starts: chosen so that the first step already trains what is hard.
+"""How the transformer starts: rows know when and where they are before anything is learned.
 
-Three things are given instead of learned. Noise passes: pure noise x comes out as −x, half of the velocity. Rows look at
-the text more than at one another. And rows know where they are: in the first layers each clock token answers to one wave
-along one axis of position, so what a row reads from the clock is a set of waves at its own time and place. All of it is
-an ordinary setting of ordinary weights, and is trained on. Called by `training`.
+The clock tokens at the end of every caption make it so. A row's first head looks at the few clock tokens that are near
+its own time, as a sum of waves with a common peak: what those tokens learn is a table along time. Two more heads look at
+all clock tokens, and each of them answers to one wave along time, height or width, so what a row reads is a set of waves
+at its own time and place. The fourth head is free. All of it is an ordinary setting of ordinary weights, and is trained on.
+Called by `training`.
 """
 import math
 
+import numpy as np
 import torch
 
+import field
 import words
 import world
+from field import ANGLES, HEAD, HEADS, ONE, STILL, TEXT, WIDTH
 
-NOISE_SHARE = 0.35      # of the stream's length; the rest is constant, so what a row asks hardly depends on its noise
-TEXT_HEADS = (8.0, 4.0)  # how strongly each head looks at the text, in the layers without waves
-# (axis, wave number index): inv_freq is 10000^(-index / 16); axis 0 is time (40 a second), 1 height, 2 width.
-_SPACE = [(axis, index) for index in (1, 2, 3, 4) for axis in (1, 2)]
-WAVES = (
-    (_SPACE, [(0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (0, 7), (0, 8), (1, 5)]),
-    ([(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (0, 8), (0, 9)], _SPACE[:6] + [(1, 0), (2, 0)]),
-)
-_HEAD, _ANGLES = 128, 48    # channels of a head; turned pairs (c, c + 48); channels 96.. are not turned
-
-
-def start(nets):
-    """Sets the weights of fresh networks in place."""
-    net = nets.transformer
-    for enter, leave in ((net.proj_in, net.proj_out), (net.audio_proj_in, net.audio_proj_out)):
-        _pass_noise(enter, leave)
-    for number, block in enumerate(net.transformer_blocks):
-        torch.nn.init.zeros_(block.attn.to_out[0].weight)
-        torch.nn.init.zeros_(block.ff.net[2].weight)
-        asks = _open(block)
-        if number < len(WAVES):
-            _read_clock(block, asks, _clock_rows(nets), WAVES[number])
-            noise = torch.linalg.qr(torch.cat([net.proj_in.weight.data, net.audio_proj_in.weight.data], 1))[0]
-            block.attn.to_out[0].weight.data -= noise @ (noise.T @ block.attn.to_out[0].weight.data)
-
-
-def _pass_noise(enter, leave):
-    wide, narrow = enter.weight.shape
-    directions = torch.linalg.qr(torch.randn(wide, narrow))[0]
-    gain = NOISE_SHARE * (wide / narrow) ** 0.5
-    enter.weight.data = directions * gain
-    constant = torch.randn(wide)
-    constant -= directions @ (directions.T @ constant)
-    enter.bias.data = constant * (wide ** 0.5 / constant.norm())
-    leave.weight.data = -directions.T * ((1 + NOISE_SHARE**2) ** 0.5 / gain)
-
-
-def _open(block):
-    """Opens the gates, and aligns media queries with text keys in the channels that no position turns."""
-    modulation = block.adaln_proj.linear.bias.data.view(3, 6, -1)      # video, text, audio; shift, scale, gate twice
-    modulation[:, (2, 5)] = 1.0
-    width = modulation.shape[-1]
-    asks, answers = torch.randn(2, width) * 0.5
-    modulation[(0, 2), 0] = asks
-    modulation[1, 0] = answers
-    for head, strength in enumerate(TEXT_HEADS):
-        still = slice(head * _HEAD + 2 * _ANGLES, (head + 1) * _HEAD)
-        block.attn.to_q.weight.data[still] += strength / 32**0.5 * asks / asks.pow(2).sum()
-        block.attn.to_k.weight.data[still] += strength / 32**0.5 * answers / answers.pow(2).sum()
-    return asks
+KNOT = 15.0             # 1/40 s from one clock token's time to the next: 0.375 s, so 32 of them span 11.6 s
+# (index, weight): inv_freq is 10000^(-index / 16). Their sum falls by 4.6 over one knot, and has no second peak in 12 s.
+PEAK = ((3, 10.0), (4, 20.0), (5, 30.0), (6, 40.0), (7, 40.0), (8, 40.0))
+# (axis, index); axis 0 is time (40 a second), 1 height, 2 width
+WAVES = ([(axis, index) for index in range(8) for axis in (1, 2)],
+         [(0, index) for index in range(8)] + [(axis, index) for index in (1, 2, 3, 4) for axis in (1, 2)])
+WAVE = 2.0              # how far a wave moves a clock token's score
+UNIT = 10.0             # of queries and keys before their norm, so that the still channels keep their part
+OUT_GAIN = (1.5, 0.5)   # of what the first block's attention writes, and the others'
 
 
 @torch.no_grad()
-def _clock_rows(nets):
-    """(captions, 16, d): the clock tokens' rows as they reach the first blocks, for some captions."""
-    import numpy as np
+def start(nets):
+    nets.hold()
+    rows, known, clock = _text_rows(nets)
+    for number, block in enumerate(nets.blocks):
+        text = torch.nn.functional.rms_norm(rows, (WIDTH,)) * (WIDTH / field.HIDDEN) ** -0.5 * block.n1
+        text = text + block.modulation[TEXT, 0]
+        flat, target = text[known], clock[known]
+        ridge = 0.02 * len(flat) * torch.eye(WIDTH)
+        inverse = torch.linalg.solve(flat.T @ flat + ridge, flat.T)
+        for head in range(HEADS):
+            own = slice(head * HEAD, (head + 1) * HEAD)
+            queries = UNIT * (0.5 if head == HEADS - 1 else 0.2) * torch.randn(HEAD, WIDTH) / WIDTH**0.5
+            keys = queries.new_zeros(HEAD, WIDTH)
+            if head == HEADS - 1:
+                keys = UNIT * 0.5 * torch.randn(HEAD, WIDTH) / WIDTH**0.5
+            else:
+                query, answers = _peak() if head == 0 else _waves(WAVES[head - 1])
+                queries[:, ONE] = UNIT * query
+                keys = (inverse @ (UNIT * target @ answers)).T
+            block.attn.q[own], block.attn.k[own] = queries, keys
+        block.attn.o *= OUT_GAIN[min(number, 1)]
+    nets.hold()
 
-    rng, tokenizer, rows = np.random.default_rng(0), words.tokenizer(), []
-    for _ in range(48):
-        scene, silent = world.sample(rng)
-        ids = tokenizer.encode(world.caption(scene, silent, rng), add_special_tokens=False).ids
-        text = nets.transformer.token_refiner(nets.transformer.context_embedder(nets.encode(torch.tensor([ids]))))
-        rows.append(text[0, -len(words.CLOCK):])
-    return torch.stack(rows)
+
+def _text_rows(nets):
+    """The text rows (captions, t, width) of some captions, which of them are no padding, and which clock token each is."""
+    rng, tokenizer = np.random.default_rng(0), words.tokenizer()
+    longest = len(words.ATTRIBUTES) + 2 + len(words.CLOCK)
+    ids = torch.zeros(48, longest, dtype=torch.long)
+    for row in ids:
+        told = tokenizer.encode(world.caption(*world.sample(rng), rng), add_special_tokens=False).ids
+        row[longest - len(told):] = torch.tensor(told)
+    rows = nets.text(ids)[0].float()
+    clock = torch.zeros(48, longest, len(words.CLOCK))
+    clock[:, -len(words.CLOCK):] = torch.eye(len(words.CLOCK))
+    return rows, ids > 0, clock
 
 
-def _read_clock(block, asks, rows, heads):
-    """Gives each head eight waves, each asked for by two clock tokens a quarter of a turn apart."""
-    answers = block.adaln_proj.linear.bias.data.view(3, 6, -1)[1, 0]
-    rows = torch.nn.functional.rms_norm(rows, rows.shape[-1:]) + answers
-    flat = rows.reshape(-1, rows.shape[-1])
-    inverse = torch.linalg.solve(flat.T @ flat + 0.02 * len(flat) * torch.eye(flat.shape[1]), flat.T)
-    for head, waves in enumerate(heads):
-        own = slice(head * _HEAD, (head + 1) * _HEAD)
-        query, keys = torch.zeros(_HEAD), torch.zeros(len(words.CLOCK), _HEAD)
-        query[2 * _ANGLES:], keys[:, 2 * _ANGLES:] = 8 / 32**0.5, 8 / 32**0.5
-        for n, (axis, index) in enumerate(waves):
-            channel = axis * 16 + index
-            query[channel] = 2.0
-            for half in (0, 1):
-                keys[2 * n + half, channel + half * _ANGLES] = 8.0
-        block.attn.to_q.weight.data[own] = query[:, None] * asks / asks.pow(2).sum()
-        block.attn.to_q.weight.data[own] += 0.01 * torch.randn(_HEAD, len(asks))
-        block.attn.to_k.weight.data[own] = (inverse @ keys.repeat(len(rows), 1)).T
-    block.attn.norm_q.weight.data[:2 * _ANGLES] = 2.0
-    width, inner = block.attn.to_out[0].weight.shape
-    block.attn.to_out[0].weight.data = torch.randn(width, inner) * (1.2 / math.sqrt(inner))
+def _lag(token):
+    """From a clock token's position to that of the first frame."""
+    return len(words.CLOCK) - token
+
+
+def _peak():
+    """The query (128) and the clock tokens' keys (32, 128), each turned so that they meet at the token's time."""
+    query, keys = torch.zeros(HEAD), torch.zeros(len(words.CLOCK), HEAD)
+    for index, weight in PEAK:
+        query[index] = weight**0.5
+        for token in range(len(words.CLOCK)):
+            angle = 10000.0 ** (-index / 16) * (_lag(token) + KNOT * token)
+            keys[token, index], keys[token, index + ANGLES] = (weight**0.5 * f(angle) for f in (math.cos, math.sin))
+    return query, keys
+
+
+def _waves(waves):
+    """The query (128) and the clock tokens' keys (32, 128): two tokens a wave, a quarter of a turn apart."""
+    query, keys = torch.zeros(HEAD), torch.zeros(len(words.CLOCK), HEAD)
+    strength = 2.0
+    for n, (axis, index) in enumerate(waves):
+        query[axis * 16 + index] = strength
+        for half in (0, 1):
+            token = 2 * n + half
+            angle = half * math.pi / 2 + (10000.0 ** (-index / 16) * _lag(token) if axis == 0 else 0.0)
+            answer = WAVE * HEAD**0.5 / strength
+            keys[token, axis * 16 + index], keys[token, axis * 16 + index + ANGLES] = (
+                answer * f(angle) for f in (math.cos, math.sin))
+    return query, keys

@@ -3,7 +3,7 @@
 Owns the vocabulary, the defaults (what a caption does not say) and `tokenizer.json`. The tokenizer's normaliser folds
 synonyms and word groups ("pans slowly to the left" is one token, `panleft`) and drops every word it does not know, so
 a prompt from outside of the world still renders: as far as its words are known, and with defaults for the rest. It
-also appends the sixteen clock tokens: media rows continue the time axis where the text ends, so the clock tokens sit
+also appends the thirty-two clock tokens: media rows continue the time axis where the text ends, so the clock tokens sit
 at a fixed distance from the first frame whatever the caption's length, and tell each row where it is in the clip.
 Never renders anything. Called by `world`, `text` and `export`.
 """
@@ -24,11 +24,11 @@ ATTRIBUTES = {
     "setting": ("daylight", "night", "sunset", "studio"),
     "camera": ("static", "panleft", "panright", "zoomin"),
 }
-CLOCK = tuple(str(n) for n in range(16))
+CLOCK = tuple(str(n) for n in range(32))
 UNKNOWN = "<unk>"
 WORDS = tuple(word for words in ATTRIBUTES.values() for word in words)
 VOCABULARY = {word: n for n, word in enumerate((UNKNOWN, *CLOCK, *WORDS))}
-VOCABULARY_SIZE = 64  # rounded up, so that a later word does not change a shape
+VOCABULARY_SIZE = 96  # rounded up, so that a later word does not change a shape
 
 _FILLER = "(?: (?:slowly|quickly|gently|smoothly|moves|moving|turns|turning|goes|along|across|over|to|towards|the|a|it))"
 # Folded in this order, on lower-case text with single spaces.

@@ -47,7 +47,7 @@ class Scene:
 
 DEFAULT = Scene(**{name: values[0] for name, values in ATTRIBUTES.items()})
 _ODDS = {"motion": (0.4, 0.2, 0.2, 0.2), "camera": (0.4, 0.2, 0.2, 0.2), "place": (0.5, 0.25, 0.25)}
-NEAR_DEFAULT = 0.5
+NEAR_DEFAULT = 0.35
 _UNSAID = 0.12  # share of attributes that a caption leaves to the default
 
 
@@ -76,7 +76,7 @@ def sample(rng, unsaid=_UNSAID):
 def training_scene(rng):
     """A scene that is not held out, with its silent attributes.
 
-    One in 25 says nothing at all. Of the rest, half differ from the default scene in at most three attributes: what most
+    One in 25 says nothing at all. Of the rest, a third differ from the default scene in at most three attributes: what most
     people ask first is near it, and a small training does better where it has seen more.
     """
     if rng.random() < 0.04:
