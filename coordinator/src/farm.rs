@@ -59,9 +59,15 @@ pub enum FarmMsg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubmitRefused {
     /// The tenant's queue is full.
-    TenantQueueFull,
-    /// The farm's queue is full.
-    FarmQueueFull,
+    TenantQueueFull {
+        /// After so many seconds there is probably room for one more.
+        seconds: u32,
+    },
+    /// The farm's queue is full, or its journal is behind.
+    FarmQueueFull {
+        /// The same.
+        seconds: u32,
+    },
     /// The same idempotency key was used with other content.
     KeyReused,
     /// A request with this key is a job already: this one. Its first answer is to be repeated.

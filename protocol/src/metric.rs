@@ -85,6 +85,8 @@ metrics! {
     JOBS_FAILED = Coordinator Counter, "zoetrope_jobs_failed_total" ["code"] "Jobs that failed, by error code of the API.";
     JOB_WAIT = Coordinator Histogram(WAIT), "zoetrope_job_wait_seconds" ["class", "model"] "Time from acknowledgement to the first attempt placed.";
     JOB_TURNAROUND = Coordinator Histogram(WAIT), "zoetrope_job_turnaround_seconds" ["class", "model"] "Time from acknowledgement to publication.";
+    ESTIMATE_ERROR = Coordinator Counter, "zoetrope_estimate_error_seconds_total" [] "Difference between the end of completed jobs and the one that was estimated at their admission; divided by estimated seconds it is the error.";
+    ESTIMATED = Coordinator Counter, "zoetrope_estimated_seconds_total" [] "Time from acknowledgement to the end of those completed jobs.";
     VIDEO_SECONDS = Coordinator Counter, "zoetrope_video_seconds_total" ["model"] "Seconds of published clips.";
     SHARDS = Coordinator Gauge, "zoetrope_shards" ["stage", "state"] "Unfinished shards; state is waiting, ready or running.";
     ATTEMPTS = Coordinator Counter, "zoetrope_attempts_total" ["stage", "cause"] "Attempts that ended, by cause; none means that it made its artifact.";

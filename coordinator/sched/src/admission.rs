@@ -5,6 +5,7 @@
 //! higher classes go on coming as they did lately, and use only a part of what is left. Looks, never touches.
 
 use crate::core::Core;
+use crate::fair::Tenant;
 use crate::index::Key;
 use crate::input::Ask;
 use crate::job::{CHAIN_MAX, Job, Standing};
@@ -74,8 +75,12 @@ impl Arrivals {
         let rolled = self.roll(now);
         let passed = now.0 % WINDOW_MS;
         let before = u128::from(rolled.before_ms) * u128::from(WINDOW_MS - passed);
-        let work = before / u128::from(WINDOW_MS) + u128::from(rolled.now_ms);
-        u64::try_from(work * 1_000 / u128::from(WINDOW_MS)).unwrap_or(u64::MAX)
+        let blend =
+            (before + u128::from(rolled.now_ms) * u128::from(WINDOW_MS)) / u128::from(WINDOW_MS);
+        // The first jobs of a class say already what is to come.
+        let first = u128::from(rolled.now_ms) * u128::from(WINDOW_MS)
+            / u128::from(passed.clamp(WINDOW_MS / 10, WINDOW_MS));
+        u64::try_from(blend.max(first) * 1_000 / u128::from(WINDOW_MS)).unwrap_or(u64::MAX)
     }
 }
 
@@ -89,15 +94,21 @@ struct Rivals {
     /// Work of its own tenant in its class.
     own: Work,
     /// Weight and work of the other tenants that have some in its class.
-    others: Vec<(u64, u64)>,
+    others: Vec<(u64, Work)>,
+    /// Work of jobs of all classes that began.
+    begun: u64,
 }
 
 impl Rivals {
-    /// Time until the tenant has got so much work done, if nobody else comes.
-    fn fluid_ms(&self, own: u64) -> u64 {
-        let shared = |(weight, work): &(u64, u64)| (*work).min(share(own, *weight, self.weight));
+    /// Time until so much of the tenant's waiting work has begun, if nobody else comes: what began holds its
+    /// workers then as others hold them now.
+    fn start_ms(&self, own: u64) -> u64 {
+        let shared =
+            |(weight, work): &(u64, Work)| work.waiting.min(share(own, *weight, self.weight));
         let all = self.others.iter().map(shared).sum::<u64>() + own + self.higher;
-        all / self.workers.max(1)
+        // The first of k workers is free after two of k + 1 parts of what each has left on average.
+        let first = 2 * (self.begun / self.workers.max(1)) / (self.workers + 1);
+        all / self.workers.max(1) + first
     }
 
     /// Sum of the weights of all tenants with work in the class.
@@ -126,7 +137,7 @@ impl Core {
         let whole = whole_ms(ask, self.state.models[model as usize].chain.len());
         let rivals = self.rivals(model, place, ask.class)?;
         let key = Core::key_asked(ask, whole);
-        let ahead = rivals.own.begun + place.map_or(0, |p| self.ahead(p, ask.class, model, key));
+        let ahead = place.map_or(0, |p| self.ahead(p, ask.class, model, key));
         Some(self.estimated(now, model, &rivals, ahead, whole))
     }
 
@@ -140,18 +151,21 @@ impl Core {
             return Some(Estimate { start: now, end: now.plus(Millis(stretched(&rivals, left))) });
         }
         let key = self.key_of(slot);
-        let ahead = rivals.own.begun + self.ahead(job.tenant, job.rank, job.model, key);
+        let ahead = self.ahead(job.tenant, job.rank, job.model, key);
         Some(self.estimated(now, job.model, &rivals, ahead, left))
     }
 
     /// Whether the deadline of a job can be kept without breaking those that were accepted before. Always, of a job
-    /// without deadline; never, where no worker can run it.
+    /// without deadline. Where no worker is there that can run it, as if one were about to come.
     pub fn feasible(&self, now: Millis, ask: &Ask) -> bool {
         let Some(deadline) = ask.deadline else { return true };
         let Some(&model) = self.index.models.get(&ask.model) else { return false };
         let place = self.index.tenants.get(&ask.tenant).copied();
-        let Some(rivals) = self.rivals(model, place, ask.class) else { return false };
         let whole = whole_ms(ask, self.state.models[model as usize].chain.len());
+        let Some(rivals) = self.rivals(model, place, ask.class) else {
+            // Workers may be about to come back: only what is beyond one that is free is refused.
+            return now.0.saturating_add(whole) <= deadline.0;
+        };
         let latest = Core::key_asked(ask, whole).latest.unwrap_or_default();
         // In thousandths of a GPU: what the tenant can count on.
         let higher: u64 = Class::ALL[..ask.class as usize]
@@ -160,8 +174,11 @@ impl Core {
             .sum();
         let percent = u64::from(self.state.config.promise_percent);
         let gpus = (rivals.workers * 1_000).saturating_sub(higher) * percent / 100;
-        let mine = share(gpus, rivals.weight, rivals.weights());
-        let lag = rivals.higher * 1_000 / gpus.max(1);
+        let mine = share(gpus, rivals.weight, self.weights_lately(now, &rivals, place, ask.class));
+        // Nothing of its class makes room for it: each of its shards may wait for a worker that has just begun.
+        let stages = self.state.models[model as usize].chain.len() as u64;
+        let turns = stages * self.longest_ms() / rivals.workers.max(1);
+        let lag = turns.saturating_add(rivals.higher * 1_000 / gpus.max(1));
         let in_time = |before: u64, own: u64, deadline: Millis| {
             // More tenants than workers: a job's own shards wait for their turns too.
             let own = own * OWN_PERCENT / 100;
@@ -190,8 +207,8 @@ impl Core {
         met || in_time(before, whole, deadline)
     }
 
-    /// Seconds after which a queue that is full has probably room for one more job: the tenant's, or the farm's.
-    pub fn retry_after(&self, tenant: Option<TenantId>) -> u64 {
+    /// Time after which a full queue has probably room for one more job: the tenant's, or the farm's.
+    pub fn retry_after(&self, tenant: Option<TenantId>) -> Millis {
         let place = tenant.and_then(|tenant| self.index.tenants.get(&tenant)).copied();
         let (mut work, mut jobs, mut all) = (0, 0, 0);
         for tenants in &self.index.work {
@@ -200,7 +217,7 @@ impl Core {
                     all += of.all();
                     if place.is_none_or(|place| place == at) {
                         work += of.all();
-                        jobs += of.jobs;
+                        jobs += of.jobs + u64::from(of.begun > 0);
                     }
                 }
             }
@@ -210,7 +227,7 @@ impl Core {
         let mean = work / jobs.max(1);
         // The tenant's part of the farm, by what waits: rough, and no promise.
         let part = share(workers * 1_000, work, all.max(1)).max(1);
-        (mean / part).max(1)
+        Millis(mean.saturating_mul(1_000) / part)
     }
 
     fn estimated(
@@ -222,9 +239,31 @@ impl Core {
         left: u64,
     ) -> Estimate {
         let first = self.state.models[model as usize].chain[0];
-        let free = self.any_free(first) && rivals.own.waiting == 0;
-        let start = now.plus(Millis(if free { 0 } else { rivals.fluid_ms(ahead) }));
-        Estimate { start, end: start.plus(Millis(stretched(rivals, left))) }
+        if self.any_free(first) && rivals.own.waiting == 0 {
+            return Estimate { start: now, end: now.plus(Millis(stretched(rivals, left))) };
+        }
+        let queue = rivals.start_ms(ahead);
+        // Where there is a queue, its later shards wait for their turns too: about as long as what began has left.
+        let turns = queue.min(rivals.begun / rivals.workers.max(1));
+        let start = now.plus(Millis(queue));
+        Estimate { start, end: start.plus(Millis(turns.saturating_add(stretched(rivals, left)))) }
+    }
+
+    /// Sum of the weights of all tenants that have work in the class, or had some lately and will come again.
+    fn weights_lately(&self, now: Millis, rivals: &Rivals, own: Option<u32>, class: Class) -> u64 {
+        let lately = |(_, tenant): &(u32, &Tenant)| {
+            tenant.came[class as usize].plus(Millis(WINDOW_MS)) > now
+        };
+        let others = (0..).zip(&self.state.tenants).filter(|(place, _)| Some(*place) != own);
+        let came: u64 =
+            others.filter(lately).map(|(_, tenant)| u64::from(tenant.policy.weight)).sum();
+        rivals.weights().max(came + rivals.weight)
+    }
+
+    /// Expected time of the longest shard that runs.
+    fn longest_ms(&self) -> u64 {
+        let workers = self.state.workers.iter();
+        workers.filter_map(|(_, worker)| Some(worker.running()?.charged_ms)).max().unwrap_or(0)
     }
 
     /// What a begun or waiting job still has to do.
@@ -288,26 +327,30 @@ impl Core {
             weight: place.map_or(100, |p| self.state.tenants[p as usize].policy.weight.into()),
             own: Work::default(),
             others: Vec::new(),
+            begun: 0,
         };
-        let mut others = vec![0_u64; self.state.tenants.len()];
+        let mut others = vec![Work::default(); self.state.tenants.len()];
         for (other, tenants) in (0..).zip(&self.index.work) {
             if !self.share_workers(model, other) {
                 continue;
             }
             for (at, classes) in (0_u32..).zip(tenants) {
-                rivals.higher += classes[..class as usize].iter().map(Work::all).sum::<u64>();
+                rivals.higher += classes[..class as usize].iter().map(|of| of.waiting).sum::<u64>();
+                rivals.begun += classes.iter().map(|of| of.begun).sum::<u64>();
                 let of = classes[class as usize];
                 if Some(at) == place {
                     rivals.own.begun += of.begun;
                     rivals.own.waiting += of.waiting;
                     rivals.own.jobs += of.jobs;
                 } else {
-                    others[at as usize] += of.all();
+                    let other = &mut others[at as usize];
+                    other.begun += of.begun;
+                    other.waiting += of.waiting;
                 }
             }
         }
         let weight = |at: usize| u64::from(self.state.tenants[at].policy.weight);
-        let busy = others.into_iter().enumerate().filter(|(_, work)| *work > 0);
+        let busy = others.into_iter().enumerate().filter(|(_, work)| work.all() > 0);
         rivals.others = busy.map(|(at, work)| (weight(at), work)).collect();
         Some(rivals)
     }
@@ -325,7 +368,10 @@ impl Core {
     /// A job was admitted: for the rate of arrivals.
     pub(crate) fn arrived(&mut self, class: Class, slot: Slot) {
         let work = self.state.jobs[slot].left_ms();
-        self.state.arrivals[class as usize].add(self.state.now, work);
+        let now = self.state.now;
+        self.state.arrivals[class as usize].add(now, work);
+        let place = self.state.jobs[slot].tenant as usize;
+        self.state.tenants[place].came[class as usize] = now;
     }
 
     pub(crate) fn add_work(&mut self, slot: Slot) {

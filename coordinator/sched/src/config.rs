@@ -60,8 +60,8 @@ pub struct Config {
     pub memory_growth_percent: u32,
     /// From this failure on `out_of_memory` counts against the job.
     pub memory_failures: u32,
-    /// A shard whose kind is loaded on the free worker may pass one that is due, if its tenant is ahead by at
-    /// most this much GPU time (of a tenant of weight 1). Part of the bound on fairness.
+    /// A shard whose kind is loaded on the free worker may pass one that is due, if its tenant is ahead of the one
+    /// that is passed by at most this much of the latter's GPU time. Part of the bound on fairness.
     pub affinity_slack: Millis,
     /// So often in a row may a worker prefer a loaded kind to a shard that is due: loading then costs at most
     /// one placement in so many.

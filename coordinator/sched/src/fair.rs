@@ -35,6 +35,8 @@ pub(crate) struct Tenant {
     pub unfinished: u32,
     /// Virtual time, by class.
     pub virtual_time: [u64; 3],
+    /// When a job was admitted last, by class.
+    pub came: [Millis; 3],
 }
 
 impl Tenant {
@@ -55,7 +57,9 @@ impl Core {
         let Some(&place) = self.index.tenants.get(&id) else {
             let place = self.state.tenants.len() as u32;
             let virtual_time = self.state.virtual_now;
-            let tenant = Tenant { id, policy, running: 0, queued: 0, unfinished: 0, virtual_time };
+            let came = [Millis(0); 3];
+            let tenant =
+                Tenant { id, policy, running: 0, queued: 0, unfinished: 0, virtual_time, came };
             self.state.tenants.push(tenant);
             self.index.tenants.insert(id, place);
             self.index.flows.push(Default::default());

@@ -2,7 +2,6 @@
 //! shard. Order: class, the tenant's turn, rank and slack within the tenant, affinity, best fit in memory.
 
 use crate::core::Core;
-use crate::fair::UNIT;
 use crate::index::{Key, Turn};
 use crate::job::{Live, Standing};
 use crate::output::{JobState, Output};
@@ -203,7 +202,9 @@ impl Core {
         if loaded || worker.passed_over >= self.state.config.affinity_run_max {
             return due.key.slot;
         }
-        let slack = self.state.config.affinity_slack.0.saturating_mul(UNIT);
+        // By the weight of who is passed: it is that tenant which lags.
+        let passed = &self.state.tenants[due.turn.place as usize];
+        let slack = passed.charge(self.state.config.affinity_slack.0);
         let near = |other: &Candidate| {
             let same_tenant = other.turn.place == due.turn.place;
             other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)

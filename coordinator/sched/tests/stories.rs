@@ -13,6 +13,7 @@
 //! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1` | worker 1 on node a |
 //! | `stored w1 latents:3`, `finish w1 gpu=2s`, `fail w1 stalled`, `stall w1` | reports on what w1 runs; `of=j1/denoise@1.1` names another attempt |
 //! | `lost w1`, `left w1`, `drain w1 step`, `cordon w1`, `uncordon w1` | workers |
+//! | `feasible expected=1s deadline=9s` | whether that job would be accepted, and its estimate |
 //! | `move j1`, `move j1 to=w2` | an operator's wish |
 //! | `cancel j1`, `delete j1`, `block j1`, `published j1`, `unpublished j1 dependency_down`, `gone j1 latents:3` | jobs |
 //! | `+5s` | time passes, with every wake-up on the way |
@@ -238,6 +239,7 @@ impl Story {
         }
         match first {
             "model" | "tenant" | "epoch" | "submit" => self.set_up(&words),
+            "feasible" => self.promise(&words),
             "join" => self.join(&words),
             "stored" | "finish" | "fail" | "stall" => self.report(&words),
             "lost" | "left" | "drain" | "cordon" | "uncordon" => self.about_worker(&words),
@@ -265,21 +267,32 @@ impl Story {
                 Input::TenantSet { tenant: TenantId(number(plain[1]) as u32), policy }
             }
             "epoch" => Input::EpochBegan { epoch: Epoch(number(plain[1])) },
-            _ => {
-                let class = words.named.get("class").copied().unwrap_or("default");
-                let expected = words.named.get("expected").copied().unwrap_or("1s,4s,1s");
-                let ask = Ask {
-                    tenant: TenantId(words.number("tenant", 1) as u32),
-                    class: Class::ALL.into_iter().find(|c| c.word() == class).expect("a class"),
-                    model: ModelId(words.number("model", 1) as u16),
-                    steps: words.number("steps", 4) as u32,
-                    expected: expected.split(',').map(millis).collect(),
-                    deadline: words.named.get("deadline").map(|at| self.now.plus(millis(at))),
-                };
-                Input::Submitted { job: job(plain[1]), ask }
-            }
+            _ => Input::Submitted { job: job(plain[1]), ask: self.ask(words) },
         };
         self.take(input);
+    }
+
+    /// Whether a job would be accepted, and what it would be told.
+    fn promise(&mut self, words: &Words) {
+        let ask = self.ask(words);
+        let kept = if self.core.feasible(self.now, &ask) { "feasible" } else { "infeasible" };
+        let told = self.core.estimate(self.now, &ask).map_or("nobody knows when".to_owned(), |e| {
+            format!("from {} to {}", seconds(e.start), seconds(e.end))
+        });
+        writeln!(self.told, "{kept}, {told}").expect("a string takes all");
+    }
+
+    fn ask(&self, words: &Words) -> Ask {
+        let class = words.named.get("class").copied().unwrap_or("default");
+        let expected = words.named.get("expected").copied().unwrap_or("1s,4s,1s");
+        Ask {
+            tenant: TenantId(words.number("tenant", 1) as u32),
+            class: Class::ALL.into_iter().find(|c| c.word() == class).expect("a class"),
+            model: ModelId(words.number("model", 1) as u16),
+            steps: words.number("steps", 4) as u32,
+            expected: expected.split(',').map(millis).collect(),
+            deadline: words.named.get("deadline").map(|at| self.now.plus(millis(at))),
+        }
     }
 
     fn join(&mut self, words: &Words) {

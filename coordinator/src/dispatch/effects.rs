@@ -152,7 +152,23 @@ impl DispatchState {
         }
     }
 
+    /// How wrong the estimate at admission was; its quotient by the turnarounds is the farm's error.
+    fn hold_estimate(&mut self, job: JobId, state: JobState) {
+        if matches!(state, JobState::Queued | JobState::InProgress) {
+            return;
+        }
+        let Some(said) = self.estimates.remove(&job) else { return };
+        let row = self.books.table.row(job).filter(|_| state == JobState::Completed);
+        let Some((created, ended)) = row.and_then(|row| Some((row.created, row.ended?))) else {
+            return;
+        };
+        let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        self.metrics.add(&metric::ESTIMATE_ERROR, &[], seconds(ended.0.abs_diff(said.0)));
+        self.metrics.add(&metric::ESTIMATED, &[], seconds(ended.minus(created).0));
+    }
+
     fn job_moved(&mut self, job: JobId, state: JobState) {
+        self.hold_estimate(job, state);
         let Some(row) = self.books.table.row(job) else { return };
         let class = row.spec.class.word();
         let model = row.spec.render.model.clone();

@@ -1,7 +1,5 @@
-//! Estimates: how long a stage takes, when a job begins and when it is done. Simple, and honest about it.
-//!
-//! The GPU time of a stage is the median of the last attempts of the same model, stage and shape; before there
-//! are some, the model's first guess. The wait is the work ahead, spread over the workers that are there.
+//! How long a stage takes: the median of the last attempts of the same model, stage and shape; before there are
+//! some, the model's first guess. When a job begins is the core's to say.
 
 use crate::models::Model;
 use std::collections::{BTreeMap, VecDeque};
@@ -57,15 +55,6 @@ impl Medians {
     }
 }
 
-/// When a queued job begins, if `workers` share the work ahead of it.
-pub fn start(now: Millis, jobs_ahead: u32, of_one_job: Millis, workers: u64) -> Option<Millis> {
-    if workers == 0 {
-        return None;
-    }
-    let work = of_one_job.0.saturating_mul(u64::from(jobs_ahead));
-    Some(now.plus(Millis(work / workers)))
-}
-
 /// GPU time that is left of a job: `percent` of it is done.
 pub fn left(expected: &[Millis], percent: u8) -> Millis {
     let whole = expected.iter().fold(Millis(0), |sum, one| sum.plus(*one));
@@ -102,9 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn without_workers_nobody_knows_when() {
-        assert_eq!(start(Millis(5), 3, Millis(10), 0), None);
-        assert_eq!(start(Millis(5), 4, Millis(10), 2), Some(Millis(25)));
+    fn half_done_leaves_half() {
         assert_eq!(left(&[Millis(100), Millis(300)], 50), Millis(200));
     }
 }

@@ -112,6 +112,7 @@ impl DispatchState {
                 let model = submission.spec.render.model.clone();
                 self.record(Entry::Admitted { submission: Box::new(submission), ask });
                 self.metrics.count(&metric::JOBS_SUBMITTED, &[class, &model]);
+                self.note_estimate(job);
                 let effect = move |state: &DispatchState| {
                     if let Some(row) = state.books.table.row(job) {
                         answer(reply, Ok(state.view(row)));
@@ -119,6 +120,14 @@ impl DispatchState {
                 };
                 self.after_sync(Effect::Answer(Box::new(effect)));
             }
+        }
+    }
+
+    /// Remembers when the job was said to end, to be held against when it does.
+    fn note_estimate(&mut self, job: JobId) {
+        let view = self.books.table.row(job).map(|row| self.view(row));
+        if let Some(end) = view.and_then(|view| view.estimated_completion) {
+            self.estimates.insert(job, end);
         }
     }
 
@@ -142,31 +151,29 @@ impl DispatchState {
         }
         let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished);
         if unfinished >= self.limits.jobs_of_tenant {
-            return Err(Refused::Because(SubmitRefused::TenantQueueFull));
+            let seconds = self.retry_seconds(Some(spec.tenant));
+            return Err(Refused::Because(SubmitRefused::TenantQueueFull { seconds }));
         }
         let farm = self.books.core.counts().unfinished();
         if farm >= self.limits.jobs_of_farm || self.is_behind() {
-            return Err(Refused::Because(SubmitRefused::FarmQueueFull));
+            let seconds = self.retry_seconds(None);
+            return Err(Refused::Because(SubmitRefused::FarmQueueFull { seconds }));
         }
         // The door checked the name; a model that is gone since cannot be rendered by anyone.
         let model = self.models.find(&spec.render.model).unwrap_or_else(|| self.models.default());
         let expected = self.medians.expected(model, &spec.render);
-        if let Some(deadline) = spec.deadline {
-            let ahead = u32::try_from(self.books.core.counts().queued()).unwrap_or(u32::MAX);
-            let own = estimate::left(&expected, 0);
-            let start = estimate::start(now, ahead, own, self.usable_workers()).unwrap_or(now);
-            if start.plus(own) > deadline {
-                return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));
-            }
-        }
-        Ok(Ask {
+        let ask = Ask {
             tenant: spec.tenant,
             class: spec.class,
             model: model.id,
             steps: spec.render.steps,
             expected,
             deadline: spec.deadline,
-        })
+        };
+        if !self.books.core.feasible(now, &ask) {
+            return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));
+        }
+        Ok(ask)
     }
 
     fn cancel(
@@ -223,8 +230,10 @@ impl DispatchState {
         });
     }
 
-    fn usable_workers(&self) -> u64 {
-        self.links.len() as u64
+    /// When a full queue has room again, in whole seconds.
+    fn retry_seconds(&self, tenant: Option<TenantId>) -> u32 {
+        let wait = self.books.core.retry_after(tenant);
+        u32::try_from(wait.0.div_ceil(1_000)).unwrap_or(u32::MAX)
     }
 
     /// All that may be shown of a job now.
@@ -246,17 +255,14 @@ impl DispatchState {
         let now = clock::now();
         let model = self.models.find(&row.spec.render.model);
         let expected = model.map(|model| self.medians.expected(model, &row.spec.render));
-        let left = expected.map(|expected| {
-            (estimate::left(&expected, 0), estimate::left(&expected, view.progress))
-        });
+        let left = expected.map(|expected| estimate::left(&expected, view.progress));
+        let known = self.books.core.estimate_of(now, row.job);
         if row.state == JobState::Queued {
             view.queue_position = self.books.core.queue_position(row.job);
-            let ahead = view.queue_position.unwrap_or(0);
-            view.estimated_start = left
-                .and_then(|(whole, _)| estimate::start(now, ahead, whole, self.usable_workers()));
+            view.estimated_start = known.map(|known| known.start);
         }
         let start = view.estimated_start.or((row.state == JobState::InProgress).then_some(now));
-        view.estimated_completion = start.and_then(|start| left.map(|(_, left)| start.plus(left)));
+        view.estimated_completion = start.and_then(|start| left.map(|left| start.plus(left)));
         view
     }
 }

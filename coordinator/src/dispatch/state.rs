@@ -102,6 +102,8 @@ pub struct DispatchState {
     pub(super) workers: HashMap<ActorId, WorkerId>,
     pub(super) storage: Option<ActorRef<StorageMsg>>,
     pub(super) placed: BTreeMap<JobId, Instant>,
+    /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
+    pub(super) estimates: BTreeMap<JobId, Millis>,
     pub(super) waiting: Arc<AtomicU64>,
     pub(super) pools: std::collections::BTreeSet<String>,
     journal: ActorRef<JournalMsg>,
@@ -147,6 +149,7 @@ impl DispatchState {
             workers: HashMap::new(),
             storage: None,
             placed: BTreeMap::new(),
+            estimates: BTreeMap::new(),
             waiting,
             pools: std::collections::BTreeSet::new(),
             journal,

@@ -130,8 +130,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         Ok(view) => Ok(Made::New(view)),
         Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view)),
         Err(SubmitRefused::KeyReused) => Err(ApiError::key_reused()),
-        Err(SubmitRefused::TenantQueueFull) => Err(ApiError::queue_full(10)),
-        Err(SubmitRefused::FarmQueueFull) => Err(ApiError::overloaded(10)),
+        Err(SubmitRefused::TenantQueueFull { seconds }) => Err(ApiError::queue_full(seconds)),
+        Err(SubmitRefused::FarmQueueFull { seconds }) => Err(ApiError::overloaded(seconds)),
         Err(SubmitRefused::DeadlineInfeasible) => Err(ApiError::deadline_infeasible()),
     }
 }

@@ -72,14 +72,14 @@ async fn what_the_farm_refuses_has_its_status_and_headers() {
     let stand = Stand::new().await;
     for (refused, status, word, kind, retry) in [
         (
-            SubmitRefused::TenantQueueFull,
+            SubmitRefused::TenantQueueFull { seconds: 10 },
             429,
             "concurrency_limit_exceeded",
             "rate_limit_error",
             true,
         ),
         (
-            SubmitRefused::FarmQueueFull,
+            SubmitRefused::FarmQueueFull { seconds: 10 },
             503,
             "server_is_overloaded",
             "service_unavailable_error",
