@@ -43,6 +43,28 @@ pub enum RecoveryError {
     },
 }
 
+/// The books behind a snapshot and the records that follow it. `config` counts where there is no snapshot.
+///
+/// # Errors
+/// `Snapshot`, `Record`.
+pub fn rebuild(
+    snapshot: Option<&[u8]>,
+    records: Vec<(u64, Vec<u8>)>,
+    config: Config,
+) -> Result<Books, RecoveryError> {
+    let mut books = match snapshot {
+        Some(bytes) => Books::from_snapshot(bytes)?,
+        None => Books::new(config),
+    };
+    for (seq, bytes) in records {
+        let record: Record =
+            codec::decode(&bytes).map_err(|source| RecoveryError::Record { seq, source })?;
+        // What it caused was carried out then, or is caused again by the new epoch.
+        drop(books.apply(record.now, record.entry));
+    }
+    Ok(books)
+}
+
 /// Reads the journal and applies it: the newest snapshot, then every record behind it.
 ///
 /// # Errors
@@ -54,17 +76,9 @@ pub fn recover(
 ) -> Result<Recovery, RecoveryError> {
     let began = Instant::now();
     let recovered = journal::open(folder, accept_loss)?;
-    let mut books = match &recovered.snapshot {
-        Some((_, bytes)) => Books::from_snapshot(bytes)?,
-        None => Books::new(config),
-    };
     let replayed = recovered.records.len();
-    for (seq, bytes) in recovered.records {
-        let record: Record =
-            codec::decode(&bytes).map_err(|source| RecoveryError::Record { seq, source })?;
-        // What it caused was carried out then, or is caused again by the new epoch.
-        drop(books.apply(record.now, record.entry));
-    }
+    let snapshot = recovered.snapshot.as_ref().map(|(_, bytes)| bytes.as_slice());
+    let books = rebuild(snapshot, recovered.records, config)?;
     Ok(Recovery {
         books,
         writer: recovered.writer,

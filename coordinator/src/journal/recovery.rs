@@ -4,7 +4,7 @@
 //! A damaged record at the very end is a torn write, was never acknowledged and is cut. A number that is
 //! missing anywhere else was acknowledged once, so going on without it is an operator's decision.
 
-use super::segment::Segment;
+use super::segment::{Content, Segment};
 use super::writer::Writer;
 use super::{JournalError, numbered, snapshot};
 use std::fmt;
@@ -56,20 +56,58 @@ pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError>
     let snapshot = newest_snapshot(folder)?;
     let base = snapshot.as_ref().map_or(0, |(seq, _)| *seq);
     let firsts = numbered(folder, PREFIX)?;
+    let mut last_segment = None;
+    let Gathered { records, loss, last, proven } = gather(base, &firsts, accept_loss, |first| {
+        let segment = Segment::open(&segment_path(folder, first))?;
+        let content = segment.read()?;
+        last_segment = Some(segment);
+        Ok(content)
+    })?;
+    // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
+    // snapshot at once.
+    let next = last.max(proven) + 1;
+    let writer = match last_segment {
+        Some(segment) => Writer::resume(folder, lock, segment, next),
+        None => Writer::create(folder, lock, next)?,
+    };
+    Ok(Recovered { snapshot, records, loss, writer })
+}
+
+/// The records that recovery goes by.
+#[derive(Debug)]
+pub struct Gathered {
+    /// All records behind the snapshot, in order, without a gap unless a loss was accepted.
+    pub records: Vec<(u64, Vec<u8>)>,
+    /// What an operator accepted to lose.
+    pub loss: Option<Loss>,
+    /// The number of the last record; of the snapshot, if there is none.
+    pub last: u64,
+    /// All records up to here were durable once.
+    pub proven: u64,
+}
+
+/// Gathers the records behind a snapshot of record `base` from segments, whose first records are `firsts`. Pure
+/// but for `read`.
+///
+/// # Errors
+/// `Missing` unless `accept_loss`, and those of `read`.
+pub fn gather(
+    base: u64,
+    firsts: &[u64],
+    accept_loss: bool,
+    mut read: impl FnMut(u64) -> Result<Content, JournalError>,
+) -> Result<Gathered, JournalError> {
     let mut records = Vec::new();
     let mut damaged = Vec::new();
-    let mut last_segment = None;
     for (at, first) in firsts.iter().enumerate() {
         let next = firsts.get(at + 1);
         // The next one starts at or before what is still needed, so nothing in this one is.
         if next.is_some_and(|next| *next <= base + 1) {
             continue;
         }
-        let segment = Segment::open(&segment_path(folder, *first))?;
-        let content = segment.read()?;
+        let content = read(*first)?;
         records.extend(content.records.into_iter().filter(|(seq, _)| *seq > base));
         damaged.extend(content.damaged.into_iter().filter(|seq| *seq > base));
-        last_segment = Some(segment);
     }
     let last = records.last().map_or(base, |(seq, _)| *seq);
     for seq in damaged.iter().filter(|seq| **seq > last) {
@@ -86,14 +124,15 @@ pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError>
         Some(loss) => tracing::error!(%loss, "going on without journal records, as asked"),
         None => {}
     }
-    // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
-    // snapshot at once.
-    let next = last.max(proven) + 1;
-    let writer = match last_segment {
-        Some(segment) => Writer::resume(folder, lock, segment, next),
-        None => Writer::create(folder, lock, next)?,
-    };
-    Ok(Recovered { snapshot, records, loss, writer })
+    Ok(Gathered { records, loss, last, proven })
+}
+
+/// What is not needed any more: snapshots but the two newest, and segments that the older of these stands for.
+/// `snapshots` is the newest first, `firsts` ascending.
+pub fn removable(snapshots: &[u64], firsts: &[u64]) -> (Vec<u64>, Vec<u64>) {
+    let Some(keep) = snapshots.get(1) else { return (Vec::new(), Vec::new()) };
+    let old = firsts.windows(2).filter(|pair| pair[1] <= keep + 1).map(|pair| pair[0]);
+    (snapshots[2..].to_vec(), old.collect())
 }
 
 pub(super) fn segment_path(folder: &Path, first: u64) -> PathBuf {

@@ -143,7 +143,8 @@ fn repair(path: &Path, copy: &Path) -> Result<(), String> {
     try_open(copy).map(drop)
 }
 
-fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
+/// The bytes of record `seq`.
+pub fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(HEAD_BYTES + body.len());
     value.extend_from_slice(&checksum(seq, VERSION, body).to_le_bytes());
     value.push(VERSION);
@@ -151,7 +152,8 @@ fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
     value
 }
 
-fn unseal(seq: u64, value: &[u8]) -> Option<&[u8]> {
+/// The body of record `seq`; none if these are not its bytes.
+pub fn unseal(seq: u64, value: &[u8]) -> Option<&[u8]> {
     let (head, body) = value.split_at_checked(HEAD_BYTES)?;
     let (crc, version) = head.split_first_chunk::<4>()?;
     let whole = version == [VERSION] && u32::from_le_bytes(*crc) == checksum(seq, VERSION, body);

@@ -27,10 +27,7 @@ pub fn write(folder: &Path, seq: u64, body: &[u8]) -> Result<(), JournalError> {
     let draft = target.with_extension("draft");
     let save = || -> std::io::Result<()> {
         let mut file = File::create(&draft)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&seq.to_le_bytes())?;
-        file.write_all(&(body.len() as u64).to_le_bytes())?;
-        file.write_all(&crc32c::crc32c(body).to_le_bytes())?;
+        file.write_all(&head(seq, body))?;
         file.write_all(body)?;
         file.sync_all()?;
         std::fs::rename(&draft, &target)?;
@@ -55,10 +52,25 @@ pub fn list(folder: &Path) -> Result<Vec<u64>, JournalError> {
 /// `Read` if the disk fails.
 pub fn read(folder: &Path, seq: u64) -> Result<Option<Vec<u8>>, JournalError> {
     let bytes = std::fs::read(path(folder, seq)).map_err(|e| JournalError::Read(e.to_string()))?;
-    Ok(body(seq, bytes))
+    Ok(unseal(seq, bytes))
 }
 
-fn body(seq: u64, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+fn head(seq: u64, body: &[u8]) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(MAGIC);
+    head[8..16].copy_from_slice(&seq.to_le_bytes());
+    head[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    head[24..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    head
+}
+
+/// The bytes of a snapshot behind record `seq`.
+pub fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
+    [&head(seq, body), body].concat()
+}
+
+/// The body of a snapshot's bytes; `None` if they are not whole.
+pub fn unseal(seq: u64, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     let head = bytes.get(..HEAD_BYTES)?;
     let whole = &head[..8] == MAGIC
         && head[8..16] == seq.to_le_bytes()

@@ -3,7 +3,7 @@
 //! Group commit needs no timer: while one sync runs (some milliseconds), the next batch gathers. A write that
 //! fails ends the thread, because memory may then differ from disk; nothing of that batch is acknowledged.
 
-use super::recovery::segment_path;
+use super::recovery::{removable, segment_path};
 use super::segment::Segment;
 use super::{JournalError, numbered, snapshot};
 use std::fs::File;
@@ -215,16 +215,13 @@ fn new_segment(folder: &Path, first: u64) -> Result<Segment, JournalError> {
 /// Keeps two snapshots, and the segments that the older one needs.
 fn remove_old(folder: &Path) -> Result<(), JournalError> {
     let write = |e: std::io::Error| JournalError::Write(e.to_string());
-    let snapshots = snapshot::list(folder)?;
-    let Some(keep) = snapshots.get(1) else { return Ok(()) };
-    for seq in &snapshots[2..] {
-        std::fs::remove_file(snapshot::path(folder, *seq)).map_err(write)?;
-    }
     let firsts = numbered(folder, super::recovery::PREFIX)?;
-    for pair in firsts.windows(2) {
-        if pair[1] <= keep + 1 {
-            std::fs::remove_dir_all(segment_path(folder, pair[0])).map_err(write)?;
-        }
+    let (snapshots, segments) = removable(&snapshot::list(folder)?, &firsts);
+    for seq in snapshots {
+        std::fs::remove_file(snapshot::path(folder, seq)).map_err(write)?;
+    }
+    for first in segments {
+        std::fs::remove_dir_all(segment_path(folder, first)).map_err(write)?;
     }
     Ok(())
 }
