@@ -24,7 +24,7 @@ pub enum Effect {
     /// Remove a job's pointer.
     Unpublish(JobId),
     /// Answer a caller.
-    Answer(Box<dyn FnOnce(&DispatchState) + Send>),
+    Answer(Box<dyn FnOnce() + Send>),
 }
 
 impl DispatchState {
@@ -34,7 +34,7 @@ impl DispatchState {
             Effect::Delete(artifacts) => self.delete_later(artifacts),
             Effect::Tell(worker, message) => self.tell(worker, LinkMsg::Send(message)),
             Effect::Unpublish(job) => self.unpublish(job),
-            Effect::Answer(answer) => answer(self),
+            Effect::Answer(answer) => answer(),
         }
     }
 

@@ -81,14 +81,15 @@ impl DispatchState {
         }
     }
 
-    /// Answers once all that the answer may show is on disk.
+    /// Answers once all that the answer shows is on disk. It is made now: later the books may be ahead of the disk
+    /// again, and what a crash takes back must not have been shown.
     fn read<T: Send + 'static>(
         &mut self,
         reply: RpcReplyPort<T>,
-        make: impl FnOnce(&DispatchState) -> T + Send + 'static,
+        make: impl FnOnce(&DispatchState) -> T,
     ) {
-        let effect = move |state: &DispatchState| answer(reply, make(state));
-        self.after_sync(Effect::Answer(Box::new(effect)));
+        let value = make(self);
+        self.after_sync(Effect::Answer(Box::new(move || answer(reply, value))));
     }
 
     fn submit(
@@ -113,12 +114,9 @@ impl DispatchState {
                 self.record(Entry::Admitted { submission: Box::new(submission), ask });
                 self.metrics.count(&metric::JOBS_SUBMITTED, &[class, &model]);
                 self.note_estimate(job);
-                let effect = move |state: &DispatchState| {
-                    if let Some(row) = state.books.table.row(job) {
-                        answer(reply, Ok(state.view(row)));
-                    }
-                };
-                self.after_sync(Effect::Answer(Box::new(effect)));
+                if let Some(view) = self.books.table.row(job).map(|row| self.view(row)) {
+                    self.read(reply, |_| Ok(view));
+                }
             }
         }
     }
