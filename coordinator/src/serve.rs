@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use zoetrope_protocol::id::ArtifactId;
+use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::metric;
 
 /// The last sync takes milliseconds.
@@ -171,6 +171,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         }
     }
     let used: BTreeSet<ArtifactId> = books.table.artifacts().copied().collect();
+    let unread: BTreeSet<JobId> = books.table.without_pointer().collect();
     let endpoint = link::listen(&authority, config.link_listen, &config.names)
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
@@ -231,6 +232,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let (root, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
     tokio::spawn(sweep(store.clone(), used, dispatch.clone()));
+    tokio::spawn(sweep_pointers(store.clone(), unread));
     let journal_ended = on_disk;
     Ok(Running {
         dispatch,
@@ -290,6 +292,21 @@ async fn sweep(store: Arc<Store>, used: BTreeSet<ArtifactId>, dispatch: ActorRef
             }
         }
         Err(error) => tracing::warn!(%error, "the store could not be swept"),
+    }
+}
+
+/// Removes pointers of jobs that ended without a clip or were deleted: a crash between such an end and the removal
+/// leaves them behind.
+async fn sweep_pointers(store: Arc<Store>, unread: BTreeSet<JobId>) {
+    let listed: Result<Vec<JobId>, _> = store.pointers().try_collect().await;
+    let stale = match listed {
+        Ok(all) => all.into_iter().filter(|job| unread.contains(job)),
+        Err(error) => return tracing::warn!(%error, "the pointers could not be swept"),
+    };
+    for job in stale {
+        if let Err(error) = store.unpublish(job).await {
+            tracing::warn!(%job, %error, "a pointer could not be removed");
+        }
     }
 }
 

@@ -159,6 +159,17 @@ impl Store {
             .boxed()
     }
 
+    /// All jobs that have a pointer.
+    pub fn pointers(&self) -> BoxStream<'static, Result<JobId, StoreError>> {
+        let all = self.objects.list(Some(&Key::from("published")));
+        all.map_err(StoreError::from)
+            .try_filter_map(|meta| async move {
+                let name = meta.location.filename().and_then(|name| name.strip_suffix(".json"));
+                Ok(name.and_then(|name| name.parse().ok()))
+            })
+            .boxed()
+    }
+
     /// Writes the pointer that makes a clip readable. Writing the same one again is fine.
     ///
     /// # Errors
@@ -338,5 +349,7 @@ mod tests {
         store.publish(job, b"one".to_vec()).await.expect("publishes");
         store.publish(job, b"one".to_vec()).await.expect("the same again is fine");
         assert!(matches!(store.publish(job, b"two".to_vec()).await, Err(StoreError::Taken)));
+        let listed: Vec<JobId> = store.pointers().try_collect().await.expect("lists");
+        assert_eq!(listed, vec![job]);
     }
 }

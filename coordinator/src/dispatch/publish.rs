@@ -1,6 +1,7 @@
 //! Publication: the checks before a clip can be read. Fails closed: what is not proven is not published.
 
-use super::books::Entry;
+use super::books::{Books, Entry};
+use super::effects::Effect;
 use super::state::DispatchState;
 use crate::jobs::{Assets, JobRow};
 use crate::storage::StorageMsg;
@@ -94,7 +95,16 @@ impl DispatchState {
             }
         };
         self.record(Entry::Core(input));
+        if is_orphan(&self.books, job) {
+            self.after_sync(Effect::Unpublish(job));
+        }
     }
+}
+
+/// Whether a pointer that was just written, or may have been, is nobody's: the job ended or was deleted while the
+/// storage sidecar was at it.
+pub fn is_orphan(books: &Books, job: JobId) -> bool {
+    books.table.row(job).is_some_and(|row| !row.keeps_pointer())
 }
 
 #[cfg(test)]

@@ -77,6 +77,11 @@ impl JobRow {
         matches!(self.state, JobState::Completed | JobState::Failed(_))
     }
 
+    /// Whether its clip can be read, or may still come to be: its pointer stays.
+    pub fn keeps_pointer(&self) -> bool {
+        !self.deleted && !matches!(self.state, JobState::Failed(_))
+    }
+
     /// When its files go; none unless completed.
     pub fn expires(&self) -> Option<Millis> {
         let ended = self.ended.filter(|_| self.state == JobState::Completed)?;

@@ -420,6 +420,11 @@ impl JobTable {
         Ok(Page { jobs, has_more: rows.next().is_some() })
     }
 
+    /// Jobs whose clip can never be read (again).
+    pub fn without_pointer(&self) -> impl Iterator<Item = JobId> {
+        self.rows.values().filter(|row| !row.keeps_pointer()).map(|row| row.job)
+    }
+
     /// Every artifact that some job uses.
     pub fn artifacts(&self) -> impl Iterator<Item = &ArtifactId> {
         self.users.keys()
