@@ -16,7 +16,7 @@ pub mod state;
 pub mod workers;
 
 pub use progress::ProgressBoard;
-pub use recovery::{Recovery, rebuild, recover};
+pub use recovery::{Recovery, RecoveryError, rebuild, recover};
 pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 
 use crate::farm::FarmMsg;
