@@ -76,9 +76,10 @@ def _tile(draw, rng, basis):
     return raw.reshape(1, -1, CHUNK, sizes[0] * 2, sizes[1] * 2), pixels, weights / weights.mean()
 
 
-def psnr(decoded, pixels):
-    """In dB of 0..1 pixels, from normalised ones."""
-    return -10 * torch.log10(((decoded - pixels) * latents.PIXEL_STD).pow(2).mean()).item()
+def psnr(decoded, pixels, where=None):
+    """In dB of 0..1 pixels, from normalised ones; `where` picks pixels."""
+    error = (decoded - pixels) * latents.PIXEL_STD
+    return -10 * torch.log10((error if where is None else error[where]).pow(2).mean()).item()
 
 
 def train(work, seed, steps):
@@ -117,10 +118,9 @@ def train(work, seed, steps):
         for optim in optims:
             optim.step()
         step += 1
-        mask = weights > 1
-        share = 10 * math.log10(float(mask.float().mean()) + 1e-9)
-        seen.append((psnr(decoded.detach(), pixels), psnr(decoded.detach() * mask, pixels * mask) + share))
+        made, near = decoded.detach(), (weights > 1).expand_as(pixels)
+        seen.append((psnr(made, pixels), psnr(made, pixels, near) if near.any() else math.nan))
         if step % 50 == 0 or step == steps:
-            whole, near = np.mean(seen[-50:], 0)
+            whole, near = np.nanmean(seen[-50:], 0)
             print(f"step {step} psnr {whole:.2f} dB near {near:.2f} dB {(time.time() - began) / 60:.1f} min", flush=True)
             torch.save(dict(vae=vae.state_dict(), optims=[o.state_dict() for o in optims], step=step), path)
