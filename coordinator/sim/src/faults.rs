@@ -1,5 +1,6 @@
 //! The faults, each at a moment that the seed chooses; and the end of all faults.
 
+use crate::client::Client;
 use crate::host::{Host, Point};
 use crate::world::{Event, World};
 use zoetrope_protocol::id::{Millis, TenantId};
@@ -168,7 +169,7 @@ impl World {
         }
     }
 
-    /// An operator drains or cordons a worker, or its machine gets notice that it goes.
+    /// An operator moves a job, drains or cordons a worker, or its machine gets notice that it goes.
     fn operator(&mut self) {
         let Some(running) = &self.hosts[0].running else { return };
         let known: Vec<_> = running.books.core.workers().map(|view| view.worker).collect();
@@ -180,12 +181,21 @@ impl World {
         let drain =
             [DrainKind::Immediate, DrainKind::Step, DrainKind::Shard, DrainKind::Deadline(within)]
                 [self.chance.index(4)];
-        match self.chance.range(0, 2) {
+        match self.chance.range(0, 3) {
             0 => {
+                let jobs: Vec<_> = self.clients.iter().filter_map(Client::acknowledged).collect();
+                let to = self.chance.one_in(2).then_some(worker);
+                if !jobs.is_empty() {
+                    let job = jobs[self.chance.index(jobs.len())];
+                    self.input(0, Input::MoveAsked { job, to });
+                    self.commit(0);
+                }
+            }
+            1 => {
                 self.input(0, Input::DrainAsked { worker, drain });
                 self.commit(0);
             }
-            1 => {
+            2 => {
                 self.input(0, Input::CordonSet { worker, cordoned: true });
                 self.commit(0);
             }

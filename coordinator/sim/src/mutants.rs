@@ -53,8 +53,17 @@ pub fn table(caught: &[Caught]) -> String {
     text
 }
 
-/// One line of a table.
+/// One line of a table: without what would break it, and without ids.
 fn plain(said: &str) -> String {
-    let line = said.replace(['|', '\n'], " ");
-    line.chars().take(160).collect()
+    let (mut text, mut run) = (String::new(), String::new());
+    for c in said.replace(['|', '\n'], " ").chars().chain([' ']) {
+        if c.is_ascii_hexdigit() {
+            run.push(c);
+            continue;
+        }
+        text.push_str(if run.len() > 12 { "…" } else { &run });
+        run.clear();
+        text.push(c);
+    }
+    text.trim().chars().take(200).collect()
 }

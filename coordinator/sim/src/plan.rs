@@ -55,7 +55,7 @@ pub struct Faults {
     pub flips: u64,
     /// The clock jumps by up to an hour.
     pub clock_jumps: u64,
-    /// Workers are drained, cordoned, or told that their machine goes.
+    /// Jobs are moved; workers are drained, cordoned, or told that their machine goes.
     pub leaves: u64,
     /// A tenant's cap changes.
     pub tenant_changes: u64,
