@@ -91,6 +91,7 @@ metrics! {
     SHARDS = Coordinator Gauge, "zoetrope_shards" ["stage", "state"] "Unfinished shards; state is waiting, ready or running.";
     ATTEMPTS = Coordinator Counter, "zoetrope_attempts_total" ["stage", "cause"] "Attempts that ended, by cause; none means that it made its artifact.";
     ATTEMPT_DURATION = Coordinator Histogram(WORK), "zoetrope_attempt_duration_seconds" ["stage", "model"] "Time from order to last artifact.";
+    ATTEMPTS_SLOW = Coordinator Counter, "zoetrope_attempts_slow_total" ["stage"] "Attempts that took more than twice their expected time; they go on until their hard limit.";
     GPU_SECONDS = Coordinator Counter, "zoetrope_gpu_seconds_total" ["pool", "use"] "Time of gpu threads; use is useful (ended in an accepted artifact) or lost.";
     STALE_RESULTS = Coordinator Counter, "zoetrope_stale_results_refused_total" ["point"] "Reports of replaced attempts that were refused, by where.";
     DECISION_DURATION = Coordinator Histogram(CORE), "zoetrope_decision_duration_seconds" [] "Time that the scheduler core took for one input.";

@@ -73,8 +73,10 @@ impl Core {
         let job = &mut self.state.jobs[running.job];
         let (id, steps) = (job.id, job.steps);
         let live = job.live.as_mut().expect("a running job is live");
+        let mut answered = false;
         match live.append(running.stage, steps, artifact) {
             Ok(old) => {
+                answered = true;
                 live.outage = None;
                 if live.preempted.is_some() {
                     self.todo.preempt = true;
@@ -90,6 +92,9 @@ impl Core {
                 out.push(Output::Ignored { why: Ignored::NothingToDo });
             }
             Err(AppendError::Foreign) => out.push(Output::Ignored { why: Ignored::Senseless }),
+        }
+        if answered {
+            self.dependency_answers();
         }
     }
 
@@ -115,6 +120,7 @@ impl Core {
         }
         self.end_attempt(slot, None, Some(gpu), out);
         self.set_idle(slot);
+        self.dependency_answers();
         let node = self.state.workers[slot].node;
         self.state.workers[slot].last_job = Some((running.job, self.state.jobs[running.job].seq));
         self.record(node, &running, false, out);

@@ -186,6 +186,8 @@ impl Core {
                 hold!(workers.get(slot).is_some_and(|w| w.node == *id), "{} has none", node.name);
             }
             for (_, record) in &node.records {
+                let most = self.state.config.probation;
+                hold!(record.trial <= most, "{} has a long probation", node.name);
                 let over = record.until.is_some_and(|until| until <= self.state.now);
                 hold!(!over, "{} is in quarantine for ever", node.name);
             }
@@ -225,6 +227,13 @@ impl Core {
 
     /// No free worker could run an admissible shard.
     fn check_live(&self) -> Result<(), String> {
+        if let Some(gate) = &self.state.gate {
+            let timed = self.state.timers.iter().any(|(_, timer)| *timer == Timer::Gate);
+            hold!(timed, "a dependency is down for ever");
+            if gate.tokens == 0 {
+                return Ok(());
+            }
+        }
         for (kind, turns) in self.index.turns.iter().enumerate() {
             if self.state.paused(kind as u16) {
                 let until = self.state.kinds[kind].paused_until;

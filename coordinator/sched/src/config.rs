@@ -89,6 +89,14 @@ pub struct Config {
     /// Deadlines are accepted as long as the work behind them takes at most so many hundredths of the GPU time that
     /// its tenant can count on. The rest is for losses, and for tenants that are not there yet.
     pub promise_percent: u32,
+    /// After a quarantine so many attempts of the kind must succeed; one fault before puts the worker back.
+    pub probation: u32,
+    /// An attempt that takes so many times its expected time is told to be slow.
+    pub soft_limit_factor: u32,
+    /// But not before this time: loading weights is no slowness.
+    pub soft_limit_least: Millis,
+    /// Once a dependency answers again, so many shards are placed in the first second; twice as many in each further.
+    pub release_first: u32,
 }
 
 impl Default for Config {
@@ -130,6 +138,10 @@ impl Default for Config {
             flex_ages: Millis(12 * HOUR),
             wish_wait: Millis(60 * SECOND),
             promise_percent: 80,
+            probation: 3,
+            soft_limit_factor: 2,
+            soft_limit_least: Millis(30 * SECOND),
+            release_first: 10,
         }
     }
 }

@@ -42,7 +42,9 @@ impl Core {
             Standing::Running { worker } => {
                 let worker = &self.state.workers[worker];
                 let at = if worker.connected { "runs on" } else { "waits for the return of" };
-                let told = format!("{at} {} ({})", worker.id, worker.identity.node);
+                let slow = worker.running().is_some_and(|running| running.slow);
+                let slow = if slow { ", far slower than expected" } else { "" };
+                let told = format!("{at} {} ({}){slow}", worker.id, worker.identity.node);
                 (Reason::Running, told, Who::Nobody)
             }
             Standing::Publishing => {
@@ -72,6 +74,13 @@ impl Core {
                 seconds(until)
             );
             return (Reason::Paused, told, Who::Operator);
+        }
+        if let Some(gate) = self.state.gate.filter(|gate| gate.tokens == 0) {
+            let told = format!(
+                "a store or sidecar does not answer; one shard tries it again in {} s",
+                seconds(gate.at)
+            );
+            return (Reason::DependencyDown, told, Who::Operator);
         }
         let need = self.need(job);
         let fitting = self.count_fitting(kind, need);

@@ -96,9 +96,14 @@ impl Core {
         }
         match cause {
             Cause::OutOfMemory if self.too_large(slot) => self.give_up(slot, cause, out),
-            Cause::DependencyDown => match self.back_off(slot) {
-                Some(until) => self.wait(slot, Standing::BackingOff { until }, until),
-                None => self.give_up(slot, cause, out),
+            Cause::DependencyDown => match (self.back_off(slot), self.suspect(node, slot)) {
+                (None, _) => self.give_up(slot, cause, out),
+                // It is down for all: the gate says when it is tried again, and by whom.
+                (Some(_), true) => {
+                    self.advance(slot, out);
+                    self.limit_waiting(slot);
+                }
+                (Some(until), false) => self.wait(slot, Standing::BackingOff { until }, until),
             },
             Cause::ArtifactMissing => match self.newest_input(slot, running.stage) {
                 Some(gone) => self.lose_artifact(slot, gone, out),
@@ -158,7 +163,7 @@ impl Core {
     }
 
     /// Ends a job that failed too often. Its failures are taken off the workers: one of both is guilty, not both.
-    fn give_up(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+    pub(crate) fn give_up(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
         let job = &self.state.jobs[slot];
         let id = job.id;
         let soft = job.live.as_ref().map(|live| live.soft.clone()).unwrap_or_default();
@@ -215,6 +220,9 @@ impl Core {
         let live = self.live(slot);
         live.lose(gone);
         live.gone.push(gone.role);
+        // Fewer steps are done, so a running attempt may have to make room after all.
+        self.todo.preempt = true;
+        let live = self.live(slot);
         let often = live.gone.iter().filter(|role| **role == gone.role).count();
         if often >= GONE_MAX {
             self.give_up(slot, Cause::ArtifactMissing, out);
@@ -247,7 +255,7 @@ fn waits(cause: Cause, soft: bool) -> bool {
 }
 
 /// A number that looks random and is the same in every replay (SplitMix64).
-fn hash(seq: u64, tries: u32) -> u64 {
+pub(crate) fn hash(seq: u64, tries: u32) -> u64 {
     let mut z = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(tries.into());
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -9,6 +9,7 @@ mod attempt;
 mod check;
 pub mod config;
 mod core;
+mod dependency;
 mod drain;
 mod explain;
 mod fail;

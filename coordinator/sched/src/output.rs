@@ -106,6 +106,13 @@ pub enum Output {
         /// How it went.
         how: GoneHow,
     },
+    /// An attempt takes far longer than expected. Nothing is done about it before its hard limit.
+    Slow {
+        /// The attempt.
+        held: Held,
+        /// Where it runs.
+        worker: WorkerId,
+    },
     /// The input was late or senseless and changed nothing: why.
     Ignored {
         /// A short fixed sentence.

@@ -117,7 +117,8 @@ impl Core {
         }
         let job = &self.state.jobs[slot];
         let kind = self.state.kind_of(job);
-        if self.state.tenants[job.tenant as usize].capped() || self.state.paused(kind) {
+        let held = self.state.paused(kind) || self.gated();
+        if self.state.tenants[job.tenant as usize].capped() || held {
             return;
         }
         match self.best_worker(slot) {
@@ -153,6 +154,9 @@ impl Core {
 
     /// The shard that a free worker should run: the one that is due, and the one that affinity makes of it.
     fn pick(&self, slot: Slot) -> Option<(Slot, Slot)> {
+        if self.gated() {
+            return None;
+        }
         let worker = &self.state.workers[slot];
         let group = &self.index.groups[self.index.group_of[slot as usize] as usize];
         for class in Class::ALL {
@@ -237,6 +241,7 @@ impl Core {
     /// Orders a ready shard from a free worker.
     fn assign(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) {
         let fence = self.run(slot, to, out);
+        self.passed_gate(slot);
         let job = &self.state.jobs[slot];
         let stage = self.state.stage_of(job);
         let inputs = job.live.as_ref().map(|live| live.inputs_of(stage)).unwrap_or_default();
@@ -298,6 +303,7 @@ impl Core {
             progressed: false,
             rank: class,
             leaves: None,
+            slow: false,
         });
         self.enter_victims(to);
         if self.state.sweep_at.is_none() {

@@ -94,7 +94,7 @@ impl Core {
                 self.preempt_for(slot, out);
             }
         }
-        if again && self.index.victims > 0 {
+        if again && self.index.victims > 0 && !self.gated() {
             for slot in self.waiting_long() {
                 self.preempt_for(slot, out);
             }
@@ -107,6 +107,7 @@ impl Core {
             let job = &self.state.jobs[slot];
             let tenant = &self.state.tenants[job.tenant as usize];
             job.rank < Class::Flex
+                && !self.gated()
                 && !tenant.capped()
                 && !self.state.paused(self.state.kind_of(job))
         }

@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub until: Option<Millis>,
     /// When the last one ended.
     pub released: Millis,
+    /// Attempts that must succeed before it is trusted again.
+    pub trial: u32,
 }
 
 /// An attempt that counts against a node.
@@ -77,6 +79,7 @@ impl Core {
         let record = known.record(running.kind);
         record.attempts += 1;
         if !fault {
+            record.trial = record.trial.saturating_sub(1);
             return;
         }
         let number = record.attempts;
@@ -85,7 +88,8 @@ impl Core {
         record.faults.retain(|fault| {
             fault.number + window > number && fault.at.plus(config.fault_forgotten) > now
         });
-        if record.until.is_none() && record.jobs() >= config.fault_max as usize {
+        let enough = record.trial > 0 || record.jobs() >= config.fault_max as usize;
+        if record.until.is_none() && enough {
             self.quarantine(node, running.kind, out);
         }
     }
@@ -112,6 +116,7 @@ impl Core {
         let last = config.quarantine.len() - 1;
         let until = now.plus(config.quarantine[last.min(record.strikes as usize)]);
         record.strikes += 1;
+        record.trial = 0;
         record.until = Some(until);
         let jobs: Vec<JobId> = record.faults.iter().map(|fault| fault.job).collect();
         if let Some(slot) = worker {
@@ -166,6 +171,10 @@ impl Core {
         };
         if known.records.iter().any(over) {
             self.lift(node, kind);
+            let trial = self.state.config.probation;
+            if let Some(known) = self.state.nodes.get_mut(&node) {
+                known.record(kind).trial = trial;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::admission::Arrivals;
 use crate::config::Config;
+use crate::dependency::Gate;
 use crate::fair::Tenant;
 use crate::job::Job;
 use crate::slab::{Slab, Slot};
@@ -43,6 +44,10 @@ pub struct State {
     pub(crate) sweep_at: Option<Millis>,
     /// Work admitted lately, by class.
     pub(crate) arrivals: [Arrivals; 3],
+    /// Nodes whose attempts said that a dependency is down, since one last answered.
+    pub(crate) suspects: BTreeSet<NodeId>,
+    /// A dependency of all is down: what may be placed meanwhile.
+    pub(crate) gate: Option<Gate>,
 }
 
 /// A model of the table.
@@ -85,6 +90,8 @@ impl State {
             timers: BTreeSet::new(),
             sweep_at: None,
             arrivals: [Arrivals::default(); 3],
+            suspects: BTreeSet::new(),
+            gate: None,
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) enum Timer {
     Grace { epoch: Epoch },
     /// An attempt that was preempted before may be preempted again.
     Preempt,
+    /// A dependency that is down may be tried again, or more may be placed.
+    Gate,
 }
 
 impl Core {
@@ -102,6 +104,7 @@ impl Core {
                 }
             }
             Timer::Preempt => self.todo.preempt = true,
+            Timer::Gate => self.open_gate(),
         }
     }
 
@@ -111,8 +114,37 @@ impl Core {
         match job.standing() {
             Standing::BackingOff { until } if until <= now => self.make_ready(slot),
             Standing::PublishBackingOff { until } if until <= now => self.publish(slot, out),
+            Standing::Ready if self.waited_too_long(slot) => {
+                self.give_up(slot, Cause::DependencyDown, out);
+            }
             Standing::Ready => self.todo.shards.push(slot),
             _ => {}
+        }
+    }
+
+    /// Says once of each attempt that it takes far longer than expected.
+    fn tell_slow(&mut self, out: &mut Vec<Output>) {
+        let (now, factor) = (self.state.now, u64::from(self.state.config.soft_limit_factor));
+        let least = self.state.config.soft_limit_least.0;
+        let slow: Vec<Slot> = self
+            .state
+            .workers
+            .iter()
+            .filter_map(|(slot, worker)| Some((slot, worker.running()?)))
+            .filter(|(_, r)| {
+                let limit = r.charged_ms.saturating_mul(factor).max(least);
+                !r.slow && now.minus(r.since).0 > limit
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in slow {
+            let worker = &mut self.state.workers[slot];
+            let id = worker.id;
+            if let Doing::Running(running) = &mut worker.doing {
+                running.slow = true;
+                let running = *running;
+                out.push(Output::Slow { held: self.held(&running), worker: id });
+            }
         }
     }
 
@@ -133,6 +165,7 @@ impl Core {
         for slot in late {
             self.stop_and_fail(slot, Cause::Timeout, out);
         }
+        self.tell_slow(out);
         let forgotten = self.state.config.node_forgotten;
         self.state.nodes.retain(|_, node| {
             let keep = node.worker.is_some() || node.cordoned || node.seen.plus(forgotten) > now;

@@ -87,6 +87,8 @@ pub(crate) struct Running {
     pub rank: Class,
     /// It was told to leave after the step in hand, and why.
     pub leaves: Option<Leaves>,
+    /// It was told to take far longer than expected.
+    pub slow: bool,
 }
 
 /// Why an attempt leaves its worker after the step in hand.

@@ -178,6 +178,7 @@ fn show(output: &Output) -> String {
             GoneHow::Lost(_) | GoneHow::Left => format!("gone w{}", worker.0),
             how => format!("gone w{}: {how:?}", worker.0),
         },
+        Output::Slow { held, worker } => format!("slow w{} {}", worker.0, show_held(*held)),
         Output::Ignored { why } => format!("ignored: {why:?}"),
     }
 }

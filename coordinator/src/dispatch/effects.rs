@@ -70,6 +70,10 @@ impl DispatchState {
                 self.metrics.count(&metric::QUARANTINES, &[&pool, stage.word()]);
                 tracing::warn!(%worker, model = model.0, %stage, until = until.0, "a worker is in quarantine");
             }
+            Output::Slow { held, worker } => {
+                self.metrics.count(&metric::ATTEMPTS_SLOW, &[held.shard.stage.word()]);
+                tracing::info!(%worker, shard = %held.shard, "an attempt is slow");
+            }
             Output::WorkerGone { worker, how } => self.worker_gone(worker, how),
             Output::Ignored { why: Ignored::StaleFence } => {
                 self.metrics.count(&metric::STALE_RESULTS, &["core"]);

@@ -260,6 +260,9 @@ impl Watch {
                 hold!(self.joined.contains(worker), "{worker} is gone and was never there");
                 hold!(self.gone.insert(*worker), "{worker} is gone twice");
             }
+            Output::Slow { worker, held } => {
+                hold!(self.running.get(worker) == Some(held), "{held:?} is slow and does not run");
+            }
             Output::Quarantined { .. } | Output::Ignored { .. } => {}
         }
         Ok(())

@@ -1,0 +1,151 @@
+//! A dependency of all shards is down (the store, a sidecar): the timer belongs to the dependency, not to the shard.
+//!
+//! Two nodes that say so with no good word in between, or the only one, close the gate: nothing is placed but one
+//! probe at a time, after 1 s and then ever longer. The first artifact that is stored opens it, little by little, so
+//! that no herd throws it down again. One bad worker closes nothing: the others' artifacts speak against it.
+
+use crate::core::Core;
+use crate::fail::hash;
+use crate::job::Standing;
+use crate::slab::Slot;
+use crate::timer::Timer;
+use crate::worker::NodeId;
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::Millis;
+
+/// Nodes that must have said it.
+const SUSPECTS: usize = 2;
+/// While the gate opens, more is placed each second, until this many are.
+const RATE_MAX: u32 = 1 << 14;
+const SECOND: Millis = Millis(1_000);
+
+/// What may be placed while a dependency is down, or was a moment ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gate {
+    /// How often it was tried.
+    pub tries: u32,
+    /// So many shards may be placed now.
+    pub tokens: u32,
+    /// When that changes.
+    pub at: Millis,
+    /// It answers: so many may be placed in the next second. Otherwise it is still down.
+    pub rate: Option<u32>,
+    /// The job that tries it, by place and number.
+    pub probe: Option<(Slot, u64)>,
+}
+
+impl Core {
+    /// Whether nothing may be placed.
+    pub(crate) fn gated(&self) -> bool {
+        self.state.gate.is_some_and(|gate| gate.tokens == 0)
+    }
+
+    /// A node says, by the attempt of a job, that a dependency is down. Whether it is so for all.
+    pub(crate) fn suspect(&mut self, node: NodeId, slot: Slot) -> bool {
+        self.state.suspects.insert(node);
+        let connected = self.state.workers.iter().filter(|(_, worker)| worker.connected).count();
+        if self.state.gate.is_none() && self.state.suspects.len() < connected.clamp(1, SUSPECTS) {
+            return false;
+        }
+        let seq = self.state.jobs[slot].seq;
+        match self.state.gate {
+            None => self.close_gate(1),
+            // It went down again while all came back.
+            Some(Gate { rate: Some(_), .. }) => self.close_gate(1),
+            Some(gate) if gate.probe == Some((slot, seq)) => {
+                self.close_gate(gate.tries.saturating_add(1));
+            }
+            Some(_) => {}
+        }
+        true
+    }
+
+    fn close_gate(&mut self, tries: u32) {
+        let config = &self.state.config;
+        let doubled = config.backoff_first.0.saturating_mul(1 << tries.saturating_sub(1).min(20));
+        let wait = doubled.min(config.backoff_max.0);
+        let spread = wait.saturating_mul(config.backoff_jitter_percent.into()) / 100;
+        let wait = wait - spread + hash(self.state.now.0, tries) % (2 * spread + 1);
+        let at = self.state.now.plus(Millis(wait));
+        self.state.gate = Some(Gate { tries, tokens: 0, at, rate: None, probe: None });
+        self.set_timer(at, Timer::Gate);
+    }
+
+    /// The gate's moment is there: another probe, or more of all.
+    pub(crate) fn open_gate(&mut self) {
+        let now = self.state.now;
+        let Some(gate) = self.state.gate.filter(|gate| gate.at <= now) else { return };
+        let next = match gate.rate {
+            Some(rate) if rate >= RATE_MAX => None,
+            Some(rate) => {
+                let at = now.plus(SECOND);
+                Some(Gate { tokens: rate, rate: Some(rate * 2), at, ..gate })
+            }
+            // One at a time: a probe that still runs has not been answered.
+            None => {
+                let at = now.plus(self.state.config.backoff_max);
+                let tokens = u32::from(!self.probes(gate));
+                Some(Gate { tokens, at, ..gate })
+            }
+        };
+        self.state.gate = next;
+        if let Some(gate) = next {
+            self.set_timer(gate.at, Timer::Gate);
+        }
+        self.look_everywhere();
+    }
+
+    fn probes(&self, gate: Gate) -> bool {
+        let Some((slot, seq)) = gate.probe else { return false };
+        let job = self.state.jobs.get(slot).filter(|job| job.seq == seq);
+        job.is_some_and(|job| matches!(job.standing(), Standing::Running { .. }))
+    }
+
+    /// A shard was placed.
+    pub(crate) fn passed_gate(&mut self, slot: Slot) {
+        let seq = self.state.jobs[slot].seq;
+        if let Some(gate) = &mut self.state.gate {
+            gate.tokens = gate.tokens.saturating_sub(1);
+            if gate.rate.is_none() {
+                gate.probe = Some((slot, seq));
+            }
+        }
+    }
+
+    /// Something was stored: the dependency answers.
+    pub(crate) fn dependency_answers(&mut self) {
+        self.state.suspects.clear();
+        let Some(gate) = self.state.gate.filter(|gate| gate.rate.is_none()) else { return };
+        let (now, first) = (self.state.now, self.state.config.release_first.max(1));
+        let at = now.plus(SECOND);
+        let rate = Some(first.saturating_mul(2));
+        self.state.gate = Some(Gate { tokens: first, at, rate, probe: None, ..gate });
+        self.set_timer(at, Timer::Gate);
+        self.look_everywhere();
+    }
+
+    /// Lets all free workers look for work anew.
+    fn look_everywhere(&mut self) {
+        let groups = self.index.groups.iter();
+        let free: Vec<Slot> = groups.flat_map(|g| g.free.iter().map(|free| free.2)).collect();
+        self.todo.workers.extend(free);
+        self.todo.preempt = true;
+    }
+
+    /// A job that waits for the gate ends when its dependency has been down for too long.
+    pub(crate) fn limit_waiting(&mut self, slot: Slot) {
+        let job = &self.state.jobs[slot];
+        let (seq, since) = (job.seq, job.live.as_ref().and_then(|live| live.outage));
+        if let Some(outage) = since {
+            let at = outage.since.plus(self.state.config.backoff_give_up);
+            self.set_timer(at, Timer::Job { slot, seq });
+        }
+    }
+
+    /// Whether a ready job's dependency has been down for too long.
+    pub(crate) fn waited_too_long(&self, slot: Slot) -> bool {
+        let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage);
+        let limit = self.state.config.backoff_give_up;
+        self.gated() && outage.is_some_and(|o| o.since.plus(limit) <= self.state.now)
+    }
+}
