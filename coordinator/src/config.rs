@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zoetrope_moderation::{Policy, PolicyError};
 use zoetrope_protocol::id::TenantId;
 use zoetrope_sched::input::TenantPolicy;
 
@@ -36,6 +37,8 @@ pub struct ServeConfig {
     pub link: Link,
     /// The journal.
     pub journal: Journal,
+    /// What is blocked.
+    pub moderation: Moderation,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -152,8 +155,38 @@ impl Default for ServeConfig {
             tenants: Tenants::default(),
             link: Link::default(),
             journal: Journal::default(),
+            moderation: Moderation::default(),
             accept_journal_loss: false,
         }
+    }
+}
+
+/// What is blocked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Moderation {
+    /// The policy; otherwise the one that is built in.
+    pub policy: Option<PathBuf>,
+    /// The folder of its nets; otherwise looked for where `scripts/setup` puts them.
+    pub models: Option<PathBuf>,
+}
+
+impl Moderation {
+    /// Reads the policy.
+    ///
+    /// # Errors
+    /// `PolicyError` names file and key.
+    pub fn open(&self) -> Result<Policy, PolicyError> {
+        self.policy.as_deref().map_or_else(Policy::built_in, Policy::read)
+    }
+
+    /// What is missing for it to judge, one sentence each. Reads all nets.
+    ///
+    /// # Errors
+    /// `PolicyError` names file and key.
+    pub fn problems(&self) -> Result<Vec<String>, PolicyError> {
+        let folder = zoetrope_moderation::models::find(self.models.as_deref());
+        Ok(zoetrope_moderation::models::problems(&folder, &self.open()?.models))
     }
 }
 
@@ -198,8 +231,9 @@ impl ServeConfig {
             .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.data = base.join(&config.data);
-        for model in &mut config.models {
-            *model = base.join(&*model);
+        let own = [&mut config.moderation.policy, &mut config.moderation.models];
+        for path in config.models.iter_mut().chain(own.into_iter().flatten()) {
+            *path = base.join(&*path);
         }
         config.check()?;
         Ok(config)
@@ -315,6 +349,7 @@ mod tests {
         let config = ServeConfig::parse(&as_set).expect("the examples are right");
         assert!(!config.vram_bytes.is_empty());
         assert!(!config.tenants.named.is_empty());
+        assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         config.check().expect("in range");
     }
 

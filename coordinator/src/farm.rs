@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use zoetrope_protocol::id::{JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::wire::DrainKind;
 
 /// The longest that a handler waits for the farm: a durable submit takes some ten milliseconds, so a farm that
@@ -19,8 +20,8 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What may be asked of the dispatch actor from outside.
 pub enum FarmMsg {
-    /// Admit a job; answered when it is durable.
-    Submit(Box<Submission>, RpcReplyPort<Result<JobView, SubmitRefused>>),
+    /// Admit a job, whose clip is for this audience; answered when it is durable.
+    Submit(Box<Submission>, Audience, RpcReplyPort<Result<JobView, SubmitRefused>>),
     /// One job of a tenant, unless deleted.
     Read(TenantId, JobId, RpcReplyPort<Option<JobView>>),
     /// A page of a tenant's jobs.

@@ -3,9 +3,11 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod moderation;
 pub mod row;
 pub mod table;
 
+pub use moderation::{Moderation, ModerationTable};
 pub use row::JobRow;
 pub use table::{JobTable, TableRows, WorkerFacts};
 
@@ -94,6 +96,10 @@ pub struct JobView {
     pub assets: Option<Assets>,
     /// When its files go, once completed.
     pub expires: Option<Millis>,
+    /// What was judged of it.
+    pub moderation: Moderation,
+    /// Whether its words are still being judged.
+    pub judging: bool,
 }
 
 /// What a running job does.

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod link;
 pub mod metrics;
 pub mod models;
+pub mod moderation;
 pub mod root;
 pub mod serve;
 pub mod sidecar;

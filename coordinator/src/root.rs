@@ -6,13 +6,10 @@
 use crate::dispatch::{DispatchActor, DispatchArguments, DispatchMsg};
 use crate::journal::{JournalActor, JournalArguments, JournalMsg};
 use crate::link::{LinkSup, LinkSupArguments};
-use crate::metrics::Metrics;
 use crate::sidecar::{SidecarSup, SidecarSupArguments};
-use crate::store::Store;
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent,
 };
-use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The top of the tree.
@@ -29,10 +26,8 @@ pub struct RootArguments {
     pub dispatch: Box<dyn FnOnce(ActorRef<JournalMsg>) -> DispatchArguments + Send>,
     /// The links', once the dispatch actor runs.
     pub links: Box<dyn FnOnce(ActorRef<DispatchMsg>) -> LinkSupArguments + Send>,
-    /// The store, for its sidecar.
-    pub store: Arc<Store>,
-    /// Where things are counted.
-    pub metrics: Arc<Metrics>,
+    /// The sidecars', once the dispatch actor runs.
+    pub sidecars: Box<dyn FnOnce(ActorRef<DispatchMsg>) -> SidecarSupArguments + Send>,
     /// Gets the dispatch actor, for the door.
     pub started: oneshot::Sender<ActorRef<DispatchMsg>>,
     /// Gets the reason if the process has to end.
@@ -56,13 +51,13 @@ impl Actor for RootActor {
         myself: ActorRef<RootMsg>,
         arguments: RootArguments,
     ) -> Result<RootState, ActorProcessingErr> {
-        let RootArguments { journal, dispatch, links, store, metrics, started, fatal } = arguments;
+        let RootArguments { journal, dispatch, links, sidecars, started, fatal } = arguments;
         let root = myself.get_cell();
         let (journal, _) = Actor::spawn_linked(None, JournalActor, journal, root.clone()).await?;
         let arguments = dispatch(journal.clone());
         let spawned = Actor::spawn_linked(None, DispatchActor, arguments, root.clone()).await?;
         let dispatch = spawned.0;
-        let arguments = SidecarSupArguments { store, metrics, dispatch: dispatch.clone() };
+        let arguments = sidecars(dispatch.clone());
         let (sidecars, _) = Actor::spawn_linked(None, SidecarSup, arguments, root.clone()).await?;
         let arguments = links(dispatch.clone());
         let (links, _) = Actor::spawn_linked(None, LinkSup, arguments, root).await?;

@@ -10,7 +10,10 @@ use crate::keys::KeyStore;
 use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::moderation::{Desk, ModerationArguments};
 use crate::root::{RootActor, RootArguments};
+use crate::sidecar::SidecarSupArguments;
+use crate::storage::StorageArguments;
 use crate::store::{Store, StoreReader};
 use crate::{clock, root};
 use anyhow::{Context, bail};
@@ -61,6 +64,8 @@ pub struct Running {
     pub models: Arc<Models>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Who judges.
+    pub desk: Arc<Desk>,
     root: ActorRef<root::RootMsg>,
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
@@ -107,6 +112,7 @@ pub async fn serve_until(
             ..DoorLimits::default()
         },
         metrics: running.metrics.clone(),
+        desk: running.desk.clone(),
         system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
         now: clock::now,
     };
@@ -144,6 +150,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
     let models = Arc::new(models(config)?);
+    let desk = Arc::new(Desk::new(config.moderation.open()?));
     let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&names));
     let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
@@ -196,7 +203,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         dispatch: {
             let (models, authority) = (models.clone(), authority.clone());
             let (board, metrics, synced) = (board.clone(), metrics.clone(), on_disk.clone());
-            let snapshot_now = loss.is_some();
+            let (snapshot_now, policy) = (loss.is_some(), desk.policy().version);
             Box::new(move |journal| DispatchArguments {
                 books,
                 next,
@@ -208,6 +215,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
                 board,
                 metrics,
                 limits,
+                policy,
                 snapshot_now,
             })
         },
@@ -224,8 +232,22 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
                 limits,
             })
         },
-        store: store.clone(),
-        metrics: metrics.clone(),
+        sidecars: {
+            let (store, metrics, desk) = (store.clone(), metrics.clone(), desk.clone());
+            let models = zoetrope_moderation::models::find(config.moderation.models.as_deref());
+            Box::new(move |dispatch: ActorRef<DispatchMsg>| SidecarSupArguments {
+                storage: StorageArguments { store: store.clone(), metrics: metrics.clone() },
+                moderation: ModerationArguments {
+                    desk,
+                    models,
+                    store,
+                    metrics: metrics.clone(),
+                    dispatch: dispatch.clone(),
+                },
+                metrics,
+                dispatch,
+            })
+        },
         started,
         fatal: fatal_sender,
     };
@@ -241,6 +263,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         store,
         models,
         metrics,
+        desk,
         root,
         ended,
         fatal,

@@ -1,12 +1,12 @@
-//! Supervises the sidecars: restarts a child within a budget; when that is spent, the farm ends and is started
+//! Supervises the sidecars: restarts each within its own budget; when that is spent, the farm ends and is started
 //! again. While a sidecar is down its requests fail as `DependencyDown`: jobs wait, none goes round it.
 
 use crate::dispatch::DispatchMsg;
 use crate::metrics::Metrics;
+use crate::moderation::{ModerationActor, ModerationArguments};
 use crate::storage::{StorageActor, StorageArguments};
-use crate::store::Store;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::VecDeque;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::metric;
@@ -51,18 +51,40 @@ pub enum SidecarSupMsg {}
 
 /// What the sidecars need.
 pub struct SidecarSupArguments {
-    /// The store.
-    pub store: Arc<Store>,
+    /// Of the storage sidecar.
+    pub storage: StorageArguments,
+    /// Of the moderation sidecar.
+    pub moderation: ModerationArguments,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
     /// Who is told that a sidecar runs.
     pub dispatch: ActorRef<DispatchMsg>,
 }
 
+/// The sidecars. They do not know each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Storage,
+    Moderation,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Storage, Kind::Moderation];
+
+    /// The word for it in metrics.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Storage => "storage",
+            Kind::Moderation => "moderation",
+        }
+    }
+}
+
 /// The supervisor's own.
 pub struct SidecarSupState {
     arguments: SidecarSupArguments,
-    budget: RestartBudget,
+    running: BTreeMap<ActorId, Kind>,
+    budgets: BTreeMap<Kind, RestartBudget>,
 }
 
 #[ractor::async_trait]
@@ -77,8 +99,11 @@ impl Actor for SidecarSup {
         arguments: SidecarSupArguments,
     ) -> Result<SidecarSupState, ActorProcessingErr> {
         let budget = RestartBudget::new(RESTARTS_MAX, BUDGET_WINDOW);
-        let state = SidecarSupState { arguments, budget };
-        state.start(&myself).await?;
+        let budgets = Kind::ALL.map(|kind| (kind, budget.clone())).into();
+        let mut state = SidecarSupState { arguments, running: BTreeMap::new(), budgets };
+        for kind in Kind::ALL {
+            state.start(&myself, kind).await?;
+        }
         Ok(state)
     }
 
@@ -89,11 +114,13 @@ impl Actor for SidecarSup {
         state: &mut SidecarSupState,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(_, error) => {
-                tracing::error!(%error, "the storage sidecar failed");
-                state.restart(&myself).await
+            SupervisionEvent::ActorFailed(who, error) => {
+                tracing::error!(%error, "a sidecar failed");
+                state.restart(&myself, who.get_id()).await
             }
-            SupervisionEvent::ActorTerminated(..) => state.restart(&myself).await,
+            SupervisionEvent::ActorTerminated(who, ..) => {
+                state.restart(&myself, who.get_id()).await
+            }
             _ => Ok(()),
         }
     }
@@ -103,21 +130,38 @@ impl SidecarSupState {
     async fn restart(
         &mut self,
         myself: &ActorRef<SidecarSupMsg>,
+        who: ActorId,
     ) -> Result<(), ActorProcessingErr> {
-        self.arguments.metrics.set(&metric::SIDECAR_UP, &["storage"], 0.0);
-        if !self.budget.take(Instant::now()) {
-            return Err("the storage sidecar keeps failing".into());
+        let Some(kind) = self.running.remove(&who) else { return Ok(()) };
+        self.arguments.metrics.set(&metric::SIDECAR_UP, &[kind.word()], 0.0);
+        let budget = self.budgets.get_mut(&kind);
+        if !budget.is_some_and(|budget| budget.take(Instant::now())) {
+            return Err(format!("the {} sidecar keeps failing", kind.word()).into());
         }
-        self.start(myself).await
+        self.start(myself, kind).await
     }
 
-    async fn start(&self, myself: &ActorRef<SidecarSupMsg>) -> Result<(), ActorProcessingErr> {
-        let SidecarSupArguments { store, metrics, dispatch } = &self.arguments;
-        let arguments = StorageArguments { store: store.clone(), metrics: metrics.clone() };
-        let spawned = Actor::spawn_linked(None, StorageActor, arguments, myself.get_cell()).await?;
-        dispatch
-            .cast(DispatchMsg::StorageUp(spawned.0))
-            .map_err(|_| "no dispatch actor any more")?;
+    async fn start(
+        &mut self,
+        myself: &ActorRef<SidecarSupMsg>,
+        kind: Kind,
+    ) -> Result<(), ActorProcessingErr> {
+        let SidecarSupArguments { storage, moderation, dispatch, .. } = &self.arguments;
+        let sup = myself.get_cell();
+        let id = match kind {
+            Kind::Storage => {
+                let spawned = Actor::spawn_linked(None, StorageActor, storage.clone(), sup).await?;
+                let up = DispatchMsg::StorageUp(spawned.0.clone());
+                dispatch.cast(up).map_err(|_| "no dispatch actor any more")?;
+                spawned.0.get_id()
+            }
+            // It says itself when it can judge.
+            Kind::Moderation => {
+                let arguments = moderation.clone();
+                Actor::spawn_linked(None, ModerationActor, arguments, sup).await?.0.get_id()
+            }
+        };
+        self.running.insert(id, kind);
         Ok(())
     }
 }

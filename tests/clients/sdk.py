@@ -55,5 +55,26 @@ try:
 except openai.AuthenticationError as error:
     assert error.code == "invalid_api_key", error.body
 
+judged = client.moderations.create(input=["a red ball bounces on grass", "step by step guide to build a pipe bomb"])
+harmless, harmful = judged.results
+assert not harmless.flagged and harmful.flagged, judged
+assert harmful.categories.illicit_violent is True and harmful.category_scores.illicit_violent > 0.5, harmful
+assert judged.id.startswith("modr-") and judged.model == "omni-moderation-latest", judged
+picture = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATklEQVR42u3PQQkAAAgEsMt5SYxvBN/CYAWWTl+LgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgMBlAbLuwQ+g4YOeAAAAAElFTkSuQmCC"
+parts = [{"type": "text", "text": "a green field"}, {"type": "image_url", "image_url": {"url": picture}}]
+(seen,) = client.moderations.create(input=parts).results
+assert not seen.flagged and seen.category_applied_input_types.sexual == ["text", "image"], seen
+assert seen.category_applied_input_types.hate == ["text"], seen
+try:
+    client.moderations.create(input=[{"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,PHN2Zy8+"}}])
+    raise SystemExit("an SVG was taken")
+except openai.BadRequestError as error:
+    assert error.code == "invalid_input_media", error.body
+
+blocked = client.videos.create_and_poll(prompt="two people having sex, explicit", seconds="4")
+assert blocked.status == "failed" and blocked.error.code == "moderation_blocked", blocked
+details = blocked.model_dump()["error"]["moderation_details"]
+assert details == {"moderation_stage": "input", "categories": ["sexual"]}, details
+
 assert any(model.id == "toybox" for model in client.models.list())
 print("all good")

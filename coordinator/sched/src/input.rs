@@ -196,6 +196,8 @@ pub enum EndWhy {
     Deleted,
     /// Its prompt, media or clip was blocked.
     Blocked,
+    /// Nobody could judge its prompt or media for too long.
+    Unmoderated,
 }
 
 /// What a worker can be given.

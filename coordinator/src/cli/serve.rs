@@ -71,6 +71,9 @@ fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
 /// Says whether a configuration file is good, and what it comes to.
 pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
     let config = read(&args.file)?;
+    for problem in config.moderation.problems()? {
+        eprintln!("moderation will not be available: {problem}");
+    }
     if target.json {
         print_json(&serde_json::to_value(&config)?);
     } else {

@@ -52,6 +52,9 @@ pub struct UpArgs {
     /// The worker's program [default: the one beside this program]
     #[arg(long, value_name = "FILE", env = "ZOETROPE_WORKER_PROGRAM")]
     worker_program: Option<PathBuf>,
+    /// The moderation policy [default: the one that is built in]
+    #[arg(long, value_name = "FILE", env = "ZOETROPE_POLICY")]
+    policy: Option<PathBuf>,
     /// Start although the journal has lost records; what is lost is told
     #[arg(long)]
     accept_journal_loss: bool,
@@ -85,6 +88,10 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
         accept_journal_loss: args.accept_journal_loss,
         ..ServeConfig::default()
     };
+    config.moderation.policy = args.policy.clone();
+    for problem in config.moderation.problems()? {
+        eprintln!("moderation is not available, so jobs will wait: {problem}");
+    }
     if let Some(folder) = &args.model
         && !is_toybox(folder)
     {

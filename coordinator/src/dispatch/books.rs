@@ -3,12 +3,16 @@
 //! Live and in recovery the same `apply` runs, so a restart rebuilds exactly what was there. Pure: the time
 //! comes with the record.
 
-use crate::jobs::{JobTable, Submission, TableRows, WorkerFacts};
+use super::intake::{Intake, Waiting};
+use crate::jobs::{JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
 use zoetrope_sched::input::{Ask, EndWhy};
+use zoetrope_sched::output::{FailWhy, JobState};
 use zoetrope_sched::{Config, Core, Input, Output, State};
 
 /// One record of the journal. Fields and variants are appended, never reordered: they are its format.
@@ -62,6 +66,38 @@ pub enum Entry {
         /// The job.
         job: JobId,
     },
+    /// A job was admitted whose words are to be judged before the core hears of it.
+    Asked {
+        /// The request.
+        submission: Box<Submission>,
+        /// What the core will be told, with the estimates of that moment.
+        ask: Ask,
+        /// For whom its clip is.
+        audience: Audience,
+    },
+    /// A job's words were judged.
+    Judged {
+        /// The job.
+        job: JobId,
+        /// The verdict.
+        verdict: Verdict,
+    },
+    /// There was no verdict on a job's words.
+    NotJudged {
+        /// The job.
+        job: JobId,
+    },
+    /// Whoever judges is there (again).
+    ModerationUp,
+    /// The clip of a finish attempt was judged.
+    ClipJudged {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        fence: Fence,
+        /// The verdict.
+        verdict: Verdict,
+    },
 }
 
 /// What an entry caused.
@@ -71,6 +107,8 @@ pub struct Effects {
     pub outputs: Vec<Output>,
     /// Artifacts that nobody uses any more.
     pub free: Vec<ArtifactId>,
+    /// Jobs whose words are to be judged now.
+    pub judge: Vec<JobId>,
 }
 
 /// The core and the job table.
@@ -79,19 +117,36 @@ pub struct Books {
     pub core: Core,
     /// The read model.
     pub table: JobTable,
+    /// Jobs whose words are not judged yet.
+    pub intake: Intake,
+    /// What was judged.
+    pub moderation: ModerationTable,
     now: Millis,
 }
 
-/// What a snapshot holds. The first field is its version.
+/// What a snapshot holds. The first field is its version. Fields are appended; version 2 ended before the intake.
 #[derive(Serialize, Deserialize)]
 pub struct Snapshot {
     version: u32,
     now: Millis,
     core: State,
     table: TableRows,
+    intake: Vec<(JobId, Waiting)>,
+    moderation: Vec<(JobId, Arc<Moderation>)>,
 }
 
-const SNAPSHOT_VERSION: u32 = 2;
+/// A snapshot of version 2.
+#[derive(Serialize, Deserialize)]
+struct SnapshotV2 {
+    version: u32,
+    now: Millis,
+    core: State,
+    table: TableRows,
+}
+
+const SNAPSHOT_VERSION: u32 = 3;
+/// Rows of moderation beyond those of the job table, before they are swept.
+const MODERATION_SLACK: usize = 10_000;
 
 /// A snapshot that this program cannot read.
 #[derive(Debug, thiserror::Error)]
@@ -100,14 +155,20 @@ pub enum SnapshotError {
     #[error("the snapshot does not decode")]
     Decode(#[from] CodecError),
     /// Another version.
-    #[error("the snapshot is of version {0}, this program reads {SNAPSHOT_VERSION}")]
+    #[error("the snapshot is of version {0}, this program reads 2 and {SNAPSHOT_VERSION}")]
     Version(u32),
 }
 
 impl Books {
     /// Empty books.
     pub fn new(config: Config) -> Books {
-        Books { core: Core::new(config), table: JobTable::default(), now: Millis(0) }
+        Books {
+            core: Core::new(config),
+            table: JobTable::default(),
+            intake: Intake::default(),
+            moderation: ModerationTable::default(),
+            now: Millis(0),
+        }
     }
 
     /// Takes in one entry.
@@ -135,11 +196,70 @@ impl Books {
                 effects.free.extend(self.table.delete(job));
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
+            Entry::Asked { submission, ask, audience } => {
+                let job = submission.job;
+                self.table.admit(now, *submission);
+                self.moderation.admit(job, audience);
+                if self.moderation.len() > self.table.len() + MODERATION_SLACK {
+                    let table = &self.table;
+                    self.moderation.keep(|job| table.row(job).is_some());
+                }
+                self.intake.admit(now, job, ask);
+                effects.judge.push(job);
+            }
+            Entry::Judged { job, verdict } => self.judged(now, job, verdict, &mut effects),
+            Entry::NotJudged { job } => self.intake.failed(now, job),
+            Entry::ModerationUp => effects.judge.extend(self.intake.ask_all(now)),
+            Entry::ClipJudged { job, fence, verdict } => {
+                let passed = verdict.outcome == Outcome::Pass;
+                self.moderation.output(job, fence, verdict);
+                if !passed {
+                    let input = Input::EndAsked { job, why: EndWhy::Blocked };
+                    self.input(now, input, &mut effects);
+                }
+            }
+        }
+        let fired = self.intake.fire(now);
+        effects.judge.extend(fired.ask);
+        for (job, why) in fired.end {
+            self.end_waiting(now, job, why, &mut effects);
         }
         effects
     }
 
+    /// The verdict on a job's words: the core hears of it, or it ends.
+    fn judged(&mut self, now: Millis, job: JobId, verdict: Verdict, effects: &mut Effects) {
+        let Some(waiting) = self.intake.take(job) else { return };
+        let passed = verdict.outcome == Outcome::Pass;
+        self.moderation.input(job, verdict);
+        if passed {
+            self.input(now, Input::Submitted { job, ask: waiting.ask }, effects);
+        } else {
+            self.end_waiting(now, job, FailWhy::Ended(EndWhy::Blocked), effects);
+        }
+    }
+
+    /// A job ends that the core never heard of.
+    fn end_waiting(&mut self, now: Millis, job: JobId, why: FailWhy, effects: &mut Effects) {
+        let moved = Output::JobMoved { job, state: JobState::Failed(why) };
+        effects.free.extend(self.table.output(now, &moved));
+        effects.outputs.push(moved);
+    }
+
+    /// When `TimePassed` is due.
+    pub fn next_wakeup(&self) -> Option<Millis> {
+        [self.core.next_wakeup(), self.intake.next_wakeup()].into_iter().flatten().min()
+    }
+
     fn input(&mut self, now: Millis, input: Input, effects: &mut Effects) {
+        match input {
+            Input::EndAsked { job, why } if self.intake.take(job).is_some() => {
+                return self.end_waiting(now, job, FailWhy::Ended(why), effects);
+            }
+            // Questions of an earlier process have no answer any more.
+            Input::EpochBegan { .. } => effects.judge.extend(self.intake.ask_all(now)),
+            _ => {}
+        }
         let stored = match &input {
             Input::ArtifactStored { held, artifact, .. } => Some((held.shard.job, vec![*artifact])),
             Input::ShardFinished { held, outputs, .. } => Some((held.shard.job, outputs.clone())),
@@ -183,6 +303,8 @@ impl Books {
             now: self.now,
             core: self.core.snapshot().clone(),
             table: self.table.to_rows(),
+            intake: self.intake.to_rows(),
+            moderation: self.moderation.to_rows(),
         }
     }
 
@@ -191,13 +313,21 @@ impl Books {
     /// # Errors
     /// `Decode`, `Version`.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Books, SnapshotError> {
-        let snapshot: Snapshot = codec::decode_trusted(bytes)?;
-        if snapshot.version != SNAPSHOT_VERSION {
-            return Err(SnapshotError::Version(snapshot.version));
-        }
+        // A number below 251 is one byte.
+        let snapshot = match bytes.first() {
+            Some(2) => {
+                let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
+                let (intake, moderation) = (Vec::new(), Vec::new());
+                Snapshot { version, now, core, table, intake, moderation }
+            }
+            Some(3) => codec::decode_trusted(bytes)?,
+            other => return Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),
+        };
         Ok(Books {
             core: Core::from_snapshot(snapshot.core),
             table: JobTable::from_rows(snapshot.table),
+            intake: Intake::from_rows(snapshot.intake),
+            moderation: ModerationTable::from_rows(snapshot.moderation),
             now: snapshot.now,
         })
     }

@@ -21,6 +21,8 @@ pub enum Effect {
     Delete(Vec<ArtifactId>),
     /// Tell a worker something.
     Tell(WorkerId, Box<ToWorker>),
+    /// Have a job's words judged.
+    Judge(JobId),
     /// Remove a job's pointer.
     Unpublish(JobId),
     /// Answer a caller.
@@ -33,6 +35,7 @@ impl DispatchState {
             Effect::Output(output) => self.output(*output),
             Effect::Delete(artifacts) => self.delete_later(artifacts),
             Effect::Tell(worker, message) => self.tell(worker, LinkMsg::Send(message)),
+            Effect::Judge(job) => self.judge(job),
             Effect::Unpublish(job) => self.unpublish(job),
             Effect::Answer(answer) => answer(),
         }
@@ -211,6 +214,7 @@ fn fault(why: FailWhy) -> (&'static str, &'static str) {
         FailWhy::Ended(EndWhy::Cancelled) => ("caller", "cancelled"),
         FailWhy::Ended(EndWhy::Deleted) => ("caller", "deleted"),
         FailWhy::Ended(EndWhy::Blocked) => ("caller", "moderation_blocked"),
+        FailWhy::Ended(EndWhy::Unmoderated) => ("farm", "moderation_unavailable"),
         FailWhy::DeadlineExceeded | FailWhy::TooOld => ("farm", "deadline_exceeded"),
         FailWhy::Poison(cause) | FailWhy::NotPublished(cause) => ("farm", code(cause)),
     }

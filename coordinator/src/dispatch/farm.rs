@@ -10,6 +10,7 @@ use crate::jobs::{JobRow, JobTable, JobView, ListQuery, Submission};
 use ractor::RpcReplyPort;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::metric;
+use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Ask, EndWhy};
@@ -43,7 +44,9 @@ pub fn repeat(table: &JobTable, now: Millis, submission: &Submission) -> Option<
 impl DispatchState {
     pub(super) fn farm(&mut self, message: FarmMsg) {
         match message {
-            FarmMsg::Submit(submission, reply) => self.submit(*submission, reply),
+            FarmMsg::Submit(submission, audience, reply) => {
+                self.submit(*submission, audience, reply);
+            }
             FarmMsg::Read(tenant, job, reply) => {
                 self.read(reply, move |state| {
                     state.books.table.of(tenant, job).map(|row| state.view(row))
@@ -95,6 +98,7 @@ impl DispatchState {
     fn submit(
         &mut self,
         submission: Submission,
+        audience: Audience,
         reply: RpcReplyPort<Result<JobView, SubmitRefused>>,
     ) {
         let (job, tenant) = (submission.job, submission.spec.tenant);
@@ -111,7 +115,7 @@ impl DispatchState {
                 }
                 let class = submission.spec.class.word();
                 let model = submission.spec.render.model.clone();
-                self.record(Entry::Admitted { submission: Box::new(submission), ask });
+                self.record(Entry::Asked { submission: Box::new(submission), ask, audience });
                 self.metrics.count(&metric::JOBS_SUBMITTED, &[class, &model]);
                 self.note_estimate(job);
                 if let Some(view) = self.books.table.row(job).map(|row| self.view(row)) {
@@ -147,12 +151,14 @@ impl DispatchState {
             Some(Repeat::KeyReused) => return Err(Refused::Because(SubmitRefused::KeyReused)),
             None => {}
         }
-        let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished);
+        let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished)
+            + self.books.intake.of_tenant(spec.tenant);
         if unfinished >= self.limits.jobs_of_tenant {
             let seconds = self.retry_seconds(Some(spec.tenant));
             return Err(Refused::Because(SubmitRefused::TenantQueueFull { seconds }));
         }
-        let farm = self.books.core.counts().unfinished();
+        let waiting = self.books.intake.len();
+        let farm = self.books.core.counts().unfinished() + waiting as u64;
         if farm >= self.limits.jobs_of_farm || self.is_behind() {
             let seconds = self.retry_seconds(None);
             return Err(Refused::Because(SubmitRefused::FarmQueueFull { seconds }));
@@ -208,7 +214,8 @@ impl DispatchState {
         if tenant.is_some_and(|tenant| tenant != row.spec.tenant) {
             return None;
         }
-        self.books.core.why(clock::now(), job).map(|why| why.to_string())
+        let waits = self.books.intake.why(clock::now(), job);
+        waits.or_else(|| self.books.core.why(clock::now(), job).map(|why| why.to_string()))
     }
 
     fn list(
@@ -237,6 +244,10 @@ impl DispatchState {
     /// All that may be shown of a job now.
     pub(super) fn view(&self, row: &JobRow) -> JobView {
         let mut view = row.view();
+        view.judging = self.books.intake.of(row.job).is_some();
+        if let Some(known) = self.books.moderation.of(row.job) {
+            view.moderation = known.clone();
+        }
         match row.state {
             JobState::Completed => {
                 view.progress = 100;
@@ -254,9 +265,15 @@ impl DispatchState {
         let model = self.models.find(&row.spec.render.model);
         let expected = model.map(|model| self.medians.expected(model, &row.spec.render));
         let left = expected.map(|expected| estimate::left(&expected, view.progress));
-        let known = self.books.core.estimate_of(now, row.job);
+        let (core, waiting) = (&self.books.core, self.books.intake.of(row.job));
+        let known = match waiting {
+            Some(waiting) => core.estimate(now, &waiting.ask),
+            None => core.estimate_of(now, row.job),
+        };
         if row.state == JobState::Queued {
-            view.queue_position = self.books.core.queue_position(row.job);
+            // Behind all that wait already, until its words are judged.
+            let last = || u32::try_from(core.counts().queued()).unwrap_or(u32::MAX);
+            view.queue_position = core.queue_position(row.job).or_else(|| waiting.map(|_| last()));
             view.estimated_start = known.map(|known| known.start);
         }
         let start = view.estimated_start.or((row.state == JobState::InProgress).then_some(now));

@@ -8,7 +8,9 @@ pub mod books;
 pub mod effects;
 pub mod estimate;
 pub mod farm;
+pub mod intake;
 pub mod ledger;
+pub mod moderate;
 pub mod progress;
 pub mod publish;
 pub mod recovery;
@@ -21,10 +23,12 @@ pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 
 use crate::farm::FarmMsg;
 use crate::link::LinkMsg;
+use crate::moderation::{ClipFault, ModerationMsg};
 use crate::storage::StorageMsg;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
-use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::moderation::Verdict;
 use zoetrope_protocol::wire::{Held, Identity, Profile};
 use zoetrope_sched::input::LostHow;
 
@@ -71,6 +75,24 @@ pub enum DispatchMsg {
     NotDeleted(Vec<ArtifactId>),
     /// The storage sidecar runs (again, perhaps).
     StorageUp(ActorRef<StorageMsg>),
+    /// The moderation sidecar can judge (again, perhaps).
+    ModerationUp(ActorRef<ModerationMsg>),
+    /// A job's words were judged.
+    TextsJudged {
+        /// The job.
+        job: JobId,
+        /// The verdict; none if there is no answer.
+        verdict: Option<Verdict>,
+    },
+    /// A clip was judged.
+    ClipJudged {
+        /// The job.
+        job: JobId,
+        /// The finish attempt.
+        fence: Fence,
+        /// The verdict, or why there is none.
+        result: Result<Verdict, ClipFault>,
+    },
     /// All records up to this number are on disk.
     Synced(u64),
     /// The core's moment is here.
@@ -183,6 +205,9 @@ impl Actor for DispatchActor {
             DispatchMsg::Published { job, result } => state.published(job, result),
             DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
             DispatchMsg::StorageUp(storage) => state.storage_up(storage),
+            DispatchMsg::ModerationUp(sidecar) => state.moderation_up(sidecar),
+            DispatchMsg::TextsJudged { job, verdict } => state.texts_judged(job, verdict),
+            DispatchMsg::ClipJudged { job, fence, result } => state.clip_judged(job, fence, result),
             DispatchMsg::Synced(through) => state.synced(through),
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),

@@ -2,6 +2,7 @@
 
 use super::books::{Books, Entry};
 use super::effects::Effect;
+use super::moderate::Moderated;
 use super::state::DispatchState;
 use crate::jobs::{Assets, JobRow};
 use crate::storage::StorageMsg;
@@ -64,7 +65,15 @@ pub fn proven(row: &JobRow, fence: Fence) -> Result<Assets, Refusal> {
 
 impl DispatchState {
     /// Checks the clip and has the storage sidecar flip its pointer.
-    pub(super) fn publish(&mut self, job: JobId, fence: Fence, _outputs: &[ArtifactRef]) {
+    pub(super) fn publish(&mut self, job: JobId, fence: Fence, outputs: &[ArtifactRef]) {
+        // A verdict that stops the clip has ended the job by the time that this is carried out.
+        if self.books.table.row(job).is_none_or(JobRow::is_terminal) {
+            return;
+        }
+        match self.moderated(job, fence, outputs) {
+            Moderated::Yes => {}
+            Moderated::Waits => return,
+        }
         let Some(row) = self.books.table.row(job) else { return };
         let assets = match proven(row, fence) {
             Ok(assets) => Box::new(assets),

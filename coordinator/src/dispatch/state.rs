@@ -12,6 +12,7 @@ use crate::journal::{JournalError, JournalMsg};
 use crate::link::LinkMsg;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::moderation::ModerationMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -20,7 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
@@ -79,6 +81,8 @@ pub struct DispatchArguments {
     pub metrics: Arc<Metrics>,
     /// The limits.
     pub limits: DispatchLimits,
+    /// The version of the moderation policy.
+    pub policy: ArtifactId,
     /// Whether a snapshot is due at once: records were lost, and an operator accepted it.
     pub snapshot_now: bool,
 }
@@ -101,6 +105,11 @@ pub struct DispatchState {
     pub(super) links: BTreeMap<WorkerId, Link>,
     pub(super) workers: HashMap<ActorId, WorkerId>,
     pub(super) storage: Option<ActorRef<StorageMsg>>,
+    pub(super) moderation: Option<ActorRef<ModerationMsg>>,
+    /// The version of the policy that verdicts must be of.
+    pub(super) policy: ArtifactId,
+    /// Clips that are being judged: since when, of which attempt, with which outputs.
+    pub(super) judging: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
     pub(super) placed: BTreeMap<JobId, Instant>,
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
@@ -130,7 +139,7 @@ impl DispatchState {
     ) -> DispatchState {
         let DispatchArguments { books, next, journal, synced, waiting, models, authority, .. } =
             arguments;
-        let DispatchArguments { board, metrics, limits, snapshot_now, .. } = arguments;
+        let DispatchArguments { board, metrics, limits, policy, snapshot_now, .. } = arguments;
         let snapshot_at = if snapshot_now { next } else { next + limits.snapshot_every };
         let tasks = [
             Task(tokio::spawn(watch_sync(synced, myself.clone()))),
@@ -148,6 +157,9 @@ impl DispatchState {
             links: BTreeMap::new(),
             workers: HashMap::new(),
             storage: None,
+            moderation: None,
+            policy,
+            judging: BTreeMap::new(),
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),
             waiting,
@@ -175,7 +187,8 @@ impl DispatchState {
     pub(super) fn record(&mut self, entry: Entry) {
         let kind = kind(&entry);
         let began = Instant::now();
-        let Effects { outputs, free } = self.ledger.record(&mut self.books, clock::now(), entry);
+        let Effects { outputs, free, judge } =
+            self.ledger.record(&mut self.books, clock::now(), entry);
         self.metrics.observe(&metric::DECISION_DURATION, &[], began.elapsed());
         self.metrics.count(&metric::INPUTS, &[kind]);
         for output in outputs {
@@ -186,6 +199,9 @@ impl DispatchState {
         }
         if !free.is_empty() {
             self.ledger.after_sync(Effect::Delete(free));
+        }
+        for job in judge {
+            self.ledger.after_sync(Effect::Judge(job));
         }
     }
 
@@ -232,15 +248,14 @@ impl DispatchState {
 
     pub(super) fn wake(&mut self) {
         self.alarm = None;
-        if self.books.core.next_wakeup().is_some_and(|at| at <= clock::now().max(self.books.now()))
-        {
+        if self.books.next_wakeup().is_some_and(|at| at <= clock::now().max(self.books.now())) {
             self.record(Entry::Core(Input::TimePassed));
         }
         self.set_alarm();
     }
 
     fn set_alarm(&mut self) {
-        let wanted = self.books.core.next_wakeup();
+        let wanted = self.books.next_wakeup();
         if self.alarm.as_ref().map(|(at, _)| *at) == wanted {
             return;
         }
@@ -264,6 +279,7 @@ impl DispatchState {
             self.record(Entry::Expired { job });
         }
         self.delete_due();
+        self.judging_due();
         self.gauges();
         // Looks at everything, so only where a developer or a test is watching.
         if cfg!(debug_assertions)
@@ -272,7 +288,7 @@ impl DispatchState {
             tracing::error!(broken, "the core contradicts itself");
         }
         // A wake-up whose time moved with the system's clock is set anew.
-        if self.books.core.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
+        if self.books.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
             self.record(Entry::Core(Input::TimePassed));
         }
     }
@@ -308,7 +324,7 @@ impl DispatchState {
             synced: self.ledger.on_disk(),
             held: self.ledger.held(),
             links: self.links.len(),
-            unfinished: self.books.core.counts().unfinished(),
+            unfinished: self.books.core.counts().unfinished() + self.books.intake.len() as u64,
             deleting: self.deletes.len(),
         };
         // Who asked may be gone.
@@ -357,6 +373,11 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Measured { .. } => "measured",
         Entry::Deleted { .. } => "deleted",
         Entry::Expired { .. } => "expired",
+        Entry::Asked { .. } => "submitted",
+        Entry::Judged { .. } => "judged",
+        Entry::NotJudged { .. } => "not_judged",
+        Entry::ModerationUp => "moderation_up",
+        Entry::ClipJudged { .. } => "clip_judged",
         Entry::Core(input) => match input {
             Input::EpochBegan { .. } => "epoch_began",
             Input::ModelSet { .. } => "model_set",

@@ -8,6 +8,7 @@ use crate::models::{Model, Models};
 use zoetrope_protocol::clip::{FPS, Size};
 use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec, Warning};
+use zoetrope_protocol::moderation::Audience;
 
 /// The model of a request that names none.
 pub const MODEL: &str = "sora-2";
@@ -27,7 +28,7 @@ const LIFETIME: std::ops::RangeInclusive<i128> = 3600..=2_592_000;
 const LIFETIME_DEFAULT: u32 = 604_800;
 
 /// Every field that create knows.
-pub const FIELDS: [&str; 24] = [
+pub const FIELDS: [&str; 25] = [
     "prompt",
     "model",
     "seconds",
@@ -40,6 +41,7 @@ pub const FIELDS: [&str; 24] = [
     "deadline_at",
     "metadata",
     "safety_identifier",
+    "audience",
     "expires_after",
     "input_reference",
     "characters",
@@ -69,6 +71,7 @@ pub struct Ask {
     deadline: Option<i128>,
     metadata: Vec<(String, String)>,
     safety_identifier: Option<String>,
+    audience: Option<String>,
     expires_after: Option<Lifetime>,
     /// Fields that were sent and that no model honours yet.
     beyond: Vec<&'static str>,
@@ -112,6 +115,7 @@ pub fn read(mut fields: Fields) -> Result<Ask, ApiError> {
         deadline: fields.whole("deadline_at")?,
         metadata: fields.pairs("metadata")?.unwrap_or_default(),
         safety_identifier: fields.text("safety_identifier")?,
+        audience: fields.text("audience")?,
         expires_after: lifetime(&mut fields)?,
         beyond: beyond(&mut fields)?,
     })
@@ -184,6 +188,16 @@ fn is_picture(file: &FileFacts) -> bool {
     head.starts_with(&[0xff, 0xd8, 0xff])
         || head.starts_with(b"\x89PNG\r\n\x1a\n")
         || (head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP"))
+}
+
+/// For whom the clip is to be: as the request says, or for all.
+///
+/// # Errors
+/// `invalid_value`.
+pub fn audience(ask: &Ask) -> Result<Audience, ApiError> {
+    let asked = ask.audience.as_deref().unwrap_or(Audience::All.word());
+    let words = Audience::ALL.map(|audience| audience.word().to_owned());
+    asked.parse().map_err(|()| ApiError::not_among("audience", asked, &words))
 }
 
 /// Checks the values by the model's table and fills in all defaults.

@@ -31,6 +31,8 @@ pub struct ApiError {
     pub should_retry: Option<bool>,
     /// One more header, for 405 and 416.
     pub header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// What moderation blocked: the stage, and the categories.
+    pub moderation: Option<Box<(&'static str, Vec<String>)>>,
 }
 
 impl ApiError {
@@ -49,6 +51,7 @@ impl ApiError {
             retry_after: None,
             should_retry: None,
             header: None,
+            moderation: None,
         }
     }
 
@@ -103,6 +106,36 @@ impl ApiError {
     /// Bytes that are no picture, or no video.
     pub fn bad_media(param: &str, message: impl Into<Box<str>>) -> Self {
         ApiError::bad("invalid_input_media", param, message)
+    }
+
+    /// Moderation blocked it.
+    pub fn moderation_blocked(param: &str, stage: &'static str, categories: Vec<String>) -> Self {
+        let message = "Your request was blocked by our moderation system.";
+        ApiError {
+            kind: "video_generation_user_error",
+            moderation: Some(Box::new((stage, categories))),
+            ..ApiError::bad("moderation_blocked", param, message)
+        }
+    }
+
+    /// Nobody can judge now.
+    pub fn moderation_unavailable() -> Self {
+        let message = "Moderation is not available now.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        ApiError {
+            kind: "service_unavailable_error",
+            retry_after: Some(5),
+            ..ApiError::new(status, Some("moderation_unavailable"), message)
+        }
+    }
+
+    /// The caller's end user was banned by the operator.
+    pub fn end_user_banned() -> Self {
+        let message = "The end user of 'safety_identifier' may not make videos.";
+        ApiError {
+            status: StatusCode::FORBIDDEN,
+            ..ApiError::bad("safety_identifier_blocked", "safety_identifier", message)
+        }
     }
 
     /// The estimate is after the deadline.
@@ -259,12 +292,16 @@ impl From<Unavailable> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let envelope = json!({"error": {
+        let mut envelope = json!({"error": {
             "message": self.message,
             "type": self.kind,
             "param": self.param,
             "code": self.code,
         }});
+        if let Some((stage, categories)) = self.moderation.map(|moderation| *moderation) {
+            envelope["error"]["moderation_details"] =
+                json!({"moderation_stage": stage, "categories": categories});
+        }
         let mut response = Response::new(Body::from(envelope.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

@@ -47,7 +47,8 @@ impl Fields {
         }
     }
 
-    fn nested(prefix: String, pairs: Vec<(String, Node)>) -> Fields {
+    /// The fields of an object in it; `prefix` stands before each name in messages.
+    pub fn nested(prefix: String, pairs: Vec<(String, Node)>) -> Fields {
         let order = pairs.iter().map(|(name, _)| name.clone()).collect();
         Fields { prefix, order, nodes: pairs.into_iter().collect() }
     }
@@ -91,6 +92,15 @@ impl Fields {
             return Err(ApiError::wrong_type(&param, "a string", "null"));
         }
         self.text(name)?.ok_or_else(|| ApiError::missing(&param))
+    }
+
+    /// A field of any type that must be there.
+    ///
+    /// # Errors
+    /// `missing_required_parameter`.
+    pub fn required(&mut self, name: &str) -> Result<Node, ApiError> {
+        let (param, node) = self.take(name);
+        node.ok_or_else(|| ApiError::missing(&param))
     }
 
     /// A string.

@@ -15,6 +15,7 @@ mod health;
 mod limits;
 mod listing;
 mod models;
+mod moderations;
 mod multipart;
 mod node;
 mod openapi;
@@ -34,6 +35,7 @@ use crate::farm::Farm;
 use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::moderation::Desk;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -53,6 +55,8 @@ pub struct DoorState {
     pub limits: DoorLimits,
     /// Where requests are counted, and what `/metrics` answers.
     pub metrics: Arc<dyn DoorMetrics>,
+    /// Who judges texts and images.
+    pub desk: Arc<Desk>,
     /// `fp_…`: the build of the engine and its settings.
     pub system_fingerprint: Arc<str>,
     /// The time. A test may stop it.

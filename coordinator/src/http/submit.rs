@@ -118,14 +118,22 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
     let about = Circumstances { tenant: request.caller.tenant, models: &state.models, seed };
-    let spec = create::check(create::read(request.fields)?, about)?;
+    let ask = create::read(request.fields)?;
+    let asked = create::audience(&ask)?;
+    let spec = create::check(ask, about)?;
+    let (policy, end_user) = (state.desk.policy(), spec.safety_identifier.as_deref());
+    if policy.end_user(end_user).is_some_and(|class| class.banned) {
+        return Err(ApiError::end_user_banned());
+    }
+    let audience = policy.audience(asked, end_user);
     // With a key, the farm looks for the first request before it looks at the deadline.
     if request.key.is_none() && spec.deadline.is_some_and(|at| at <= (state.now)()) {
         return Err(ApiError::deadline_infeasible());
     }
     let (content, idempotency) = (request.content, request.key);
     let submission = Submission { job, spec, content, idempotency };
-    let answer = state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await?;
+    let answer =
+        state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), audience, reply)).await?;
     match answer {
         Ok(view) => Ok(Made::New(view)),
         Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view)),

@@ -5,9 +5,10 @@ use crate::dispatch::DispatchMsg;
 use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, SubmitRefused, WorkerRow,
 };
-use crate::jobs::{Asset, Assets, JobView, ListQuery, Page, PhaseView, Submission};
+use crate::jobs::{Asset, Assets, JobView, ListQuery, Moderation, Page, PhaseView, Submission};
 use crate::keys::{KeyStore, Project, Role};
 use crate::models::Models;
+use crate::moderation::Desk;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -70,6 +71,8 @@ pub fn view(number: u128, state: JobState) -> JobView {
         gpu: Millis(0),
         assets: None,
         expires: None,
+        moderation: Moderation::default(),
+        judging: false,
     };
     moved(view, state)
 }
@@ -180,7 +183,7 @@ fn answer(shared: Shared, message: FarmMsg) {
     let mut table = shared.lock().unwrap();
     let delay = table.delay;
     match message {
-        FarmMsg::Submit(submission, reply) => {
+        FarmMsg::Submit(submission, _, reply) => {
             let answer = table.submit(*submission);
             later(delay, reply, answer);
         }
@@ -413,6 +416,7 @@ impl Stand {
             keys,
             limits,
             metrics: counted.clone(),
+            desk: Arc::new(Desk::new(zoetrope_moderation::Policy::built_in().unwrap())),
             system_fingerprint: "fp_test".into(),
             now,
         };

@@ -4,11 +4,14 @@
 //! them. The first answer to a create with an `Idempotency-Key` must be repeated byte for byte for
 //! a day, also after a restart: [`first_view`] leaves in it only what never changes.
 
+use super::moderations::shown;
 use crate::jobs::{Asset, JobView, PhaseView};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use zoetrope_protocol::id::Millis;
 use zoetrope_protocol::job::{Cause, Class, Warning};
+use zoetrope_protocol::moderation::Verdict;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::{FailWhy, JobState};
@@ -64,6 +67,7 @@ pub struct Video<'a> {
     usage: Option<Usage>,
     assets: Option<Assets>,
     warnings: &'a [Warning],
+    audience: &'static str,
     /// For operators alone, who see all projects.
     #[serde(skip_serializing_if = "Option::is_none")]
     project: Option<String>,
@@ -76,6 +80,15 @@ struct Failure {
     param: Option<&'static str>,
     r#type: &'static str,
     retryable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moderation_details: Option<Details>,
+}
+
+/// What was blocked, and where.
+#[derive(Serialize)]
+struct Details {
+    moderation_stage: &'static str,
+    categories: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -84,11 +97,11 @@ struct ExpiresAfter {
     seconds: u32,
 }
 
-/// No check has a result that callers may see yet.
+/// What was judged, as the moderations endpoint would say it.
 #[derive(Serialize)]
 struct Moderation {
-    input: Option<()>,
-    output: Option<()>,
+    input: Option<Value>,
+    output: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -145,14 +158,18 @@ impl<'a> Video<'a> {
             seconds: render.seconds().to_string(),
             size: render.deliver.to_string(),
             remixed_from_video_id: None,
-            error: failure(view.state),
+            error: failure(view),
             render_size: render.canvas.to_string(),
             characters: [],
             queue_position: view.queue_position.filter(|_| queued),
             estimated_start_at: seconds(view.estimated_start).filter(|_| queued),
             estimated_completion_at: seconds(view.estimated_completion)
                 .filter(|_| queued || running),
-            stage: view.phase.filter(|_| running).map(|phase| stage(phase, view.progress)),
+            stage: if view.judging && queued {
+                Some("moderating_input")
+            } else {
+                view.phase.filter(|_| running).map(|phase| stage(phase, view.progress))
+            },
             in_progress_at: seconds(view.in_progress),
             failed_at: ended.filter(|_| failed),
             cancelled_at: ended.filter(|_| is_cancelled(view.state)),
@@ -176,10 +193,14 @@ impl<'a> Video<'a> {
             // Known together with the weights: before that, another build may come to render it.
             system_fingerprint: view.resolved_model.as_ref().map(|_| system_fingerprint),
             extended_from_video_id: None,
-            moderation: Moderation { input: None, output: None },
+            moderation: Moderation {
+                input: view.moderation.input.as_ref().map(|verdict| shown(verdict, "text")),
+                output: view.moderation.output.as_ref().map(|(_, verdict)| shown(verdict, "image")),
+            },
             usage: (!queued && !running).then(|| usage(view)),
             assets: view.assets.as_ref().filter(|_| view.state == JobState::Completed).map(assets),
             warnings: &spec.warnings,
+            audience: view.moderation.audience.word(),
             project: None,
         }
     }
@@ -206,6 +227,11 @@ pub fn first_view(view: &JobView) -> JobView {
         gpu: Millis(0),
         assets: None,
         expires: None,
+        moderation: crate::jobs::Moderation {
+            audience: view.moderation.audience,
+            ..Default::default()
+        },
+        judging: true,
         ..view.clone()
     }
 }
@@ -262,14 +288,25 @@ fn tier(class: Class) -> &'static str {
     class.word()
 }
 
-fn failure(state: JobState) -> Option<Failure> {
-    let JobState::Failed(why) = state else { return None };
+fn failure(view: &JobView) -> Option<Failure> {
+    let JobState::Failed(why) = view.state else { return None };
+    let blocked = |stage, verdict: &Verdict| Details {
+        moderation_stage: stage,
+        categories: verdict.categories.iter().map(|category| category.word()).collect(),
+    };
+    let stops = |verdict: &&Verdict| !verdict.categories.is_empty();
+    let (input, output) = (&view.moderation.input, &view.moderation.output);
+    let output = output.as_ref().map(|(_, verdict)| verdict).filter(stops);
+    let details = output
+        .map(|verdict| blocked("output", verdict))
+        .or_else(|| input.as_ref().filter(stops).map(|verdict| blocked("input", verdict)));
     let fault = |code, message, retryable| Failure {
         code,
         message,
         param: None,
         r#type: "server_error",
         retryable,
+        moderation_details: None,
     };
     Some(match why {
         FailWhy::Ended(EndWhy::Cancelled | EndWhy::Deleted) => Failure {
@@ -278,12 +315,16 @@ fn failure(state: JobState) -> Option<Failure> {
         },
         FailWhy::Ended(EndWhy::Blocked) => Failure {
             r#type: "video_generation_user_error",
+            moderation_details: details,
             ..fault(
                 "moderation_blocked",
                 "Your request was blocked by our moderation system.",
                 false,
             )
         },
+        FailWhy::Ended(EndWhy::Unmoderated) => {
+            fault("moderation_unavailable", "Moderation was not available for too long.", true)
+        }
         FailWhy::DeadlineExceeded => Failure {
             param: Some("deadline_at"),
             ..fault("deadline_exceeded", "The video was not completed before its deadline.", true)
@@ -356,7 +397,10 @@ mod tests {
     fn all_states() -> Vec<JobState> {
         let mut states = vec![JobState::Queued, JobState::InProgress, JobState::Completed];
         let mut failures = vec![FailWhy::DeadlineExceeded, FailWhy::TooOld];
-        failures.extend([EndWhy::Cancelled, EndWhy::Deleted, EndWhy::Blocked].map(FailWhy::Ended));
+        failures.extend(
+            [EndWhy::Cancelled, EndWhy::Deleted, EndWhy::Blocked, EndWhy::Unmoderated]
+                .map(FailWhy::Ended),
+        );
         failures.extend(Cause::ALL.map(FailWhy::Poison));
         failures.extend(Cause::ALL.map(FailWhy::NotPublished));
         states.extend(failures.into_iter().map(JobState::Failed));

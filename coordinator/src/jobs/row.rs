@@ -1,6 +1,6 @@
 //! One row of the job table: all that is remembered of a job, and what follows from it alone.
 
-use super::{Asset, Assets, JobView};
+use super::{Asset, Assets, JobView, Moderation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
@@ -69,6 +69,8 @@ impl JobRow {
             gpu: self.gpu,
             assets: self.assets.clone(),
             expires: self.expires(),
+            moderation: Moderation::default(),
+            judging: false,
         }
     }
 

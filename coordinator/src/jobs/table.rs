@@ -260,7 +260,13 @@ impl JobTable {
         if let Some(expires) = row.expires() {
             self.expiries.remove(&(expires, job));
         }
-        self.release(job, |row| row.assets_gone = true)
+        self.release(job, |row| {
+            row.assets_gone = true;
+            if row.is_terminal() {
+                // What was measured of the files goes with them.
+                row.working.clear();
+            }
+        })
     }
 
     /// Takes in one output of the core. Returns artifacts that nobody uses any more.

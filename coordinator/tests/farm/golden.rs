@@ -10,6 +10,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ModelId, ShardId, TenantId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, ClipFacts, Role, Stage};
+use zoetrope_protocol::moderation::{Audience, Category, Outcome, Verdict};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
 use zoetrope_sched::input::{Ask, Capacity, EndWhy, LostHow, StageNeed, TenantPolicy};
 use zoetrope_sched::{Config, Input, Output};
@@ -45,6 +46,26 @@ fn entries() -> Vec<(&'static str, Entry)> {
         artifact(Role::Thumbnail, 21),
         artifact(Role::Spritesheet, 22),
     ];
+    let ask = Ask {
+        tenant: TenantId(1),
+        class: Class::Default,
+        model: ModelId(0),
+        steps: 4,
+        expected: vec![Millis(200), Millis(400), Millis(900)],
+        deadline: None,
+    };
+    let passed = Verdict {
+        outcome: Outcome::Pass,
+        categories: vec![],
+        scores: vec![(Category::Violence, 1_200)],
+        audience: Audience::Teen,
+        policy: ArtifactId([3; 32]),
+    };
+    let blocked = Verdict {
+        outcome: Outcome::Block,
+        categories: vec![Category::Sexual, Category::LikenessUnconsented],
+        ..passed.clone()
+    };
     vec![
         ("epoch_began", core(Input::EpochBegan { epoch: Epoch(1) })),
         (
@@ -62,20 +83,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 policy: TenantPolicy { weight: 100, running_max: 10 },
             }),
         ),
-        (
-            "admitted",
-            Entry::Admitted {
-                submission: Box::new(submission(1)),
-                ask: Ask {
-                    tenant: TenantId(1),
-                    class: Class::Default,
-                    model: ModelId(0),
-                    steps: 4,
-                    expected: vec![Millis(200), Millis(400), Millis(900)],
-                    deadline: None,
-                },
-            },
-        ),
+        ("admitted", Entry::Admitted { submission: Box::new(submission(1)), ask: ask.clone() }),
         (
             "joined",
             Entry::Joined {
@@ -135,6 +143,26 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("end_asked", core(Input::EndAsked { job, why: EndWhy::Blocked })),
         ("expired", Entry::Expired { job }),
         ("deleted", Entry::Deleted { job }),
+        (
+            "asked",
+            Entry::Asked {
+                submission: Box::new(submission(2)),
+                ask: ask.clone(),
+                audience: Audience::Teen,
+            },
+        ),
+        ("not_judged", Entry::NotJudged { job: JobId(2) }),
+        ("moderation_up", Entry::ModerationUp),
+        ("judged", Entry::Judged { job: JobId(2), verdict: passed.clone() }),
+        (
+            "asked_again",
+            Entry::Asked { submission: Box::new(submission(3)), ask, audience: Audience::All },
+        ),
+        ("judged_blocked", Entry::Judged { job: JobId(3), verdict: blocked.clone() }),
+        (
+            "clip_judged",
+            Entry::ClipJudged { job: JobId(2), fence: held(Stage::Finish).fence, verdict: blocked },
+        ),
     ]
 }
 

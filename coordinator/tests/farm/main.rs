@@ -5,6 +5,7 @@ mod actors;
 mod cancel;
 mod golden;
 mod hostile;
+mod moderation;
 mod operators;
 mod overload;
 mod render;
@@ -25,6 +26,7 @@ use zoetrope_coordinator::store::StoreReader;
 use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{JobId, TenantId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
+use zoetrope_protocol::moderation::Audience;
 
 /// Nothing in these tests takes so long; what does hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +50,7 @@ impl TestFarm {
             data: folder.path().to_owned(),
             ..ServeConfig::default()
         };
+        config.moderation.policy = Some(moderation::policy(folder.path()));
         change(&mut config);
         let running = serve::start(&config).await.expect("the farm starts");
         TestFarm { folder, config, running }
@@ -69,7 +72,10 @@ impl TestFarm {
     }
 
     pub(crate) async fn submit(&self, submission: Submission) -> Result<JobView, SubmitRefused> {
-        let ask = self.farm().ask(|reply| FarmMsg::Submit(Box::new(submission), reply)).await;
+        let ask = self
+            .farm()
+            .ask(|reply| FarmMsg::Submit(Box::new(submission), Audience::Adult, reply))
+            .await;
         ask.expect("the farm answers")
     }
 

@@ -22,6 +22,7 @@ async fn a_cordoned_worker_waits_and_a_drained_one_leaves() {
     assert!(cordon(&farm, "gpu-0", true).await);
     assert!(!cordon(&farm, "gpu-9", true).await, "there is no such worker");
     farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| !view.judging).await;
     let row = rows(&farm).await.pop().expect("a worker");
     assert_eq!((row.node.as_str(), row.state.as_str()), ("gpu-0", "cordoned"));
     assert_eq!((row.pool.as_str(), row.models.as_slice()), ("test", &["toybox".to_owned()][..]));

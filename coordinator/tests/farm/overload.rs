@@ -4,6 +4,7 @@ use crate::{TestFarm, submission};
 use std::time::Instant;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_protocol::id::{JobId, TenantId};
+use zoetrope_protocol::moderation::Audience;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_the_tenant_and_then_everyone() {
@@ -44,7 +45,7 @@ async fn one_sync_carries_many_submits() {
                 let asked = Instant::now();
                 let mut submission = submission(job);
                 submission.spec.tenant = TenantId(1 + caller as u32 % 16);
-                let submit = |reply| FarmMsg::Submit(Box::new(submission), reply);
+                let submit = |reply| FarmMsg::Submit(Box::new(submission), Audience::Adult, reply);
                 let view = handle.ask(submit).await.expect("answers").expect("admitted");
                 assert_eq!(view.job, JobId(job));
                 slowest = slowest.max(asked.elapsed());

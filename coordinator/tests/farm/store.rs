@@ -1,11 +1,13 @@
 //! Promise: what nobody needs any more leaves the store, and what somebody needs stays.
 
+use crate::moderation::record;
 use crate::worker::Worker;
 use crate::{PATIENCE, TestFarm, submission};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use zoetrope_coordinator::farm::FarmMsg;
+use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
 use zoetrope_sched::output::JobState;
 
@@ -42,6 +44,9 @@ async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
     for job in [1, 2] {
         let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
         let assets = view.assets.expect("its files");
+        // What was measured of the clip stays with it, so that another policy can judge it again.
+        let record = record(view.spec.render.frames, assets.video.artifact);
+        wanted.insert(ArtifactId::of(&codec::encode(&record).expect("encodes")));
         wanted.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
     }
     until_stored(&farm, &wanted).await;

@@ -271,6 +271,9 @@ impl Worker {
             let bytes = format!("{word} of {}", order.shard.job);
             outputs.push(self.store(held, role, bytes.as_bytes()).await);
         }
+        let record = crate::moderation::record(order.spec.frames, outputs[0].artifact);
+        let bytes = codec::encode(&record).expect("encodes");
+        outputs.push(self.store(held, Role::Scores, &bytes).await);
         outputs
     }
 

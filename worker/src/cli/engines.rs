@@ -1,6 +1,6 @@
 //! From flags to an engine: which models this worker serves, and how the gpu thread opens them.
 
-use super::{EngineArgs, EngineKind, ToolArgs};
+use super::{ClassifierKind, EngineArgs, EngineKind, ModerationArgs, ToolArgs};
 use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
 use crate::engine::{Engine, EngineError};
 use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
@@ -12,6 +12,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use tch::Device;
+use zoetrope_moderation::models::{self as nets, NetName};
+use zoetrope_moderation::{CardClassifier, Classifier, NetClassifier};
 use zoetrope_protocol::Stage;
 use zoetrope_protocol::model::{Manifest, Steps};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, ServedModel};
@@ -129,16 +131,39 @@ impl Engines {
     }
 
     /// How clips are made.
-    pub fn finisher(&self, tools: &ToolArgs, temp: &Path) -> anyhow::Result<Finisher> {
+    pub fn finisher(
+        &self,
+        tools: &ToolArgs,
+        temp: &Path,
+        classifier: Option<Arc<dyn Classifier>>,
+    ) -> anyhow::Result<Finisher> {
         let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe)?;
         std::fs::create_dir_all(temp)
             .with_context(|| format!("cannot make the folder {}", temp.display()))?;
-        let settings = Arc::new(FinishSettings::new(programs, temp.into()));
+        let settings = FinishSettings::new(programs, temp.into());
+        let settings = Arc::new(FinishSettings { classifier, ..settings });
         Ok(match self.emulation.as_ref().map(|emulation| emulation.clip) {
             Some(ClipMode::Cached) => Finisher::Cached(Arc::new(ClipCache::new(settings))),
             _ => Finisher::Ffmpeg(settings),
         })
     }
+}
+
+/// Who scores sampled frames: the nets in a folder, or the stub of the tests.
+///
+/// # Errors
+/// Which net is missing, and how to get it.
+pub fn classifier(args: &ModerationArgs) -> anyhow::Result<Arc<dyn Classifier>> {
+    if args.classifier == ClassifierKind::Card {
+        tracing::warn!(
+            "sampled frames are scored by the tests' stub: only a test's policy takes that"
+        );
+        return Ok(Arc::new(CardClassifier));
+    }
+    let folder = nets::find(args.moderation.as_deref());
+    // The coordinator's policy says which bytes the nets must have; the record says which they have.
+    let digests = nets::digests(&folder, &NetName::OF_FRAMES)?;
+    Ok(Arc::new(NetClassifier::load(&folder, &digests, 1)?))
 }
 
 /// From `--device` to torch's name for it.

@@ -72,6 +72,22 @@ struct ToolArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+struct ModerationArgs {
+    /// Folder of the moderation nets; default: where scripts/setup puts them
+    #[arg(long, value_name = "FOLDER", env = "ZOETROPE_MODERATION_MODELS")]
+    moderation: Option<PathBuf>,
+    /// Who scores sampled frames. `card` is for tests: a policy must ask for it
+    #[arg(long, value_enum, default_value_t = ClassifierKind::Nets, env = "ZOETROPE_CLASSIFIER", hide = true)]
+    classifier: ClassifierKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClassifierKind {
+    Nets,
+    Card,
+}
+
+#[derive(Clone, Debug, Args)]
 struct RunArgs {
     /// Address of the coordinator's worker port, HOST:PORT
     #[arg(long, default_value = "127.0.0.1:8443", env = "ZOETROPE_COORDINATOR")]
@@ -101,6 +117,8 @@ struct RunArgs {
     engine: EngineArgs,
     #[command(flatten)]
     tools: ToolArgs,
+    #[command(flatten)]
+    moderation: ModerationArgs,
 }
 
 #[derive(Clone, Debug, Args)]

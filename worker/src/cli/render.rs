@@ -98,7 +98,7 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
     let spec = spec(args, manifest)?;
     let folder = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
     let temp = folder.unwrap_or(Path::new("."));
-    let finisher = engines.finisher(&args.tools, temp)?;
+    let finisher = engines.finisher(&args.tools, temp, None)?;
     let mut engine = engines.open(&spec.model)?;
     let mut clock = Clock { began: Instant::now(), step_ms: vec![], quiet: args.json };
 

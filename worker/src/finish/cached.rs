@@ -12,7 +12,9 @@ use crate::link::stream::Payload;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::moderation::FrameRecord;
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
 
 type Key = (Size, Size, u32, bool);
@@ -21,6 +23,7 @@ struct Encoded {
     clip: Bytes,
     thumbnail: Bytes,
     spritesheet: Bytes,
+    scores: Option<Bytes>,
     facts: ClipFacts,
 }
 
@@ -57,6 +60,7 @@ impl ClipCache {
             clip: load(&made.clip)?,
             thumbnail: load(&made.thumbnail)?,
             spritesheet: load(&made.spritesheet)?,
+            scores: made.scores.as_ref().map(load).transpose()?,
             facts: made.facts,
         });
         clips.insert(key, encoded.clone());
@@ -100,11 +104,16 @@ impl FinishSink for CachedSink {
             artifact: ArtifactId::of(&bytes),
             payload: Payload::Memory(bytes),
         };
-        Ok(FinishedClip::in_memory(
-            file(clip.into()),
-            file(encoded.thumbnail.clone()),
-            file(encoded.spritesheet.clone()),
-            encoded.facts,
-        ))
+        let clip = file(clip.into());
+        // The frames are those of the cached clip; the record is about this one.
+        let about = |bytes: &Bytes| -> Result<FinishedFile, FinishError> {
+            let wrong = |error: codec::CodecError| FinishError::Moderation(error.to_string());
+            let cached: FrameRecord = codec::decode(bytes).map_err(wrong)?;
+            let record = FrameRecord { clip: clip.artifact, ..cached };
+            Ok(file(codec::encode(&record).map_err(wrong)?.into()))
+        };
+        let scores = encoded.scores.as_ref().map(about).transpose()?;
+        let stills = (encoded.thumbnail.clone(), encoded.spritesheet.clone());
+        Ok(FinishedClip::in_memory(clip, file(stills.0), file(stills.1), scores, encoded.facts))
     }
 }

@@ -5,6 +5,7 @@
 //! Called by `sink.rs`.
 
 use super::FinishError;
+use super::moderate::Moderation;
 use super::program::{FinishSettings, Running};
 use super::stills::Stills;
 use std::io::Write;
@@ -97,7 +98,7 @@ struct Chunk {
     rgb: Vec<u8>,
 }
 
-type Fed = Result<Stills, std::io::Error>;
+type Fed = Result<(Stills, Option<Moderation>), std::io::Error>;
 
 /// An encoder at work.
 pub struct Encoder {
@@ -118,6 +119,7 @@ impl Encoder {
         sound: Option<&Path>,
         clip: &Path,
         stills: Stills,
+        moderation: Option<Moderation>,
     ) -> Result<Self, FinishError> {
         let mut running = Running::start(&mut command(settings, spec, sound, clip))?;
         let stdin = running.stdin();
@@ -131,16 +133,19 @@ impl Encoder {
             .name("encoder".into())
             .spawn(move || -> Fed {
                 let mut stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
-                let mut stills = stills;
+                let (mut stills, mut moderation) = (stills, moderation);
                 while let Ok(chunk) = chunks.recv() {
                     for frame in chunk.rgb.chunks_exact(frame_bytes) {
+                        if let Some(moderation) = &mut moderation {
+                            moderation.see(frame);
+                        }
                         stdin.write_all(frame)?;
                         stills.see(frame);
                     }
                     back.send(chunk).ok(); // the sink may be gone: then `recv` ends the loop
                 }
                 stdin.flush()?;
-                Ok(stills)
+                Ok((stills, moderation))
             })
             .map_err(|source| FinishError::Disk {
                 doing: "starting the encoder's thread",
@@ -178,13 +183,13 @@ impl Encoder {
     ///
     /// # Errors
     /// `Encoder` with what ffmpeg said.
-    pub fn close(mut self) -> Result<Stills, FinishError> {
+    pub fn close(mut self) -> Result<(Stills, Option<Moderation>), FinishError> {
         drop(self.full.take());
         let fed = self.feeder.take().map(JoinHandle::join);
         match fed {
-            Some(Ok(Ok(stills))) => {
+            Some(Ok(Ok(fed))) => {
                 self.running.finish(CLOSE_LIMIT)?;
-                Ok(stills)
+                Ok(fed)
             }
             Some(Ok(Err(error))) => {
                 let words = self.running.complaints();

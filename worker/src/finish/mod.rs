@@ -7,6 +7,7 @@
 mod cached;
 mod check;
 mod encoder;
+mod moderate;
 mod program;
 mod sink;
 mod stills;
@@ -45,6 +46,9 @@ pub enum FinishError {
     /// The finished clip is not what was asked for.
     #[error("the finished clip did not pass its check: {0}")]
     Check(String),
+    /// A sampled frame could not be scored. Never a pass.
+    #[error("the frames could not be scored: {0}")]
+    Moderation(String),
 }
 
 impl From<FinishError> for EngineError {
@@ -70,6 +74,8 @@ pub struct FinishedClip {
     pub thumbnail: FinishedFile,
     /// A grid of frames as JPEG.
     pub spritesheet: FinishedFile,
+    /// What the classifiers saw in its frames; none for a clip that no farm publishes.
+    pub scores: Option<FinishedFile>,
     /// What was measured.
     pub facts: ClipFacts,
     /// How long the parts of finishing took, after the last frame.
@@ -80,12 +86,14 @@ pub struct FinishedClip {
 
 impl FinishedClip {
     /// What is stored, in this order.
-    pub fn files(&self) -> [(Role, &FinishedFile); 3] {
-        [
+    pub fn files(&self) -> Vec<(Role, &FinishedFile)> {
+        let mut files = vec![
             (Role::Clip, &self.clip),
             (Role::Thumbnail, &self.thumbnail),
             (Role::Spritesheet, &self.spritesheet),
-        ]
+        ];
+        files.extend(self.scores.as_ref().map(|scores| (Role::Scores, scores)));
+        files
     }
 }
 

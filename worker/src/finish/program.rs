@@ -7,8 +7,10 @@ use super::FinishError;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
+use zoetrope_moderation::Classifier;
 
 /// What is kept of a child's complaints: their end, where ffmpeg says the reason.
 const COMPLAINT_BYTES: usize = 4 * 1024;
@@ -63,7 +65,7 @@ fn missing(program: &Path, error: &FinishError) -> FinishError {
 }
 
 /// How clips are encoded.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FinishSettings {
     /// The programs.
     pub programs: Programs,
@@ -75,12 +77,22 @@ pub struct FinishSettings {
     pub preset: String,
     /// x264's quality; 18 is visually lossless.
     pub crf: u32,
+    /// Who scores sampled frames; none where nothing is published.
+    pub classifier: Option<Arc<dyn Classifier>>,
+}
+
+impl std::fmt::Debug for FinishSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nets = self.classifier.as_ref().map(|classifier| classifier.nets());
+        write!(f, "FinishSettings({:?}, crf {}, scored by {nets:?})", self.programs, self.crf)
+    }
 }
 
 impl FinishSettings {
     /// The settings of a farm.
     pub fn new(programs: Programs, temp: PathBuf) -> Self {
-        FinishSettings { programs, temp, threads: 2, preset: "veryfast".into(), crf: 18 }
+        let (preset, classifier) = ("veryfast".into(), None);
+        FinishSettings { programs, temp, threads: 2, preset, crf: 18, classifier }
     }
 }
 

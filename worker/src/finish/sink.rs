@@ -5,6 +5,7 @@
 
 use super::check::read_back;
 use super::encoder::Encoder;
+use super::moderate::{Moderation, Scores};
 use super::program::FinishSettings;
 use super::stills::Stills;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use zoetrope_protocol::clip::AUDIO_CHANNELS;
+use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
 use zoetrope_protocol::{ArtifactId, RenderSpec};
 
@@ -96,7 +98,13 @@ impl FfmpegSink {
             let stills = Stills::new(&self.spec);
             let clip = self.path("clip.mp4");
             let sound = self.sound.as_deref();
-            self.encoder = Some(Encoder::start(&self.settings, &self.spec, sound, &clip, stills)?);
+            let (size, frames) = (self.spec.canvas, self.spec.frames);
+            let scored = self.settings.classifier.clone();
+            let scored = scored.map(|classifier| Moderation::begin(classifier, size, frames));
+            let moderation = scored.transpose()?;
+            let encoder =
+                Encoder::start(&self.settings, &self.spec, sound, &clip, stills, moderation)?;
+            self.encoder = Some(encoder);
         }
         match &mut self.encoder {
             Some(encoder) => encoder.feed(frames.rgb),
@@ -126,8 +134,13 @@ impl FinishSink for FfmpegSink {
             return Err(FinishError::Check("no frames came".into()));
         };
         let began = Instant::now();
-        let stills = encoder.close()?;
+        let (stills, moderation) = encoder.close()?;
         let encoded = began.elapsed();
+
+        let began = Instant::now();
+        // What is left to score once the encoder has all frames.
+        let scores = moderation.map(Moderation::finish).transpose()?;
+        let moderated = began.elapsed();
 
         let began = Instant::now();
         let clip = this.path("clip.mp4");
@@ -141,10 +154,12 @@ impl FinishSink for FfmpegSink {
         let (sprite_columns, sprite_rows) = stills.grid();
         let (clip, thumbnail, spritesheet) = (file(&clip)?, file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
+        let scores = scores.map(|scores| record(&scores, clip.artifact)).transpose()?;
         Ok(FinishedClip {
             clip,
             thumbnail,
             spritesheet,
+            scores,
             facts: ClipFacts {
                 size: read.size,
                 frames: read.frames,
@@ -152,7 +167,12 @@ impl FinishSink for FfmpegSink {
                 sprite_columns,
                 sprite_rows,
             },
-            parts: vec![("encode", encoded), ("check", checked), ("mux", mux)],
+            parts: vec![
+                ("encode", encoded),
+                ("moderate", moderated),
+                ("check", checked),
+                ("mux", mux),
+            ],
             folder: Some(this.folder),
         })
     }
@@ -164,15 +184,23 @@ impl FinishedClip {
         clip: FinishedFile,
         thumbnail: FinishedFile,
         spritesheet: FinishedFile,
+        scores: Option<FinishedFile>,
         facts: ClipFacts,
     ) -> Self {
-        FinishedClip { clip, thumbnail, spritesheet, facts, parts: vec![], folder: None }
+        FinishedClip { clip, thumbnail, spritesheet, scores, facts, parts: vec![], folder: None }
     }
 
     /// Whether its files lie in a folder that goes with it.
     pub fn has_folder(&self) -> bool {
         self.folder.is_some()
     }
+}
+
+/// The record of the sampled frames of this clip, as bytes.
+pub(super) fn record(scores: &Scores, clip: ArtifactId) -> Result<FinishedFile, FinishError> {
+    let bytes = codec::encode(&scores.of(clip))
+        .map_err(|error| FinishError::Moderation(error.to_string()))?;
+    Ok(FinishedFile { artifact: ArtifactId::of(&bytes), payload: Payload::Memory(bytes.into()) })
 }
 
 fn file(path: &Path) -> Result<FinishedFile, FinishError> {

