@@ -238,7 +238,8 @@ impl World {
         let Host { running: Some(running), stray, .. } = &mut self.hosts[host] else { return };
         let watched = (!*stray).then(|| entry.clone());
         let before = watched.as_ref().map(|_| running.books.now().max(now));
-        let Effects { outputs, free } = running.ledger.record(&mut running.books, now, entry);
+        // The jobs of this world are admitted as judged ones: its intake is empty.
+        let Effects { outputs, free, .. } = running.ledger.record(&mut running.books, now, entry);
         if let (Some(entry), Some(at)) = (watched, before) {
             self.checker.recorded(self.now, at, &entry, &outputs, &running.books);
         }
