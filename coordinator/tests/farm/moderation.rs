@@ -230,9 +230,9 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
         farm.running.dispatch.cast(DispatchMsg::ModerationUp(liar.clone())).expect("alive");
         farm.submit(submission(n)).await.expect("admitted");
         if !hangs {
-            let why = format!("zoetrope_inputs_total{{input=\"not_judged\"}}");
+            let why = "zoetrope_inputs_total{input=\"not_judged\"}";
             let seen = async {
-                while farm.metric(&why) < (n - 2) as f64 {
+                while farm.metric(why) < (n - 2) as f64 {
                     tokio::task::yield_now().await;
                 }
             };

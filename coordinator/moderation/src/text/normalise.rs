@@ -91,7 +91,7 @@ fn latin(c: char) -> char {
 fn unleet(plain: &str) -> String {
     let word = |word: &str| {
         let letters = word.chars().filter(char::is_ascii_alphabetic).count();
-        let core = word.trim_end_matches(|c: char| matches!(c, '.' | ',' | '!' | '?' | ':' | ';'));
+        let core = word.trim_end_matches(['.', ',', '!', '?', ':', ';']);
         let tricks = core.chars().filter(|c| leet(*c).is_some()).count();
         if letters == 0 || tricks == 0 || tricks > 2 * letters {
             return word.to_owned();
@@ -177,7 +177,7 @@ fn percent(text: &str) -> Option<String> {
 /// What base64 words of the text say, if that is readable.
 fn coded(text: &str) -> Option<String> {
     let word = |word: &str| {
-        let core = word.trim_matches(|c: char| matches!(c, '"' | '\'' | '(' | ')' | ',' | '.'));
+        let core = word.trim_matches(['"', '\'', '(', ')', ',', '.']);
         let core = core.trim_end_matches('=');
         if !CODED.contains(&core.len()) {
             return None;
