@@ -129,6 +129,10 @@ impl Metrics {
             "sidecar" => words(&["storage", "moderation"]),
             "what" => words(&["input", "output"]),
             "verdict" => words(&["pass", "review", "block"]),
+            "op" => words(&[
+                "get", "range", "txn", "claim", "put", "grant", "renew", "revoke", "compact",
+                "status",
+            ]),
             "outcome" => words(&["ok", "refused", "error"]),
             "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
             _ => None,
@@ -177,6 +181,20 @@ impl Metrics {
     pub fn set(&self, metric: &Metric, labels: &[&str], to: f64) {
         if let Some(family) = self.gauges.get(metric.name) {
             family.with_label_values(&refs(&self.admit(metric, labels))).set(to);
+        }
+    }
+
+    /// Sets every series of a gauge to 0.
+    pub fn clear(&self, metric: &Metric) {
+        use prometheus::core::Collector;
+        let Some(family) = self.gauges.get(metric.name) else { return };
+        for series in family.collect().iter().flat_map(|family| family.get_metric()) {
+            let of = |name: &&str| {
+                let mut pairs = series.get_label().iter();
+                pairs.find(|pair| pair.name() == *name).map_or("", |pair| pair.value()).to_owned()
+            };
+            let values: Vec<String> = metric.labels.iter().map(of).collect();
+            family.with_label_values(&refs(&values)).set(0.0);
         }
     }
 

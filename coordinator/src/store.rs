@@ -1,6 +1,7 @@
 //! The store of artifacts and published pointers, on `object_store`; a local directory for now.
 //!
-//! Layout: `artifacts/<first two digits>/<sha256>` and `published/<job>.json`. An artifact appears whole or not
+//! Layout: `artifacts/<first two digits>/<sha256>`, `published/<job>.json`, and `journal/<part>` where the journal
+//! is in etcd. An artifact appears whole or not
 //! at all, and only if its bytes match its address; what is acknowledged is synced. Bytes never pass through a
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
@@ -199,6 +200,44 @@ impl Store {
         }
     }
 
+    /// Writes a part of the journal, durably. The same again is fine: a part's name says its content.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_part(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let key = part_key(name);
+        self.objects.put(&key, PutPayload::from(bytes.to_vec())).await?;
+        self.sync(&key).await
+    }
+
+    /// A part of the journal.
+    ///
+    /// # Errors
+    /// `Missing`, or those of the store.
+    pub async fn part(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let found = self.objects.get(&part_key(name)).await.map_err(missing)?;
+        Ok(found.bytes().await.map_err(missing)?.to_vec())
+    }
+
+    /// The names of all parts.
+    pub fn parts(&self) -> BoxStream<'static, Result<String, StoreError>> {
+        let all = self.objects.list(Some(&Key::from("journal")));
+        all.map_err(StoreError::from)
+            .try_filter_map(|meta| async move { Ok(meta.location.filename().map(str::to_owned)) })
+            .boxed()
+    }
+
+    /// Deletes a part; one that is not there is deleted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_part(&self, name: &str) -> Result<(), StoreError> {
+        match self.objects.delete(&part_key(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// A local directory keeps what is synced: the file, the name in its folder, and a new folder's name.
     async fn sync(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.objects.path_to_filesystem(key)?;
@@ -304,6 +343,10 @@ fn artifact_key(artifact: &ArtifactId) -> Key {
 
 fn pointer_key(job: JobId) -> Key {
     Key::from(format!("published/{job}.json"))
+}
+
+fn part_key(name: &str) -> Key {
+    Key::from(format!("journal/{name}"))
 }
 
 fn missing(error: object_store::Error) -> StoreError {

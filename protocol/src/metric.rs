@@ -106,6 +106,9 @@ metrics! {
     LINK_BYTES = Coordinator Counter, "zoetrope_link_bytes_total" ["direction", "content"] "Bytes of links; direction is in or out, content is control, artifact or media.";
     LEADER = Coordinator Gauge, "zoetrope_leader" [] "1 if this coordinator leads.";
     EPOCH = Coordinator Gauge, "zoetrope_epoch" [] "The epoch in which this coordinator leads.";
+    LEADER_CHANGES = Coordinator Counter, "zoetrope_leader_changes_total" [] "Times that this coordinator began or ceased to lead.";
+    ETCD_REQUEST_DURATION = Coordinator Histogram(IO), "zoetrope_etcd_request_duration_seconds" ["op"] "Time that etcd took for a request, answered or not.";
+    ETCD_SIZE = Coordinator Gauge, "zoetrope_etcd_database_bytes" [] "Size of etcd's database, which its quota limits.";
     RECOVERY_DURATION = Coordinator Gauge, "zoetrope_recovery_duration_seconds" [] "Time that the last recovery from the journal took.";
     JOURNAL_SYNC = Coordinator Histogram(IO), "zoetrope_journal_sync_duration_seconds" [] "Time to make one batch of inputs durable.";
     JOURNAL_BYTES = Coordinator Counter, "zoetrope_journal_bytes_total" [] "Bytes of records written to the journal.";

@@ -4,7 +4,10 @@
 //! comes with the record.
 
 use super::intake::{Intake, Waiting};
-use crate::jobs::{JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts};
+use crate::jobs::{
+    JobRow, JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts,
+};
+use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use zoetrope_protocol::codec::{self, CodecError};
@@ -308,21 +311,28 @@ impl Books {
         }
     }
 
-    /// The books of a snapshot.
+    /// The books of a whole snapshot.
     ///
     /// # Errors
     /// `Decode`, `Version`.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Books, SnapshotError> {
-        // A number below 251 is one byte.
-        let snapshot = match bytes.first() {
-            Some(2) => {
-                let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
-                let (intake, moderation) = (Vec::new(), Vec::new());
-                Snapshot { version, now, core, table, intake, moderation }
-            }
-            Some(3) => codec::decode_trusted(bytes)?,
-            other => return Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),
-        };
+        Books::of(Snapshot::decode(bytes)?)
+    }
+
+    /// The books of a snapshot in either form.
+    ///
+    /// # Errors
+    /// `Decode`, `Version`.
+    pub fn restore(bytes: &SnapshotBytes) -> Result<Books, SnapshotError> {
+        let mut snapshot = Snapshot::decode(&bytes.live)?;
+        if !bytes.rest.is_empty() {
+            let rest: Vec<Arc<JobRow>> = codec::decode_trusted(&bytes.rest)?;
+            snapshot.table.rows.extend(rest);
+        }
+        Books::of(snapshot)
+    }
+
+    fn of(snapshot: Snapshot) -> Result<Books, SnapshotError> {
         Ok(Books {
             core: Core::from_snapshot(snapshot.core),
             table: JobTable::from_rows(snapshot.table),
@@ -334,11 +344,41 @@ impl Books {
 }
 
 impl Snapshot {
-    /// Its bytes.
+    fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+        // A number below 251 is one byte.
+        match bytes.first() {
+            Some(2) => {
+                let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
+                let (intake, moderation) = (Vec::new(), Vec::new());
+                Ok(Snapshot { version, now, core, table, intake, moderation })
+            }
+            Some(3) => Ok(codec::decode_trusted(bytes)?),
+            other => Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),
+        }
+    }
+
+    /// Its bytes, in one.
     ///
     /// # Errors
     /// Those of the codec.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         codec::encode(self)
+    }
+
+    /// Its bytes. Split, the rows of jobs that have ended and rows that are long stand apart.
+    ///
+    /// # Errors
+    /// Those of the codec.
+    pub fn encode_as(mut self, form: Form) -> Result<SnapshotBytes, CodecError> {
+        let Form::Split { item_bytes } = form else { return Ok(self.encode()?.into()) };
+        let mut rest = Vec::new();
+        let mut live = Vec::new();
+        for row in std::mem::take(&mut self.table.rows) {
+            let long = !row.is_terminal() && codec::encode(&row)?.len() > item_bytes;
+            if long || row.is_terminal() { rest.push(row) } else { live.push(row) }
+        }
+        self.table.rows = live;
+        let rest = if rest.is_empty() { Vec::new() } else { codec::encode(&rest)? };
+        Ok(SnapshotBytes { live: codec::encode(&self)?, rest })
     }
 }

@@ -2,8 +2,7 @@
 
 use super::books::{Books, Record, SnapshotError};
 use crate::journal::writer::Writer;
-use crate::journal::{self, JournalError, Loss};
-use std::path::Path;
+use crate::journal::{JournalError, Loss, Recovered};
 use std::time::{Duration, Instant};
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_sched::Config;
@@ -52,10 +51,14 @@ pub fn rebuild(
     records: Vec<(u64, Vec<u8>)>,
     config: Config,
 ) -> Result<Books, RecoveryError> {
-    let mut books = match snapshot {
+    let books = match snapshot {
         Some(bytes) => Books::from_snapshot(bytes)?,
         None => Books::new(config),
     };
+    replay(books, records)
+}
+
+fn replay(mut books: Books, records: Vec<(u64, Vec<u8>)>) -> Result<Books, RecoveryError> {
     for (seq, bytes) in records {
         let record: Record =
             codec::decode(&bytes).map_err(|source| RecoveryError::Record { seq, source })?;
@@ -65,20 +68,22 @@ pub fn rebuild(
     Ok(books)
 }
 
-/// Reads the journal and applies it: the newest snapshot, then every record behind it.
+/// Opens the journal and applies it: the newest snapshot, then every record behind it.
 ///
 /// # Errors
 /// `RecoveryError`: the farm must not start on less than what it acknowledged.
 pub fn recover(
-    folder: &Path,
-    accept_loss: bool,
+    open: impl FnOnce() -> Result<Recovered, JournalError>,
     config: Config,
 ) -> Result<Recovery, RecoveryError> {
     let began = Instant::now();
-    let recovered = journal::open(folder, accept_loss)?;
+    let recovered = open()?;
+    let books = match &recovered.snapshot {
+        Some((_, bytes)) => Books::restore(bytes)?,
+        None => Books::new(config),
+    };
     let replayed = recovered.records.len();
-    let snapshot = recovered.snapshot.as_ref().map(|(_, bytes)| bytes.as_slice());
-    let books = rebuild(snapshot, recovered.records, config)?;
+    let books = replay(books, recovered.records)?;
     Ok(Recovery {
         books,
         writer: recovered.writer,

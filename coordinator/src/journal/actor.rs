@@ -2,7 +2,8 @@
 //!
 //! If it dies, the process ends: memory may differ from disk. Called by `DispatchActor`.
 
-use super::writer::{Command, Report, SnapshotBody, Writer};
+use super::SnapshotBody;
+use super::writer::{Command, Report, Writer};
 use crate::metrics::Metrics;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;

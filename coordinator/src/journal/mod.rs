@@ -1,17 +1,24 @@
 //! The journal: every input, on disk before anything that it causes leaves the process.
 //!
-//! Records are numbered from 1 without a gap. They lie in segments ([`segment`]); a snapshot ([`snapshot`])
-//! stands for all records up to its number, and what lies wholly behind the second newest one is removed.
-//! [`open`] recovers, [`actor::JournalActor`] appends with group commit on a thread of its own.
+//! Records are numbered from 1 without a gap. They lie in a [`log::Log`]: on this machine's disk ([`disk`]:
+//! segments and snapshot files) or in etcd ([`shared`]). A snapshot stands for all records up to its number,
+//! and what lies wholly behind the second newest one is removed. [`open`] and [`shared::open`] recover,
+//! [`actor::JournalActor`] appends with group commit on a thread of its own.
 //! Bytes in, bytes out: what a record means is the dispatch actor's business.
 
 pub mod actor;
+mod chunk;
+mod disk;
+pub mod log;
+mod record;
 pub mod recovery;
 pub mod segment;
+pub mod shared;
 pub mod snapshot;
 pub mod writer;
 
 pub use actor::{JournalActor, JournalArguments, JournalMsg, JournalView};
+pub use log::{Form, SnapshotBody, SnapshotBytes};
 pub use recovery::{Loss, Recovered, open};
 
 use std::path::{Path, PathBuf};
@@ -42,6 +49,9 @@ pub enum JournalError {
     /// The disk refused to read.
     #[error("the journal cannot be read: {0}")]
     Read(String),
+    /// Another coordinator leads: nothing of this one's is written any more.
+    #[error("another coordinator leads, and this one's records are refused")]
+    Deposed,
 }
 
 /// The numbers behind `prefix` in the names of a folder, ascending. Other names are not ours.

@@ -4,6 +4,8 @@
 //! A damaged record at the very end is a torn write, was never acknowledged and is cut. A number that is
 //! missing anywhere else was acknowledged once, so going on without it is an operator's decision.
 
+use super::disk::DiskLog;
+use super::log::SnapshotBytes;
 use super::segment::{Content, Segment};
 use super::writer::Writer;
 use super::{JournalError, numbered, snapshot};
@@ -13,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 pub(super) const PREFIX: &str = "segment-";
 
-/// What the disk had.
+/// What was kept.
 pub struct Recovered {
     /// Number and body of the newest whole snapshot.
-    pub snapshot: Option<(u64, Vec<u8>)>,
+    pub snapshot: Option<(u64, SnapshotBytes)>,
     /// All records behind it, in order, without a gap unless a loss was accepted.
     pub records: Vec<(u64, Vec<u8>)>,
     /// What an operator accepted to lose.
@@ -66,10 +68,12 @@ pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError>
     // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
     // snapshot at once.
     let next = last.max(proven) + 1;
-    let writer = match last_segment {
-        Some(segment) => Writer::resume(folder, lock, segment, next),
-        None => Writer::create(folder, lock, next)?,
+    let log = match last_segment {
+        Some(segment) => DiskLog::resume(folder, lock, segment),
+        None => DiskLog::create(folder, lock, next)?,
     };
+    let writer = Writer::new(log, next);
+    let snapshot = snapshot.map(|(seq, body)| (seq, SnapshotBytes::from(body)));
     Ok(Recovered { snapshot, records, loss, writer })
 }
 
@@ -118,12 +122,7 @@ pub fn gather(
     }
     // A segment's name proves that all records before it were on disk once.
     let proven = firsts.last().map_or(0, |first| first - 1).max(base);
-    let loss = loss(base, proven, &records);
-    match &loss {
-        Some(loss) if !accept_loss => return Err(JournalError::Missing(loss.clone())),
-        Some(loss) => tracing::error!(%loss, "going on without journal records, as asked"),
-        None => {}
-    }
+    let loss = judge(loss(base, proven, &records), accept_loss)?;
     Ok(Gathered { records, loss, last, proven })
 }
 
@@ -160,7 +159,18 @@ fn newest_snapshot(folder: &Path) -> Result<Option<(u64, Vec<u8>)>, JournalError
     Ok(None)
 }
 
-fn loss(base: u64, proven: u64, records: &[(u64, Vec<u8>)]) -> Option<Loss> {
+/// Going on without acknowledged records is an operator's decision.
+pub(super) fn judge(loss: Option<Loss>, accept_loss: bool) -> Result<Option<Loss>, JournalError> {
+    match &loss {
+        Some(loss) if !accept_loss => return Err(JournalError::Missing(loss.clone())),
+        Some(loss) => tracing::error!(%loss, "going on without journal records, as asked"),
+        None => {}
+    }
+    Ok(loss)
+}
+
+/// What is missing of the records behind `base`, where all up to `proven` were durable once.
+pub(super) fn loss(base: u64, proven: u64, records: &[(u64, Vec<u8>)]) -> Option<Loss> {
     let mut missing = Vec::new();
     let mut behind = 0;
     let mut expected = base + 1;

@@ -9,16 +9,13 @@
 //! disk's own cache, so an `fdatasync` of sled's file follows each flush.
 
 use super::JournalError;
+pub use super::record::{seal, unseal};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Version of the record's body, the first byte behind the checksum.
-const VERSION: u8 = 1;
 /// sled's page cache. The journal only appends, so it needs little.
 const CACHE_BYTES: u64 = 16 << 20;
-/// Checksum and version in front of each body.
-const HEAD_BYTES: usize = 5;
 
 /// An open segment.
 pub struct Segment {
@@ -143,29 +140,6 @@ fn repair(path: &Path, copy: &Path) -> Result<(), String> {
     try_open(copy).map(drop)
 }
 
-/// The bytes of record `seq`.
-pub fn seal(seq: u64, body: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(HEAD_BYTES + body.len());
-    value.extend_from_slice(&checksum(seq, VERSION, body).to_le_bytes());
-    value.push(VERSION);
-    value.extend_from_slice(body);
-    value
-}
-
-/// The body of record `seq`; none if these are not its bytes.
-pub fn unseal(seq: u64, value: &[u8]) -> Option<&[u8]> {
-    let (head, body) = value.split_at_checked(HEAD_BYTES)?;
-    let (crc, version) = head.split_first_chunk::<4>()?;
-    let whole = version == [VERSION] && u32::from_le_bytes(*crc) == checksum(seq, VERSION, body);
-    whole.then_some(body)
-}
-
-/// The number is part of the sum, so that a record in the wrong place is found out.
-fn checksum(seq: u64, version: u8, body: &[u8]) -> u32 {
-    let head = crc32c::crc32c_append(crc32c::crc32c(&seq.to_le_bytes()), &[version]);
-    crc32c::crc32c_append(head, body)
-}
-
 fn beside(path: &Path, word: &str) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut free = (1..).map(|n: u32| path.with_file_name(format!("{word}-{n}-{name}")));
@@ -211,16 +185,6 @@ pub(super) fn damage(path: &Path, seq: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_flipped_bit_and_a_wrong_place_are_found_out() {
-        let mut sealed = seal(7, b"clip");
-        assert_eq!(unseal(7, &sealed), Some(&b"clip"[..]));
-        assert_eq!(unseal(8, &sealed), None);
-        sealed[6] ^= 1;
-        assert_eq!(unseal(7, &sealed), None);
-        assert_eq!(unseal(7, b"abc"), None);
-    }
 
     #[test]
     fn what_was_appended_is_read_back_after_opening_again() {

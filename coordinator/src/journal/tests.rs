@@ -84,7 +84,7 @@ fn a_snapshot_stands_for_what_is_behind_it_and_old_segments_leave() {
     let folder = tempfile::tempdir().expect("temporary folder");
     run(folder.path(), 2, &[5, 10, 15]);
     let recovered = open(folder.path(), false).expect("opens");
-    assert_eq!(recovered.snapshot, Some((15, b"state 15".to_vec())));
+    assert_eq!(recovered.snapshot, Some((15, b"state 15".to_vec().into())));
     assert_eq!(sequences(&recovered.records), vec![16, 17]);
     assert_eq!(snapshot::list(folder.path()).expect("lists"), vec![15, 10]);
     assert!(!recovery::segment_path(folder.path(), 6).exists(), "behind both snapshots");
@@ -92,7 +92,7 @@ fn a_snapshot_stands_for_what_is_behind_it_and_old_segments_leave() {
     // A damaged newest snapshot costs time and no data.
     std::fs::write(snapshot::path(folder.path(), 15), b"ZTSNAP01 half").expect("writes");
     let recovered = open(folder.path(), false).expect("opens");
-    assert_eq!(recovered.snapshot, Some((10, b"state 10".to_vec())));
+    assert_eq!(recovered.snapshot, Some((10, b"state 10".to_vec().into())));
     assert_eq!(sequences(&recovered.records), vec![11, 12, 13, 14, 15, 16, 17]);
 }
 
@@ -142,7 +142,7 @@ fn run(folder: &Path, tail: u64, snapshots: &[u64]) {
         let bodies = (through - 4..=*through).map(body).collect();
         commands.send(Command::Append(bodies)).expect("runs");
         let state = format!("state {through}").into_bytes();
-        commands.send(Command::Snapshot(Box::new(move || Ok(state)))).expect("runs");
+        commands.send(Command::Snapshot(Box::new(move |_| Ok(state.into())))).expect("runs");
         while !matches!(told.recv().expect("reports"), Report::SnapshotTaken { .. }) {}
     }
     let last = snapshots.last().copied().unwrap_or(0);
@@ -185,7 +185,7 @@ fn child_appends_until_killed() {
         commands.send(Command::Append(bodies)).expect("runs");
         if round % 150 == 0 {
             let state = vec![7; 200_000];
-            commands.send(Command::Snapshot(Box::new(move || Ok(state)))).expect("runs");
+            commands.send(Command::Snapshot(Box::new(move |_| Ok(state.into())))).expect("runs");
         }
         std::thread::sleep(Duration::from_micros(200));
     }

@@ -3,11 +3,8 @@
 //! Group commit needs no timer: while one sync runs (some milliseconds), the next batch gathers. A write that
 //! fails ends the thread, because memory may then differ from disk; nothing of that batch is acknowledged.
 
-use super::recovery::{removable, segment_path};
-use super::segment::Segment;
-use super::{JournalError, numbered, snapshot};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use super::JournalError;
+use super::log::{Log, SnapshotBody};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -15,9 +12,6 @@ use std::time::{Duration, Instant};
 
 /// One sync covers so many bytes at most: at 200 MB/s writing them takes 20 ms.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-
-/// Makes the body of a snapshot; runs on a thread of its own.
-pub type SnapshotBody = Box<dyn FnOnce() -> Result<Vec<u8>, JournalError> + Send>;
 
 /// What the thread is told.
 pub enum Command {
@@ -60,21 +54,14 @@ enum Going {
 
 /// Appends to the journal. Made by recovery; moved to the thread.
 pub struct Writer {
-    folder: PathBuf,
-    _lock: File,
-    segment: Segment,
+    log: Box<dyn Log>,
     next: u64,
     saving: bool,
 }
 
 impl Writer {
-    pub(super) fn resume(folder: &Path, lock: File, segment: Segment, next: u64) -> Writer {
-        Writer { folder: folder.to_owned(), _lock: lock, segment, next, saving: false }
-    }
-
-    pub(super) fn create(folder: &Path, lock: File, next: u64) -> Result<Writer, JournalError> {
-        let segment = new_segment(folder, next)?;
-        Ok(Writer::resume(folder, lock, segment, next))
+    pub(super) fn new(log: impl Log + 'static, next: u64) -> Writer {
+        Writer { log: Box::new(log), next, saving: false }
     }
 
     /// The number that the next record gets.
@@ -85,9 +72,9 @@ impl Writer {
     /// Writes records and returns when they are on disk. Returns their bytes.
     ///
     /// # Errors
-    /// `Write`: none of them may be acknowledged, and the journal must not be used any more.
+    /// `Write`, `Deposed`: none of them may be acknowledged, and the journal must not be used any more.
     pub fn append(&mut self, bodies: &[Vec<u8>]) -> Result<u64, JournalError> {
-        let bytes = self.segment.append(self.next, bodies)?;
+        let bytes = self.log.append(self.next, bodies)?;
         self.next += bodies.len() as u64;
         Ok(bytes)
     }
@@ -171,19 +158,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Records from here on go to a new segment, so that the old ones can leave once the snapshot is safe.
     fn snapshot(&mut self, body: SnapshotBody, back: &Sender<Command>) -> Result<(), JournalError> {
         let through = self.next - 1;
         if self.saving || through == 0 {
             return Ok(());
         }
-        if !segment_path(&self.folder, self.next).exists() {
-            self.segment = new_segment(&self.folder, self.next)?;
-        }
+        let save = self.log.begin_snapshot(through)?;
         self.saving = true;
-        let (folder, back) = (self.folder.clone(), back.clone());
+        let back = back.clone();
         std::thread::spawn(move || {
-            let result = body().and_then(|body| snapshot::write(&folder, through, &body));
+            let result = save(body);
             // Without a journal thread nobody waits for the answer.
             drop(back.send(Command::SnapshotEnded(through, result)));
         });
@@ -199,29 +183,6 @@ impl Writer {
         self.saving = false;
         result?;
         report(Report::SnapshotTaken { through });
-        remove_old(&self.folder)
+        self.log.forget()
     }
-}
-
-fn new_segment(folder: &Path, first: u64) -> Result<Segment, JournalError> {
-    let path = segment_path(folder, first);
-    let segment = Segment::open(&path)?;
-    snapshot::sync_folder(&path)
-        .and_then(|()| snapshot::sync_folder(folder))
-        .map_err(|e| JournalError::Write(e.to_string()))?;
-    Ok(segment)
-}
-
-/// Keeps two snapshots, and the segments that the older one needs.
-fn remove_old(folder: &Path) -> Result<(), JournalError> {
-    let write = |e: std::io::Error| JournalError::Write(e.to_string());
-    let firsts = numbered(folder, super::recovery::PREFIX)?;
-    let (snapshots, segments) = removable(&snapshot::list(folder)?, &firsts);
-    for seq in snapshots {
-        std::fs::remove_file(snapshot::path(folder, seq)).map_err(write)?;
-    }
-    for first in segments {
-        std::fs::remove_dir_all(segment_path(folder, first)).map_err(write)?;
-    }
-    Ok(())
 }
