@@ -1,9 +1,11 @@
 //! The farm's certificate authority: who is the coordinator, who is a worker, who may become one.
 //!
-//! Made at the first start in `DATA/ca`, the keys readable by their owner only. A join token is shown once; only
+//! Made at the first start: in `DATA/ca`, the keys readable by their owner only, or sealed in etcd
+//! ([`crate::documents`]). A join token is shown once; only
 //! the hash of its secret is kept, and a use is on disk before the certificate is issued. Certificates of
 //! workers hold a year: renewal is not built yet, so a worker joins again after that.
 
+use crate::documents::{Documents, Folder};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
@@ -17,8 +19,6 @@ use rustls_pki_types::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use zoetrope_protocol::id::Millis;
@@ -28,6 +28,10 @@ use zoetrope_protocol::wire::NAME_BYTES_MAX;
 pub const SERVER_NAME: &str = "coordinator.zoetrope";
 /// Front of a join token's text.
 pub const TOKEN_PREFIX: &str = "zt1.";
+/// The authority's documents: this one anybody may see.
+pub const CERTIFICATE: &str = "ca.der";
+const KEY: &str = "ca.key.pem";
+const TOKENS: &str = "tokens.json";
 /// A worker's certificate holds so many days.
 const WORKER_DAYS: i32 = 365;
 /// The coordinator's certificate holds so many days; it is made anew at each start.
@@ -65,7 +69,7 @@ pub enum AuthorityError {
         reason: String,
     },
     /// The disk failed.
-    #[error("the authority's folder cannot be used")]
+    #[error("the authority's documents cannot be used")]
     Io(#[from] std::io::Error),
 }
 
@@ -86,7 +90,7 @@ pub struct ServerIdentity {
 
 /// The farm's certificate authority.
 pub struct Authority {
-    folder: PathBuf,
+    documents: Box<dyn Documents>,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     secret: [u8; 32],
@@ -99,32 +103,40 @@ impl Authority {
     /// # Errors
     /// `Damaged` if a file is there and not readable; `Io`.
     pub fn open(folder: &Path) -> Result<Authority, AuthorityError> {
-        std::fs::create_dir_all(folder)?;
-        let certificate_path = folder.join("ca.der");
-        let key_path = folder.join("ca.key.pem");
-        if !certificate_path.exists() {
+        Authority::of(Box::new(Folder(folder.to_owned())))
+    }
+
+    /// Opens the authority of these documents, or makes it. Blocking.
+    ///
+    /// # Errors
+    /// `Damaged` if a document is there and not readable; `Io`.
+    pub fn of(documents: Box<dyn Documents>) -> Result<Authority, AuthorityError> {
+        let damaged = |name: &str, reason: String| AuthorityError::Damaged {
+            path: documents.place(name),
+            reason,
+        };
+        if documents.read(CERTIFICATE)?.is_none() {
             let key = KeyPair::generate()?;
             let certificate = authority_params().self_signed(&key)?;
-            write_private(&key_path, key.serialize_pem().as_bytes())?;
-            write_private(&certificate_path, certificate.der())?;
+            documents.write(KEY, key.serialize_pem().as_bytes())?;
+            documents.write(CERTIFICATE, certificate.der())?;
         }
-        let damaged =
-            |path: &Path, reason: String| AuthorityError::Damaged { path: path.to_owned(), reason };
-        let certificate = CertificateDer::from(std::fs::read(&certificate_path)?);
-        let key = KeyPair::from_pem(&std::fs::read_to_string(&key_path)?)
-            .map_err(|e| damaged(&key_path, e.to_string()))?;
+        let there = |name: &str| {
+            documents.read(name)?.ok_or_else(|| damaged(name, "it is not there".to_owned()))
+        };
+        let certificate = CertificateDer::from(there(CERTIFICATE)?);
+        let key = String::from_utf8(there(KEY)?).map_err(|e| damaged(KEY, e.to_string()))?;
+        let key = KeyPair::from_pem(&key).map_err(|e| damaged(KEY, e.to_string()))?;
         let secret = Sha256::digest(key.serialize_der()).into();
         let issuer = Issuer::new(authority_params(), key);
-        let tokens_path = folder.join("tokens.json");
-        let tokens = match std::fs::read(&tokens_path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| damaged(&tokens_path, e.to_string()))?
+        let tokens = match documents.read(TOKENS)? {
+            Some(text) => {
+                serde_json::from_slice(&text).map_err(|e| damaged(TOKENS, e.to_string()))?
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(e.into()),
+            None => BTreeMap::new(),
         };
         let tokens = Mutex::new(tokens);
-        Ok(Authority { folder: folder.to_owned(), certificate, issuer, secret, tokens })
+        Ok(Authority { documents, certificate, issuer, secret, tokens })
     }
 
     /// A secret of this farm for one purpose: the same after each restart, and known to nobody else.
@@ -217,7 +229,7 @@ impl Authority {
 
     fn save(&self, tokens: &BTreeMap<String, OpenToken>) -> Result<(), AuthorityError> {
         let bytes = serde_json::to_vec(tokens).map_err(std::io::Error::other)?;
-        Ok(write_private(&self.folder.join("tokens.json"), &bytes)?)
+        Ok(self.documents.write(TOKENS, &bytes)?)
     }
 }
 
@@ -257,23 +269,6 @@ fn set_life(params: &mut CertificateParams, days: i32) {
 
 fn hash(secret: &[u8; 32]) -> String {
     hex::encode(Sha256::digest(secret))
-}
-
-/// Writes a file that only its owner may read, and makes it durable.
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    let mut file = options.open(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    crate::journal::snapshot::sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! small, is read once, and is replaced as a whole on each change, so a crash leaves the old one or
 //! the new one. Knows no HTTP. Called by the door on each request, and by the operator's endpoints.
 
+use crate::documents::{Documents, Folder};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -108,30 +108,42 @@ struct Entry {
     sha256: String,
 }
 
-/// All keys of a farm, in memory and in one file.
+/// The document with all keys.
+const KEYS: &str = "keys.json";
+
+/// All keys of a farm, in memory and in one document.
 #[derive(Debug)]
 pub struct KeyStore {
     /// None: this store lives in memory only.
-    path: Option<PathBuf>,
+    documents: Option<Box<dyn Documents>>,
     table: RwLock<Table>,
     /// Held while the file is replaced, so that two changes do not overtake each other.
     writing: Mutex<()>,
 }
 
 impl KeyStore {
-    /// Reads the file, or begins an empty store if there is none.
+    /// Reads the file in this folder, or begins an empty store if there is none.
     ///
     /// # Errors
     /// `File` or `Format`, with the path: a store that cannot be read must not look like an empty
     /// one.
-    pub fn open(path: &Path) -> Result<KeyStore, KeysError> {
-        let table = match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| KeysError::Format { path: path.to_owned(), source })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Table::default(),
-            Err(source) => return Err(KeysError::File { path: path.to_owned(), source }),
+    pub fn open(folder: &Path) -> Result<KeyStore, KeysError> {
+        KeyStore::of(Box::new(Folder(folder.to_owned())))
+    }
+
+    /// Reads the keys among these documents, or begins an empty store. Blocking.
+    ///
+    /// # Errors
+    /// As [`KeyStore::open`].
+    pub fn of(documents: Box<dyn Documents>) -> Result<KeyStore, KeysError> {
+        let path = documents.place(KEYS);
+        let table = match documents.read(KEYS) {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes)
+                .map_err(|source| KeysError::Format { path, source })?,
+            Ok(None) => Table::default(),
+            Err(source) => return Err(KeysError::File { path, source }),
         };
-        Ok(KeyStore { path: Some(path.to_owned()), ..KeyStore::holding(table) })
+        Ok(KeyStore { documents: Some(documents), ..KeyStore::holding(table) })
     }
 
     /// An empty store without a file.
@@ -140,7 +152,7 @@ impl KeyStore {
     }
 
     fn holding(table: Table) -> KeyStore {
-        KeyStore { path: None, table: RwLock::new(table), writing: Mutex::new(()) }
+        KeyStore { documents: None, table: RwLock::new(table), writing: Mutex::new(()) }
     }
 
     /// Makes a key and stores it durably.
@@ -229,32 +241,14 @@ impl KeyStore {
 
     /// The file first: a key counts once it is durable.
     fn replace(&self, _writing: MutexGuard<'_, ()>, table: Table) -> Result<(), KeysError> {
-        if let Some(path) = &self.path {
-            store(path, &table).map_err(|source| KeysError::File { path: path.clone(), source })?;
+        if let Some(documents) = &self.documents {
+            let text = serde_json::to_vec_pretty(&table).map_err(std::io::Error::other);
+            text.and_then(|text| documents.write(KEYS, &text))
+                .map_err(|source| KeysError::File { path: documents.place(KEYS), source })?;
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         Ok(())
     }
-}
-
-/// Writes beside the file, syncs, and renames: a reader finds the old bytes or the new ones.
-fn store(path: &Path, table: &Table) -> std::io::Result<()> {
-    let beside = path.with_extension("json.new");
-    // What a crash left there may have other rights; a new file has ours from its first byte on.
-    match std::fs::remove_file(&beside) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
-    file.write_all(&serde_json::to_vec_pretty(table)?)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(folder)?.sync_all()
 }
 
 fn digest(text: &str) -> [u8; 32] {
@@ -296,10 +290,11 @@ mod tests {
     fn keys_outlive_the_process_and_their_text_is_not_stored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
-        let made = KeyStore::open(&path).unwrap().create(Project::New, Role::Tenant, "a").unwrap();
+        let open = || KeyStore::open(folder.path()).unwrap();
+        let made = open().create(Project::New, Role::Tenant, "a").unwrap();
         let stored = std::fs::read_to_string(&path).unwrap();
         assert!(!stored.contains(&made.text[3..]), "{stored}");
-        assert_eq!(KeyStore::open(&path).unwrap().verify(&made.text), Some(made.row));
+        assert_eq!(open().verify(&made.text), Some(made.row));
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -310,11 +305,10 @@ mod tests {
     #[test]
     fn project_numbers_are_never_given_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.json");
-        let keys = KeyStore::open(&path).unwrap();
+        let keys = KeyStore::open(folder.path()).unwrap();
         let made = keys.create(Project::New, Role::Tenant, "").unwrap();
         assert!(keys.revoke(&made.row.id).unwrap());
-        let keys = KeyStore::open(&path).unwrap();
+        let keys = KeyStore::open(folder.path()).unwrap();
         assert_eq!(keys.create(Project::New, Role::Tenant, "").unwrap().row.project, TenantId(2));
     }
 
@@ -328,6 +322,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         std::fs::write(&path, "{").unwrap();
-        assert!(matches!(KeyStore::open(&path), Err(KeysError::Format { .. })));
+        assert!(matches!(KeyStore::open(folder.path()), Err(KeysError::Format { .. })));
     }
 }
