@@ -39,6 +39,8 @@ pub struct ServeConfig {
     pub journal: Journal,
     /// What is blocked.
     pub moderation: Moderation,
+    /// What several coordinators of one farm share. Only with the journal in etcd.
+    pub cluster: Cluster,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -130,6 +132,8 @@ impl Default for Link {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
+    /// Where it is.
+    pub store: JournalStore,
     /// Records between two snapshots.
     pub snapshot_every: u64,
     /// Records that may wait for the disk before submits are refused.
@@ -138,7 +142,64 @@ pub struct Journal {
 
 impl Default for Journal {
     fn default() -> Self {
-        Journal { snapshot_every: 50_000, waiting_max: 20_000 }
+        Journal { store: JournalStore::Sled, snapshot_every: 50_000, waiting_max: 20_000 }
+    }
+}
+
+/// Where the journal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalStore {
+    /// In the data folder: one coordinator.
+    Sled,
+    /// In etcd: one coordinator leads, others stand by.
+    Etcd,
+}
+
+/// What several coordinators of one farm share, and how they are reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Where etcd is: `http://host:2379` or `https://…`.
+    pub endpoints: Vec<String>,
+    /// What stands before every key of this farm.
+    pub prefix: String,
+    /// The secret that seals the farm's keys in etcd.
+    pub secret_file: PathBuf,
+    /// The folder of artifacts, which every coordinator reaches.
+    pub store: PathBuf,
+    /// Where the other coordinators reach this one's HTTP door; empty: `http://` and the address it listens on.
+    pub advertise: String,
+    /// Where workers reach this one; empty: the address it listens on.
+    pub link_advertise: String,
+    /// PEM of the authority of etcd's certificates; empty: etcd is not reached by TLS.
+    pub ca_file: PathBuf,
+    /// PEM of the certificate that this coordinator shows to etcd; empty: none.
+    pub certificate_file: PathBuf,
+    /// PEM of its key.
+    pub key_file: PathBuf,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster {
+            endpoints: Vec::new(),
+            prefix: "zoetrope".to_owned(),
+            secret_file: PathBuf::new(),
+            store: PathBuf::new(),
+            advertise: String::new(),
+            link_advertise: String::new(),
+            ca_file: PathBuf::new(),
+            certificate_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+        }
+    }
+}
+
+impl Cluster {
+    fn paths(&mut self) -> [&mut PathBuf; 5] {
+        let Cluster { secret_file, store, ca_file, certificate_file, key_file, .. } = self;
+        [secret_file, store, ca_file, certificate_file, key_file]
     }
 }
 
@@ -156,6 +217,7 @@ impl Default for ServeConfig {
             link: Link::default(),
             journal: Journal::default(),
             moderation: Moderation::default(),
+            cluster: Cluster::default(),
             accept_journal_loss: false,
         }
     }
@@ -235,6 +297,9 @@ impl ServeConfig {
         for path in config.models.iter_mut().chain(own.into_iter().flatten()) {
             *path = base.join(&*path);
         }
+        for path in config.cluster.paths().into_iter().filter(|path| !path.as_os_str().is_empty()) {
+            *path = base.join(&*path);
+        }
         config.check()?;
         Ok(config)
     }
@@ -274,7 +339,84 @@ impl ServeConfig {
                 return Err(ConfigError::Range { key: key.to_owned(), range });
             }
         }
+        self.check_cluster()?;
         self.named_tenants().map(drop)
+    }
+
+    /// The keys of `[cluster]`, where the journal is in etcd.
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        if self.journal.store == JournalStore::Sled {
+            return Ok(());
+        }
+        let Cluster { endpoints, prefix, secret_file, store, .. } = &self.cluster;
+        let Cluster { advertise, link_advertise, ca_file, certificate_file, key_file, .. } =
+            &self.cluster;
+        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let tls = !ca_file.as_os_str().is_empty() || !certificate_file.as_os_str().is_empty();
+        let scheme = if tls { "https://" } else { "http" };
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+        let rows: [(&str, bool, &str); 9] = [
+            (
+                "cluster.endpoints",
+                (1..=16).contains(&endpoints.len()),
+                "1 to 16 addresses such as \"http://127.0.0.1:2379\", as journal.store is \"etcd\"",
+            ),
+            (
+                "cluster.endpoints",
+                endpoints.iter().all(|e| url(e) && e.starts_with(scheme)),
+                "addresses that begin with http:// or https://; with ca_file or certificate_file all of them https://",
+            ),
+            (
+                "cluster.prefix",
+                (1..=64).contains(&prefix.len())
+                    && prefix.bytes().all(letter)
+                    && !prefix.ends_with('/'),
+                "1 to 64 letters, digits and - _ . /, without a / at its end",
+            ),
+            (
+                "cluster.secret_file",
+                !secret_file.as_os_str().is_empty(),
+                "a file with a secret of at least 32 bytes, the same on every coordinator; `openssl rand -hex 32` makes one",
+            ),
+            (
+                "cluster.store",
+                !store.as_os_str().is_empty(),
+                "a folder that every coordinator reaches",
+            ),
+            (
+                "cluster.advertise",
+                if advertise.is_empty() {
+                    !self.listen.ip().is_unspecified()
+                } else {
+                    url(advertise)
+                },
+                "the URL at which other coordinators reach this one, such as \"http://10.0.0.1:8080\"",
+            ),
+            (
+                "cluster.link_advertise",
+                match link_advertise.is_empty() {
+                    true => !self.link_listen.ip().is_unspecified(),
+                    false => link_advertise.len() <= 255 && link_advertise.contains(':'),
+                },
+                "HOST:PORT at which workers reach this coordinator",
+            ),
+            (
+                "link_listen",
+                self.link_listen.port() != 0,
+                "an address with a port, as journal.store is \"etcd\"",
+            ),
+            (
+                "cluster.key_file",
+                certificate_file.as_os_str().is_empty() == key_file.as_os_str().is_empty(),
+                "given together with cluster.certificate_file",
+            ),
+        ];
+        match rows.into_iter().find(|(_, good, _)| !good) {
+            Some((key, _, range)) => {
+                Err(ConfigError::Range { key: key.to_owned(), range: range.to_owned() })
+            }
+            None => Ok(()),
+        }
     }
 
     fn named_tenants(&self) -> Result<BTreeMap<TenantId, TenantPolicy>, ConfigError> {
@@ -360,5 +502,26 @@ mod tests {
         let config = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect("parses");
         let error = config.check().expect_err("too small").to_string();
         assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 1");
+    }
+
+    #[test]
+    fn a_journal_in_etcd_wants_what_coordinators_share() {
+        let good = "[journal]\nstore = \"etcd\"\n[cluster]\nendpoints = [\"http://a:2379\"]\n\
+                    secret_file = \"s\"\nstore = \"/shared\"\n";
+        ServeConfig::parse(good).expect("parses").check().expect("is whole");
+        let wrong = |from: &str, to: &str, key: &str| {
+            let config = ServeConfig::parse(&good.replace(from, to)).expect("parses");
+            let said = config.check().expect_err(to).to_string();
+            assert!(said.starts_with(key), "{said}");
+        };
+        wrong("[\"http://a:2379\"]", "[]", "cluster.endpoints");
+        wrong("http://a", "a", "cluster.endpoints");
+        wrong("secret_file = \"s\"\n", "", "cluster.secret_file");
+        wrong("store = \"/shared\"", "prefix = \"a b\"", "cluster.prefix");
+        wrong("store = \"/shared\"\n", "", "cluster.store");
+        wrong("\"/shared\"", "\"/s\"\nkey_file = \"k\"", "cluster.key_file");
+        wrong("[journal]", "listen = \"0.0.0.0:1\"\n[journal]", "cluster.advertise");
+        let said = ServeConfig::parse("[journal]\nstore = \"postgres\"\n").expect_err("unknown");
+        assert!(said.contains("sled") && said.contains("etcd"), "{said}");
     }
 }

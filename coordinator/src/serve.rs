@@ -4,9 +4,11 @@ use crate::authority::Authority;
 use crate::config::ServeConfig;
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
+use crate::ground::Ground;
 use crate::http::{self, DoorLimits, DoorState};
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
+use crate::leadership::Leadership;
 use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -66,6 +68,9 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Who judges.
     pub desk: Arc<Desk>,
+    /// The API keys.
+    pub keys: Arc<KeyStore>,
+    leadership: Arc<Leadership>,
     root: ActorRef<root::RootMsg>,
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
@@ -95,27 +100,9 @@ pub async fn serve_until(
         .with_context(|| format!("listen = {} cannot be bound", config.listen))?;
     let http = listener.local_addr()?;
     let mut running = start(&config).await?;
-    let keys = Arc::new(KeyStore::open(&config.data.join("keys.json"))?);
+    let keys = running.keys.clone();
     let stop = CancellationToken::new();
-    let door = DoorState {
-        farm: Farm {
-            dispatch: running.dispatch.clone(),
-            assets: Arc::new(StoreReader(running.store.clone())),
-        },
-        models: running.models.clone(),
-        keys: keys.clone(),
-        limits: DoorLimits {
-            requests_per_second: config.limits.requests_per_second,
-            burst: config.limits.burst,
-            connections: config.limits.connections,
-            in_flight: config.limits.in_flight,
-            ..DoorLimits::default()
-        },
-        metrics: running.metrics.clone(),
-        desk: running.desk.clone(),
-        system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
-        now: clock::now,
-    };
+    let door = running.door(&config);
     let mut door = tokio::spawn(http::serve(listener, door, stop.clone().cancelled_owned()));
     ready(ServeInfo {
         http,
@@ -141,26 +128,31 @@ pub async fn serve_until(
     ended
 }
 
-/// Starts everything but the HTTP door.
+/// Starts everything but the HTTP door, with the journal in the data folder.
 ///
 /// # Errors
 /// Whatever stops the farm from starting.
 pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     config.check()?;
-    let data = &config.data;
-    std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
-    let models = Arc::new(models(config)?);
+    start_on(config, Ground::alone(config)?).await
+}
+
+/// Starts everything but the HTTP door.
+///
+/// # Errors
+/// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
+pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
+    let Ground { models, metrics, journal, authority, keys, store, .. } = ground;
+    let Ground { progress: progress_file, leadership, coordinators, .. } = ground;
     let desk = Arc::new(Desk::new(config.moderation.open()?));
-    let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
-    let metrics = Arc::new(Metrics::new(&names));
-    let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
-    let authority = Arc::new(Authority::open(&data.join("ca"))?);
-    let store = Arc::new(Store::open(&data.join("store"), keep_unused)?);
-    let journal_folder = data.join("journal");
-    let (accept_loss, core) = (config.accept_journal_loss, zoetrope_sched::Config::default());
-    let recovered =
-        tokio::task::spawn_blocking(move || recover(&journal_folder, accept_loss, core));
-    let Recovery { books, writer, replayed, loss, took } = recovered.await??;
+    let core = zoetrope_sched::Config::default();
+    let opened = tokio::task::spawn_blocking(move || {
+        let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
+        anyhow::Ok((authority, keys, recover(journal, core)?))
+    });
+    let (authority, keys, recovered) = opened.await??;
+    let (authority, keys) = (Arc::new(authority), Arc::new(keys));
+    let Recovery { books, writer, replayed, loss, took } = recovered;
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());
     tracing::info!(
         replayed,
@@ -183,7 +175,6 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
     let unfinished = |job| books.table.row(job).is_some_and(|row| !row.is_terminal());
-    let progress_file = data.join("progress");
     let board = Arc::new(ProgressBoard::restore(&progress_file, unfinished));
     let progress =
         AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), progress_file)));
@@ -204,6 +195,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
             let (models, authority) = (models.clone(), authority.clone());
             let (board, metrics, synced) = (board.clone(), metrics.clone(), on_disk.clone());
             let (snapshot_now, policy) = (loss.is_some(), desk.policy().version);
+            let leadership = leadership.clone();
             Box::new(move |journal| DispatchArguments {
                 books,
                 next,
@@ -217,6 +209,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
                 limits,
                 policy,
                 snapshot_now,
+                leadership,
             })
         },
         links: {
@@ -230,6 +223,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
                 board,
                 metrics,
                 limits,
+                coordinators,
             })
         },
         sidecars: {
@@ -264,6 +258,8 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         models,
         metrics,
         desk,
+        keys,
+        leadership,
         root,
         ended,
         fatal,
@@ -273,6 +269,24 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 }
 
 impl Running {
+    /// What the HTTP door needs.
+    pub fn door(&self, config: &ServeConfig) -> DoorState {
+        DoorState {
+            farm: Farm {
+                dispatch: self.dispatch.clone(),
+                assets: Arc::new(StoreReader(self.store.clone())),
+            },
+            models: self.models.clone(),
+            keys: self.keys.clone(),
+            limits: door_limits(config),
+            metrics: self.metrics.clone(),
+            desk: self.desk.clone(),
+            system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
+            now: clock::now,
+            cluster: None,
+        }
+    }
+
     /// Waits until the farm cannot go on, and says why. Cancel-safe.
     pub async fn failed(&mut self) -> String {
         (&mut self.fatal).await.unwrap_or_else(|_| "the actors ended".to_owned())
@@ -287,18 +301,26 @@ impl Running {
         // Its sender goes when the journal's thread has ended. The storage engine may hang on a disk that
         // fails; then nothing of what it still holds was acknowledged.
         let ended = async { while self.journal_ended.changed().await.is_ok() {} };
-        if tokio::time::timeout(JOURNAL_TIMEOUT, ended).await.is_err() {
-            tracing::warn!("the journal's thread does not end");
+        tokio::pin!(ended);
+        if tokio::time::timeout(JOURNAL_TIMEOUT, &mut ended).await.is_err() {
+            // One that waits for etcd gives up what it was not told to be durable.
+            self.leadership.lose();
+            if tokio::time::timeout(JOURNAL_TIMEOUT, ended).await.is_err() {
+                tracing::warn!("the journal's thread does not end");
+            }
         }
     }
 }
 
-fn models(config: &ServeConfig) -> anyhow::Result<Models> {
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read_to_string(path).with_context(|| format!("models: {}", path.display()))
-    };
-    let texts = config.models.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Models::with(&texts)?)
+/// The door's limits as the configuration sets them.
+pub fn door_limits(config: &ServeConfig) -> DoorLimits {
+    DoorLimits {
+        requests_per_second: config.limits.requests_per_second,
+        burst: config.limits.burst,
+        connections: config.limits.connections,
+        in_flight: config.limits.in_flight,
+        ..DoorLimits::default()
+    }
 }
 
 /// Deletes artifacts that no job used when the farm started: a crash between a decision and its deletion leaves

@@ -23,6 +23,8 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 pub const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 /// The longest name of a node, pool or gpu kind, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
+/// Coordinators that a worker is told of.
+pub const COORDINATORS_MAX: usize = 16;
 /// The connection is dead after so long without a packet. Keep-alives go out four times as often.
 pub const IDLE_TIMEOUT: Millis = Millis(20_000);
 /// How often each side sends a heartbeat frame.
@@ -218,6 +220,9 @@ pub enum ToWorker {
     NoArtifact(ArtifactId),
     /// I am here. Sent every [`HEARTBEAT`].
     Heartbeat,
+    /// Where the farm's coordinators listen, `HOST:PORT` each, at most [`COORDINATORS_MAX`]: one of them leads
+    /// if this one no longer does. Sent behind the welcome and at each change, where there are several.
+    Coordinators(Vec<String>),
 }
 
 /// A held attempt that goes on, under a new fence.

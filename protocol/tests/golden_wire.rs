@@ -129,6 +129,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
     {
         all.push(ToWorker::Drain(kind));
     }
+    all.push(ToWorker::Coordinators(vec!["10.0.0.1:8443".into(), "b:8443".into()]));
     all.into_iter().map(|message| (format!("{message:?}"), message)).collect()
 }
 

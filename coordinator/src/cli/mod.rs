@@ -85,6 +85,11 @@ enum Verb {
     Uncordon(operate::WorkerArg),
     /// Make a token with which new workers may join
     JoinToken(operate::TokenArgs),
+    /// Show which coordinator leads, or let another lead
+    Leader {
+        #[command(subcommand)]
+        what: Option<operate::LeaderVerb>,
+    },
     /// Make, list and revoke API keys
     Key {
         #[command(subcommand)]
@@ -131,6 +136,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Cordon(args) => operate::cordon(args, true, &target).await,
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
+        Verb::Leader { what } => operate::leader(what, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());

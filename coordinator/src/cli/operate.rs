@@ -52,6 +52,13 @@ pub struct TokenArgs {
     minutes: u64,
 }
 
+/// What to do about the leader.
+#[derive(Clone, Copy, Subcommand)]
+pub enum LeaderVerb {
+    /// Let another coordinator lead; renders go on
+    Move,
+}
+
 /// What can be done with keys.
 #[derive(Subcommand)]
 pub enum KeyVerb {
@@ -139,6 +146,30 @@ pub async fn join_token(args: TokenArgs, target: &Target) -> anyhow::Result<()> 
     let answer = Client::of(target)?.send("/farm/join_tokens", &body).await?;
     let token = cell(&answer["token"]);
     done(target, &answer, &token);
+    Ok(())
+}
+
+/// Shows the coordinators of the farm and which of them leads, or has another lead.
+pub async fn leader(what: Option<LeaderVerb>, target: &Target) -> anyhow::Result<()> {
+    let client = Client::of(target)?;
+    if let Some(LeaderVerb::Move) = what {
+        let answer = client.send("/farm/leader/move", &json!({})).await?;
+        let line = format!("{} lets another lead", cell(&answer["leader"]["http"]));
+        done(target, &answer, &line);
+        return Ok(());
+    }
+    let answer = client.read("/farm/leader").await?;
+    if target.json {
+        print_json(&answer);
+        return Ok(());
+    }
+    let mut table = vec![["ROLE", "API", "WORKERS"].map(str::to_owned).to_vec()];
+    for one in answer["coordinators"].as_array().into_iter().flatten() {
+        let leads = one["id"] == answer["leader"]["id"];
+        let role = if leads { "leader" } else { "standby" };
+        table.push(vec![role.to_owned(), cell(&one["http"]), cell(&one["link"])]);
+    }
+    print(&columns(&table));
     Ok(())
 }
 

@@ -3,15 +3,18 @@
 use super::Target;
 use super::places::KEY_FILE;
 use super::table::{print, print_json};
-use crate::config::check_config as read;
-use crate::keys::{Project, Role};
-use crate::serve::{ServeInfo, serve as run};
+use crate::cluster;
+use crate::config::{JournalStore, check_config as read};
+use crate::keys::{KeyStore, Project, Role};
+use crate::serve::{ServeInfo, serve as run, signalled};
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// What `serve` takes.
@@ -38,6 +41,19 @@ pub async fn serve(args: ServeArgs, target: &Target) -> anyhow::Result<()> {
     let mut config = read(&args.config)?;
     config.accept_journal_loss = args.accept_journal_loss;
     let (data, json) = (config.data.clone(), target.json);
+    if config.journal.store == JournalStore::Etcd {
+        let file = data.join(KEY_FILE);
+        let first = move |keys: &KeyStore| first_key(keys, &file);
+        let link = config.link_listen;
+        let listening = |http: SocketAddr| {
+            if json {
+                print_json(&json!({"http": http, "link": link}));
+            } else {
+                print(&format!("API on http://{http}/v1, workers on {link}\n"));
+            }
+        };
+        return cluster::serve(config, Arc::new(first), listening, signalled()).await;
+    }
     let mut first_key = Ok(());
     run(config, |info| {
         first_key = ready(&data, &info, json);
@@ -49,22 +65,29 @@ pub async fn serve(args: ServeArgs, target: &Target) -> anyhow::Result<()> {
     first_key
 }
 
-/// Says where it listens. A farm that never had a key gets an operator's one, in the data folder.
+/// Says where it listens, once there is a key to ask with.
 fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
     let file = data.join(KEY_FILE);
-    if info.keys.list().is_empty() {
-        let made = info.keys.create(Project::New, Role::Operator, "first operator")?;
-        let mut options = std::fs::File::options();
-        let out = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
-        out.and_then(|mut out| writeln!(out, "{}", made.text))
-            .with_context(|| format!("cannot write {}", file.display()))?;
-        tracing::info!(file = %file.display(), "made an operator's key");
-    }
+    first_key(&info.keys, &file)?;
     if json {
         print_json(&json!({"http": info.http, "link": info.link, "key_file": file}));
     } else {
         print(&format!("API on http://{}/v1, workers on {}\n", info.http, info.link));
     }
+    Ok(())
+}
+
+/// Makes an operator's key for a farm that never had a key.
+fn first_key(keys: &KeyStore, file: &Path) -> anyhow::Result<()> {
+    if !keys.list().is_empty() {
+        return Ok(());
+    }
+    let made = keys.create(Project::New, Role::Operator, "first operator")?;
+    let mut options = std::fs::File::options();
+    let out = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    out.and_then(|mut out| writeln!(out, "{}", made.text))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    tracing::info!(file = %file.display(), "made an operator's key");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::{DispatchMsg, DispatchView};
 use crate::authority::Authority;
 use crate::clock;
 use crate::journal::{JournalError, JournalMsg};
+use crate::leadership::Leadership;
 use crate::link::LinkMsg;
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -85,6 +86,8 @@ pub struct DispatchArguments {
     pub policy: ArtifactId,
     /// Whether a snapshot is due at once: records were lost, and an operator accepted it.
     pub snapshot_now: bool,
+    /// Whether this coordinator leads.
+    pub leadership: Arc<Leadership>,
 }
 
 /// A worker's link.
@@ -115,6 +118,7 @@ pub struct DispatchState {
     pub(super) estimates: BTreeMap<JobId, Millis>,
     pub(super) waiting: Arc<AtomicU64>,
     pub(super) pools: std::collections::BTreeSet<String>,
+    pub(super) leadership: Arc<Leadership>,
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
@@ -140,6 +144,7 @@ impl DispatchState {
         let DispatchArguments { books, next, journal, synced, waiting, models, authority, .. } =
             arguments;
         let DispatchArguments { board, metrics, limits, policy, snapshot_now, .. } = arguments;
+        let DispatchArguments { leadership, .. } = arguments;
         let snapshot_at = if snapshot_now { next } else { next + limits.snapshot_every };
         let tasks = [
             Task(tokio::spawn(watch_sync(synced, myself.clone()))),
@@ -164,6 +169,7 @@ impl DispatchState {
             estimates: BTreeMap::new(),
             waiting,
             pools: std::collections::BTreeSet::new(),
+            leadership,
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
@@ -224,15 +230,19 @@ impl DispatchState {
         if next > self.snapshot_at {
             self.snapshot_at = next + self.limits.snapshot_every;
             let snapshot = self.books.snapshot();
-            let body =
-                Box::new(move || snapshot.encode().map_err(|e| JournalError::Write(e.to_string())));
+            let body = Box::new(move |form| {
+                snapshot.encode(form).map_err(|e| JournalError::Write(e.to_string()))
+            });
             self.journal.cast(JournalMsg::Snapshot(body)).map_err(|_| "the journal is gone")?;
         }
         Ok(())
     }
 
     fn carry_out(&mut self) {
-        while let Some(effect) = self.ledger.due() {
+        // A coordinator that may no longer lead does nothing; the next tick looks again.
+        while self.leadership.is_held()
+            && let Some(effect) = self.ledger.due()
+        {
             self.effect(effect);
         }
     }
@@ -299,6 +309,9 @@ impl DispatchState {
     }
 
     fn delete_due(&mut self) {
+        if !self.leadership.is_held() {
+            return;
+        }
         let now = Instant::now();
         let mut due = Vec::new();
         while due.len() < DELETES_A_TICK

@@ -4,7 +4,7 @@
 //! places: the head of a request (timed here), its body (timed where it is read), and the answer
 //! ([`Writing`]).
 
-use super::{Door, DoorState, route};
+use super::{Door, DoorLimits, DoorState, route};
 use axum::Router;
 use axum::body::Body;
 use hyper::server::conn::http1;
@@ -40,7 +40,16 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let limits = state.limits.clone();
-    let router = route::router(Door::new(state));
+    serve_router(listener, limits, route::router(Door::new(state)), shutdown).await
+}
+
+/// The same, with any routes.
+pub async fn serve_router(
+    listener: TcpListener,
+    limits: DoorLimits,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(limits.connections));
     let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
     let accepting = async {

@@ -273,6 +273,12 @@ impl ApiError {
         }
     }
 
+    /// No coordinator leads at the moment, or the one that does cannot write: that passes in seconds.
+    pub fn no_leader() -> Self {
+        let message = "The farm cannot answer at the moment. Please try again.";
+        ApiError { message: message.into(), ..ApiError::overloaded(1) }
+    }
+
     /// A fault of ours. A retry would meet it again.
     pub fn internal() -> Self {
         let message = "The server had an error while processing your request.";

@@ -12,6 +12,7 @@ mod create;
 mod envelope;
 mod fields;
 mod health;
+mod leader;
 mod limits;
 mod listing;
 mod models;
@@ -21,6 +22,7 @@ mod node;
 mod openapi;
 mod operator;
 mod recent;
+mod role;
 mod route;
 mod submit;
 #[cfg(test)]
@@ -30,6 +32,8 @@ mod tests;
 mod video;
 
 pub use connection::serve;
+pub use leader::ClusterHandle;
+pub use role::Roles;
 
 use crate::farm::Farm;
 use crate::keys::KeyStore;
@@ -61,6 +65,8 @@ pub struct DoorState {
     pub system_fingerprint: Arc<str>,
     /// The time. A test may stop it.
     pub now: fn() -> Millis,
+    /// The other coordinators; none where there are no others.
+    pub cluster: Option<ClusterHandle>,
 }
 
 /// The time of the machine, for [`DoorState::now`].

@@ -4,7 +4,8 @@
 use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
 use super::{
-    Door, body, cancel, content, health, listing, models, moderations, openapi, operator, submit,
+    Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
+    submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -40,7 +41,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 24] = [
+pub const ROUTES: [Route; 26] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -54,6 +55,8 @@ pub const ROUTES: [Route; 24] = [
     route("GET", "/readyz", || get(health::readyz)),
     route("GET", "/metrics", || get(health::metrics)),
     route("GET", "/openapi.json", || get(openapi::document)),
+    route("GET", "/farm/leader", || get(leader::show)),
+    route("POST", "/farm/leader/move", || post(leader::step_aside)),
     route("GET", "/farm/workers", || get(operator::workers)),
     route("POST", "/farm/workers/{worker}/drain", || post(operator::drain)),
     route("POST", "/farm/workers/{worker}/cordon", || post(operator::cordon)),

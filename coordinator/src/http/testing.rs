@@ -419,6 +419,7 @@ impl Stand {
             desk: Arc::new(Desk::new(zoetrope_moderation::Policy::built_in().unwrap())),
             system_fingerprint: "fp_test".into(),
             now,
+            cluster: None,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

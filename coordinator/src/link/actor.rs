@@ -14,14 +14,15 @@ use quinn::{Connection, RecvStream, SendStream};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Epoch, WorkerId};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{
-    CloseCode, FRAME_BYTES_MAX, FromWorker, HEARTBEAT, Held, Identity, Kept, Profile, ToWorker,
+    COORDINATORS_MAX, CloseCode, FRAME_BYTES_MAX, FromWorker, HEARTBEAT, Held, Identity, Kept,
+    Profile, ToWorker,
 };
 use zoetrope_sched::input::LostHow;
 
@@ -101,6 +102,8 @@ pub struct LinkArguments {
     pub metrics: Arc<Metrics>,
     /// How patient it is.
     pub limits: LinkLimits,
+    /// Where workers find the coordinators of the farm.
+    pub coordinators: watch::Receiver<Vec<String>>,
 }
 
 /// One worker's connection.
@@ -113,6 +116,8 @@ pub struct LinkState {
     store: Arc<Store>,
     board: Arc<ProgressBoard>,
     metrics: Arc<Metrics>,
+    coordinators: watch::Receiver<Vec<String>>,
+    greeted: bool,
     out: mpsc::Sender<ToWorker>,
     fetches: Arc<Semaphore>,
     fetches_open: Arc<Semaphore>,
@@ -132,7 +137,9 @@ impl Actor for LinkActor {
         myself: ActorRef<LinkMsg>,
         arguments: LinkArguments,
     ) -> Result<LinkState, ActorProcessingErr> {
-        let LinkArguments { established, dispatch, store, board, metrics, limits } = arguments;
+        let LinkArguments { established, dispatch, store, board, metrics, limits, .. } = arguments;
+        let LinkArguments { mut coordinators, .. } = arguments;
+        coordinators.mark_changed();
         let Established { connection, send, receive, identity, profile, held } = established;
         let (out, queue) = mpsc::channel(OUT_MAX);
         let session = Session::new(limits, Instant::now());
@@ -157,6 +164,8 @@ impl Actor for LinkActor {
             store,
             board,
             metrics,
+            coordinators,
+            greeted: false,
             out,
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             fetches_open: Arc::new(Semaphore::new(FETCHES_OPEN_MAX)),
@@ -235,8 +244,22 @@ impl LinkState {
         let early = self.session.welcome(&keep, Instant::now());
         tracing::info!(%worker, node = self.identity.node, kept = keep.len(), "a worker is connected");
         self.send(myself, ToWorker::Welcome { worker, epoch, keep });
+        self.greeted = true;
+        self.tell_coordinators(myself);
         for frame in early {
             self.frame(myself, frame);
+        }
+    }
+
+    /// A worker of a farm with one coordinator needs to know no other.
+    fn tell_coordinators(&mut self, myself: &ActorRef<LinkMsg>) {
+        if !self.greeted || !self.coordinators.has_changed().unwrap_or(false) {
+            return;
+        }
+        let known: Vec<String> = self.coordinators.borrow_and_update().clone();
+        if known.len() > 1 {
+            let known = known.into_iter().take(COORDINATORS_MAX).collect();
+            self.send(myself, ToWorker::Coordinators(known));
         }
     }
 
@@ -289,6 +312,7 @@ impl LinkState {
             self.act(myself, act);
         }
         self.send(myself, ToWorker::Heartbeat);
+        self.tell_coordinators(myself);
     }
 
     fn ended(&mut self, myself: &ActorRef<LinkMsg>, code: Option<CloseCode>, reason: &str) {

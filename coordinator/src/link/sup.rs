@@ -10,6 +10,7 @@ use crate::store::Store;
 use quinn::Endpoint;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use zoetrope_protocol::wire::CloseCode;
 use zoetrope_sched::input::LostHow;
@@ -39,6 +40,8 @@ pub struct LinkSupArguments {
     pub metrics: Arc<Metrics>,
     /// How patient links are.
     pub limits: LinkLimits,
+    /// Where workers find the coordinators of the farm.
+    pub coordinators: watch::Receiver<Vec<String>>,
 }
 
 /// The supervisor's own.
@@ -118,6 +121,7 @@ impl LinkSupState {
             board: self.arguments.board.clone(),
             metrics: self.arguments.metrics.clone(),
             limits: self.arguments.limits,
+            coordinators: self.arguments.coordinators.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod actors;
 mod cancel;
+mod etcd;
 mod golden;
 mod hostile;
 mod moderation;

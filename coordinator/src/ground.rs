@@ -1,0 +1,168 @@
+//! What a leading coordinator stands on: alone its data folder; in a cluster etcd and a store that all reach.
+
+use crate::config::ServeConfig;
+use crate::documents::{Documents, Folder, Sealed, Secret};
+use crate::etcd::{Etcd, EtcdOptions};
+use crate::journal::shared::Shared;
+use crate::journal::{self, JournalError, Recovered};
+use crate::leadership::Leadership;
+use crate::metrics::Metrics;
+use crate::models::Models;
+use crate::store::Store;
+use anyhow::{Context, anyhow};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Opens the journal; blocking.
+pub type OpenJournal = Box<dyn FnOnce() -> Result<Recovered, JournalError> + Send>;
+
+/// What one term of leading needs from outside.
+pub struct Ground {
+    /// The models of the farm.
+    pub models: Arc<Models>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// Opens the journal.
+    pub journal: OpenJournal,
+    /// The authority's documents.
+    pub authority: Box<dyn Documents>,
+    /// The API keys' document.
+    pub keys: Box<dyn Documents>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// The file with what was shown of running jobs.
+    pub progress: PathBuf,
+    /// Whether this coordinator leads.
+    pub leadership: Arc<Leadership>,
+    /// Where workers find the coordinators of the farm; empty for one alone.
+    pub coordinators: watch::Receiver<Vec<String>>,
+}
+
+impl Ground {
+    /// Of the only coordinator of a farm.
+    ///
+    /// # Errors
+    /// If a folder or a model cannot be used.
+    pub fn alone(config: &ServeConfig) -> anyhow::Result<Ground> {
+        let data = &config.data;
+        std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+        let models = models(config)?;
+        let metrics = metrics(&models);
+        let (folder, accept_loss) = (data.join("journal"), config.accept_journal_loss);
+        Ok(Ground {
+            models,
+            metrics,
+            journal: Box::new(move || journal::open(&folder, accept_loss)),
+            authority: Box::new(Folder(data.join("ca"))),
+            keys: Box::new(Folder(data.clone())),
+            store: store(config, &data.join("store"))?,
+            progress: data.join("progress"),
+            leadership: Leadership::alone(),
+            coordinators: watch::channel(Vec::new()).1,
+        })
+    }
+}
+
+/// What a coordinator of a cluster keeps from one term to the next.
+#[derive(Clone)]
+pub struct Common {
+    /// The farm's etcd.
+    pub etcd: Etcd,
+    /// The models of the farm.
+    pub models: Arc<Models>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    secret: Arc<Secret>,
+}
+
+impl Common {
+    /// Reads what the configuration names. Nothing is asked of etcd yet.
+    ///
+    /// # Errors
+    /// If a file, a folder or a model cannot be used.
+    pub fn new(config: &ServeConfig) -> anyhow::Result<Common> {
+        config.check()?;
+        let cluster = &config.cluster;
+        let models = models(config)?;
+        let metrics = metrics(&models);
+        let pem = |key: &str, file: &Path| -> anyhow::Result<Option<Vec<u8>>> {
+            if file.as_os_str().is_empty() {
+                return Ok(None);
+            }
+            let read = std::fs::read(file);
+            read.map(Some).with_context(|| format!("cluster.{key} = {}", file.display()))
+        };
+        let certificate = pem("certificate_file", &cluster.certificate_file)?;
+        let options = EtcdOptions {
+            endpoints: cluster.endpoints.clone(),
+            prefix: cluster.prefix.clone(),
+            authority: pem("ca_file", &cluster.ca_file)?,
+            identity: certificate.zip(pem("key_file", &cluster.key_file)?),
+        };
+        let file = &cluster.secret_file;
+        let secret = Secret::read(file)
+            .map_err(|why| anyhow!("cluster.secret_file = {}: {why}", file.display()))?;
+        let etcd = Etcd::new(options, metrics.clone());
+        Ok(Common { etcd, models, metrics, secret: Arc::new(secret) })
+    }
+
+    /// The ground of one term.
+    ///
+    /// # Errors
+    /// If the store's folder cannot be used.
+    pub fn ground(
+        &self,
+        config: &ServeConfig,
+        leadership: Arc<Leadership>,
+        coordinators: watch::Receiver<Vec<String>>,
+    ) -> anyhow::Result<Ground> {
+        let store = store(config, &config.cluster.store)?;
+        let documents = Sealed {
+            etcd: self.etcd.clone(),
+            leadership: leadership.clone(),
+            secret: self.secret.clone(),
+            runtime: Handle::current(),
+        };
+        let shared = Shared {
+            etcd: self.etcd.clone(),
+            leadership: leadership.clone(),
+            store: store.clone(),
+            runtime: Handle::current(),
+            turn: Arc::new(Mutex::new(())),
+        };
+        let accept_loss = config.accept_journal_loss;
+        Ok(Ground {
+            models: self.models.clone(),
+            metrics: self.metrics.clone(),
+            journal: Box::new(move || journal::shared::open(shared, accept_loss)),
+            authority: Box::new(documents.clone()),
+            keys: Box::new(documents),
+            store,
+            progress: config.cluster.store.join("progress"),
+            leadership,
+            coordinators,
+        })
+    }
+}
+
+fn store(config: &ServeConfig, folder: &Path) -> anyhow::Result<Arc<Store>> {
+    let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
+    let store = Store::open(folder, keep_unused);
+    Ok(Arc::new(store.with_context(|| format!("the store in {}", folder.display()))?))
+}
+
+fn models(config: &ServeConfig) -> anyhow::Result<Arc<Models>> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("models: {}", path.display()))
+    };
+    let texts = config.models.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Arc::new(Models::with(&texts)?))
+}
+
+fn metrics(models: &Models) -> Arc<Metrics> {
+    let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
+    Arc::new(Metrics::new(&names))
+}
