@@ -41,7 +41,7 @@ pub enum RootMsg {
 
 /// What a worker is made of.
 pub struct WorkerArguments {
-    /// `HOST:PORT` of the coordinator.
+    /// `HOST:PORT` of the coordinator, or of several, separated by commas.
     pub coordinator: String,
     /// The node's name, as in its certificate.
     pub node: String,

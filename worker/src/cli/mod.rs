@@ -89,7 +89,7 @@ enum ClassifierKind {
 
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
-    /// Address of the coordinator's worker port, HOST:PORT
+    /// Address of the coordinator's worker port, HOST:PORT; of several coordinators separated by commas
     #[arg(long, default_value = "127.0.0.1:8443", env = "ZOETROPE_COORDINATOR")]
     coordinator: String,
     /// Folder of this worker: identity, cached artifacts, temporary files

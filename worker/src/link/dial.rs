@@ -6,6 +6,8 @@
 use super::stream::{read_frame, write_frame};
 use super::tls::{COORDINATOR_NAME, TlsError, join_config};
 use crate::identity::{Candidate, IdentityError, NodeIdentity, Token};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, VarInt};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,6 +16,8 @@ use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
 /// Looking up, connecting and the handshake together: a handshake is two round trips, and a lost packet
 /// is repeated after at most a second or two.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The same where there are several coordinators: only the leader answers, and another may lead in a moment.
+const CONNECT_LIMIT_SEVERAL: Duration = Duration::from_secs(3);
 /// The coordinator signs one certificate and journals the join.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -51,10 +55,36 @@ pub fn endpoint() -> std::io::Result<Endpoint> {
         .or_else(|_| Endpoint::client((std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
 }
 
+/// Dials all of `addresses`, separated by commas, and takes the first that answers: of several coordinators
+/// only the leader does.
 async fn connect(
     endpoint: &Endpoint,
     config: ClientConfig,
+    addresses: &str,
+) -> Result<Connection, DialError> {
+    let all: Vec<&str> =
+        addresses.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
+    let limit = if all.len() > 1 { CONNECT_LIMIT_SEVERAL } else { CONNECT_LIMIT };
+    let mut dials: FuturesUnordered<_> =
+        all.iter().map(|one| connect_one(endpoint, config.clone(), one, limit)).collect();
+    let mut last = DialError::Unreachable {
+        address: addresses.into(),
+        reason: "there is no address to dial".into(),
+    };
+    while let Some(dialled) = dials.next().await {
+        match dialled {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_one(
+    endpoint: &Endpoint,
+    config: ClientConfig,
     address: &str,
+    limit: Duration,
 ) -> Result<Connection, DialError> {
     let unreachable = |reason: String| DialError::Unreachable { address: address.into(), reason };
     let attempt = async {
@@ -82,9 +112,9 @@ async fn connect(
             .await
             .map_err(|error| unreachable(error.to_string()))
     };
-    match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
+    match tokio::time::timeout(limit, attempt).await {
         Ok(done) => done,
-        Err(_) => Err(unreachable(format!("no answer within {} s", CONNECT_LIMIT.as_secs()))),
+        Err(_) => Err(unreachable(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 

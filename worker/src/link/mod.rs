@@ -169,7 +169,7 @@ pub struct LinkView {
 pub struct LinkArguments {
     /// Whom it serves.
     pub root: ActorRef<RootMsg>,
-    /// `HOST:PORT`.
+    /// `HOST:PORT`, or several of them separated by commas.
     pub coordinator: String,
     /// The node's name.
     pub node: String,

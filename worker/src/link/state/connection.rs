@@ -29,7 +29,7 @@ impl LinkState {
         self.session += 1;
         let (session, link) = (self.session, myself.clone());
         let (endpoint, config) = (self.arguments.endpoint.clone(), self.arguments.config.clone());
-        let address = self.arguments.coordinator.clone();
+        let address = self.coordinators.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let line = dial(&endpoint, config, &address).await;

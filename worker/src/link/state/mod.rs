@@ -21,11 +21,15 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use zoetrope_agent::{Agent, Entry, Ordered};
 use zoetrope_protocol::job::Cause;
-use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, Order, StopWhen, ToWorker};
+use zoetrope_protocol::wire::{
+    COORDINATORS_MAX, CloseCode, FromWorker, Held, Kept, Order, StopWhen, ToWorker,
+};
 use zoetrope_protocol::{Epoch, Millis, WorkerId};
 
 /// Uploads that may be on their way at once: the three files of a finished clip.
 const SENDS_MAX: usize = 3;
+/// The longest address of a coordinator: the longest host name, and a port.
+const ADDRESS_BYTES_MAX: usize = 260;
 /// The longest detail of a failure, in characters.
 const DETAIL_MAX: usize = 1_000;
 
@@ -54,6 +58,8 @@ pub struct LinkState {
     gpu: Option<ActorRef<GpuMsg>>,
     connection: Connection,
     session: u64,
+    /// All addresses to dial: those of the configuration, and those that the farm told.
+    coordinators: String,
     worker: Option<WorkerId>,
     agent: Agent<Work>,
     transfers: Transfers,
@@ -64,6 +70,7 @@ pub struct LinkState {
 impl LinkState {
     pub(in crate::link) fn new(arguments: LinkArguments) -> Self {
         LinkState {
+            coordinators: arguments.coordinator.clone(),
             arguments,
             gpu: None,
             connection: Connection::Down { tries: 0, since: Instant::now() },
@@ -129,7 +136,21 @@ impl LinkState {
                 self.transfers.received(artifact, Err((reason, false)));
             }
             ToWorker::Heartbeat => {}
+            ToWorker::Coordinators(told) => self.told(told),
         }
+    }
+
+    /// One of these leads the farm if the present coordinator no longer does.
+    fn told(&mut self, told: Vec<String>) {
+        let configured = self.arguments.coordinator.split(',').map(str::trim);
+        let mut known: Vec<String> = configured.map(str::to_owned).collect();
+        for address in told.into_iter().take(COORDINATORS_MAX) {
+            let plain = address.len() <= ADDRESS_BYTES_MAX && !address.contains(',');
+            if plain && !known.contains(&address) {
+                known.push(address);
+            }
+        }
+        self.coordinators = known.join(",");
     }
 
     fn welcomed(
