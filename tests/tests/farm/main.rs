@@ -5,6 +5,9 @@
 
 mod bad_input;
 mod cli;
+mod cluster;
+mod etcd_trouble;
+mod failover;
 mod harness;
 mod journey;
 mod moving;
