@@ -231,7 +231,7 @@ impl DispatchState {
             self.snapshot_at = next + self.limits.snapshot_every;
             let snapshot = self.books.snapshot();
             let body = Box::new(move |form| {
-                snapshot.encode(form).map_err(|e| JournalError::Write(e.to_string()))
+                snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
             });
             self.journal.cast(JournalMsg::Snapshot(body)).map_err(|_| "the journal is gone")?;
         }
