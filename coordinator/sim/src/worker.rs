@@ -283,7 +283,7 @@ impl World {
                 self.upload_failed(worker, held, artifact);
             }
             ToWorker::NoArtifact(artifact) => self.not_fetched(worker, artifact),
-            ToWorker::Heartbeat => {}
+            ToWorker::Heartbeat | ToWorker::Coordinators(_) => {}
         }
     }
 
