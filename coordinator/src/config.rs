@@ -4,6 +4,7 @@
 
 use crate::dispatch::DispatchLimits;
 use crate::link::LinkLimits;
+use crate::provenance::settings::Provenance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +37,8 @@ pub struct ServeConfig {
     pub link: Link,
     /// The journal.
     pub journal: Journal,
+    /// Who signs clips.
+    pub provenance: Provenance,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -152,6 +155,7 @@ impl Default for ServeConfig {
             tenants: Tenants::default(),
             link: Link::default(),
             journal: Journal::default(),
+            provenance: Provenance::default(),
             accept_journal_loss: false,
         }
     }
@@ -201,6 +205,9 @@ impl ServeConfig {
         for model in &mut config.models {
             *model = base.join(&*model);
         }
+        for path in config.provenance.paths().into_iter().flatten() {
+            *path = base.join(&*path);
+        }
         config.check()?;
         Ok(config)
     }
@@ -240,6 +247,7 @@ impl ServeConfig {
                 return Err(ConfigError::Range { key: key.to_owned(), range });
             }
         }
+        self.provenance.check()?;
         self.named_tenants().map(drop)
     }
 

@@ -3,9 +3,11 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod proofs;
 pub mod row;
 pub mod table;
 
+pub use proofs::{ClipProofs, ProofTable};
 pub use row::JobRow;
 pub use table::{JobTable, TableRows, WorkerFacts};
 

@@ -7,8 +7,9 @@ use crate::dispatch::{DispatchActor, DispatchArguments, DispatchMsg};
 use crate::journal::{JournalActor, JournalArguments, JournalMsg};
 use crate::link::{LinkSup, LinkSupArguments};
 use crate::metrics::Metrics;
+use crate::provenance::ProvenanceArguments;
 use crate::sidecar::{SidecarSup, SidecarSupArguments};
-use crate::store::Store;
+use crate::storage::StorageArguments;
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent,
 };
@@ -29,8 +30,10 @@ pub struct RootArguments {
     pub dispatch: Box<dyn FnOnce(ActorRef<JournalMsg>) -> DispatchArguments + Send>,
     /// The links', once the dispatch actor runs.
     pub links: Box<dyn FnOnce(ActorRef<DispatchMsg>) -> LinkSupArguments + Send>,
-    /// The store, for its sidecar.
-    pub store: Arc<Store>,
+    /// What the sidecars need.
+    pub storage: StorageArguments,
+    /// The same, of the provenance sidecar.
+    pub provenance: ProvenanceArguments,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
     /// Gets the dispatch actor, for the door.
@@ -56,13 +59,15 @@ impl Actor for RootActor {
         myself: ActorRef<RootMsg>,
         arguments: RootArguments,
     ) -> Result<RootState, ActorProcessingErr> {
-        let RootArguments { journal, dispatch, links, store, metrics, started, fatal } = arguments;
+        let RootArguments { journal, dispatch, links, storage, provenance, .. } = arguments;
+        let RootArguments { metrics, started, fatal, .. } = arguments;
         let root = myself.get_cell();
         let (journal, _) = Actor::spawn_linked(None, JournalActor, journal, root.clone()).await?;
         let arguments = dispatch(journal.clone());
         let spawned = Actor::spawn_linked(None, DispatchActor, arguments, root.clone()).await?;
         let dispatch = spawned.0;
-        let arguments = SidecarSupArguments { store, metrics, dispatch: dispatch.clone() };
+        let arguments =
+            SidecarSupArguments { storage, provenance, metrics, dispatch: dispatch.clone() };
         let (sidecars, _) = Actor::spawn_linked(None, SidecarSup, arguments, root.clone()).await?;
         let arguments = links(dispatch.clone());
         let (links, _) = Actor::spawn_linked(None, LinkSup, arguments, root).await?;

@@ -4,6 +4,7 @@ use crate::authority::Authority;
 use crate::config::ServeConfig;
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
+use crate::gate::Gate;
 use crate::http::{self, DoorLimits, DoorState};
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
@@ -11,6 +12,7 @@ use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::root::{RootActor, RootArguments};
+use crate::storage::StorageArguments;
 use crate::store::{Store, StoreReader};
 use crate::{clock, root};
 use anyhow::{Context, bail};
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::metric;
+use zoetrope_protocol::provenance::Demand;
 
 /// The last sync takes milliseconds.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,6 +152,10 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
     let authority = Arc::new(Authority::open(&data.join("ca"))?);
     let store = Arc::new(Store::open(&data.join("store"), keep_unused)?);
+    let provenance = config.provenance.open(data, metrics.clone())?;
+    let gate = Gate::new(&provenance.root, Demand::default(), &data.join("scratch"))
+        .context("the gate in front of publication")?;
+    let gate = Arc::new(gate);
     let journal_folder = data.join("journal");
     let (accept_loss, core) = (config.accept_journal_loss, zoetrope_sched::Config::default());
     let recovered =
@@ -224,7 +231,8 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
                 limits,
             })
         },
-        store: store.clone(),
+        storage: StorageArguments { store: store.clone(), metrics: metrics.clone(), gate },
+        provenance,
         metrics: metrics.clone(),
         started,
         fatal: fatal_sender,

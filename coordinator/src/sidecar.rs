@@ -3,10 +3,10 @@
 
 use crate::dispatch::DispatchMsg;
 use crate::metrics::Metrics;
+use crate::provenance::{ProvenanceActor, ProvenanceArguments};
 use crate::storage::{StorageActor, StorageArguments};
-use crate::store::Store;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::VecDeque;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::metric;
@@ -51,18 +51,40 @@ pub enum SidecarSupMsg {}
 
 /// What the sidecars need.
 pub struct SidecarSupArguments {
-    /// The store.
-    pub store: Arc<Store>,
+    /// Of the storage sidecar.
+    pub storage: StorageArguments,
+    /// Of the provenance sidecar.
+    pub provenance: ProvenanceArguments,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
     /// Who is told that a sidecar runs.
     pub dispatch: ActorRef<DispatchMsg>,
 }
 
+/// The sidecars. They do not know each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Storage,
+    Provenance,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Storage, Kind::Provenance];
+
+    /// The word for it in metrics.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Storage => "storage",
+            Kind::Provenance => "provenance",
+        }
+    }
+}
+
 /// The supervisor's own.
 pub struct SidecarSupState {
     arguments: SidecarSupArguments,
-    budget: RestartBudget,
+    running: BTreeMap<ActorId, Kind>,
+    budgets: BTreeMap<Kind, RestartBudget>,
 }
 
 #[ractor::async_trait]
@@ -77,8 +99,11 @@ impl Actor for SidecarSup {
         arguments: SidecarSupArguments,
     ) -> Result<SidecarSupState, ActorProcessingErr> {
         let budget = RestartBudget::new(RESTARTS_MAX, BUDGET_WINDOW);
-        let state = SidecarSupState { arguments, budget };
-        state.start(&myself).await?;
+        let budgets = Kind::ALL.map(|kind| (kind, budget.clone())).into();
+        let mut state = SidecarSupState { arguments, running: BTreeMap::new(), budgets };
+        for kind in Kind::ALL {
+            state.start(&myself, kind).await?;
+        }
         Ok(state)
     }
 
@@ -89,11 +114,13 @@ impl Actor for SidecarSup {
         state: &mut SidecarSupState,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(_, error) => {
-                tracing::error!(%error, "the storage sidecar failed");
-                state.restart(&myself).await
+            SupervisionEvent::ActorFailed(who, error) => {
+                tracing::error!(%error, "a sidecar failed");
+                state.restart(&myself, who.get_id()).await
             }
-            SupervisionEvent::ActorTerminated(..) => state.restart(&myself).await,
+            SupervisionEvent::ActorTerminated(who, ..) => {
+                state.restart(&myself, who.get_id()).await
+            }
             _ => Ok(()),
         }
     }
@@ -103,21 +130,40 @@ impl SidecarSupState {
     async fn restart(
         &mut self,
         myself: &ActorRef<SidecarSupMsg>,
+        who: ActorId,
     ) -> Result<(), ActorProcessingErr> {
-        self.arguments.metrics.set(&metric::SIDECAR_UP, &["storage"], 0.0);
-        if !self.budget.take(Instant::now()) {
-            return Err("the storage sidecar keeps failing".into());
+        let Some(kind) = self.running.remove(&who) else { return Ok(()) };
+        self.arguments.metrics.set(&metric::SIDECAR_UP, &[kind.word()], 0.0);
+        let budget = self.budgets.get_mut(&kind);
+        if !budget.is_some_and(|budget| budget.take(Instant::now())) {
+            return Err(format!("the {} sidecar keeps failing", kind.word()).into());
         }
-        self.start(myself).await
+        self.start(myself, kind).await
     }
 
-    async fn start(&self, myself: &ActorRef<SidecarSupMsg>) -> Result<(), ActorProcessingErr> {
-        let SidecarSupArguments { store, metrics, dispatch } = &self.arguments;
-        let arguments = StorageArguments { store: store.clone(), metrics: metrics.clone() };
-        let spawned = Actor::spawn_linked(None, StorageActor, arguments, myself.get_cell()).await?;
-        dispatch
-            .cast(DispatchMsg::StorageUp(spawned.0))
-            .map_err(|_| "no dispatch actor any more")?;
+    async fn start(
+        &mut self,
+        myself: &ActorRef<SidecarSupMsg>,
+        kind: Kind,
+    ) -> Result<(), ActorProcessingErr> {
+        let SidecarSupArguments { storage, provenance, dispatch, .. } = &self.arguments;
+        let (id, up) = match kind {
+            Kind::Storage => {
+                let arguments = storage.clone();
+                let actor =
+                    Actor::spawn_linked(None, StorageActor, arguments, myself.get_cell()).await?.0;
+                (actor.get_id(), DispatchMsg::StorageUp(actor))
+            }
+            Kind::Provenance => {
+                let arguments = provenance.clone();
+                let spawned =
+                    Actor::spawn_linked(None, ProvenanceActor, arguments, myself.get_cell());
+                let actor = spawned.await?.0;
+                (actor.get_id(), DispatchMsg::ProvenanceUp(actor))
+            }
+        };
+        self.running.insert(id, kind);
+        dispatch.cast(up).map_err(|_| "no dispatch actor any more")?;
         Ok(())
     }
 }

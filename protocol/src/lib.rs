@@ -10,6 +10,7 @@ pub mod job;
 pub mod metric;
 pub mod model;
 pub mod mutant;
+pub mod provenance;
 pub mod wire;
 
 pub use clip::{ClipShape, Size};

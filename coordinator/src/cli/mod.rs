@@ -8,6 +8,7 @@ mod client;
 mod jobs;
 mod operate;
 mod places;
+mod provenance;
 mod serve;
 mod submit;
 mod table;
@@ -90,6 +91,13 @@ enum Verb {
         #[command(subcommand)]
         what: operate::KeyVerb,
     },
+    /// Sign for a coordinator, in a process of its own
+    Signer(provenance::SignerArgs),
+    /// Look at what proves where a clip comes from
+    Provenance {
+        #[command(subcommand)]
+        what: provenance::ProvenanceVerb,
+    },
     /// Print shell completions
     Completions {
         /// For which shell
@@ -132,6 +140,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,
+        Verb::Signer(args) => provenance::signer(args).await,
+        Verb::Provenance { what } => provenance::provenance(what, &target),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());
             Ok(())

@@ -3,11 +3,12 @@
 //! Live and in recovery the same `apply` runs, so a restart rebuilds exactly what was there. Pure: the time
 //! comes with the record.
 
-use crate::jobs::{JobTable, Submission, TableRows, WorkerFacts};
+use crate::jobs::{ClipProofs, JobTable, Submission, TableRows, WorkerFacts};
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::{Config, Core, Input, Output, State};
 
@@ -62,6 +63,20 @@ pub enum Entry {
         /// The job.
         job: JobId,
     },
+    /// A claim of the job's clip was signed. Durable before the worker gets the signature.
+    Signed {
+        /// The job.
+        job: JobId,
+        /// What the signer noted.
+        claim: SignedClaim,
+    },
+    /// The pointer was flipped, for these reasons. The core's part of it is `Published`.
+    Proven {
+        /// The job.
+        job: JobId,
+        /// The proofs.
+        proofs: Proofs,
+    },
 }
 
 /// What an entry caused.
@@ -82,16 +97,26 @@ pub struct Books {
     now: Millis,
 }
 
-/// What a snapshot holds. The first field is its version.
+/// What a snapshot holds. The first field is its version. Fields are appended; version 2 ended before the proofs.
 #[derive(Serialize, Deserialize)]
 pub struct Snapshot {
     version: u32,
     now: Millis,
     core: State,
     table: TableRows,
+    proofs: Vec<(JobId, ClipProofs)>,
 }
 
-const SNAPSHOT_VERSION: u32 = 2;
+/// A snapshot of version 2.
+#[derive(Serialize, Deserialize)]
+struct SnapshotV2 {
+    version: u32,
+    now: Millis,
+    core: State,
+    table: TableRows,
+}
+
+const SNAPSHOT_VERSION: u32 = 3;
 
 /// A snapshot that this program cannot read.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +125,7 @@ pub enum SnapshotError {
     #[error("the snapshot does not decode")]
     Decode(#[from] CodecError),
     /// Another version.
-    #[error("the snapshot is of version {0}, this program reads {SNAPSHOT_VERSION}")]
+    #[error("the snapshot is of version {0}, this program reads 2 and {SNAPSHOT_VERSION}")]
     Version(u32),
 }
 
@@ -135,6 +160,11 @@ impl Books {
                 effects.free.extend(self.table.delete(job));
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
+            Entry::Signed { job, claim } => self.table.signed(job, claim),
+            Entry::Proven { job, proofs } => {
+                self.table.proven(job, proofs);
+                self.input(now, Input::Published { job }, &mut effects);
+            }
         }
         effects
     }
@@ -183,6 +213,7 @@ impl Books {
             now: self.now,
             core: self.core.snapshot().clone(),
             table: self.table.to_rows(),
+            proofs: self.table.proofs().to_rows(),
         }
     }
 
@@ -191,15 +222,18 @@ impl Books {
     /// # Errors
     /// `Decode`, `Version`.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Books, SnapshotError> {
-        let snapshot: Snapshot = codec::decode_trusted(bytes)?;
-        if snapshot.version != SNAPSHOT_VERSION {
-            return Err(SnapshotError::Version(snapshot.version));
-        }
-        Ok(Books {
-            core: Core::from_snapshot(snapshot.core),
-            table: JobTable::from_rows(snapshot.table),
-            now: snapshot.now,
-        })
+        // A number below 251 is one byte.
+        let snapshot = match bytes.first() {
+            Some(2) => {
+                let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
+                Snapshot { version, now, core, table, proofs: Vec::new() }
+            }
+            Some(3) => codec::decode_trusted(bytes)?,
+            other => return Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),
+        };
+        let mut table = JobTable::from_rows(snapshot.table);
+        table.restore_proofs(snapshot.proofs);
+        Ok(Books { core: Core::from_snapshot(snapshot.core), table, now: snapshot.now })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod farm;
 pub mod ledger;
 pub mod progress;
+pub mod provenance;
 pub mod publish;
 pub mod recovery;
 pub mod state;
@@ -21,10 +22,12 @@ pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 
 use crate::farm::FarmMsg;
 use crate::link::LinkMsg;
+use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
-use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Held, Identity, Profile};
 use zoetrope_sched::input::LostHow;
 
@@ -64,13 +67,24 @@ pub enum DispatchMsg {
     Published {
         /// The job.
         job: JobId,
-        /// What became of it.
-        result: Result<(), Cause>,
+        /// What became of it: the proofs that opened the gate.
+        result: Result<Proofs, Cause>,
+    },
+    /// The signer's answer.
+    ClaimSigned {
+        /// Who asked.
+        worker: WorkerId,
+        /// For which attempt.
+        held: Held,
+        /// What the signer noted and what goes into the manifest; or why there is none.
+        result: Result<(SignedClaim, Vec<u8>), (Cause, String)>,
     },
     /// These artifacts could not be deleted yet.
     NotDeleted(Vec<ArtifactId>),
     /// The storage sidecar runs (again, perhaps).
     StorageUp(ActorRef<StorageMsg>),
+    /// The provenance sidecar runs (again, perhaps).
+    ProvenanceUp(ActorRef<ProvenanceMsg>),
     /// All records up to this number are on disk.
     Synced(u64),
     /// The core's moment is here.
@@ -117,6 +131,20 @@ pub enum Report {
     Stalled {
         /// The attempt.
         held: Held,
+    },
+    /// An attempt wants to know what its manifest must say.
+    TermsAsked {
+        /// The attempt.
+        held: Held,
+    },
+    /// An attempt wants its claim signed.
+    SignAsked {
+        /// The attempt.
+        held: Held,
+        /// SHA-256 of the clip without its manifest.
+        unsigned: ArtifactId,
+        /// The manifest store.
+        manifest: Vec<u8>,
     },
     /// The worker ends within this time.
     Leaving {
@@ -181,8 +209,12 @@ impl Actor for DispatchActor {
             DispatchMsg::Report { link, report } => state.report(link, report),
             DispatchMsg::LinkLost { link, how } => state.link_lost(link, how),
             DispatchMsg::Published { job, result } => state.published(job, result),
+            DispatchMsg::ClaimSigned { worker, held, result } => {
+                state.claim_signed(worker, held, result);
+            }
             DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
             DispatchMsg::StorageUp(storage) => state.storage_up(storage),
+            DispatchMsg::ProvenanceUp(provenance) => state.provenance_up(provenance),
             DispatchMsg::Synced(through) => state.synced(through),
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),

@@ -12,6 +12,7 @@ use crate::journal::{JournalError, JournalMsg};
 use crate::link::LinkMsg;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -101,6 +102,7 @@ pub struct DispatchState {
     pub(super) links: BTreeMap<WorkerId, Link>,
     pub(super) workers: HashMap<ActorId, WorkerId>,
     pub(super) storage: Option<ActorRef<StorageMsg>>,
+    pub(super) provenance: Option<ActorRef<ProvenanceMsg>>,
     pub(super) placed: BTreeMap<JobId, Instant>,
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
@@ -148,6 +150,7 @@ impl DispatchState {
             links: BTreeMap::new(),
             workers: HashMap::new(),
             storage: None,
+            provenance: None,
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),
             waiting,
@@ -357,6 +360,8 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Measured { .. } => "measured",
         Entry::Deleted { .. } => "deleted",
         Entry::Expired { .. } => "expired",
+        Entry::Signed { .. } => "signed",
+        Entry::Proven { .. } => "published",
         Entry::Core(input) => match input {
             Input::EpochBegan { .. } => "epoch_began",
             Input::ModelSet { .. } => "model_set",

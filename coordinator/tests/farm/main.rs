@@ -7,6 +7,7 @@ mod golden;
 mod hostile;
 mod operators;
 mod overload;
+mod provenance;
 mod render;
 mod restart;
 mod store;

@@ -175,7 +175,8 @@ impl FinishedClip {
     }
 }
 
-fn file(path: &Path) -> Result<FinishedFile, FinishError> {
+/// A finished file and its address.
+pub(super) fn file(path: &Path) -> Result<FinishedFile, FinishError> {
     let disk = |source| FinishError::Disk { doing: "reading back a file", source };
     let mut file = std::fs::File::open(path).map_err(disk)?;
     let mut digest = Sha256::new();
