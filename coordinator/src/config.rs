@@ -205,7 +205,7 @@ impl ServeConfig {
         for model in &mut config.models {
             *model = base.join(&*model);
         }
-        for path in config.provenance.paths().into_iter().flatten() {
+        for path in config.provenance.paths() {
             *path = base.join(&*path);
         }
         config.check()?;

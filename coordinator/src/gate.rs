@@ -60,9 +60,13 @@ impl Closed {
     /// Which proof is missing or wrong, in the word of the metric; none if it is a fault.
     pub fn proof(&self) -> Option<&'static str> {
         match self {
-            Closed::Signature { .. } | Closed::OtherClaim => Some("signed"),
-            Closed::Gap(Gap::Missing(proof) | Gap::OtherBytes(proof)) => Some(proof),
-            Closed::Gap(Gap::OtherPolicy) => Some("moderated"),
+            Closed::Signature { .. } | Closed::OtherClaim => Some("signature"),
+            Closed::Gap(Gap::Missing("marked") | Gap::OtherBytes("marked")) => Some("watermark"),
+            Closed::Gap(Gap::Missing("moderated") | Gap::OtherBytes("moderated")) => {
+                Some("moderation")
+            }
+            Closed::Gap(Gap::Missing(_) | Gap::OtherBytes(_)) => Some("signature"),
+            Closed::Gap(Gap::OtherPolicy) => Some("moderation"),
             Closed::Store(_) if self.cause() != Cause::DependencyDown => Some("digest"),
             Closed::Store(_) | Closed::Io(_) => None,
         }

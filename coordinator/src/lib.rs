@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod farm;
 pub mod gate;
 pub mod http;
+pub mod inspect;
 pub mod jobs;
 pub mod journal;
 pub mod keys;

@@ -126,7 +126,7 @@ impl Metrics {
             "affinity" => words(&["hot", "load"]),
             "direction" => words(&["in", "out"]),
             "content" => words(&["control", "artifact", "media"]),
-            "sidecar" => words(&["storage"]),
+            "sidecar" => words(&["storage", "provenance"]),
             "outcome" => words(&["ok", "refused", "error"]),
             "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
             _ => None,

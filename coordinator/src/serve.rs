@@ -6,6 +6,7 @@ use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, p
 use crate::farm::Farm;
 use crate::gate::Gate;
 use crate::http::{self, DoorLimits, DoorState};
+use crate::inspect::Inspector;
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
 use crate::link::{self, LinkSupArguments};
@@ -64,7 +65,9 @@ pub struct Running {
     pub models: Arc<Models>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    root: ActorRef<root::RootMsg>,
+    /// The root that clips are signed under, PEM.
+    pub root: Arc<str>,
+    actors: ActorRef<root::RootMsg>,
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
     journal_ended: watch::Receiver<u64>,
@@ -93,6 +96,13 @@ pub async fn serve_until(
         .with_context(|| format!("listen = {} cannot be bound", config.listen))?;
     let http = listener.local_addr()?;
     let mut running = start(&config).await?;
+    let mut roots = running.root.to_string();
+    for path in &config.provenance.trust {
+        let pem = std::fs::read_to_string(path)
+            .with_context(|| format!("provenance.trust: {}", path.display()))?;
+        roots.push_str(&pem);
+    }
+    let inspector = Arc::new(Inspector::new(roots, config.data.join("scratch")));
     let keys = Arc::new(KeyStore::open(&config.data.join("keys.json"))?);
     let stop = CancellationToken::new();
     let door = DoorState {
@@ -110,6 +120,7 @@ pub async fn serve_until(
             ..DoorLimits::default()
         },
         metrics: running.metrics.clone(),
+        inspector,
         system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
         now: clock::now,
     };
@@ -153,7 +164,8 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
     let authority = Arc::new(Authority::open(&data.join("ca"))?);
     let store = Arc::new(Store::open(&data.join("store"), keep_unused)?);
     let provenance = config.provenance.open(data, metrics.clone())?;
-    let gate = Gate::new(&provenance.root, Demand::default(), &data.join("scratch"))
+    let root = provenance.root.clone();
+    let gate = Gate::new(&root, Demand::default(), &data.join("scratch"))
         .context("the gate in front of publication")?;
     let gate = Arc::new(gate);
     let journal_folder = data.join("journal");
@@ -237,7 +249,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         started,
         fatal: fatal_sender,
     };
-    let (root, ended) = Actor::spawn(None, RootActor, arguments).await?;
+    let (actors, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
     tokio::spawn(sweep(store.clone(), used, dispatch.clone()));
     tokio::spawn(sweep_pointers(store.clone(), unread));
@@ -250,6 +262,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
         models,
         metrics,
         root,
+        actors,
         ended,
         fatal,
         journal_ended,
@@ -265,7 +278,7 @@ impl Running {
 
     /// Stops the actors in order and returns when the data folder is free.
     pub async fn stop(mut self) {
-        self.root.stop(None);
+        self.actors.stop(None);
         if let Err(error) = self.ended.await {
             tracing::error!(%error, "the actors did not end in good order");
         }

@@ -103,15 +103,15 @@ pub fn draft(
                 }))
                 .map_err(library)?;
         }
-        _ => return Err(BuildError::Library("a parent without an edit, or an edit without".into())),
+        _ => {
+            return Err(BuildError::Library("a parent without an edit, or an edit without".into()));
+        }
     }
     let placeholder = placeholder(terms.signature_bytes as usize)?;
     let mut from = File::open(source)?;
-    let mut to =
-        File::options().read(true).write(true).create(true).truncate(true).open(target)?;
+    let mut to = File::options().read(true).write(true).create(true).truncate(true).open(target)?;
     let signer = Placeholder(placeholder);
-    let manifest =
-        builder.sign(&signer, words::FORMAT, &mut from, &mut to).map_err(library)?;
+    let manifest = builder.sign(&signer, words::FORMAT, &mut from, &mut to).map_err(library)?;
     let at = find(&mut to, &signer.0[..PATTERN_BYTES], manifest.len())?;
     Ok(Draft { manifest, file: target.to_owned(), at, bytes: signer.0.len() })
 }

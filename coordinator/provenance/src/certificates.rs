@@ -99,7 +99,8 @@ impl Credential {
     /// # Errors
     /// `File` says what is wrong; `Io`.
     pub fn read(files: &Files) -> Result<Credential, CredentialError> {
-        let wrong = |path: &Path, reason: String| CredentialError::File { path: path.into(), reason };
+        let wrong =
+            |path: &Path, reason: String| CredentialError::File { path: path.into(), reason };
         let chain = certificates(&files.chain)?;
         let root = text(&files.root)?;
         certificates(&files.root)?;
@@ -115,7 +116,8 @@ impl Credential {
             &key.serialize_der(),
             &random,
         );
-        let pair = pair.map_err(|_| wrong(&files.key, "a P-256 key in PKCS #8 is wanted".into()))?;
+        let pair =
+            pair.map_err(|_| wrong(&files.key, "a P-256 key in PKCS #8 is wanted".into()))?;
         let leaf = x509_parser::parse_x509_certificate(&chain[0])
             .map_err(|error| wrong(&files.chain, error.to_string()))?
             .1;
@@ -167,10 +169,11 @@ pub fn own(folder: &Path) -> Files {
 /// `File`, `Io`, `Make`.
 pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
     let files = own(folder);
-    let (certificate, key) =
-        (folder.join("intermediate.pem"), folder.join("intermediate.key.pem"));
-    let wrong =
-        |path: &Path, e: rcgen::Error| CredentialError::File { path: path.into(), reason: e.to_string() };
+    let (certificate, key) = (folder.join("intermediate.pem"), folder.join("intermediate.key.pem"));
+    let wrong = |path: &Path, e: rcgen::Error| CredentialError::File {
+        path: path.into(),
+        reason: e.to_string(),
+    };
     let pem = text(&certificate)?;
     let key = KeyPair::from_pem(&text(&key)?).map_err(|e| wrong(&key, e))?;
     let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| wrong(&certificate, e))?;
@@ -191,8 +194,11 @@ pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
 
 fn make_authority(folder: &Path) -> Result<(), CredentialError> {
     let root_key = KeyPair::generate()?;
-    let root_params =
-        authority_params("Zoetrope farm provenance root", BasicConstraints::Unconstrained, ROOT_DAYS);
+    let root_params = authority_params(
+        "Zoetrope farm provenance root",
+        BasicConstraints::Unconstrained,
+        ROOT_DAYS,
+    );
     let root = root_params.self_signed(&root_key)?;
     let issuer = Issuer::new(root_params, root_key);
     let key = KeyPair::generate()?;

@@ -126,7 +126,11 @@ impl Claim {
             .collect();
         named.sort();
         there.sort();
-        if named == there { Ok(()) } else { Err(terms_error("an assertion that is not as claimed")) }
+        if named == there {
+            Ok(())
+        } else {
+            Err(terms_error("an assertion that is not as claimed"))
+        }
     }
 }
 
@@ -208,9 +212,8 @@ fn check_actions(content: &Value, terms: &Terms) -> Result<(), Refusal> {
 fn check_ingredient(content: &Value, terms: &Terms) -> Result<(), Refusal> {
     let Origin::Edited { parent } = &terms.origin else { return Err(terms_error("an ingredient")) };
     let content = map(content)?;
-    let of = |key: &str| {
-        content.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text())
-    };
+    let of =
+        |key: &str| content.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text());
     let title = format!("{parent}.mp4");
     if of("relationship") == Some("parentOf") && of("dc:title") == Some(&title) {
         Ok(())

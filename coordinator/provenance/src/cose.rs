@@ -34,10 +34,8 @@ pub fn protected(chain: &[Vec<u8>]) -> Result<Vec<u8>, Refusal> {
         [one] => Value::Bytes(one.clone()),
         many => Value::Array(many.iter().cloned().map(Value::Bytes).collect()),
     };
-    let header = Value::Map(vec![
-        (integer(HEADER_ALG), integer(ES256)),
-        (integer(HEADER_X5CHAIN), chain),
-    ]);
+    let header =
+        Value::Map(vec![(integer(HEADER_ALG), integer(ES256)), (integer(HEADER_X5CHAIN), chain)]);
     encode(&header)
 }
 
@@ -204,9 +202,8 @@ mod tests {
         let protected = protected(&[vec![1; 300], vec![2; 300]]).expect("encodes");
         let bare = envelope(&protected, &[3; 64], &Beside::default(), 0).expect_err("no room");
         assert!(matches!(bare, Refusal::Signer(_)));
-        let least = (600..).find(|room| {
-            envelope(&protected, &[3; 64], &Beside::default(), *room).is_ok()
-        });
+        let least =
+            (600..).find(|room| envelope(&protected, &[3; 64], &Beside::default(), *room).is_ok());
         let least = least.expect("fits somewhere");
         for room in (least..least + 400).chain([16_000, least + 65_530, least + 65_550]) {
             let Ok(made) = envelope(&protected, &[3; 64], &Beside::default(), room) else {

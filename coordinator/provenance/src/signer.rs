@@ -57,8 +57,7 @@ impl Signer {
         let protected = cose::protected(&self.credential.chain)?;
         let message = cose::to_be_signed(&protected, checked.bytes)?;
         let signature = self.credential.sign(&message).map_err(Refusal::Signer)?;
-        let envelope =
-            cose::envelope(&protected, &signature, &Beside::default(), checked.room)?;
+        let envelope = cose::envelope(&protected, &signature, &Beside::default(), checked.room)?;
         Ok(Signed { envelope, claim: checked.digest })
     }
 

@@ -42,9 +42,7 @@ pub fn render(terms: &Terms) -> Value {
 pub fn soft_bindings(terms: &Terms) -> Vec<Value> {
     use base64::Engine;
     let value = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
-    let binding = |mark: &zoetrope_protocol::provenance::MarkBinding| {
-        json!({ "alg": mark.alg, "blocks": [{ "scope": {}, "value": value(&mark.value) }] })
-    };
+    let binding = |mark: &zoetrope_protocol::provenance::MarkBinding| json!({ "alg": mark.alg, "blocks": [{ "scope": {}, "value": value(&mark.value) }] });
     terms.marks.iter().map(binding).collect()
 }
 
@@ -55,9 +53,11 @@ pub fn title(terms: &Terms) -> String {
 
 /// The definition that the library builds a manifest from.
 pub fn definition(terms: &Terms) -> Value {
-    let mut assertions = vec![json!({ "label": RENDER, "data": render(terms), "kind": "Json", "created": true })];
+    let mut assertions =
+        vec![json!({ "label": RENDER, "data": render(terms), "kind": "Json", "created": true })];
     let marks = soft_bindings(terms).into_iter();
-    assertions.extend(marks.map(|data| json!({ "label": SOFT_BINDING, "data": data, "created": true })));
+    assertions
+        .extend(marks.map(|data| json!({ "label": SOFT_BINDING, "data": data, "created": true })));
     json!({
         "title": title(terms),
         "format": FORMAT,

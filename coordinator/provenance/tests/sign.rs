@@ -53,7 +53,8 @@ struct Farm {
 impl Farm {
     fn new() -> Farm {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let signer = Signer::new(Credential::open(&folder.path().join("ca")).expect("certificates"));
+        let signer =
+            Signer::new(Credential::open(&folder.path().join("ca")).expect("certificates"));
         Farm { folder, signer }
     }
 
@@ -63,7 +64,8 @@ impl Farm {
 
     fn sign(&self, held: Held, terms: &Terms, parent: Option<&Path>) -> PathBuf {
         let source = clip(self.folder.path(), "unsigned.mp4");
-        let target = self.folder.path().join(format!("{}-{}.mp4", terms.video, held.fence.attempt.0));
+        let target =
+            self.folder.path().join(format!("{}-{}.mp4", terms.video, held.fence.attempt.0));
         let parent = parent.map(|file| Parent { file });
         let draft = build::draft(terms, parent.as_ref(), &source, &target).expect("is written");
         let signed = self.signer.sign(held, terms, &draft.manifest).expect("is signed");
@@ -100,4 +102,113 @@ fn a_signed_clip_is_trusted_and_says_what_it_is() {
     assert!(verdict.failures.contains(&"assertion.bmffHash.mismatch".to_owned()), "{verdict:?}");
     let bare = clip(farm.folder.path(), "bare.mp4");
     assert_eq!(farm.read(&bare, &farm.trust()).state, State::NotPresent);
+}
+
+/// What an attacker on a worker would want signed: each is refused.
+#[test]
+fn the_signer_signs_what_the_terms_say_and_nothing_else() {
+    let farm = Farm::new();
+    let source = clip(farm.folder.path(), "unsigned.mp4");
+    let target = farm.folder.path().join("draft.mp4");
+    let draft = |said: &Terms| build::draft(said, None, &source, &target).expect("is written");
+    let right = terms();
+    let refused = |said: Terms| {
+        let manifest = draft(&said).manifest;
+        match farm.signer.sign(held(1), &right, &manifest) {
+            Err(Refusal::Terms(_)) => {}
+            other => panic!("signed another clip: {other:?}"),
+        }
+    };
+    refused(Terms { video: JobId(8).to_string(), ..right.clone() });
+    refused(Terms { seed: 1, ..right.clone() });
+    refused(Terms { model: "another".into(), ..right.clone() });
+    refused(Terms { farm: "9.9.9".into(), ..right.clone() });
+    refused(Terms { policy: None, ..right.clone() });
+    refused(Terms { marks: right.marks[..1].to_vec(), ..right.clone() });
+    let mut more = right.clone();
+    more.marks.push(MarkBinding { alg: "org.zoetrope.mark.video.1".into(), value: vec![3] });
+    refused(more);
+    refused(Terms { signature_bytes: SIGNATURE_BYTES + 1, ..right.clone() });
+
+    let manifest = draft(&right).manifest;
+    for at in 0..manifest.len() {
+        if at % 7 != 0 {
+            continue;
+        }
+        let mut bent = manifest.clone();
+        bent[at] ^= 0x20;
+        // The room of the signature and salts may differ; what is signed still says what it must.
+        if let Ok(signed) = farm.signer.sign(held(100 + at as u32), &right, &bent) {
+            let checked = claim::check(&bent, &right).expect("says what it must");
+            assert_eq!(signed.claim, checked.digest);
+        }
+    }
+    farm.signer.sign(held(2), &right, &manifest).expect("signs the right one");
+    farm.signer.sign(held(2), &right, &manifest).expect("again, if its answer was lost");
+    let other = draft(&right).manifest;
+    assert_eq!(farm.signer.sign(held(2), &right, &other), Err(Refusal::Twice));
+    farm.signer.sign(held(3), &right, &other).expect("another attempt");
+}
+
+/// A hand-made edit: the earlier clip's manifest comes along, and the lineage is trusted as a whole.
+#[test]
+fn an_edit_carries_the_manifest_of_what_it_was_made_from() {
+    let farm = Farm::new();
+    let parent = farm.sign(held(1), &terms(), None);
+    let edited = Terms {
+        video: JobId(9).to_string(),
+        origin: Origin::Edited { parent: terms().video },
+        ..terms()
+    };
+    let file = farm.sign(held(2), &edited, Some(&parent));
+    let verdict = farm.read(&file, &farm.trust());
+    assert_eq!((verdict.state, &verdict.failures), (State::Trusted, &vec![]), "{verdict:#?}");
+    let manifests =
+        verdict.manifest.expect("a store")["manifests"].as_object().map(|all| all.len());
+    assert_eq!(manifests, Some(2));
+    // A clip that claims to be made from nothing may not bring somebody else's manifest along.
+    let source = clip(farm.folder.path(), "u.mp4");
+    let target = farm.folder.path().join("t.mp4");
+    let draft = build::draft(&edited, Some(&Parent { file: &parent }), &source, &target);
+    let manifest = draft.expect("is written").manifest;
+    let generated = Terms { origin: Origin::Generated, ..edited };
+    let refused = farm.signer.sign(held(3), &generated, &manifest);
+    assert!(matches!(refused, Err(Refusal::Terms(_))), "{refused:?}");
+}
+
+/// A new key: what the old one signed stays trusted, and the new one signs.
+#[test]
+fn a_rotated_key_signs_and_the_old_clips_stay_trusted() {
+    let mut farm = Farm::new();
+    let old = farm.sign(held(1), &terms(), None);
+    let folder = farm.folder.path().join("ca");
+    let before = farm.signer.credential().leaf().to_vec();
+    zoetrope_provenance::certificates::rotate(&folder).expect("rotates");
+    farm.signer = Signer::new(Credential::open(&folder).expect("opens"));
+    assert_ne!(farm.signer.credential().leaf(), before);
+    let new = farm.sign(held(2), &terms(), None);
+    for file in [old, new] {
+        assert_eq!(farm.read(&file, &farm.trust()).state, State::Trusted);
+    }
+}
+
+/// Another implementation of the standard, which shares no code with the one that writes.
+#[test]
+fn an_independent_reader_says_the_same() {
+    let farm = Farm::new();
+    let file = farm.sign(held(1), &terms(), None);
+    let options = encypher_c2pa::VerifyOptions {
+        trust_pem: Some(farm.signer.credential().root.clone()),
+        no_default_trust: true,
+        ..encypher_c2pa::VerifyOptions::default()
+    };
+    let verify =
+        |options: &_| encypher_c2pa::verify_file(&file, Some("video/mp4"), options).expect("reads");
+    let report = verify(&options);
+    let said =
+        (report.integrity.as_str(), report.hard_binding.as_str(), report.trust.status.as_str());
+    assert_eq!(said, ("valid", "match", "trusted"), "{:#?}", report.validation_results.failure);
+    let stranger = Farm::new().signer.credential().root.clone();
+    let report = verify(&encypher_c2pa::VerifyOptions { trust_pem: Some(stranger), ..options });
+    assert_ne!(report.trust.status, "trusted");
 }

@@ -98,6 +98,9 @@ enum Verb {
         #[command(subcommand)]
         what: provenance::ProvenanceVerb,
     },
+    /// Read a manifest for the coordinator, within limits that it set
+    #[command(hide = true)]
+    ReadManifest(provenance::ReadArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -141,6 +144,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,
         Verb::Signer(args) => provenance::signer(args).await,
+        Verb::ReadManifest(args) => provenance::read_manifest(&args),
         Verb::Provenance { what } => provenance::provenance(what, &target),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());

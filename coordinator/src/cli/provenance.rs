@@ -84,6 +84,24 @@ fn private(path: &Path) -> anyhow::Result<()> {
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?)
 }
 
+/// What `read-manifest` takes; roots to trust stand on standard input.
+#[derive(Args)]
+pub struct ReadArgs {
+    /// Media type
+    format: String,
+    /// The file
+    file: PathBuf,
+}
+
+/// Reads a file of a stranger. Its limits were set by who called.
+pub fn read_manifest(args: &ReadArgs) -> anyhow::Result<()> {
+    let roots = std::io::read_to_string(std::io::stdin())?;
+    let file = std::fs::File::open(&args.file)?;
+    let verdict = zoetrope_provenance::read(&args.format, file, &Trust { roots });
+    serde_json::to_writer(std::io::stdout(), &verdict)?;
+    Ok(())
+}
+
 /// Carries out `provenance …`.
 pub fn provenance(what: ProvenanceVerb, target: &Target) -> anyhow::Result<()> {
     let own = || -> anyhow::Result<PathBuf> {
@@ -120,7 +138,8 @@ fn verify(file: &Path, roots: &[PathBuf], json: bool) -> anyhow::Result<()> {
         if let Some(issuer) = &verdict.issuer {
             println!("issuer   {issuer}");
         }
-        for (key, value) in verdict.render.as_ref().and_then(|r| r.as_object()).into_iter().flatten()
+        for (key, value) in
+            verdict.render.as_ref().and_then(|r| r.as_object()).into_iter().flatten()
         {
             println!("{key:<16} {value}");
         }

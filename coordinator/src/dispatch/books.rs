@@ -162,8 +162,8 @@ impl Books {
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
             Entry::Proven { job, proofs } => {
-                self.table.proven(job, proofs);
                 self.input(now, Input::Published { job }, &mut effects);
+                self.table.proven(job, proofs);
             }
         }
         effects

@@ -33,7 +33,7 @@ impl Refusal {
     fn proof(self) -> &'static str {
         match self {
             Refusal::AvGap => "av_gap",
-            Refusal::Unsigned => "signed",
+            Refusal::Unsigned => "signature",
             Refusal::Facts | Refusal::Files => "digest",
         }
     }

@@ -19,6 +19,7 @@ mod multipart;
 mod node;
 mod openapi;
 mod operator;
+mod provenance;
 mod recent;
 mod route;
 mod submit;
@@ -31,6 +32,7 @@ mod video;
 pub use connection::serve;
 
 use crate::farm::Farm;
+use crate::inspect::Inspector;
 use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -55,6 +57,8 @@ pub struct DoorState {
     pub metrics: Arc<dyn DoorMetrics>,
     /// `fp_…`: the build of the engine and its settings.
     pub system_fingerprint: Arc<str>,
+    /// Looks into files.
+    pub inspector: Arc<Inspector>,
     /// The time. A test may stop it.
     pub now: fn() -> Millis,
 }

@@ -3,7 +3,9 @@
 
 use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
-use super::{Door, body, cancel, content, health, listing, models, openapi, operator, submit};
+use super::{
+    Door, body, cancel, content, health, listing, models, openapi, operator, provenance, submit,
+};
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
 use crate::keys::Role;
@@ -38,13 +40,15 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 23] = [
+pub const ROUTES: [Route; 25] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
     route("DELETE", "/v1/videos/{video_id}", || delete(cancel::delete)),
     route("GET", "/v1/videos/{video_id}/content", || get(content::content)),
     route("POST", "/v1/videos/{video_id}/cancel", || post(cancel::cancel)),
+    route("GET", "/v1/videos/{video_id}/provenance", || get(provenance::provenance)),
+    route("POST", "/v1/content_provenance_checks", || post(provenance::check)),
     route("GET", "/v1/models", || get(models::list)),
     route("GET", "/v1/models/{model}", || get(models::retrieve)),
     route("GET", "/healthz", || get(health::healthz)),

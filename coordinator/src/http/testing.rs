@@ -203,6 +203,7 @@ fn answer(shared: Shared, message: FarmMsg) {
             let found = jobs.find(|h| h.view.spec.tenant == tenant && h.view.content == content);
             say(reply, found.map(|held| held.view.clone()));
         }
+        FarmMsg::Proofs(_, _, reply) => say(reply, None),
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
         }
@@ -414,6 +415,10 @@ impl Stand {
             limits,
             metrics: counted.clone(),
             system_fingerprint: "fp_test".into(),
+            inspector: Arc::new(crate::inspect::Inspector::new(
+                String::new(),
+                std::env::temp_dir(),
+            )),
             now,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

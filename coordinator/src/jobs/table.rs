@@ -245,9 +245,12 @@ impl JobTable {
         }
     }
 
-    /// The proofs of the job's clip closed on its stored bytes.
+    /// The proofs of the job's clip closed on its stored bytes. A job that ended otherwise meanwhile needs none.
     pub fn proven(&mut self, job: JobId, proofs: Proofs) {
-        self.proofs.proven(job, proofs);
+        let completed = |row: &Arc<JobRow>| row.state == JobState::Completed && !row.deleted;
+        if self.rows.get(&job).is_some_and(completed) {
+            self.proofs.proven(job, proofs);
+        }
     }
 
     /// What was signed and proven.

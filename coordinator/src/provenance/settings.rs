@@ -21,12 +21,15 @@ pub struct Provenance {
     pub key: Option<PathBuf>,
     /// The root that readers trust, PEM.
     pub root: Option<PathBuf>,
+    /// Roots of others whose clips count as trusted where files are checked, PEM. Our own is always among them.
+    pub trust: Vec<PathBuf>,
 }
 
 impl Provenance {
     /// All paths, to be made absolute.
-    pub fn paths(&mut self) -> [&mut Option<PathBuf>; 4] {
-        [&mut self.signer, &mut self.chain, &mut self.key, &mut self.root]
+    pub fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Provenance { signer, chain, key, root, trust } = self;
+        [signer, chain, key, root].into_iter().flatten().chain(trust)
     }
 
     /// Holds the keys against each other.
@@ -37,14 +40,15 @@ impl Provenance {
         let wrong = |key: &str, range: &str| {
             Err(ConfigError::Range { key: format!("provenance.{key}"), range: range.to_owned() })
         };
-        match self {
-            Provenance { signer: Some(_), chain: None, key: None, root: Some(_) }
-            | Provenance { signer: None, chain: Some(_), key: Some(_), root: Some(_) }
-            | Provenance { signer: None, chain: None, key: None, root: None } => Ok(()),
-            Provenance { signer: Some(_), root: None, .. } => {
+        let files = [&self.chain, &self.key].map(Option::is_some);
+        match (self.signer.is_some(), files, self.root.is_some()) {
+            (true, [false, false], true)
+            | (false, [true, true], true)
+            | (false, [false, false], false) => Ok(()),
+            (true, _, false) => {
                 wrong("root", "set where signer is: a signer must not say whom to trust")
             }
-            Provenance { signer: Some(_), .. } => {
+            (true, ..) => {
                 wrong("chain", "left out where signer is set, as must key: the signer has them")
             }
             _ => wrong("chain", "set together with key and root, or all three left out"),

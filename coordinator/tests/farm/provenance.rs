@@ -42,7 +42,7 @@ async fn a_clip_without_signature_is_not_published() {
     let view = farm.until(JobId(1), |view| view.ended.is_some()).await;
     assert_eq!(view.state, NOT_PUBLISHED);
     assert!(!is_published(&farm));
-    assert_eq!(farm.metric("zoetrope_publishes_refused_total{proof=\"signed\"} "), 1.0);
+    assert_eq!(farm.metric("zoetrope_publishes_refused_total{proof=\"signature\"} "), 1.0);
     farm.running.stop().await;
 }
 

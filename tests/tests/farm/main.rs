@@ -9,6 +9,7 @@ mod harness;
 mod journey;
 mod moving;
 mod overload;
+mod provenance;
 mod restart;
 mod sdk;
 mod worker_loss;

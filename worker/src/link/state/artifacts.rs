@@ -55,7 +55,7 @@ impl LinkState {
     }
 
     pub(in crate::link) fn claim(&mut self, request: ClaimRequest) {
-        if self.table.entry(request.key).is_some() {
+        if self.agent.table.entry(request.key).is_some() {
             self.transfers.claims.ask(request);
             self.ask_due();
         }
@@ -67,7 +67,7 @@ impl LinkState {
         shard: ShardId,
         answer: Result<Given, (Cause, String)>,
     ) {
-        if let Some(key) = self.table.live_of(shard) {
+        if let Some(key) = self.agent.table.live_of(shard) {
             self.transfers.claims.answered(key, answer);
         }
     }
@@ -101,7 +101,7 @@ impl LinkState {
             self.say(&FromWorker::Fetch(artifact));
         }
         for (key, question) in self.transfers.claims.to_say(Instant::now()) {
-            let Some(entry) = self.table.entry(key) else { continue };
+            let Some(entry) = self.agent.table.entry(key) else { continue };
             let held = entry.held;
             self.say(&match question {
                 Question::Terms => FromWorker::TermsAsked(held),
