@@ -103,6 +103,9 @@ impl Inspector {
             .arg(format)
             .arg(file)
             .env_clear()
+            // Each thread and each arena of the allocator takes address space, on a machine with many cores most.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("TOKIO_WORKER_THREADS", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
