@@ -4,6 +4,7 @@
 
 use crate::dispatch::DispatchLimits;
 use crate::link::LinkLimits;
+use crate::provenance::settings::Provenance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,10 +38,12 @@ pub struct ServeConfig {
     pub link: Link,
     /// The journal.
     pub journal: Journal,
-    /// What is blocked.
-    pub moderation: Moderation,
     /// What several coordinators of one farm share. Only with the journal in etcd.
     pub cluster: Cluster,
+    /// Who signs clips.
+    pub provenance: Provenance,
+    /// What is blocked.
+    pub moderation: Moderation,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -216,8 +219,9 @@ impl Default for ServeConfig {
             tenants: Tenants::default(),
             link: Link::default(),
             journal: Journal::default(),
-            moderation: Moderation::default(),
             cluster: Cluster::default(),
+            provenance: Provenance::default(),
+            moderation: Moderation::default(),
             accept_journal_loss: false,
         }
     }
@@ -300,6 +304,9 @@ impl ServeConfig {
         for path in config.cluster.paths().into_iter().filter(|path| !path.as_os_str().is_empty()) {
             *path = base.join(&*path);
         }
+        for path in config.provenance.paths() {
+            *path = base.join(&*path);
+        }
         config.check()?;
         Ok(config)
     }
@@ -340,6 +347,7 @@ impl ServeConfig {
             }
         }
         self.check_cluster()?;
+        self.provenance.check()?;
         self.named_tenants().map(drop)
     }
 

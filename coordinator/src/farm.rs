@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use zoetrope_protocol::id::{JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::provenance::Proofs;
 use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::wire::DrainKind;
 
@@ -32,6 +33,8 @@ pub enum FarmMsg {
     Delete(TenantId, JobId, RpcReplyPort<bool>),
     /// For a resent request without idempotency key: the newest job of the last 120 s with this content hash.
     FindResent(TenantId, [u8; 32], RpcReplyPort<Option<JobView>>),
+    /// What a tenant's video was published with; none if it is not published.
+    Proofs(TenantId, JobId, RpcReplyPort<Option<Proofs>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// All workers, for operators.

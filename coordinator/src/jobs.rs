@@ -4,10 +4,12 @@
 //! the core does.
 
 pub mod moderation;
+pub mod proofs;
 pub mod row;
 pub mod table;
 
 pub use moderation::{Moderation, ModerationTable};
+pub use proofs::{ClipProofs, ProofTable};
 pub use row::JobRow;
 pub use table::{JobTable, TableRows, WorkerFacts};
 

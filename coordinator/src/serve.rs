@@ -4,8 +4,10 @@ use crate::authority::Authority;
 use crate::config::ServeConfig;
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
+use crate::gate::Gate;
 use crate::ground::Ground;
 use crate::http::{self, DoorLimits, DoorState};
+use crate::inspect::Inspector;
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
 use crate::leadership::Leadership;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::metric;
+use zoetrope_protocol::provenance::Demand;
 
 /// The last sync takes milliseconds.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,12 +69,15 @@ pub struct Running {
     pub models: Arc<Models>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Who judges.
-    pub desk: Arc<Desk>,
     /// The API keys.
     pub keys: Arc<KeyStore>,
+    /// The root that clips are signed under, PEM.
+    pub root: Arc<str>,
+    inspector: Arc<Inspector>,
+    /// Who judges.
+    pub desk: Arc<Desk>,
     leadership: Arc<Leadership>,
-    root: ActorRef<root::RootMsg>,
+    actors: ActorRef<root::RootMsg>,
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
     journal_ended: watch::Receiver<u64>,
@@ -144,7 +150,6 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
     let Ground { models, metrics, journal, authority, keys, store, .. } = ground;
     let Ground { progress: progress_file, leadership, coordinators, .. } = ground;
-    let desk = Arc::new(Desk::new(config.moderation.open()?));
     let core = zoetrope_sched::Config::default();
     let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
@@ -153,6 +158,21 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let (authority, keys, recovered) = opened.await??;
     let (authority, keys) = (Arc::new(authority), Arc::new(keys));
     let Recovery { books, writer, replayed, loss, took } = recovered;
+    let data = &config.data;
+    std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+    let desk = Arc::new(Desk::new(config.moderation.open()?));
+    let provenance = config.provenance.open(data, metrics.clone())?;
+    let root = provenance.root.clone();
+    let mut roots = root.to_string();
+    for path in &config.provenance.trust {
+        let pem = std::fs::read_to_string(path)
+            .with_context(|| format!("provenance.trust: {}", path.display()))?;
+        roots.push_str(&pem);
+    }
+    let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
+    let gate = Gate::new(&root, Demand::default(), &data.join("scratch"))
+        .context("the gate in front of publication")?;
+    let gate = Arc::new(gate);
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());
     tracing::info!(
         replayed,
@@ -230,7 +250,11 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
             let (store, metrics, desk) = (store.clone(), metrics.clone(), desk.clone());
             let models = zoetrope_moderation::models::find(config.moderation.models.as_deref());
             Box::new(move |dispatch: ActorRef<DispatchMsg>| SidecarSupArguments {
-                storage: StorageArguments { store: store.clone(), metrics: metrics.clone() },
+                storage: StorageArguments {
+                    store: store.clone(),
+                    metrics: metrics.clone(),
+                    gate: gate.clone(),
+                },
                 moderation: ModerationArguments {
                     desk,
                     models,
@@ -238,6 +262,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
                     metrics: metrics.clone(),
                     dispatch: dispatch.clone(),
                 },
+                provenance: provenance.clone(),
                 metrics,
                 dispatch,
             })
@@ -245,7 +270,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         started,
         fatal: fatal_sender,
     };
-    let (root, ended) = Actor::spawn(None, RootActor, arguments).await?;
+    let (actors, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
     tokio::spawn(sweep(store.clone(), used, dispatch.clone()));
     tokio::spawn(sweep_pointers(store.clone(), unread));
@@ -257,10 +282,12 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         store,
         models,
         metrics,
-        desk,
         keys,
         leadership,
+        desk,
         root,
+        inspector,
+        actors,
         ended,
         fatal,
         journal_ended,
@@ -280,6 +307,7 @@ impl Running {
             keys: self.keys.clone(),
             limits: door_limits(config),
             metrics: self.metrics.clone(),
+            inspector: self.inspector.clone(),
             desk: self.desk.clone(),
             system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
             now: clock::now,
@@ -294,7 +322,7 @@ impl Running {
 
     /// Stops the actors in order and returns when the data folder is free.
     pub async fn stop(mut self) {
-        self.root.stop(None);
+        self.actors.stop(None);
         if let Err(error) = self.ended.await {
             tracing::error!(%error, "the actors did not end in good order");
         }

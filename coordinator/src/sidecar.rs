@@ -4,6 +4,7 @@
 use crate::dispatch::DispatchMsg;
 use crate::metrics::Metrics;
 use crate::moderation::{ModerationActor, ModerationArguments};
+use crate::provenance::{ProvenanceActor, ProvenanceArguments};
 use crate::storage::{StorageActor, StorageArguments};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +56,8 @@ pub struct SidecarSupArguments {
     pub storage: StorageArguments,
     /// Of the moderation sidecar.
     pub moderation: ModerationArguments,
+    /// Of the provenance sidecar.
+    pub provenance: ProvenanceArguments,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
     /// Who is told that a sidecar runs.
@@ -66,16 +69,18 @@ pub struct SidecarSupArguments {
 enum Kind {
     Storage,
     Moderation,
+    Provenance,
 }
 
 impl Kind {
-    const ALL: [Kind; 2] = [Kind::Storage, Kind::Moderation];
+    const ALL: [Kind; 3] = [Kind::Storage, Kind::Moderation, Kind::Provenance];
 
     /// The word for it in metrics.
     fn word(self) -> &'static str {
         match self {
             Kind::Storage => "storage",
             Kind::Moderation => "moderation",
+            Kind::Provenance => "provenance",
         }
     }
 }
@@ -146,7 +151,7 @@ impl SidecarSupState {
         myself: &ActorRef<SidecarSupMsg>,
         kind: Kind,
     ) -> Result<(), ActorProcessingErr> {
-        let SidecarSupArguments { storage, moderation, dispatch, .. } = &self.arguments;
+        let SidecarSupArguments { storage, moderation, provenance, dispatch, .. } = &self.arguments;
         let sup = myself.get_cell();
         let id = match kind {
             Kind::Storage => {
@@ -159,6 +164,13 @@ impl SidecarSupState {
             Kind::Moderation => {
                 let arguments = moderation.clone();
                 Actor::spawn_linked(None, ModerationActor, arguments, sup).await?.0.get_id()
+            }
+            Kind::Provenance => {
+                let arguments = provenance.clone();
+                let spawned = Actor::spawn_linked(None, ProvenanceActor, arguments, sup).await?;
+                let up = DispatchMsg::ProvenanceUp(spawned.0.clone());
+                dispatch.cast(up).map_err(|_| "no dispatch actor any more")?;
+                spawned.0.get_id()
             }
         };
         self.running.insert(id, kind);

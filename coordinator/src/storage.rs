@@ -1,11 +1,12 @@
-//! The storage sidecar: checks that a clip's files are there, flips its pointer, and deletes what nobody needs.
-//! Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published` and
+//! The storage sidecar: reads a clip's files back, flips its pointer if the proofs close on exactly these bytes,
+//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published` and
 //! `DispatchMsg::NotDeleted`.
 
 use crate::dispatch::DispatchMsg;
+use crate::gate::{Closed, Gate};
 use crate::jobs::Assets;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::metric;
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 
 /// Reading three files back and writing a pointer takes well under a second on a disk.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,6 +32,8 @@ pub enum StorageMsg {
         job: JobId,
         /// Its files.
         assets: Box<Assets>,
+        /// Claims that were signed for this clip, one of which must be in it.
+        claims: Vec<SignedClaim>,
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
@@ -60,11 +64,14 @@ pub struct StorageArguments {
     pub store: Arc<Store>,
     /// Where its requests are counted.
     pub metrics: Arc<Metrics>,
+    /// What it holds a clip against before it is readable.
+    pub gate: Arc<Gate>,
 }
 
 /// The store and the permits of its tasks.
 pub struct StorageState {
     store: Arc<Store>,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
 }
@@ -78,9 +85,9 @@ impl Actor for StorageActor {
     async fn pre_start(
         &self,
         _myself: ActorRef<StorageMsg>,
-        StorageArguments { store, metrics }: StorageArguments,
+        StorageArguments { store, metrics, gate }: StorageArguments,
     ) -> Result<StorageState, ActorProcessingErr> {
-        Ok(StorageState { store, metrics, permits: Arc::new(Semaphore::new(TASKS_MAX)) })
+        Ok(StorageState { store, gate, metrics, permits: Arc::new(Semaphore::new(TASKS_MAX)) })
     }
 
     async fn handle(
@@ -90,7 +97,9 @@ impl Actor for StorageActor {
         state: &mut StorageState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            StorageMsg::Publish { job, assets, back } => state.publish(job, *assets, back),
+            StorageMsg::Publish { job, assets, claims, back } => {
+                state.publish(job, *assets, claims, back);
+            }
             StorageMsg::Unpublish(job) => state.unpublish(job),
             StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
             StorageMsg::Observe(reply) => state.observe(reply),
@@ -100,24 +109,35 @@ impl Actor for StorageActor {
 }
 
 impl StorageState {
-    fn publish(&self, job: JobId, assets: Assets, back: ActorRef<DispatchMsg>) {
+    fn publish(
+        &self,
+        job: JobId,
+        assets: Assets,
+        claims: Vec<SignedClaim>,
+        back: ActorRef<DispatchMsg>,
+    ) {
         let (store, metrics, permits) =
             (self.store.clone(), self.metrics.clone(), self.permits.clone());
+        let gate = self.gate.clone();
         tokio::spawn(async move {
             let permit = permits.acquire_owned().await;
             let began = Instant::now();
-            let tried = tokio::time::timeout(PUBLISH_TIMEOUT, flip(&store, job, &assets)).await;
+            let flipping = flip(&store, &gate, job, &assets, &claims);
+            let tried = tokio::time::timeout(PUBLISH_TIMEOUT, flipping).await;
             drop(permit);
             let result = match tried {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(proofs)) => Ok(proofs),
                 Ok(Err(error)) => {
                     tracing::warn!(%job, %error, "a clip could not be published");
-                    Err(cause(&error))
+                    if let Some(proof) = error.proof() {
+                        metrics.count(&metric::PUBLISHES_REFUSED, &[proof]);
+                    }
+                    Err(error.cause())
                 }
                 Err(_) => Err(Cause::DependencyDown),
             };
-            let outcome = match result {
-                Ok(()) => "ok",
+            let outcome = match &result {
+                Ok(_) => "ok",
                 Err(Cause::DependencyDown) => "error",
                 Err(_) => "refused",
             };
@@ -166,10 +186,17 @@ impl StorageState {
     }
 }
 
-async fn flip(store: &Store, job: JobId, assets: &Assets) -> Result<(), StoreError> {
-    for asset in [&assets.video, &assets.thumbnail, &assets.spritesheet] {
+async fn flip(
+    store: &Store,
+    gate: &Gate,
+    job: JobId,
+    assets: &Assets,
+    claims: &[SignedClaim],
+) -> Result<Proofs, Closed> {
+    for asset in [&assets.thumbnail, &assets.spritesheet] {
         store.verify(&asset.artifact, asset.bytes).await?;
     }
+    let proofs = gate.open(store, job, &assets.video, claims).await?;
     let name = |asset: &crate::jobs::Asset| asset.artifact.to_string();
     let pointer = serde_json::json!({
         "job": job.to_string(),
@@ -177,15 +204,6 @@ async fn flip(store: &Store, job: JobId, assets: &Assets) -> Result<(), StoreErr
         "thumbnail": name(&assets.thumbnail),
         "spritesheet": name(&assets.spritesheet),
     });
-    store.publish(job, pointer.to_string().into_bytes()).await
-}
-
-fn cause(error: &StoreError) -> Cause {
-    match error {
-        StoreError::Missing | StoreError::WrongDigest | StoreError::WrongLength { .. } => {
-            Cause::ArtifactMissing
-        }
-        StoreError::Taken => Cause::CheckFailed,
-        StoreError::Failed(_) | StoreError::Io(_) => Cause::DependencyDown,
-    }
+    store.publish(job, pointer.to_string().into_bytes()).await?;
+    Ok(proofs)
 }

@@ -11,6 +11,7 @@ pub mod metric;
 pub mod model;
 pub mod moderation;
 pub mod mutant;
+pub mod provenance;
 pub mod wire;
 
 pub use clip::{ClipShape, Size};

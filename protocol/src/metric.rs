@@ -123,7 +123,7 @@ metrics! {
     GPU_INFO = Worker Gauge, "zoetrope_gpu_info" ["UUID", "GPU_I_ID", "worker", "pool", "gpu_kind"] "1, with what this worker serves.";
     DENOISE_STEP = Worker Histogram(WORK), "zoetrope_denoise_step_seconds" ["model"] "Time of one denoising step.";
     MODEL_LOAD = Worker Histogram(WORK), "zoetrope_model_load_seconds" ["model"] "Time to load the weights of a stage.";
-    FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, moderate, encode, mux, check or store.";
+    FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, moderate, encode, mux, check, sign or store.";
     SPOOL_BYTES = Worker Gauge, "zoetrope_spool_bytes" [] "Artifacts that are not yet acknowledged.";
     BUILD_INFO = Both Gauge, "zoetrope_build_info" ["version", "protocol"] "1, with the version of the program and of the wire.";
     LABEL_OVERFLOW = Both Counter, "zoetrope_label_overflow_total" ["label"] "Label values that were counted as other, because their set is full.";

@@ -11,6 +11,7 @@
 
 use crate::id::{ArtifactId, Epoch, Fence, Millis, ShardId, WorkerId};
 use crate::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
+use crate::provenance::Terms;
 use serde::{Deserialize, Serialize};
 
 /// ALPN name of a worker's link, with the version of this file.
@@ -90,7 +91,7 @@ pub struct ServedModel {
 }
 
 /// An attempt that a worker still holds when it (re)connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Held {
     /// The shard.
     pub shard: ShardId,
@@ -156,6 +157,18 @@ pub enum FromWorker {
     },
     /// The last frame: nothing runs any more and nothing is unacknowledged.
     Left,
+    /// What must the manifest of this attempt's clip say? The answer is [`ToWorker::Terms`].
+    TermsAsked(Held),
+    /// Sign this. The answer is [`ToWorker::Signed`] or [`ToWorker::NotSigned`]. Asked again after a lost link.
+    SignAsked {
+        /// The attempt.
+        held: Held,
+        /// SHA-256 of the clip without a manifest.
+        unsigned: ArtifactId,
+        /// The manifest store as it stands in the file, with room where the signature goes; at most
+        /// [`MANIFEST_BYTES_MAX`](crate::provenance::MANIFEST_BYTES_MAX) bytes.
+        manifest: Vec<u8>,
+    },
 }
 
 /// What a stage does at the moment.
@@ -223,6 +236,29 @@ pub enum ToWorker {
     /// Where the farm's coordinators listen, `HOST:PORT` each, at most [`COORDINATORS_MAX`]: one of them leads
     /// if this one no longer does. Sent behind the welcome and at each change, where there are several.
     Coordinators(Vec<String>),
+    /// Answer to [`FromWorker::TermsAsked`].
+    Terms {
+        /// The attempt.
+        held: Held,
+        /// What the manifest must say.
+        terms: Box<Terms>,
+    },
+    /// The claim is signed.
+    Signed {
+        /// The attempt.
+        held: Held,
+        /// What goes into the manifest's room: a COSE_Sign1 of exactly that many bytes.
+        signature: Vec<u8>,
+    },
+    /// There is no signature.
+    NotSigned {
+        /// The attempt.
+        held: Held,
+        /// `DependencyDown` where another try may help.
+        cause: Cause,
+        /// For the worker's log.
+        reason: String,
+    },
 }
 
 /// A held attempt that goes on, under a new fence.

@@ -10,6 +10,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
+use zoetrope_protocol::provenance::{MarkBinding, Origin, Terms};
 use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SCORE_ONE};
 use zoetrope_protocol::wire::*;
 
@@ -50,6 +51,21 @@ fn profile() -> Profile {
     }
 }
 
+fn terms(origin: Origin) -> Terms {
+    Terms {
+        video: "video_8".into(),
+        farm: "0.1.0".into(),
+        created: Millis(77),
+        model: "toybox".into(),
+        license: "Apache-2.0".into(),
+        seed: 3,
+        policy: Some("p1".into()),
+        marks: vec![MarkBinding { alg: "org.zoetrope.mark.video.1".into(), value: vec![1, 2] }],
+        origin,
+        signature_bytes: 16_000,
+    }
+}
+
 fn from_worker() -> Vec<(String, FromWorker)> {
     let facts = ClipFacts {
         size: Size { width: 288, height: 512 },
@@ -72,6 +88,12 @@ fn from_worker() -> Vec<(String, FromWorker)> {
         FromWorker::Fetch(ArtifactId([3; 32])),
         FromWorker::Leaving { within: Millis(25_000) },
         FromWorker::Left,
+        FromWorker::TermsAsked(held()),
+        FromWorker::SignAsked {
+            held: held(),
+            unsigned: ArtifactId([4; 32]),
+            manifest: vec![5, 6, 7],
+        },
     ];
     for phase in [
         Phase::Loading,
@@ -123,6 +145,13 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         ToWorker::NotStored { held: held(), artifact, reason: "full".into() },
         ToWorker::NoArtifact(artifact),
         ToWorker::Heartbeat,
+        ToWorker::Terms { held: held(), terms: Box::new(terms(Origin::Generated)) },
+        ToWorker::Terms {
+            held: held(),
+            terms: Box::new(terms(Origin::Edited { parent: "video_7".into() })),
+        },
+        ToWorker::Signed { held: held(), signature: vec![8, 9] },
+        ToWorker::NotSigned { held: held(), cause: Cause::DependencyDown, reason: "down".into() },
     ];
     for kind in
         [DrainKind::Immediate, DrainKind::Step, DrainKind::Shard, DrainKind::Deadline(Millis(9))]

@@ -242,6 +242,7 @@ impl World {
                     self.send_to_worker(host, conn, ToWorker::NoArtifact(artifact));
                 }
             }
+            Act::Say(message) => self.send_to_worker(host, conn, *message),
             Act::Shut(..) => {
                 self.close(conn, true);
                 self.link_lost(host, conn, LostHow::Closed);

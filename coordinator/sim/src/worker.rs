@@ -283,7 +283,12 @@ impl World {
                 self.upload_failed(worker, held, artifact);
             }
             ToWorker::NoArtifact(artifact) => self.not_fetched(worker, artifact),
-            ToWorker::Heartbeat | ToWorker::Coordinators(_) => {}
+            // One address for all; and simulated clips are published unsigned, so nobody asks for terms.
+            ToWorker::Coordinators(_)
+            | ToWorker::Terms { .. }
+            | ToWorker::Signed { .. }
+            | ToWorker::NotSigned { .. }
+            | ToWorker::Heartbeat => {}
         }
     }
 

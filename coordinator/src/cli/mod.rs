@@ -8,6 +8,7 @@ mod client;
 mod jobs;
 mod operate;
 mod places;
+mod provenance;
 mod serve;
 mod submit;
 mod table;
@@ -95,6 +96,16 @@ enum Verb {
         #[command(subcommand)]
         what: operate::KeyVerb,
     },
+    /// Sign for a coordinator, in a process of its own
+    Signer(provenance::SignerArgs),
+    /// Look at what proves where a clip comes from
+    Provenance {
+        #[command(subcommand)]
+        what: provenance::ProvenanceVerb,
+    },
+    /// Read a manifest for the coordinator, within limits that it set
+    #[command(hide = true)]
+    ReadManifest(provenance::ReadArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -138,6 +149,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Leader { what } => operate::leader(what, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,
+        Verb::Signer(args) => provenance::signer(args).await,
+        Verb::ReadManifest(args) => provenance::read_manifest(&args),
+        Verb::Provenance { what } => provenance::provenance(what, &target),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());
             Ok(())

@@ -52,6 +52,12 @@ pub struct UpArgs {
     /// The worker's program [default: the one beside this program]
     #[arg(long, value_name = "FILE", env = "ZOETROPE_WORKER_PROGRAM")]
     worker_program: Option<PathBuf>,
+    /// The socket of a `zoetrope signer` that signs the clips [default: this process signs]
+    #[arg(long, value_name = "PATH", requires = "signer_root")]
+    signer: Option<PathBuf>,
+    /// PEM: the root that its signatures must lead to
+    #[arg(long, value_name = "FILE", requires = "signer")]
+    signer_root: Option<PathBuf>,
     /// The moderation policy [default: the one that is built in]
     #[arg(long, value_name = "FILE", env = "ZOETROPE_POLICY")]
     policy: Option<PathBuf>,
@@ -88,6 +94,8 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
         accept_journal_loss: args.accept_journal_loss,
         ..ServeConfig::default()
     };
+    config.provenance.signer = args.signer.clone();
+    config.provenance.root = args.signer_root.clone();
     config.moderation.policy = args.policy.clone();
     for problem in config.moderation.problems()? {
         eprintln!("moderation is not available, so jobs will wait: {problem}");

@@ -5,7 +5,7 @@
 
 use super::intake::{Intake, Waiting};
 use crate::jobs::{
-    JobRow, JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts,
+    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts,
 };
 use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::ClipFacts;
 use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::output::{FailWhy, JobState};
 use zoetrope_sched::{Config, Core, Input, Output, State};
@@ -101,6 +102,20 @@ pub enum Entry {
         /// The verdict.
         verdict: Verdict,
     },
+    /// A claim of the job's clip was signed. Durable before the worker gets the signature.
+    Signed {
+        /// The job.
+        job: JobId,
+        /// What the signer noted.
+        claim: SignedClaim,
+    },
+    /// The pointer was flipped, for these reasons. The core's part of it is `Published`.
+    Proven {
+        /// The job.
+        job: JobId,
+        /// The proofs.
+        proofs: Proofs,
+    },
 }
 
 /// What an entry caused.
@@ -136,6 +151,7 @@ pub struct Snapshot {
     table: TableRows,
     intake: Vec<(JobId, Waiting)>,
     moderation: Vec<(JobId, Arc<Moderation>)>,
+    proofs: Vec<(JobId, ClipProofs)>,
 }
 
 /// A snapshot of version 2.
@@ -199,6 +215,11 @@ impl Books {
                 effects.free.extend(self.table.delete(job));
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
+            Entry::Signed { job, claim } => self.table.signed(job, claim),
+            Entry::Proven { job, proofs } => {
+                self.input(now, Input::Published { job }, &mut effects);
+                self.table.proven(job, proofs);
+            }
             Entry::Asked { submission, ask, audience } => {
                 let job = submission.job;
                 self.table.admit(now, *submission);
@@ -308,6 +329,7 @@ impl Books {
             table: self.table.to_rows(),
             intake: self.intake.to_rows(),
             moderation: self.moderation.to_rows(),
+            proofs: self.table.proofs().to_rows(),
         }
     }
 
@@ -316,7 +338,7 @@ impl Books {
     /// # Errors
     /// `Decode`, `Version`.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Books, SnapshotError> {
-        Books::of(Snapshot::decode(bytes)?)
+        Ok(Books::of(Snapshot::decode(bytes)?))
     }
 
     /// The books of a snapshot in either form.
@@ -329,17 +351,19 @@ impl Books {
             let rest: Vec<Arc<JobRow>> = codec::decode_trusted(&bytes.rest)?;
             snapshot.table.rows.extend(rest);
         }
-        Books::of(snapshot)
+        Ok(Books::of(snapshot))
     }
 
-    fn of(snapshot: Snapshot) -> Result<Books, SnapshotError> {
-        Ok(Books {
+    fn of(snapshot: Snapshot) -> Books {
+        let mut table = JobTable::from_rows(snapshot.table);
+        table.restore_proofs(snapshot.proofs);
+        Books {
             core: Core::from_snapshot(snapshot.core),
-            table: JobTable::from_rows(snapshot.table),
+            table,
             intake: Intake::from_rows(snapshot.intake),
             moderation: ModerationTable::from_rows(snapshot.moderation),
             now: snapshot.now,
-        })
+        }
     }
 }
 
@@ -349,8 +373,8 @@ impl Snapshot {
         match bytes.first() {
             Some(2) => {
                 let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
-                let (intake, moderation) = (Vec::new(), Vec::new());
-                Ok(Snapshot { version, now, core, table, intake, moderation })
+                let (intake, moderation, proofs) = (Vec::new(), Vec::new(), Vec::new());
+                Ok(Snapshot { version, now, core, table, intake, moderation, proofs })
             }
             Some(3) => Ok(codec::decode_trusted(bytes)?),
             other => Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),

@@ -64,6 +64,10 @@ impl DispatchState {
                 let row = state.books.table.resent(clock::now(), tenant, &content);
                 row.map(|row| state.view(row))
             }),
+            FarmMsg::Proofs(tenant, job, reply) => self.read(reply, move |state| {
+                let row = state.books.table.of(tenant, job)?;
+                state.books.table.proofs().of(row.job).cloned()
+            }),
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }

@@ -12,6 +12,7 @@ pub mod intake;
 pub mod ledger;
 pub mod moderate;
 pub mod progress;
+pub mod provenance;
 pub mod publish;
 pub mod recovery;
 pub mod state;
@@ -24,11 +25,13 @@ pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 use crate::farm::FarmMsg;
 use crate::link::LinkMsg;
 use crate::moderation::{ClipFault, ModerationMsg};
+use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
-use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
 use zoetrope_protocol::moderation::Verdict;
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Held, Identity, Profile};
 use zoetrope_sched::input::LostHow;
 
@@ -68,13 +71,24 @@ pub enum DispatchMsg {
     Published {
         /// The job.
         job: JobId,
-        /// What became of it.
-        result: Result<(), Cause>,
+        /// What became of it: the proofs that opened the gate.
+        result: Result<Proofs, Cause>,
+    },
+    /// The signer's answer.
+    ClaimSigned {
+        /// Who asked.
+        worker: WorkerId,
+        /// For which attempt.
+        held: Held,
+        /// What the signer noted and what goes into the manifest; or why there is none.
+        result: Result<(SignedClaim, Vec<u8>), (Cause, String)>,
     },
     /// These artifacts could not be deleted yet.
     NotDeleted(Vec<ArtifactId>),
     /// The storage sidecar runs (again, perhaps).
     StorageUp(ActorRef<StorageMsg>),
+    /// The provenance sidecar runs (again, perhaps).
+    ProvenanceUp(ActorRef<ProvenanceMsg>),
     /// The moderation sidecar can judge (again, perhaps).
     ModerationUp(ActorRef<ModerationMsg>),
     /// A job's words were judged.
@@ -140,6 +154,20 @@ pub enum Report {
         /// The attempt.
         held: Held,
     },
+    /// An attempt wants to know what its manifest must say.
+    TermsAsked {
+        /// The attempt.
+        held: Held,
+    },
+    /// An attempt wants its claim signed.
+    SignAsked {
+        /// The attempt.
+        held: Held,
+        /// SHA-256 of the clip without its manifest.
+        unsigned: ArtifactId,
+        /// The manifest store.
+        manifest: Vec<u8>,
+    },
     /// The worker ends within this time.
     Leaving {
         /// How long it goes on.
@@ -203,8 +231,12 @@ impl Actor for DispatchActor {
             DispatchMsg::Report { link, report } => state.report(link, report),
             DispatchMsg::LinkLost { link, how } => state.link_lost(link, how),
             DispatchMsg::Published { job, result } => state.published(job, result),
+            DispatchMsg::ClaimSigned { worker, held, result } => {
+                state.claim_signed(worker, held, result);
+            }
             DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
             DispatchMsg::StorageUp(storage) => state.storage_up(storage),
+            DispatchMsg::ProvenanceUp(provenance) => state.provenance_up(provenance),
             DispatchMsg::ModerationUp(sidecar) => state.moderation_up(sidecar),
             DispatchMsg::TextsJudged { job, verdict } => state.texts_judged(job, verdict),
             DispatchMsg::ClipJudged { job, fence, result } => state.clip_judged(job, fence, result),

@@ -10,6 +10,7 @@ use zoetrope_protocol::id::{Fence, JobId};
 use zoetrope_protocol::job::{ArtifactRef, Cause};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
+use zoetrope_protocol::provenance::Proofs;
 use zoetrope_sched::Input;
 
 /// The largest gap between the lengths of sound and picture: one AAC frame at 48 kHz, rounded down.
@@ -24,6 +25,8 @@ pub enum Refusal {
     AvGap,
     /// One of the three files is missing.
     Files,
+    /// No claim of this clip was signed.
+    Unsigned,
 }
 
 impl Refusal {
@@ -31,6 +34,7 @@ impl Refusal {
     fn proof(self) -> &'static str {
         match self {
             Refusal::AvGap => "av_gap",
+            Refusal::Unsigned => "signature",
             Refusal::Facts | Refusal::Files => "digest",
         }
     }
@@ -84,7 +88,14 @@ impl DispatchState {
                 return self.record(Entry::Core(Input::PublishFailed { job, cause }));
             }
         };
-        let message = StorageMsg::Publish { job, assets, back: self.myself.clone() };
+        let claims = self.books.table.proofs().claims(job).to_vec();
+        if claims.is_empty() {
+            tracing::warn!(%job, "a clip is not published: it is not signed");
+            self.metrics.count(&metric::PUBLISHES_REFUSED, &[Refusal::Unsigned.proof()]);
+            let cause = Cause::CheckFailed;
+            return self.record(Entry::Core(Input::PublishFailed { job, cause }));
+        }
+        let message = StorageMsg::Publish { job, assets, claims, back: self.myself.clone() };
         if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
             self.storage = None;
             let cause = Cause::DependencyDown;
@@ -93,17 +104,11 @@ impl DispatchState {
     }
 
     /// The storage sidecar's answer.
-    pub(super) fn published(&mut self, job: JobId, result: Result<(), Cause>) {
-        let input = match result {
-            Ok(()) => Input::Published { job },
-            Err(cause) => {
-                if cause != Cause::DependencyDown {
-                    self.metrics.count(&metric::PUBLISHES_REFUSED, &["digest"]);
-                }
-                Input::PublishFailed { job, cause }
-            }
-        };
-        self.record(Entry::Core(input));
+    pub(super) fn published(&mut self, job: JobId, result: Result<Proofs, Cause>) {
+        self.record(match result {
+            Ok(proofs) => Entry::Proven { job, proofs },
+            Err(cause) => Entry::Core(Input::PublishFailed { job, cause }),
+        });
         if is_orphan(&self.books, job) {
             self.after_sync(Effect::Unpublish(job));
         }

@@ -14,6 +14,7 @@ use crate::link::LinkMsg;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::moderation::ModerationMsg;
+use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -108,6 +109,7 @@ pub struct DispatchState {
     pub(super) links: BTreeMap<WorkerId, Link>,
     pub(super) workers: HashMap<ActorId, WorkerId>,
     pub(super) storage: Option<ActorRef<StorageMsg>>,
+    pub(super) provenance: Option<ActorRef<ProvenanceMsg>>,
     pub(super) moderation: Option<ActorRef<ModerationMsg>>,
     /// The version of the policy that verdicts must be of.
     pub(super) policy: ArtifactId,
@@ -143,8 +145,8 @@ impl DispatchState {
     ) -> DispatchState {
         let DispatchArguments { books, next, journal, synced, waiting, models, authority, .. } =
             arguments;
-        let DispatchArguments { board, metrics, limits, policy, snapshot_now, .. } = arguments;
-        let DispatchArguments { leadership, .. } = arguments;
+        let DispatchArguments { board, metrics, limits, policy, snapshot_now, leadership, .. } =
+            arguments;
         let snapshot_at = if snapshot_now { next } else { next + limits.snapshot_every };
         let tasks = [
             Task(tokio::spawn(watch_sync(synced, myself.clone()))),
@@ -162,6 +164,7 @@ impl DispatchState {
             links: BTreeMap::new(),
             workers: HashMap::new(),
             storage: None,
+            provenance: None,
             moderation: None,
             policy,
             judging: BTreeMap::new(),
@@ -386,6 +389,8 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Measured { .. } => "measured",
         Entry::Deleted { .. } => "deleted",
         Entry::Expired { .. } => "expired",
+        Entry::Signed { .. } => "signed",
+        Entry::Proven { .. } => "published",
         Entry::Asked { .. } => "submitted",
         Entry::Judged { .. } => "judged",
         Entry::NotJudged { .. } => "not_judged",

@@ -62,6 +62,8 @@ pub fn entries(worker: WorkerId, report: &Report) -> Vec<Entry> {
             Input::DrainAsked { worker, drain: DrainKind::Deadline(*within) }
         }
         Report::Left => Input::WorkerLeft { worker },
+        // Nothing happened yet; what was signed is an entry of its own.
+        Report::TermsAsked { .. } | Report::SignAsked { .. } => return Vec::new(),
     };
     vec![Entry::Core(core)]
 }
@@ -101,9 +103,16 @@ impl DispatchState {
         for entry in entries(worker, &report) {
             self.record(entry);
         }
-        if let Report::Stored { held, artifact } = report {
-            let stored = ToWorker::Stored { held, artifact: artifact.artifact };
-            self.after_sync(Effect::Tell(worker, Box::new(stored)));
+        match report {
+            Report::Stored { held, artifact } => {
+                let stored = ToWorker::Stored { held, artifact: artifact.artifact };
+                self.after_sync(Effect::Tell(worker, Box::new(stored)));
+            }
+            Report::TermsAsked { held } => self.terms_asked(worker, held),
+            Report::SignAsked { held, unsigned, manifest } => {
+                self.sign_asked(worker, held, unsigned, manifest);
+            }
+            _ => {}
         }
     }
 

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -56,6 +57,49 @@ pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Fields
         return Fields::of(form(incoming, first, &boundary).await?);
     }
     Err(ApiError::media_type(media))
+}
+
+/// Writes the file of one part of a multipart body to disk; gives its first bytes. All other parts are passed over.
+///
+/// # Errors
+/// As [`read`]; 400 if there is no such file.
+pub async fn file(
+    door: &Door,
+    headers: &HeaderMap,
+    body: Body,
+    name: &str,
+    to: &mut tokio::fs::File,
+    head_bytes: usize,
+) -> Result<Vec<u8>, ApiError> {
+    let kind = text_header(headers, header::CONTENT_TYPE.as_str()).unwrap_or("");
+    let boundary = multipart::boundary(kind).ok_or_else(|| ApiError::media_type(kind))?;
+    let deadline = Instant::now() + door.state.limits.body_timeout;
+    let mut incoming = Incoming { stream: body.into_data_stream(), read: 0, door, deadline };
+    let mut parser = Parser::new(&boundary);
+    let (mut wanted, mut found, mut head) = (false, false, Vec::new());
+    while let Some(bytes) = incoming.next().await? {
+        let mut piece = Vec::new();
+        parser.push(&bytes, &mut |event| -> Result<(), ApiError> {
+            match event {
+                Event::Part { name: of, file } => {
+                    wanted = file && of == name && !found;
+                    found |= wanted;
+                }
+                Event::Bytes(new) if wanted => piece.extend_from_slice(new),
+                Event::Bytes(_) => {}
+                Event::End => wanted = false,
+            }
+            Ok(())
+        })?;
+        let room = head_bytes - head.len();
+        head.extend_from_slice(&piece[..room.min(piece.len())]);
+        to.write_all(&piece).await.map_err(|error| {
+            tracing::error!(%error, "a file could not be spooled");
+            ApiError::internal()
+        })?;
+    }
+    parser.finish()?;
+    if found { Ok(head) } else { Err(ApiError::missing(name)) }
 }
 
 /// A header's value, if it is text.

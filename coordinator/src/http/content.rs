@@ -74,7 +74,7 @@ pub async fn content(
 }
 
 /// The files of a job, if they can be had.
-fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
+pub(super) fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
     match (&view.assets, view.state) {
         (Some(assets), JobState::Completed) if view.expires.is_none_or(|at| now < at) => Ok(assets),
         (_, JobState::Completed) => Err(ApiError::not_found(

@@ -21,6 +21,7 @@ mod multipart;
 mod node;
 mod openapi;
 mod operator;
+mod provenance;
 mod recent;
 mod role;
 mod route;
@@ -36,6 +37,7 @@ pub use leader::ClusterHandle;
 pub use role::Roles;
 
 use crate::farm::Farm;
+use crate::inspect::Inspector;
 use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -63,6 +65,8 @@ pub struct DoorState {
     pub desk: Arc<Desk>,
     /// `fp_…`: the build of the engine and its settings.
     pub system_fingerprint: Arc<str>,
+    /// Looks into files.
+    pub inspector: Arc<Inspector>,
     /// The time. A test may stop it.
     pub now: fn() -> Millis,
     /// The other coordinators; none where there are no others.

@@ -5,7 +5,7 @@ use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    submit,
+    provenance, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -41,13 +41,15 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 26] = [
+pub const ROUTES: [Route; 28] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
     route("DELETE", "/v1/videos/{video_id}", || delete(cancel::delete)),
     route("GET", "/v1/videos/{video_id}/content", || get(content::content)),
     route("POST", "/v1/videos/{video_id}/cancel", || post(cancel::cancel)),
+    route("GET", "/v1/videos/{video_id}/provenance", || get(provenance::provenance)),
+    route("POST", "/v1/content_provenance_checks", || post(provenance::check)),
     route("POST", "/v1/moderations", || post(moderations::create)),
     route("GET", "/v1/models", || get(models::list)),
     route("GET", "/v1/models/{model}", || get(models::retrieve)),

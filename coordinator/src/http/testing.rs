@@ -206,6 +206,7 @@ fn answer(shared: Shared, message: FarmMsg) {
             let found = jobs.find(|h| h.view.spec.tenant == tenant && h.view.content == content);
             say(reply, found.map(|held| held.view.clone()));
         }
+        FarmMsg::Proofs(_, _, reply) => say(reply, None),
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
         }
@@ -418,6 +419,10 @@ impl Stand {
             metrics: counted.clone(),
             desk: Arc::new(Desk::new(zoetrope_moderation::Policy::built_in().unwrap())),
             system_fingerprint: "fp_test".into(),
+            inspector: Arc::new(crate::inspect::Inspector::new(
+                String::new(),
+                std::env::temp_dir(),
+            )),
             now,
             cluster: None,
         };

@@ -3,7 +3,7 @@
 //! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row, because
 //! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
 
-use super::{Assets, JobRow, JobView, ListQuery, Page, Submission};
+use super::{Assets, ClipProofs, JobRow, JobView, ListQuery, Page, ProofTable, Submission};
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
+use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Profile, ServedModel};
 use zoetrope_sched::output::{JobState, Output};
 
@@ -81,6 +82,7 @@ pub struct JobTable {
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
+    proofs: ProofTable,
 }
 
 impl JobTable {
@@ -198,6 +200,7 @@ impl JobTable {
         self.contents_age.remove(&place);
         self.order.remove(&place);
         let Some(row) = self.rows.remove(&place.1) else { return };
+        self.proofs.forget(row.job);
         if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
             places.remove(&place);
         }
@@ -235,6 +238,31 @@ impl JobTable {
         self.change(job, |row| row.facts = Some((fence, facts)));
     }
 
+    /// A claim of the job's clip was signed.
+    pub fn signed(&mut self, job: JobId, claim: SignedClaim) {
+        if self.rows.get(&job).is_some_and(|row| !row.is_terminal()) {
+            self.proofs.signed(job, claim);
+        }
+    }
+
+    /// The proofs of the job's clip closed on its stored bytes. A job that ended otherwise meanwhile needs none.
+    pub fn proven(&mut self, job: JobId, proofs: Proofs) {
+        let completed = |row: &Arc<JobRow>| row.state == JobState::Completed && !row.deleted;
+        if self.rows.get(&job).is_some_and(completed) {
+            self.proofs.proven(job, proofs);
+        }
+    }
+
+    /// What was signed and proven.
+    pub fn proofs(&self) -> &ProofTable {
+        &self.proofs
+    }
+
+    /// The proofs of a snapshot.
+    pub fn restore_proofs(&mut self, rows: Vec<(JobId, ClipProofs)>) {
+        self.proofs = ProofTable::from_rows(rows);
+    }
+
     /// An artifact of an unfinished job is safe in the store.
     pub fn stored(&mut self, job: JobId, artifact: ArtifactRef) {
         let used = self.change(job, |row| {
@@ -251,6 +279,7 @@ impl JobTable {
     /// Hides a job for ever. Returns artifacts that nobody uses any more.
     pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
         self.change(job, |row| row.deleted = true);
+        self.proofs.forget(job);
         self.drop_assets(job)
     }
 
@@ -309,6 +338,9 @@ impl JobTable {
             }
         });
         let Some(row) = self.rows.get(&job).cloned() else { return };
+        if matches!(state, JobState::Failed(_)) {
+            self.proofs.forget(job);
+        }
         if let Some(expires) = row.expires() {
             self.expiries.insert((expires, job));
         }

@@ -280,6 +280,7 @@ impl LinkState {
             }
             Act::Show(job, view) => self.board.report(job, view),
             Act::Fetch(artifact) => self.fetch(myself, artifact),
+            Act::Say(message) => self.send(myself, *message),
             Act::Shut(code, reason) => self.shut(myself, code, reason),
             Act::Silent => {
                 self.lost(myself, LostHow::Silence, CloseCode::Silent, "no frame in time");

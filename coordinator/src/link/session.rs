@@ -9,10 +9,14 @@ use crate::jobs::PhaseView;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, JobId, ShardId};
+use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, LOSS_AFTER, Phase, ToWorker};
 
 /// Frames of one worker that may wait for its welcome.
 pub const FRAMES_MAX: usize = 64;
+/// Questions to the signer that one worker may have open: it finishes one clip at a time, and asks again when in
+/// doubt.
+pub const CLAIMS_OPEN_MAX: usize = 4;
 
 /// When an attempt last moved on.
 struct Motion {
@@ -31,6 +35,8 @@ pub enum Act {
     Show(JobId, PhaseView),
     /// Send this artifact.
     Fetch(ArtifactId),
+    /// Tell the worker this.
+    Say(Box<ToWorker>),
     /// Close the connection.
     Shut(CloseCode, &'static str),
     /// The worker is lost: no frame came in time.
@@ -44,6 +50,7 @@ pub struct Session {
     /// Frames that came before the welcome; none after it.
     early: Option<Vec<FromWorker>>,
     motion: BTreeMap<ShardId, Motion>,
+    claims_open: usize,
     last_frame: Instant,
 }
 
@@ -55,6 +62,7 @@ impl Session {
             limits,
             early: Some(Vec::new()),
             motion: BTreeMap::new(),
+            claims_open: 0,
             last_frame: now,
         }
     }
@@ -70,6 +78,12 @@ impl Session {
             let held = Held { shard: order.shard, fence: order.fence };
             self.fences.add(held);
             self.watch(held, now);
+        }
+        if matches!(
+            message,
+            ToWorker::Terms { .. } | ToWorker::Signed { .. } | ToWorker::NotSigned { .. }
+        ) {
+            self.claims_open = self.claims_open.saturating_sub(1);
         }
     }
 
@@ -116,6 +130,27 @@ impl Session {
             FromWorker::Fetch(artifact) => Some(Act::Fetch(artifact)),
             FromWorker::Leaving { within } => Some(Act::Report(Report::Leaving { within })),
             FromWorker::Left => Some(Act::Report(Report::Left)),
+            FromWorker::TermsAsked(held) => {
+                Some(self.claim(held, |held| Report::TermsAsked { held }))
+            }
+            FromWorker::SignAsked { held, unsigned, manifest } => {
+                Some(self.claim(held, |held| Report::SignAsked { held, unsigned, manifest }))
+            }
+        }
+    }
+
+    /// What an attempt of this worker needs of the signer.
+    fn claim(&mut self, held: Held, report: impl FnOnce(Held) -> Report) -> Act {
+        self.claims_open += 1;
+        if self.claims_open > CLAIMS_OPEN_MAX {
+            return Act::Shut(CloseCode::Protocol, "too many claims to be signed");
+        }
+        match self.fences.current(&held) {
+            Some(held) => Act::Report(report(held)),
+            None => {
+                let (cause, reason) = (Cause::Refused, "the attempt was replaced".to_owned());
+                Act::Say(Box::new(ToWorker::NotSigned { held, cause, reason }))
+            }
         }
     }
 

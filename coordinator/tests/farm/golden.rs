@@ -12,6 +12,9 @@ use zoetrope_protocol::id::{
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, ClipFacts, Role, Stage};
 use zoetrope_protocol::moderation::{Audience, Category, Outcome, Verdict};
+use zoetrope_protocol::provenance::{
+    MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
+};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
 use zoetrope_sched::input::{Ask, Capacity, EndWhy, LostHow, StageNeed, TenantPolicy};
 use zoetrope_sched::{Config, Input, Output};
@@ -42,6 +45,18 @@ fn entries() -> Vec<(&'static str, Entry)> {
     let size = submission(1).spec.render.deliver;
     let facts = ClipFacts { size, frames: 96, av_gap_micros: 9, sprite_columns: 5, sprite_rows: 2 };
     let latents = |step| artifact(Role::Latents { step }, 10 + step as u8);
+    let claim = SignedClaim { unsigned: ArtifactId([30; 32]), claim: [31; 32], at: Millis(32) };
+    let proofs = Proofs {
+        moderated: Some(ModeratedProof { file: claim.unsigned, policy: "p1".to_owned() }),
+        marked: Some(MarkedProof { file: claim.unsigned, mark: 33 }),
+        signed: Some(SignedProof {
+            unsigned: claim.unsigned,
+            file: ArtifactId([20; 32]),
+            claim: claim.claim,
+            root: [34; 32],
+            checked: Millis(35),
+        }),
+    };
     let clip = vec![
         artifact(Role::Clip, 20),
         artifact(Role::Thumbnail, 21),
@@ -164,6 +179,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
             "clip_judged",
             Entry::ClipJudged { job: JobId(2), fence: held(Stage::Finish).fence, verdict: blocked },
         ),
+        ("signed", Entry::Signed { job, claim }),
+        ("proven", Entry::Proven { job, proofs }),
     ]
 }
 

@@ -9,6 +9,7 @@ mod hostile;
 mod moderation;
 mod operators;
 mod overload;
+mod provenance;
 mod render;
 mod restart;
 mod store;

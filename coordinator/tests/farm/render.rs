@@ -8,6 +8,7 @@ use zoetrope_coordinator::store::StoreReader;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::job::{ClipFacts, Stage};
 use zoetrope_protocol::wire::FromWorker;
+use zoetrope_provenance::{State, Trust, read};
 use zoetrope_sched::output::JobState;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +34,10 @@ async fn a_job_is_rendered_and_published() {
     let reader = StoreReader(farm.running.store.clone());
     let parts: Vec<_> =
         reader.read(&assets.video, 0..assets.video.bytes).try_collect().await.expect("reads");
-    assert_eq!(parts.concat(), format!("clip of {}", JobId(1)).into_bytes());
+    let root = std::fs::read_to_string(farm.folder.path().join("provenance/root.pem"));
+    let trust = Trust { roots: root.expect("the farm's root") };
+    let verdict = read("video/mp4", std::io::Cursor::new(parts.concat()), &trust);
+    assert_eq!((verdict.state, verdict.failures), (State::Trusted, vec![]));
     assert!(farm.folder.path().join(format!("store/published/{}.json", JobId(1))).exists());
     assert_eq!(farm.metric("zoetrope_video_seconds_total{model=\"toybox\"} "), 4.0);
     farm.running.stop().await;

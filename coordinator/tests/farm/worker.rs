@@ -7,8 +7,10 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -16,8 +18,12 @@ use zoetrope_coordinator::authority::{Authority, SERVER_NAME};
 use zoetrope_coordinator::{clock, link};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Fence, Millis};
-use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
+use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role, Stage};
 use zoetrope_protocol::wire::*;
+use zoetrope_provenance::{Draft, build};
+
+/// A clip of one frame, made once by ffmpeg.
+const CLIP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny.mp4");
 
 /// A worker's certificate and key.
 pub(crate) struct Papers {
@@ -262,12 +268,17 @@ impl Worker {
     /// The three files of a finished clip.
     pub(crate) async fn files(&mut self, order: &Order) -> Vec<ArtifactRef> {
         let held = held(order);
-        let mut outputs = Vec::new();
-        for (role, word) in [
-            (Role::Clip, "clip"),
-            (Role::Thumbnail, "thumbnail"),
-            (Role::Spritesheet, "spritesheet"),
-        ] {
+        let (draft, file, unsigned) = self.draft(order).await;
+        let signature = self.signature(held, unsigned, draft.manifest.clone()).await;
+        draft.complete(&signature.expect("is signed")).expect("fits");
+        self.files_with(order, &std::fs::read(file.path()).expect("reads")).await
+    }
+
+    /// The three files, with this clip.
+    pub(crate) async fn files_with(&mut self, order: &Order, clip: &[u8]) -> Vec<ArtifactRef> {
+        let held = held(order);
+        let mut outputs = vec![self.store(held, Role::Clip, clip).await];
+        for (role, word) in [(Role::Thumbnail, "thumbnail"), (Role::Spritesheet, "spritesheet")] {
             let bytes = format!("{word} of {}", order.shard.job);
             outputs.push(self.store(held, role, bytes.as_bytes()).await);
         }
@@ -275,6 +286,43 @@ impl Worker {
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Scores, &bytes).await);
         outputs
+    }
+
+    /// A real clip of one frame with the manifest that the farm wants, not signed yet.
+    pub(crate) async fn draft(&mut self, order: &Order) -> (Draft, NamedTempFile, ArtifactId) {
+        self.say(FromWorker::TermsAsked(held(order))).await;
+        let terms = match self.answer().await {
+            ToWorker::Terms { terms, .. } => terms,
+            other => panic!("no terms but {other:?}"),
+        };
+        let file = NamedTempFile::new().expect("temporary file");
+        let draft = build::draft(&terms, None, Path::new(CLIP), file.path()).expect("is written");
+        (draft, file, ArtifactId::of(&std::fs::read(CLIP).expect("the clip")))
+    }
+
+    /// Has a claim signed.
+    pub(crate) async fn signature(
+        &mut self,
+        held: Held,
+        unsigned: ArtifactId,
+        manifest: Vec<u8>,
+    ) -> Result<Vec<u8>, (Cause, String)> {
+        self.say(FromWorker::SignAsked { held, unsigned, manifest }).await;
+        match self.answer().await {
+            ToWorker::Signed { signature, .. } => Ok(signature),
+            ToWorker::NotSigned { cause, reason, .. } => Err((cause, reason)),
+            other => panic!("no signature but {other:?}"),
+        }
+    }
+
+    /// The next frame that is no word about an earlier attempt.
+    async fn answer(&mut self) -> ToWorker {
+        loop {
+            match self.next().await {
+                ToWorker::Stop { .. } => {}
+                other => return other,
+            }
+        }
     }
 
     /// Dies without a word, as a killed process does: its socket is simply gone.

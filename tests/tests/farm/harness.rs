@@ -25,6 +25,7 @@ pub enum Engine {
 pub struct Farm {
     folder: tempfile::TempDir,
     arguments: Vec<String>,
+    announced: Option<&'static str>,
     up: Option<Child>,
     http: reqwest::Client,
     /// Where it listens.
@@ -36,6 +37,11 @@ pub struct Farm {
 impl Farm {
     /// Starts a farm with so many workers and waits until all of them are there.
     pub async fn start(engine: Engine, workers: usize) -> Farm {
+        Farm::start_with(engine, workers, &[]).await
+    }
+
+    /// The same with further arguments of `zoetrope up`.
+    pub async fn start_with(engine: Engine, workers: usize, more: &[&str]) -> Farm {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut arguments = ["--workers", &workers.to_string(), "--listen", "127.0.0.1:0"]
             .map(str::to_owned)
@@ -48,9 +54,10 @@ impl Farm {
             let file = file.display().to_string();
             arguments.extend(["--engine", "emulated", "--emulated", &file].map(str::to_owned));
         }
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
         let http = reqwest::Client::new();
         let (url, key) = Default::default();
-        let mut farm = Farm { folder, arguments, up: None, http, url, key };
+        let mut farm = Farm { folder, arguments, announced: None, up: None, http, url, key };
         farm.go().await;
         eventually(UP_WITHIN, "all workers are there", async || {
             let known = farm.get("/farm/workers").await;
@@ -121,6 +128,11 @@ impl Farm {
         let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(80)..].join("\n")
+    }
+
+    /// The test expects errors in the log that say this.
+    pub fn announce(&mut self, error: &'static str) {
+        self.announced = Some(error);
     }
 
     /// `kill -9` of the coordinator. Its workers live on.
@@ -244,9 +256,13 @@ impl Drop for Farm {
         if std::thread::panicking() {
             eprintln!("the farm's log ends:\n{}", self.log_tail());
         } else {
-            // ERROR means that a person must act: no test announces one.
+            // ERROR means that a person must act: a test announces those that it causes.
             let log = self.log_text();
-            let errors: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+            let errors: Vec<&str> = log
+                .lines()
+                .filter(|line| line.contains(" ERROR "))
+                .filter(|line| self.announced.is_none_or(|expected| !line.contains(expected)))
+                .collect();
             assert!(errors.is_empty(), "the farm logged errors:\n{}", errors.join("\n"));
         }
     }

@@ -12,6 +12,7 @@ mod harness;
 mod journey;
 mod moving;
 mod overload;
+mod provenance;
 mod restart;
 mod sdk;
 mod worker_loss;

@@ -40,6 +40,11 @@ impl ClipCache {
         ClipCache { settings, clips: Mutex::default() }
     }
 
+    /// Where temporary files go.
+    pub fn temp(&self) -> &std::path::Path {
+        &self.settings.temp
+    }
+
     fn clip(&self, spec: &RenderSpec) -> Result<Arc<Encoded>, FinishError> {
         let key = (spec.canvas, spec.deliver, spec.frames, spec.audio);
         let mut clips = self.clips.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

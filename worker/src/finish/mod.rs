@@ -9,6 +9,7 @@ mod check;
 mod encoder;
 mod moderate;
 mod program;
+mod seal;
 mod sink;
 mod stills;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use cached::ClipCache;
 pub use program::{FinishSettings, Programs};
+pub use seal::Sealing;
 pub use sink::FfmpegSink;
 
 use crate::engine::{ClipSink, EngineError};
@@ -46,6 +48,9 @@ pub enum FinishError {
     /// The finished clip is not what was asked for.
     #[error("the finished clip did not pass its check: {0}")]
     Check(String),
+    /// The manifest could not be written into the clip.
+    #[error("the clip could not be signed: {0}")]
+    Manifest(#[from] zoetrope_provenance::BuildError),
     /// A sampled frame could not be scored. Never a pass.
     #[error("the frames could not be scored: {0}")]
     Moderation(String),
@@ -116,6 +121,14 @@ pub enum Finisher {
 }
 
 impl Finisher {
+    /// Where temporary files go.
+    pub fn temp(&self) -> &std::path::Path {
+        match self {
+            Finisher::Ffmpeg(settings) => &settings.temp,
+            Finisher::Cached(cache) => cache.temp(),
+        }
+    }
+
     /// Begins a clip.
     ///
     /// # Errors

@@ -203,7 +203,8 @@ pub(super) fn record(scores: &Scores, clip: ArtifactId) -> Result<FinishedFile, 
     Ok(FinishedFile { artifact: ArtifactId::of(&bytes), payload: Payload::Memory(bytes.into()) })
 }
 
-fn file(path: &Path) -> Result<FinishedFile, FinishError> {
+/// A finished file and its address.
+pub(super) fn file(path: &Path) -> Result<FinishedFile, FinishError> {
     let disk = |source| FinishError::Disk { doing: "reading back a file", source };
     let mut file = std::fs::File::open(path).map_err(disk)?;
     let mut digest = Sha256::new();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use zoetrope_protocol::ArtifactId;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
+use zoetrope_protocol::provenance::Terms;
 
 /// Why an artifact did not get through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum CourierError {
     /// Our disk.
     #[error("{0}")]
     Disk(String),
+    /// The signer will not sign this clip.
+    #[error("{0}")]
+    Refused(String),
     /// The attempt was dropped or stopped meanwhile.
     #[error("the attempt was given up")]
     GivenUp,
@@ -38,6 +42,7 @@ impl CourierError {
             CourierError::Missing(_) => Cause::ArtifactMissing,
             CourierError::Down(_) => Cause::DependencyDown,
             CourierError::Disk(_) => Cause::EngineError,
+            CourierError::Refused(_) => Cause::CheckFailed,
             CourierError::GivenUp => Cause::Ended,
         }
     }
@@ -63,6 +68,39 @@ pub struct FetchRequest {
     pub artifact: ArtifactRef,
     /// Answered with the file that has the bytes, proven by digest.
     pub reply: oneshot::Sender<Result<PathBuf, CourierError>>,
+}
+
+/// What the farm's signer is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// What must the manifest say?
+    Terms,
+    /// Sign its claim.
+    Sign {
+        /// SHA-256 of the clip without its manifest.
+        unsigned: ArtifactId,
+        /// The manifest store.
+        manifest: Vec<u8>,
+    },
+}
+
+/// What the farm's signer gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// What the manifest must say.
+    Terms(Box<Terms>),
+    /// What goes into its room.
+    Signature(Vec<u8>),
+}
+
+/// A question to the farm's signer.
+pub struct ClaimRequest {
+    /// Of which attempt.
+    pub key: AttemptKey,
+    /// What is asked.
+    pub question: Question,
+    /// Answered once it is.
+    pub reply: oneshot::Sender<Result<Given, CourierError>>,
 }
 
 /// An upload on its way.
@@ -131,6 +169,40 @@ impl Courier {
         // While it is under way: the copy on disk is an optimisation, and may fail.
         self.cache.put(id, &bytes);
         Ok(pending)
+    }
+
+    /// Asks what the manifest of this attempt's clip must say.
+    ///
+    /// # Errors
+    /// `Down`, `Refused`, `GivenUp`.
+    pub fn terms(&self, attempt: &Attempt) -> Result<Terms, CourierError> {
+        match self.ask(attempt, Question::Terms)? {
+            Given::Terms(terms) => Ok(*terms),
+            Given::Signature(_) => Err(CourierError::GivenUp),
+        }
+    }
+
+    /// Has the claim of a manifest signed.
+    ///
+    /// # Errors
+    /// `Down`, `Refused`, `GivenUp`.
+    pub fn sign(
+        &self,
+        attempt: &Attempt,
+        unsigned: ArtifactId,
+        manifest: Vec<u8>,
+    ) -> Result<Vec<u8>, CourierError> {
+        match self.ask(attempt, Question::Sign { unsigned, manifest })? {
+            Given::Signature(signature) => Ok(signature),
+            Given::Terms(_) => Err(CourierError::GivenUp),
+        }
+    }
+
+    fn ask(&self, attempt: &Attempt, question: Question) -> Result<Given, CourierError> {
+        let (reply, answer) = oneshot::channel();
+        let request = ClaimRequest { key: attempt.key, question, reply };
+        self.link.cast(LinkMsg::Claim(request)).map_err(|_| CourierError::GivenUp)?;
+        attempt.waiting(|| answer.blocking_recv()).unwrap_or(Err(CourierError::GivenUp))
     }
 
     /// Sends an artifact whose address is known, without keeping a copy.

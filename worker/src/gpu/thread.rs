@@ -8,7 +8,7 @@ use super::attempt::{Attempt, Progress, Report};
 use super::courier::{Courier, CourierError};
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{Ended, Engine, EngineError, Observer};
-use crate::finish::{FinishError, Finisher};
+use crate::finish::{FinishError, FinishedClip, Finisher, Sealing};
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
 use crate::metrics::Metrics;
@@ -244,6 +244,10 @@ impl GpuThread {
         }
         check_stop(attempt)?;
         let began = Instant::now();
+        let clip = self.sign(attempt, clip)?;
+        self.metrics.finished_part("sign", began.elapsed());
+        check_stop(attempt)?;
+        let began = Instant::now();
         let mut under_way = Vec::new();
         for (role, file) in clip.files() {
             let artifact =
@@ -259,6 +263,15 @@ impl GpuThread {
         }
         self.metrics.finished_part("store", began.elapsed());
         Ok(Made { outputs, facts: Some(clip.facts) })
+    }
+
+    /// Signs the finished file, last of all: a byte that changes later breaks the signature.
+    fn sign(&self, attempt: &Attempt, clip: FinishedClip) -> Result<FinishedClip, Failure> {
+        let terms = self.courier.terms(attempt)?;
+        let sealing = Sealing::begin(clip, &terms, self.finisher.temp())?;
+        let (unsigned, manifest) = (sealing.unsigned(), sealing.manifest());
+        let signature = self.courier.sign(attempt, unsigned, manifest)?;
+        Ok(sealing.complete(&signature)?)
     }
 }
 

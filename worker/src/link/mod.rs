@@ -5,6 +5,7 @@
 //! transfers. Never touches a tensor and decides nothing about jobs: it refuses what is of an older epoch and
 //! otherwise does as it is told. Fed by its own reading tasks, by the gpu thread and by `WorkerRoot`.
 
+pub mod claims;
 pub mod dial;
 pub mod stream;
 pub mod tls;
@@ -17,7 +18,7 @@ use crate::cache::ArtifactCache;
 use crate::exit::ExitCode;
 use crate::gpu::GpuMsg;
 use crate::gpu::attempt::{AttemptKey, Report};
-use crate::gpu::courier::{FetchRequest, StoreRequest};
+use crate::gpu::courier::{ClaimRequest, FetchRequest, StoreRequest};
 use crate::metrics::Metrics;
 use crate::root::RootMsg;
 use dial::{DialError, Line};
@@ -107,6 +108,8 @@ pub enum LinkMsg {
     Store(StoreRequest),
     /// An artifact is needed.
     Fetch(FetchRequest),
+    /// A clip's claim is to be signed.
+    Claim(ClaimRequest),
     /// An upload's bytes were handed over, or not.
     Sent {
         /// On which connection.
@@ -229,6 +232,7 @@ impl Actor for LinkActor {
             LinkMsg::Began(key) => state.began(key),
             LinkMsg::Store(request) => state.store(&myself, request),
             LinkMsg::Fetch(request) => state.fetch(request),
+            LinkMsg::Claim(request) => state.claim(request),
             LinkMsg::Sent { session, upload, result } => state.sent(session, upload, result),
             LinkMsg::Received { session, artifact, result } => {
                 state.received(session, artifact, result);

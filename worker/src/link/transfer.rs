@@ -2,6 +2,7 @@
 //!
 //! Pure: the time is an argument, and the actor does the IO. Called by `LinkActor` only.
 
+use super::claims::Claims;
 use super::stream::Payload;
 use crate::gpu::attempt::AttemptKey;
 use crate::gpu::courier::{CourierError, FetchRequest, StoreRequest};
@@ -83,6 +84,8 @@ pub struct Send {
 pub struct Transfers {
     uploads: BTreeMap<UploadId, Upload>,
     fetches: BTreeMap<ArtifactId, Vec<Fetch>>,
+    /// What waits for the signer.
+    pub claims: Claims,
     last_id: u64,
 }
 
@@ -128,7 +131,7 @@ impl Transfers {
 
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty() && self.fetches.is_empty()
+        self.uploads.is_empty() && self.fetches.is_empty() && self.claims.is_empty()
     }
 
     /// Uploads whose time has come; they count as being sent from now on.
@@ -160,6 +163,7 @@ impl Transfers {
 
     /// The link is gone: all that was under way begins again on the next one, without costing a try.
     pub fn link_lost(&mut self, now: Instant) {
+        self.claims.link_lost();
         for upload in self.uploads.values_mut() {
             upload.step = Step::Waiting { until: now };
         }
@@ -257,6 +261,7 @@ impl Transfers {
 
     /// Looks for answers that did not come.
     pub fn overdue(&mut self, patience: Patience, now: Instant) {
+        self.claims.overdue(patience, now);
         let late = |since: Instant| now.saturating_duration_since(since) >= patience.answer;
         let uploads: Vec<UploadId> = self
             .uploads
@@ -280,6 +285,7 @@ impl Transfers {
 
     /// Ends the transfers of one attempt, or of all.
     pub fn give_up(&mut self, of: Option<AttemptKey>, error: &CourierError) {
+        self.claims.give_up(of, error);
         let mine = |key: AttemptKey| of.is_none_or(|of| of == key);
         let uploads: Vec<UploadId> =
             self.uploads.iter().filter(|(_, one)| mine(one.key)).map(|(id, _)| *id).collect();

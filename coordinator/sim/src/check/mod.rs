@@ -313,6 +313,7 @@ fn input_of(entry: &Entry) -> Option<Input> {
         Entry::Admitted { submission, ask } => {
             Some(Input::Submitted { job: submission.job, ask: ask.clone() })
         }
+        Entry::Proven { job, .. } => Some(Input::Published { job: *job }),
         _ => None,
     }
 }

@@ -5,13 +5,14 @@ use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
 use super::super::transfer::UploadId;
 use super::LinkState;
-use crate::gpu::courier::{FetchRequest, StoreRequest};
+use crate::gpu::courier::{ClaimRequest, FetchRequest, Given, Question, StoreRequest};
 use quinn::RecvStream;
 use ractor::ActorRef;
 use std::path::PathBuf;
 use std::time::Instant;
-use zoetrope_protocol::ArtifactId;
+use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{ArtifactHeader, CloseCode, FromWorker};
+use zoetrope_protocol::{ArtifactId, ShardId};
 
 impl LinkState {
     pub(in crate::link) fn incoming(
@@ -53,6 +54,24 @@ impl LinkState {
         }
     }
 
+    pub(in crate::link) fn claim(&mut self, request: ClaimRequest) {
+        if self.agent.table.entry(request.key).is_some() {
+            self.transfers.claims.ask(request);
+            self.ask_due();
+        }
+    }
+
+    /// The signer's answer. The fence is left out: the same claim of the same shard is as good under any.
+    pub(super) fn claim_answered(
+        &mut self,
+        shard: ShardId,
+        answer: Result<Given, (Cause, String)>,
+    ) {
+        if let Some(key) = self.agent.table.live_of(shard) {
+            self.transfers.claims.answered(key, answer);
+        }
+    }
+
     pub(super) fn send_due(&mut self, myself: &ActorRef<LinkMsg>) {
         let Some(up) = self.up() else { return };
         let (connection, sends) = (up.line.connection.clone(), up.sends.clone());
@@ -80,6 +99,16 @@ impl LinkState {
         }
         for artifact in self.transfers.to_ask(Instant::now()) {
             self.say(&FromWorker::Fetch(artifact));
+        }
+        for (key, question) in self.transfers.claims.to_say(Instant::now()) {
+            let Some(entry) = self.agent.table.entry(key) else { continue };
+            let held = entry.held;
+            self.say(&match question {
+                Question::Terms => FromWorker::TermsAsked(held),
+                Question::Sign { unsigned, manifest } => {
+                    FromWorker::SignAsked { held, unsigned, manifest }
+                }
+            });
         }
     }
 

@@ -12,7 +12,7 @@ use super::{LinkArguments, LinkMsg, LinkView};
 use crate::exit::ExitCode;
 use crate::gpu::GpuMsg;
 use crate::gpu::attempt::{Attempt, AttemptKey, Progress, Report};
-use crate::gpu::courier::CourierError;
+use crate::gpu::courier::{CourierError, Given};
 use leaving::{Leaving, within};
 use ractor::{ActorRef, RpcReplyPort};
 use std::sync::Arc;
@@ -137,6 +137,16 @@ impl LinkState {
             }
             ToWorker::Heartbeat => {}
             ToWorker::Coordinators(told) => self.told(told),
+            ToWorker::Terms { held, terms } => {
+                self.claim_answered(held.shard, Ok(Given::Terms(terms)));
+            }
+            ToWorker::Signed { held, signature } => {
+                self.claim_answered(held.shard, Ok(Given::Signature(signature)));
+            }
+            ToWorker::NotSigned { held, cause, reason } => {
+                tracing::warn!(shard = %held.shard, %cause, reason, "a clip was not signed");
+                self.claim_answered(held.shard, Err((cause, reason)));
+            }
         }
     }
 

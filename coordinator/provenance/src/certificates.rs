@@ -1,0 +1,300 @@
+//! The farm's own certificates for signing: a root, an intermediate, and the leaf whose key signs claims.
+//!
+//! Made at the first start; private keys are files of mode 0600, and never leave the process that reads them.
+//! The leaf holds a year and is renewed a month before its end. An operator with a certificate of a public trust
+//! list names files instead. Profiles as C2PA wants them: P-256, SHA-256, key identifiers in each.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+
+/// The root holds so many days.
+const ROOT_DAYS: i64 = 3_650;
+/// The intermediate holds so many days.
+const INTERMEDIATE_DAYS: i64 = 1_825;
+/// A leaf holds so many days: C2PA allows a year and a bit.
+const LEAF_DAYS: i64 = 365;
+/// A leaf with fewer days left is replaced at the next start.
+const RENEW_DAYS: i64 = 30;
+/// The extended key usages of a leaf: mail, document signing, and C2PA's own.
+const DOCUMENT_SIGNING: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 36];
+const C2PA_SIGNING: &[u64] = &[1, 3, 6, 1, 4, 1, 62_558, 2, 1];
+/// A chain of certificates as a file: three of 2 KB are usual.
+const FILE_BYTES_MAX: u64 = 256 << 10;
+/// Certificates of a chain, the root left out.
+const CHAIN_MAX: usize = 5;
+
+/// Certificates or a key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file is not what it must be.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what is wanted.
+        reason: String,
+    },
+    /// The disk failed.
+    #[error("{path} cannot be read or written")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A certificate could not be made.
+    #[error("a certificate cannot be made")]
+    Make(#[from] rcgen::Error),
+}
+
+/// The private key and what proves whose it is.
+pub struct Credential {
+    key: EcdsaKeyPair,
+    random: SystemRandom,
+    /// The leaf, then each certificate's issuer, without the root; DER.
+    pub chain: Vec<Vec<u8>>,
+    /// The root, PEM: what a reader must trust.
+    pub root: String,
+}
+
+/// Where an operator's own certificate lies.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// PEM: the leaf, then its issuers.
+    pub chain: PathBuf,
+    /// PEM (PKCS #8): the leaf's key, P-256.
+    pub key: PathBuf,
+    /// PEM: the root that readers trust.
+    pub root: PathBuf,
+}
+
+impl Credential {
+    /// The farm's own certificates in a folder; made there if it is empty, the leaf renewed when it is due.
+    ///
+    /// # Errors
+    /// `File` if a file is damaged; `Io`.
+    pub fn open(folder: &Path) -> Result<Credential, CredentialError> {
+        let io = |source| CredentialError::Io { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(io)?;
+        let files = own(folder);
+        if !files.root.exists() {
+            make_authority(folder)?;
+        }
+        if !files.chain.exists() || days_left(&files.chain)? < RENEW_DAYS {
+            rotate(folder)?;
+        }
+        Credential::read(&files)
+    }
+
+    /// An operator's certificate.
+    ///
+    /// # Errors
+    /// `File` says what is wrong; `Io`.
+    pub fn read(files: &Files) -> Result<Credential, CredentialError> {
+        let wrong =
+            |path: &Path, reason: String| CredentialError::File { path: path.into(), reason };
+        let chain = certificates(&files.chain)?;
+        let root = text(&files.root)?;
+        certificates(&files.root)?;
+        if !(1..=CHAIN_MAX).contains(&chain.len()) {
+            let reason = format!("{} certificates; 1 to {CHAIN_MAX}, leaf first", chain.len());
+            return Err(wrong(&files.chain, reason));
+        }
+        let key = text(&files.key)?;
+        let key = KeyPair::from_pem(&key).map_err(|e| wrong(&files.key, e.to_string()))?;
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &key.serialize_der(),
+            &random,
+        );
+        let pair =
+            pair.map_err(|_| wrong(&files.key, "a P-256 key in PKCS #8 is wanted".into()))?;
+        let leaf = x509_parser::parse_x509_certificate(&chain[0])
+            .map_err(|error| wrong(&files.chain, error.to_string()))?
+            .1;
+        let public = ring::signature::KeyPair::public_key(&pair);
+        if leaf.public_key().subject_public_key.data.as_ref() != public.as_ref() {
+            let reason = format!("the key of {} is another one", files.key.display());
+            return Err(wrong(&files.chain, reason));
+        }
+        if leaf.validity().time_to_expiration().is_none() {
+            return Err(wrong(&files.chain, "the certificate is past its end".into()));
+        }
+        Ok(Credential { key: pair, random, chain, root })
+    }
+
+    /// Signs with the private key: 64 bytes, r and s.
+    ///
+    /// # Errors
+    /// A word, if the system gives no random numbers.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        let signature = self.key.sign(&self.random, message);
+        Ok(signature.map_err(|_| "the key failed".to_owned())?.as_ref().to_vec())
+    }
+
+    /// The leaf, DER.
+    pub fn leaf(&self) -> &[u8] {
+        &self.chain[0]
+    }
+}
+
+/// SHA-256 of the first certificate of a PEM text.
+pub fn fingerprint(pem: &str) -> Option<[u8; 32]> {
+    let first = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).next()?.ok()?;
+    Some(Sha256::digest(&first.contents).into())
+}
+
+/// The files of the farm's own certificates.
+pub fn own(folder: &Path) -> Files {
+    Files {
+        chain: folder.join("chain.pem"),
+        key: folder.join("leaf.key.pem"),
+        root: folder.join("root.pem"),
+    }
+}
+
+/// A new leaf with a new key, from the same intermediate; the old leaf's certificate is kept, its key is not.
+/// Clips that the old one signed stay trusted as long as its certificate holds, and beyond by their time stamps.
+///
+/// # Errors
+/// `File`, `Io`, `Make`.
+pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
+    let files = own(folder);
+    let (certificate, key) = (folder.join("intermediate.pem"), folder.join("intermediate.key.pem"));
+    let wrong = |path: &Path, e: rcgen::Error| CredentialError::File {
+        path: path.into(),
+        reason: e.to_string(),
+    };
+    let pem = text(&certificate)?;
+    let key = KeyPair::from_pem(&text(&key)?).map_err(|e| wrong(&key, e))?;
+    let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| wrong(&certificate, e))?;
+    let leaf_key = KeyPair::generate()?;
+    let leaf = leaf_params().signed_by(&leaf_key, &issuer)?;
+    if let Ok(old) = std::fs::read(&files.chain) {
+        let name = format!("retired-{}.pem", hex::encode(&Sha256::digest(&old)[..8]));
+        write(&folder.join(name), &old)?;
+    }
+    // The key first: a chain without its key is found at the next start, and a new leaf made.
+    if files.chain.exists() {
+        let io = |source| CredentialError::Io { path: files.chain.clone(), source };
+        std::fs::remove_file(&files.chain).map_err(io)?;
+    }
+    write(&files.key, leaf_key.serialize_pem().as_bytes())?;
+    write(&files.chain, format!("{}{pem}", leaf.pem()).as_bytes())
+}
+
+fn make_authority(folder: &Path) -> Result<(), CredentialError> {
+    let root_key = KeyPair::generate()?;
+    let root_params = authority_params(
+        "Zoetrope farm provenance root",
+        BasicConstraints::Unconstrained,
+        ROOT_DAYS,
+    );
+    let root = root_params.self_signed(&root_key)?;
+    let issuer = Issuer::new(root_params, root_key);
+    let key = KeyPair::generate()?;
+    let params = authority_params(
+        "Zoetrope farm provenance signing",
+        BasicConstraints::Constrained(0),
+        INTERMEDIATE_DAYS,
+    );
+    let intermediate = params.signed_by(&key, &issuer)?;
+    write(&folder.join("intermediate.key.pem"), key.serialize_pem().as_bytes())?;
+    write(&folder.join("intermediate.pem"), intermediate.pem().as_bytes())?;
+    write(&folder.join("root.key.pem"), issuer.key().serialize_pem().as_bytes())?;
+    // Last: it says that the others are complete.
+    write(&own(folder).root, root.pem().as_bytes())
+}
+
+fn authority_params(name: &str, constraints: BasicConstraints, days: i64) -> CertificateParams {
+    let mut params = named(name, days);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn leaf_params() -> CertificateParams {
+    let mut params = named("Zoetrope farm provenance", LEAF_DAYS);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::EmailProtection,
+        ExtendedKeyUsagePurpose::Other(DOCUMENT_SIGNING.to_vec()),
+        ExtendedKeyUsagePurpose::Other(C2PA_SIGNING.to_vec()),
+    ];
+    params
+}
+
+fn named(name: &str, days: i64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Zoetrope");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.use_authority_key_identifier_extension = true;
+    let now = OffsetDateTime::now_utc();
+    // From a day ago, because clocks differ.
+    params.not_before = now - time::Duration::days(1);
+    params.not_after = now + time::Duration::days(days);
+    params
+}
+
+fn days_left(chain: &Path) -> Result<i64, CredentialError> {
+    let wrong = |reason: String| CredentialError::File { path: chain.into(), reason };
+    let all = certificates(chain)?;
+    let leaf = all.first().ok_or_else(|| wrong("no certificate".into()))?;
+    let (_, leaf) =
+        x509_parser::parse_x509_certificate(leaf).map_err(|error| wrong(error.to_string()))?;
+    Ok(leaf.validity().time_to_expiration().map_or(0, |left| left.whole_days()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CredentialError> {
+    let wrong = |reason: String| CredentialError::File { path: path.into(), reason };
+    let pem = text(path)?;
+    let mut all = Vec::new();
+    for block in x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()) {
+        let block = block.map_err(|error| wrong(format!("no PEM: {error}")))?;
+        if block.label != "CERTIFICATE" {
+            return Err(wrong(format!("a {} where certificates are wanted", block.label)));
+        }
+        all.push(block.contents);
+    }
+    if all.is_empty() { Err(wrong("no certificate in PEM".into())) } else { Ok(all) }
+}
+
+fn text(path: &Path) -> Result<String, CredentialError> {
+    let io = |source| CredentialError::Io { path: path.into(), source };
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > FILE_BYTES_MAX {
+        let reason = format!("{length} bytes; at most {FILE_BYTES_MAX}");
+        return Err(CredentialError::File { path: path.into(), reason });
+    }
+    std::fs::read_to_string(path).map_err(io)
+}
+
+/// Writes a file that only its owner may read, and makes it durable.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CredentialError> {
+    let io = |source| CredentialError::Io { path: path.into(), source };
+    let draft = path.with_extension("draft");
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    let mut file = options.open(&draft).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    std::fs::rename(&draft, path).map_err(io)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}

@@ -1,0 +1,267 @@
+//! Holds a manifest against the terms, before it is signed.
+//!
+//! The claim names each assertion with its hash. All of them are hashed again here, each must be one that the
+//! terms call for, and say exactly that. So a worker cannot have the farm sign anything but the clip that it was
+//! ordered to make. Pure.
+
+use crate::jumbf::{self, Superbox};
+use crate::{Refusal, words};
+use ciborium::Value;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+use zoetrope_protocol::provenance::{MANIFEST_BYTES_MAX, Origin, Terms};
+
+/// A claim that says what it must.
+#[derive(Debug)]
+pub struct Checked<'a> {
+    /// The claim's bytes: what is signed.
+    pub bytes: &'a [u8],
+    /// Their SHA-256.
+    pub digest: [u8; 32],
+    /// Bytes of the room for the signature.
+    pub room: usize,
+}
+
+/// Reads a manifest store and holds its newest manifest against the terms.
+///
+/// # Errors
+/// `Malformed` or `Terms`, with what is wrong.
+pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refusal> {
+    if manifest.len() > MANIFEST_BYTES_MAX {
+        let most = MANIFEST_BYTES_MAX;
+        return Err(Refusal::Malformed(format!("{} bytes, at most {most}", manifest.len())));
+    }
+    let store = jumbf::parse(manifest)?;
+    if store.kind != jumbf::STORE {
+        return Err(Refusal::Malformed("no manifest store".into()));
+    }
+    // The newest manifest is the last; those before it came with an ingredient, signed by others.
+    let (newest, older) =
+        store.children.split_last().ok_or_else(|| Refusal::Malformed("an empty store".into()))?;
+    let edited = matches!(terms.origin, Origin::Edited { .. });
+    if newest.kind != jumbf::MANIFEST || (!older.is_empty() && !edited) {
+        return Err(terms_error("a manifest of something that this clip was not made from"));
+    }
+    let bytes = newest.only(jumbf::CLAIM)?.content(jumbf::CBOR)?;
+    let room = newest.only(jumbf::SIGNATURE)?.content(jumbf::CBOR)?.len();
+    if room != terms.signature_bytes as usize {
+        return Err(terms_error("the room for the signature"));
+    }
+    let claim = Claim::read(bytes)?;
+    claim.head(terms)?;
+    let assertions = newest.only(jumbf::ASSERTIONS)?;
+    claim.hashes(newest.label, assertions)?;
+    contents(assertions, terms)?;
+    Ok(Checked { bytes, digest: Sha256::digest(bytes).into(), room })
+}
+
+fn terms_error(what: &str) -> Refusal {
+    Refusal::Terms(what.into())
+}
+
+struct Claim(Vec<(String, Value)>);
+
+impl Claim {
+    fn read(bytes: &[u8]) -> Result<Claim, Refusal> {
+        Ok(Claim(map(&cbor(bytes, "the claim")?)?))
+    }
+
+    fn of(&self, key: &str) -> Option<&Value> {
+        self.0.iter().find(|(of, _)| of == key).map(|(_, value)| value)
+    }
+
+    /// Everything in the claim but the assertions.
+    fn head(&self, terms: &Terms) -> Result<(), Refusal> {
+        for (key, _) in &self.0 {
+            let known = [
+                "instanceID",
+                "claim_generator_info",
+                "signature",
+                "created_assertions",
+                "gathered_assertions",
+                "dc:title",
+                "alg",
+            ];
+            if !known.contains(&key.as_str()) {
+                return Err(Refusal::Terms(format!("{key} in the claim")));
+            }
+        }
+        if self.of("alg").and_then(Value::as_text) != Some("sha256") {
+            return Err(terms_error("another hash than sha256"));
+        }
+        if self.of("dc:title").and_then(Value::as_text) != Some(&words::title(terms)) {
+            return Err(terms_error("the title"));
+        }
+        let generator = self.of("claim_generator_info").map(map).transpose()?.unwrap_or_default();
+        let of = |key: &str| {
+            generator.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text())
+        };
+        if of("name") != Some(words::GENERATOR) || of("version") != Some(&terms.farm) {
+            return Err(terms_error("the claim generator"));
+        }
+        Ok(())
+    }
+
+    /// The claim names all assertions that are there, and no others, by their hashes.
+    fn hashes(&self, manifest: &str, assertions: &Superbox<'_>) -> Result<(), Refusal> {
+        let mut named = Vec::new();
+        for list in ["created_assertions", "gathered_assertions"] {
+            let Some(list) = self.of(list) else { continue };
+            let list = list.as_array().ok_or_else(|| terms_error("the list of assertions"))?;
+            for one in list {
+                let one = map(one)?;
+                let of = |key: &str| one.iter().find(|(of, _)| of == key).map(|(_, value)| value);
+                let url = of("url").and_then(Value::as_text).unwrap_or_default();
+                let hash = of("hash").and_then(Value::as_bytes).cloned().unwrap_or_default();
+                if of("alg").is_some_and(|alg| alg.as_text() != Some("sha256")) {
+                    return Err(terms_error("another hash than sha256"));
+                }
+                named.push((label_of(url, manifest)?.to_owned(), hash));
+            }
+        }
+        let mut there: Vec<(String, Vec<u8>)> = assertions
+            .children
+            .iter()
+            .map(|one| (one.label.to_owned(), Sha256::digest(one.payload).to_vec()))
+            .collect();
+        named.sort();
+        there.sort();
+        if named == there {
+            Ok(())
+        } else {
+            Err(terms_error("an assertion that is not as claimed"))
+        }
+    }
+}
+
+/// The label at the end of `self#jumbf=c2pa.assertions/LABEL` or of the same with the manifest in front.
+fn label_of<'a>(url: &'a str, manifest: &str) -> Result<&'a str, Refusal> {
+    let wrong = || Refusal::Terms(format!("an assertion outside of its manifest: {url}"));
+    let path = url.strip_prefix("self#jumbf=").ok_or_else(wrong)?;
+    let whole = format!("/c2pa/{manifest}/");
+    let path = path.strip_prefix(whole.as_str()).unwrap_or(path);
+    path.strip_prefix("c2pa.assertions/").filter(|label| !label.contains('/')).ok_or_else(wrong)
+}
+
+/// Each assertion is called for, and says what it must; none that is called for is missing.
+fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
+    let mut marks = words::soft_bindings(terms);
+    let (mut renders, mut hashes, mut actions, mut ingredients) = (0, 0, 0, 0);
+    for one in &assertions.children {
+        // A second assertion of the same label is called `label__1`.
+        let label = one.label.split_once("__").map_or(one.label, |(label, _)| label);
+        match label {
+            words::RENDER => {
+                let said: Option<Json> = serde_json::from_slice(one.content(jumbf::JSON)?).ok();
+                if said.as_ref() != Some(&words::render(terms)) {
+                    return Err(terms_error(words::RENDER));
+                }
+                renders += 1;
+            }
+            words::SOFT_BINDING => {
+                let said = json(&cbor(one.content(jumbf::CBOR)?, label)?);
+                let at = marks.iter().position(|mark| Some(mark) == said.as_ref());
+                marks.remove(at.ok_or_else(|| terms_error(words::SOFT_BINDING))?);
+            }
+            words::HARD_BINDING => hashes += 1,
+            words::ACTIONS => {
+                check_actions(&cbor(one.content(jumbf::CBOR)?, label)?, terms)?;
+                actions += 1;
+            }
+            words::INGREDIENT if matches!(terms.origin, Origin::Edited { .. }) => {
+                check_ingredient(&cbor(one.content(jumbf::CBOR)?, label)?, terms)?;
+                ingredients += 1;
+            }
+            _ => return Err(Refusal::Terms(format!("{} is not called for", one.label))),
+        }
+    }
+    let parents = usize::from(matches!(terms.origin, Origin::Edited { .. }));
+    if (renders, hashes, actions, ingredients) != (1, 1, 1, parents) || !marks.is_empty() {
+        return Err(terms_error("an assertion is missing, or there twice"));
+    }
+    Ok(())
+}
+
+fn check_actions(content: &Value, terms: &Terms) -> Result<(), Refusal> {
+    let wrong = || terms_error("the actions");
+    let content = map(content)?;
+    let list = content.iter().find(|(key, _)| key == "actions").map(|(_, list)| list);
+    let list = list.and_then(Value::as_array).ok_or_else(wrong)?;
+    let mut said = Vec::new();
+    for action in list {
+        let action = map(action)?;
+        let of = |key: &str| {
+            let found = action.iter().find(|(of, _)| of == key);
+            found.and_then(|(_, value)| value.as_text()).map(str::to_owned)
+        };
+        said.push((of("action").ok_or_else(wrong)?, of("digitalSourceType")));
+    }
+    let said: Vec<(&str, Option<&str>)> =
+        said.iter().map(|(action, kind)| (action.as_str(), kind.as_deref())).collect();
+    let made = Some(words::SOURCE_TYPE);
+    let right = match terms.origin {
+        Origin::Generated => said == [("c2pa.created", made)],
+        Origin::Edited { .. } => {
+            said == [("c2pa.opened", None), ("c2pa.edited", made)]
+                || said == [("c2pa.edited", made), ("c2pa.opened", None)]
+        }
+    };
+    if right { Ok(()) } else { Err(Refusal::Terms(format!("the actions {said:?}"))) }
+}
+
+fn check_ingredient(content: &Value, terms: &Terms) -> Result<(), Refusal> {
+    let Origin::Edited { parent } = &terms.origin else { return Err(terms_error("an ingredient")) };
+    let content = map(content)?;
+    let of =
+        |key: &str| content.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text());
+    let title = format!("{parent}.mp4");
+    if of("relationship") == Some("parentOf") && of("dc:title") == Some(&title) {
+        Ok(())
+    } else {
+        Err(terms_error("the ingredient"))
+    }
+}
+
+fn cbor(bytes: &[u8], what: &str) -> Result<Value, Refusal> {
+    let mut rest = bytes;
+    // The decoder's own limit on nesting holds; lengths are bounded by the bytes that are there.
+    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 32)
+        .map_err(|error| Refusal::Malformed(format!("{what}: {error}")))?;
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(Refusal::Malformed(format!("{what}: bytes behind its end")))
+    }
+}
+
+fn map(value: &Value) -> Result<Vec<(String, Value)>, Refusal> {
+    let wrong = || Refusal::Malformed("a map was expected".into());
+    let pairs = value.as_map().ok_or_else(wrong)?;
+    let mut all: Vec<(String, Value)> = Vec::new();
+    for (key, value) in pairs {
+        let key = key.as_text().ok_or_else(wrong)?;
+        // A key that stands there twice reads differently to different readers.
+        if all.iter().any(|(of, _)| of == key) {
+            return Err(Refusal::Malformed(format!("{key} stands there twice")));
+        }
+        all.push((key.to_owned(), value.clone()));
+    }
+    Ok(all)
+}
+
+/// CBOR of the kinds that JSON has too.
+fn json(value: &Value) -> Option<Json> {
+    Some(match value {
+        Value::Text(text) => Json::String(text.clone()),
+        Value::Array(items) => Json::Array(items.iter().map(json).collect::<Option<_>>()?),
+        Value::Map(_) => {
+            let pairs = map(value).ok()?;
+            let pairs = pairs.iter().map(|(key, value)| Some((key.clone(), json(value)?)));
+            Json::Object(pairs.collect::<Option<_>>()?)
+        }
+        Value::Null => Json::Null,
+        Value::Bool(truth) => Json::Bool(*truth),
+        Value::Integer(number) => Json::from(u64::try_from(*number).ok()?),
+        _ => return None,
+    })
+}

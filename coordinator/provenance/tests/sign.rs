@@ -1,0 +1,214 @@
+//! Promise: a clip is signed so that any verifier trusts it, and the signer signs nothing but that clip.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
+use zoetrope_protocol::job::Stage;
+use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, Terms};
+use zoetrope_protocol::wire::Held;
+use zoetrope_provenance::{
+    Credential, Parent, Refusal, Signer, State, Trust, Verdict, build, claim, cose, read,
+};
+
+fn terms() -> Terms {
+    Terms {
+        video: JobId(7).to_string(),
+        farm: "0.1.0".into(),
+        created: Millis(1_795_000_000_000),
+        model: "toybox@sha256:ab".into(),
+        license: "Apache-2.0".into(),
+        seed: (1 << 53) - 1,
+        policy: Some("2026-11-01".into()),
+        marks: vec![
+            MarkBinding { alg: "org.zoetrope.mark.video.1".into(), value: vec![1; 8] },
+            MarkBinding { alg: "org.zoetrope.mark.audio.1".into(), value: vec![2; 8] },
+        ],
+        origin: Origin::Generated,
+        signature_bytes: SIGNATURE_BYTES,
+    }
+}
+
+fn held(attempt: u32) -> Held {
+    let shard = ShardId { job: JobId(7), stage: Stage::Finish, index: 0 };
+    Held { shard, fence: Fence { epoch: Epoch(1), attempt: AttemptNumber(attempt) } }
+}
+
+/// A clip as the finisher makes it: H.264 and AAC, the head in front.
+fn clip(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
+    ffmpeg.args(["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=24", "-f", "lavfi"]);
+    ffmpeg.args(["-i", "sine=sample_rate=48000", "-t", "1", "-c:v", "libx264", "-pix_fmt"]);
+    ffmpeg.args(["yuv420p", "-c:a", "aac", "-movflags", "+faststart"]).arg(&path);
+    assert!(ffmpeg.status().expect("ffmpeg starts").success());
+    path
+}
+
+struct Farm {
+    folder: tempfile::TempDir,
+    signer: Signer,
+}
+
+impl Farm {
+    fn new() -> Farm {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let signer =
+            Signer::new(Credential::open(&folder.path().join("ca")).expect("certificates"));
+        Farm { folder, signer }
+    }
+
+    fn trust(&self) -> Trust {
+        Trust { roots: self.signer.credential().root.clone() }
+    }
+
+    fn sign(&self, held: Held, terms: &Terms, parent: Option<&Path>) -> PathBuf {
+        let source = clip(self.folder.path(), "unsigned.mp4");
+        let target =
+            self.folder.path().join(format!("{}-{}.mp4", terms.video, held.fence.attempt.0));
+        let parent = parent.map(|file| Parent { file });
+        let draft = build::draft(terms, parent.as_ref(), &source, &target).expect("is written");
+        let signed = self.signer.sign(held, terms, &draft.manifest).expect("is signed");
+        let claim = claim::check(&draft.manifest, terms).expect("says what it must");
+        cose::verify(&signed.envelope, claim.bytes, &self.signer.credential().root).expect("holds");
+        draft.complete(&signed.envelope).expect("fits");
+        target
+    }
+
+    fn read(&self, file: &Path, trust: &Trust) -> Verdict {
+        read("video/mp4", std::fs::File::open(file).expect("opens"), trust)
+    }
+}
+
+#[test]
+fn a_signed_clip_is_trusted_and_says_what_it_is() {
+    let farm = Farm::new();
+    let file = farm.sign(held(1), &terms(), None);
+    let verdict = farm.read(&file, &farm.trust());
+    assert_eq!((verdict.state, &verdict.failures), (State::Trusted, &vec![]), "{verdict:#?}");
+    assert_eq!(verdict.issuer.as_deref(), Some("Zoetrope"));
+    let render = verdict.render.expect("our assertion");
+    assert_eq!(render["video_id"], terms().video);
+    assert_eq!(render["seed"], terms().seed);
+    // Without the root the bytes are as good, the signer is unknown.
+    assert_eq!(farm.read(&file, &Trust::default()).state, State::Valid);
+    // One flipped byte of the picture.
+    let mut bytes = std::fs::read(&file).expect("reads");
+    let last = bytes.len() - 100;
+    bytes[last] ^= 1;
+    std::fs::write(&file, &bytes).expect("writes");
+    let verdict = farm.read(&file, &farm.trust());
+    assert_eq!(verdict.state, State::Invalid);
+    assert!(verdict.failures.contains(&"assertion.bmffHash.mismatch".to_owned()), "{verdict:?}");
+    let bare = clip(farm.folder.path(), "bare.mp4");
+    assert_eq!(farm.read(&bare, &farm.trust()).state, State::NotPresent);
+}
+
+/// What an attacker on a worker would want signed: each is refused.
+#[test]
+fn the_signer_signs_what_the_terms_say_and_nothing_else() {
+    let farm = Farm::new();
+    let source = clip(farm.folder.path(), "unsigned.mp4");
+    let target = farm.folder.path().join("draft.mp4");
+    let draft = |said: &Terms| build::draft(said, None, &source, &target).expect("is written");
+    let right = terms();
+    let refused = |said: Terms| {
+        let manifest = draft(&said).manifest;
+        match farm.signer.sign(held(1), &right, &manifest) {
+            Err(Refusal::Terms(_)) => {}
+            other => panic!("signed another clip: {other:?}"),
+        }
+    };
+    refused(Terms { video: JobId(8).to_string(), ..right.clone() });
+    refused(Terms { seed: 1, ..right.clone() });
+    refused(Terms { model: "another".into(), ..right.clone() });
+    refused(Terms { farm: "9.9.9".into(), ..right.clone() });
+    refused(Terms { policy: None, ..right.clone() });
+    refused(Terms { marks: right.marks[..1].to_vec(), ..right.clone() });
+    let mut more = right.clone();
+    more.marks.push(MarkBinding { alg: "org.zoetrope.mark.video.1".into(), value: vec![3] });
+    refused(more);
+    refused(Terms { signature_bytes: SIGNATURE_BYTES + 1, ..right.clone() });
+
+    let manifest = draft(&right).manifest;
+    for at in 0..manifest.len() {
+        if at % 7 != 0 {
+            continue;
+        }
+        let mut bent = manifest.clone();
+        bent[at] ^= 0x20;
+        // The room of the signature and salts may differ; what is signed still says what it must.
+        if let Ok(signed) = farm.signer.sign(held(100 + at as u32), &right, &bent) {
+            let checked = claim::check(&bent, &right).expect("says what it must");
+            assert_eq!(signed.claim, checked.digest);
+        }
+    }
+    farm.signer.sign(held(2), &right, &manifest).expect("signs the right one");
+    farm.signer.sign(held(2), &right, &manifest).expect("again, if its answer was lost");
+    let other = draft(&right).manifest;
+    assert_eq!(farm.signer.sign(held(2), &right, &other), Err(Refusal::Twice));
+    farm.signer.sign(held(3), &right, &other).expect("another attempt");
+}
+
+/// A hand-made edit: the earlier clip's manifest comes along, and the lineage is trusted as a whole.
+#[test]
+fn an_edit_carries_the_manifest_of_what_it_was_made_from() {
+    let farm = Farm::new();
+    let parent = farm.sign(held(1), &terms(), None);
+    let edited = Terms {
+        video: JobId(9).to_string(),
+        origin: Origin::Edited { parent: terms().video },
+        ..terms()
+    };
+    let file = farm.sign(held(2), &edited, Some(&parent));
+    let verdict = farm.read(&file, &farm.trust());
+    assert_eq!((verdict.state, &verdict.failures), (State::Trusted, &vec![]), "{verdict:#?}");
+    let manifests =
+        verdict.manifest.expect("a store")["manifests"].as_object().map(|all| all.len());
+    assert_eq!(manifests, Some(2));
+    // A clip that claims to be made from nothing may not bring somebody else's manifest along.
+    let source = clip(farm.folder.path(), "u.mp4");
+    let target = farm.folder.path().join("t.mp4");
+    let draft = build::draft(&edited, Some(&Parent { file: &parent }), &source, &target);
+    let manifest = draft.expect("is written").manifest;
+    let generated = Terms { origin: Origin::Generated, ..edited };
+    let refused = farm.signer.sign(held(3), &generated, &manifest);
+    assert!(matches!(refused, Err(Refusal::Terms(_))), "{refused:?}");
+}
+
+/// A new key: what the old one signed stays trusted, and the new one signs.
+#[test]
+fn a_rotated_key_signs_and_the_old_clips_stay_trusted() {
+    let mut farm = Farm::new();
+    let old = farm.sign(held(1), &terms(), None);
+    let folder = farm.folder.path().join("ca");
+    let before = farm.signer.credential().leaf().to_vec();
+    zoetrope_provenance::certificates::rotate(&folder).expect("rotates");
+    farm.signer = Signer::new(Credential::open(&folder).expect("opens"));
+    assert_ne!(farm.signer.credential().leaf(), before);
+    let new = farm.sign(held(2), &terms(), None);
+    for file in [old, new] {
+        assert_eq!(farm.read(&file, &farm.trust()).state, State::Trusted);
+    }
+}
+
+/// Another implementation of the standard, which shares no code with the one that writes.
+#[test]
+fn an_independent_reader_says_the_same() {
+    let farm = Farm::new();
+    let file = farm.sign(held(1), &terms(), None);
+    let options = encypher_c2pa::VerifyOptions {
+        trust_pem: Some(farm.signer.credential().root.clone()),
+        no_default_trust: true,
+        ..encypher_c2pa::VerifyOptions::default()
+    };
+    let verify =
+        |options: &_| encypher_c2pa::verify_file(&file, Some("video/mp4"), options).expect("reads");
+    let report = verify(&options);
+    let said =
+        (report.integrity.as_str(), report.hard_binding.as_str(), report.trust.status.as_str());
+    assert_eq!(said, ("valid", "match", "trusted"), "{:#?}", report.validation_results.failure);
+    let stranger = Farm::new().signer.credential().root.clone();
+    let report = verify(&encypher_c2pa::VerifyOptions { trust_pem: Some(stranger), ..options });
+    assert_ne!(report.trust.status, "trusted");
+}

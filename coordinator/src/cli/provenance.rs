@@ -1,0 +1,151 @@
+//! The verbs `signer`, `provenance verify` and `provenance rotate`.
+
+use super::Target;
+use super::table::print_json;
+use crate::provenance::socket;
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use zoetrope_provenance::{Credential, Signer, State, Trust, certificates};
+
+/// What `signer` takes.
+#[derive(Args)]
+pub struct SignerArgs {
+    /// The socket to listen on; its folder should be open to the coordinator's user alone
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// The folder with the certificates and the key; made at the first start
+    #[arg(long, value_name = "DIR", required_unless_present = "chain")]
+    folder: Option<PathBuf>,
+    /// PEM: a certificate of your own and its issuers, leaf first
+    #[arg(long, value_name = "FILE", requires_all = ["private_key", "root"])]
+    chain: Option<PathBuf>,
+    /// PEM: its private key
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// PEM: the root that readers trust
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+}
+
+/// What can be done about provenance.
+#[derive(Subcommand)]
+pub enum ProvenanceVerb {
+    /// Read the manifest of a file and say how far it can be believed; exits with 0 if it is trusted
+    Verify {
+        /// The clip
+        file: PathBuf,
+        /// PEM: a root to trust [default: the farm's own, in the data folder]
+        #[arg(long, value_name = "FILE")]
+        trust: Vec<PathBuf>,
+    },
+    /// Make a new signing key and certificate; the coordinator or signer takes it up at its next start
+    Rotate {
+        /// The folder with the certificates [default: `provenance` in the data folder]
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+/// Serves until a signal asks for the end.
+pub async fn signer(args: SignerArgs) -> anyhow::Result<()> {
+    super::serve::log_to_stderr("info");
+    let credential = match (args.chain, args.private_key, args.root, args.folder) {
+        (Some(chain), Some(key), Some(root), _) => {
+            Credential::read(&certificates::Files { chain, key, root })?
+        }
+        (_, _, _, Some(folder)) => Credential::open(&folder)?,
+        _ => bail!("give --folder, or --chain with --private-key and --root"),
+    };
+    let path = args.socket;
+    // What is left of an earlier process; a socket that somebody listens on is not taken over.
+    if path.exists() {
+        if tokio::net::UnixStream::connect(&path).await.is_ok() {
+            bail!("{} has a signer already", path.display());
+        }
+        std::fs::remove_file(&path).with_context(|| format!("--socket {}", path.display()))?;
+    }
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("--socket {}", path.display()))?;
+    private(&path)?;
+    tracing::info!(socket = %path.display(), "the signer is ready");
+    tokio::select! {
+        ended = socket::serve(listener, Arc::new(Signer::new(credential))) => ended?,
+        () = crate::serve::signalled() => {}
+    }
+    std::fs::remove_file(&path).with_context(|| format!("--socket {}", path.display()))
+}
+
+#[cfg(unix)]
+fn private(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?)
+}
+
+/// What `read-manifest` takes; roots to trust stand on standard input.
+#[derive(Args)]
+pub struct ReadArgs {
+    /// Media type
+    format: String,
+    /// The file
+    file: PathBuf,
+}
+
+/// Reads a file of a stranger. Its limits were set by who called.
+pub fn read_manifest(args: &ReadArgs) -> anyhow::Result<()> {
+    let roots = std::io::read_to_string(std::io::stdin())?;
+    let file = std::fs::File::open(&args.file)?;
+    let verdict = zoetrope_provenance::read(&args.format, file, &Trust { roots });
+    serde_json::to_writer(std::io::stdout(), &verdict)?;
+    Ok(())
+}
+
+/// Carries out `provenance …`.
+pub fn provenance(what: ProvenanceVerb, target: &Target) -> anyhow::Result<()> {
+    let own = || -> anyhow::Result<PathBuf> {
+        Ok(super::places::data_folder(target.data.as_deref())?.join("provenance"))
+    };
+    match what {
+        ProvenanceVerb::Verify { file, trust } => {
+            let roots = if trust.is_empty() { vec![own()?.join("root.pem")] } else { trust };
+            verify(&file, &roots, target.json)
+        }
+        ProvenanceVerb::Rotate { folder } => {
+            let folder = folder.map_or_else(own, Ok)?;
+            certificates::rotate(&folder)?;
+            println!("{} is new; restart what signs with it", folder.join("chain.pem").display());
+            Ok(())
+        }
+    }
+}
+
+fn verify(file: &Path, roots: &[PathBuf], json: bool) -> anyhow::Result<()> {
+    let mut trust = Trust::default();
+    for root in roots {
+        let pem = std::fs::read_to_string(root)
+            .with_context(|| format!("the root {}; name one with --trust", root.display()))?;
+        trust.roots.push_str(&pem);
+    }
+    let opened = std::fs::File::open(file).with_context(|| format!("{}", file.display()))?;
+    let verdict = zoetrope_provenance::read("video/mp4", opened, &trust);
+    if json {
+        print_json(&serde_json::to_value(&verdict)?);
+    } else {
+        let word = serde_json::to_value(verdict.state)?;
+        println!("state    {}", word.as_str().unwrap_or_default());
+        if let Some(issuer) = &verdict.issuer {
+            println!("issuer   {issuer}");
+        }
+        for (key, value) in
+            verdict.render.as_ref().and_then(|r| r.as_object()).into_iter().flatten()
+        {
+            println!("{key:<16} {value}");
+        }
+        for failure in &verdict.failures {
+            println!("wrong    {failure}");
+        }
+    }
+    if verdict.state == State::Trusted { Ok(()) } else { bail!("the clip is not trusted") }
+}

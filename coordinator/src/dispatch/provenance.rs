@@ -1,0 +1,103 @@
+//! What a clip's manifest must say, and the way of a claim to the signer and back.
+//!
+//! The signer is asked only for the attempt that runs, at this worker, under its present fence; what it signed is
+//! on disk before the worker hears of it.
+
+use super::books::Entry;
+use super::effects::Effect;
+use super::state::DispatchState;
+use crate::provenance::{ProvenanceMsg, SignRequest};
+use ractor::ActorRef;
+use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
+use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::metric;
+use zoetrope_protocol::provenance::{Origin, SIGNATURE_BYTES, SignedClaim, Terms};
+use zoetrope_protocol::wire::{Held, ToWorker};
+
+impl DispatchState {
+    pub(super) fn provenance_up(&mut self, provenance: ActorRef<ProvenanceMsg>) {
+        self.metrics.set(&metric::SIDECAR_UP, &["provenance"], 1.0);
+        self.provenance = Some(provenance);
+    }
+
+    /// What the manifest of a job's clip must say. The same until the job ends: it is asked for twice.
+    fn terms(&self, job: JobId) -> Option<Terms> {
+        let row = self.books.table.row(job)?;
+        let render = &row.spec.render;
+        let model = self.models.find(&render.model)?;
+        Some(Terms {
+            video: job.to_string(),
+            farm: env!("CARGO_PKG_VERSION").to_owned(),
+            created: row.in_progress.unwrap_or(row.created),
+            model: row.resolved_model.clone().unwrap_or_else(|| render.model.clone()),
+            license: model.manifest.license.clone(),
+            seed: render.seed,
+            policy: None,
+            marks: Vec::new(),
+            origin: Origin::Generated,
+            signature_bytes: SIGNATURE_BYTES,
+        })
+    }
+
+    /// Whether this worker makes the job's clip at this moment, as this attempt.
+    fn finishes(&self, worker: WorkerId, held: Held) -> bool {
+        let running = self.books.core.worker(worker).and_then(|view| view.running);
+        let this = |placed: zoetrope_sched::input::Placed| {
+            placed.shard == held.shard && placed.fence == held.fence
+        };
+        held.shard.stage == Stage::Finish && running.is_some_and(this)
+    }
+
+    pub(super) fn terms_asked(&mut self, worker: WorkerId, held: Held) {
+        let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
+        let Some(terms) = terms else { return self.not_signed(worker, held, stale()) };
+        let answer = ToWorker::Terms { held, terms: Box::new(terms) };
+        self.after_sync(Effect::Tell(worker, Box::new(answer)));
+    }
+
+    pub(super) fn sign_asked(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        unsigned: ArtifactId,
+        manifest: Vec<u8>,
+    ) {
+        let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
+        let Some(terms) = terms else { return self.not_signed(worker, held, stale()) };
+        let request = SignRequest { worker, held, unsigned, terms, manifest };
+        let back = self.myself.clone();
+        let message = ProvenanceMsg::Sign { request: Box::new(request), back };
+        if self.provenance.as_ref().is_none_or(|signer| signer.cast(message).is_err()) {
+            self.provenance = None;
+            let reason = "the provenance sidecar is down".to_owned();
+            self.not_signed(worker, held, (Cause::DependencyDown, reason));
+        }
+    }
+
+    /// The signer's answer. Meanwhile the attempt may have ended: then the signature goes nowhere.
+    pub(super) fn claim_signed(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        result: Result<(SignedClaim, Vec<u8>), (Cause, String)>,
+    ) {
+        match result {
+            Ok(_) if !self.finishes(worker, held) => self.not_signed(worker, held, stale()),
+            Ok((claim, signature)) => {
+                self.record(Entry::Signed { job: held.shard.job, claim });
+                let signed = ToWorker::Signed { held, signature };
+                self.after_sync(Effect::Tell(worker, Box::new(signed)));
+            }
+            Err(why) => self.not_signed(worker, held, why),
+        }
+    }
+
+    fn not_signed(&mut self, worker: WorkerId, held: Held, (cause, reason): (Cause, String)) {
+        let answer = ToWorker::NotSigned { held, cause, reason };
+        self.after_sync(Effect::Tell(worker, Box::new(answer)));
+    }
+}
+
+fn stale() -> (Cause, String) {
+    (Cause::Refused, "the attempt was replaced".to_owned())
+}

@@ -1,0 +1,186 @@
+//! The gate in front of publication: the stored bytes themselves must prove what is said of them.
+//!
+//! Reads the clip from the store once, into a file of its own, with its digest; what is judged is that file. The
+//! pointer is flipped only if the proofs close on exactly these bytes. Called by the storage sidecar.
+
+use crate::clock;
+use crate::jobs::Asset;
+use crate::store::{Store, StoreError};
+use futures::TryStreamExt;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use tokio::io::AsyncWriteExt;
+use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::provenance::{Demand, Gap, Proofs, SignedClaim, SignedProof};
+use zoetrope_provenance::{State, Trust, Verdict, certificates};
+
+/// Why a clip stays unreadable.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    /// The store failed, or has other bytes.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bytes are not signed, or not so that the farm's root is behind it.
+    #[error("the stored clip is {state:?}: {failures}")]
+    Signature {
+        /// What a verifier says.
+        state: State,
+        /// And why.
+        failures: String,
+    },
+    /// It is signed, and says it is another clip, or was signed for none of this job's attempts.
+    #[error("the stored clip is signed for something else")]
+    OtherClaim,
+    /// A proof is missing or of other bytes.
+    #[error(transparent)]
+    Gap(#[from] Gap),
+    /// Our disk or our own process failed.
+    #[error("the stored clip cannot be read back")]
+    Io(#[from] std::io::Error),
+}
+
+impl Closed {
+    /// What the core is told.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Closed::Store(
+                StoreError::Missing | StoreError::WrongDigest | StoreError::WrongLength { .. },
+            ) => Cause::ArtifactMissing,
+            Closed::Store(StoreError::Failed(_) | StoreError::Io(_)) | Closed::Io(_) => {
+                Cause::DependencyDown
+            }
+            Closed::Store(StoreError::Taken)
+            | Closed::Signature { .. }
+            | Closed::OtherClaim
+            | Closed::Gap(_) => Cause::CheckFailed,
+        }
+    }
+
+    /// Which proof is missing or wrong, in the word of the metric; none if it is a fault.
+    pub fn proof(&self) -> Option<&'static str> {
+        match self {
+            Closed::Signature { .. } | Closed::OtherClaim => Some("signature"),
+            Closed::Gap(Gap::Missing("marked") | Gap::OtherBytes("marked")) => Some("watermark"),
+            Closed::Gap(Gap::Missing("moderated") | Gap::OtherBytes("moderated")) => {
+                Some("moderation")
+            }
+            Closed::Gap(Gap::Missing(_) | Gap::OtherBytes(_)) => Some("signature"),
+            Closed::Gap(Gap::OtherPolicy) => Some("moderation"),
+            Closed::Store(_) if self.cause() != Cause::DependencyDown => Some("digest"),
+            Closed::Store(_) | Closed::Io(_) => None,
+        }
+    }
+}
+
+/// What a clip is held against.
+pub struct Gate {
+    trust: Trust,
+    root: [u8; 32],
+    demand: Demand,
+    scratch: PathBuf,
+}
+
+/// A file that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "a temporary file stays until the next start");
+        }
+    }
+}
+
+impl Gate {
+    /// A gate that believes this root (PEM) and asks for these proofs. `scratch` is its folder for temporary
+    /// files; what an earlier process left there goes.
+    ///
+    /// # Errors
+    /// If the root is no certificate or the folder cannot be used.
+    pub fn new(root: &str, demand: Demand, scratch: &Path) -> std::io::Result<Gate> {
+        let fingerprint = certificates::fingerprint(root)
+            .ok_or_else(|| std::io::Error::other("the provenance root is no certificate in PEM"))?;
+        if scratch.exists() {
+            std::fs::remove_dir_all(scratch)?;
+        }
+        std::fs::create_dir_all(scratch)?;
+        let trust = Trust { roots: root.to_owned() };
+        Ok(Gate { trust, root: fingerprint, demand, scratch: scratch.to_owned() })
+    }
+
+    /// Reads a stored clip back and gives the proofs that it may be published with.
+    ///
+    /// # Errors
+    /// `Closed` says what is missing.
+    pub async fn open(
+        &self,
+        store: &Store,
+        job: JobId,
+        clip: &Asset,
+        claims: &[SignedClaim],
+    ) -> Result<Proofs, Closed> {
+        let scratch = self.fetch(store, clip).await?;
+        let (path, trust) = (scratch.0.clone(), self.trust.clone());
+        let read = move || -> std::io::Result<Verdict> {
+            Ok(zoetrope_provenance::read("video/mp4", std::fs::File::open(path)?, &trust))
+        };
+        let verdict = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
+        drop(scratch);
+        let signed = self.judge(&verdict, job, clip.artifact, claims)?;
+        let proofs = Proofs { signed: Some(signed), ..Proofs::default() };
+        proofs.close(clip.artifact, &self.demand)?;
+        Ok(proofs)
+    }
+
+    fn judge(
+        &self,
+        verdict: &Verdict,
+        job: JobId,
+        file: ArtifactId,
+        claims: &[SignedClaim],
+    ) -> Result<SignedProof, Closed> {
+        if verdict.state != State::Trusted || !verdict.failures.is_empty() {
+            let (state, failures) = (verdict.state, verdict.failures.join(", "));
+            return Err(Closed::Signature { state, failures });
+        }
+        let video = verdict.render.as_ref().and_then(|render| render["video_id"].as_str());
+        let claim = claims.iter().find(|claim| Some(claim.claim) == verdict.claim);
+        match claim {
+            Some(claim) if video == Some(job.to_string().as_str()) => Ok(SignedProof {
+                unsigned: claim.unsigned,
+                file,
+                claim: claim.claim,
+                root: self.root,
+                checked: clock::now(),
+            }),
+            _ => Err(Closed::OtherClaim),
+        }
+    }
+
+    /// The clip as a file, whose bytes match its address.
+    async fn fetch(&self, store: &Store, clip: &Asset) -> Result<Scratch, Closed> {
+        let scratch = Scratch(self.scratch.join(format!("{:032x}.mp4", rand::random::<u128>())));
+        let mut file = tokio::fs::File::create(&scratch.0).await?;
+        let mut stream = store.get(&clip.artifact, None).await?;
+        let (mut digest, mut received) = (Sha256::new(), 0);
+        while let Some(chunk) = stream.try_next().await? {
+            received += chunk.len() as u64;
+            if received > clip.bytes {
+                break;
+            }
+            digest.update(&chunk);
+            file.write_all(&chunk).await?;
+        }
+        file.flush().await?;
+        if received != clip.bytes {
+            return Err(StoreError::WrongLength { received, announced: clip.bytes }.into());
+        }
+        if digest.finalize().as_slice() != clip.artifact.0 {
+            return Err(StoreError::WrongDigest.into());
+        }
+        Ok(scratch)
+    }
+}

@@ -1,0 +1,142 @@
+//! `GET /videos/{id}/provenance` and `POST /content_provenance_checks`: where a clip comes from.
+
+use super::envelope::ApiError;
+use super::route::{self, Caller};
+use super::{Door, body, content};
+use crate::farm::FarmMsg;
+use crate::inspect::{InspectError, format_of};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use futures::TryStreamExt;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use zoetrope_provenance::{State as Trusted, Verdict};
+
+/// What is read of a file to tell its kind.
+const HEAD_BYTES: usize = 16;
+
+/// Answers with what is known of a published video's origin.
+///
+/// # Errors
+/// 404 for no such video or one without bytes; 503 where too many files are being read.
+pub async fn provenance(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let view = route::read(&door, &caller, &id).await?;
+    let assets = content::published(&view, (door.state.now)())?;
+    let (tenant, job) = (caller.tenant, view.job);
+    let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
+    let spooled = door.state.inspector.room()?;
+    let clip = assets.video.clone();
+    let mut pieces = door.state.farm.assets.read(&clip, 0..clip.bytes);
+    let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
+    while let Some(piece) = pieces.try_next().await.map_err(fault)? {
+        file.write_all(&piece).await.map_err(fault)?;
+    }
+    file.flush().await.map_err(fault)?;
+    let verdict = door.state.inspector.read(&spooled.path, "video/mp4").await?;
+    let hex = |digest: [u8; 32]| hex::encode(digest);
+    let signed = proofs.as_ref().and_then(|proofs| proofs.signed);
+    route::ok(&json!({
+        "object": "video.provenance",
+        "c2pa": {
+            "manifest": verdict.manifest,
+            "validation_state": verdict.state,
+            "issuer": verdict.issuer,
+            "claim_sha256": signed.map(|signed| hex(signed.claim)),
+        },
+        "file_sha256": clip.artifact.to_string(),
+        "lineage": [],
+        "inputs": [],
+        "model": view.resolved_model,
+        "seed": view.spec.render.seed,
+        "moderation": proofs.as_ref().and_then(|proofs| {
+            proofs.moderated.as_ref().map(|proof| json!({ "policy_version": proof.policy }))
+        }),
+        "consents": [],
+    }))
+}
+
+/// Answers with what an uploaded file says of its origin.
+///
+/// # Errors
+/// 400 for a missing file or one of another kind, 413, 503.
+pub async fn check(
+    State(door): State<Arc<Door>>,
+    headers: HeaderMap,
+    upload: Body,
+) -> Result<Response, ApiError> {
+    let spooled = door.state.inspector.room()?;
+    let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
+    let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
+    file.flush().await.map_err(fault)?;
+    let Some(format) = format_of(&head) else {
+        return Err(ApiError::invalid(
+            "file",
+            "The file is of no kind that can be checked: MP4, JPEG, PNG, WebP, GIF, AVIF, HEIC, WAV or MP3.",
+        ));
+    };
+    let verdict = match door.state.inspector.read(&spooled.path, format).await {
+        Ok(verdict) => verdict,
+        Err(InspectError::Limits) => {
+            return Err(ApiError::invalid("file", "The file cannot be read within the limits."));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut results = vec![c2pa(&verdict)];
+    // What a metadata strip removes, a mark may still tell.
+    for detector in &door.state.inspector.detectors {
+        results.extend(detector.detect(&spooled.path));
+    }
+    route::ok(&json!({
+        "object": "content_provenance_check",
+        "created_at": (door.state.now)().0 / 1_000,
+        "results": results,
+    }))
+}
+
+fn c2pa(verdict: &Verdict) -> Value {
+    let detected = verdict.state != Trusted::NotPresent;
+    let mut result = json!({
+        "type": "c2pa",
+        "outcome": if detected { "detected" } else { "not_detected" },
+        "validation_state": verdict.state,
+    });
+    // What an invalid manifest says of itself is not repeated as if it were so.
+    if verdict.state == Trusted::Trusted || verdict.state == Trusted::Valid {
+        let of = |key: &str| verdict.render.as_ref().and_then(|render| render.get(key)).cloned();
+        for (key, value) in [
+            ("issuer", verdict.issuer.clone().map(Value::String)),
+            ("model", of("model")),
+            ("generated_at", of("created_at")),
+        ] {
+            if let Some(value) = value {
+                result[key] = value;
+            }
+        }
+    }
+    result
+}
+
+fn fault(error: std::io::Error) -> ApiError {
+    tracing::error!(%error, "a file could not be spooled");
+    ApiError::internal()
+}
+
+impl From<InspectError> for ApiError {
+    fn from(error: InspectError) -> ApiError {
+        match error {
+            InspectError::Busy => ApiError::overloaded(5),
+            InspectError::Limits | InspectError::Io(_) => {
+                tracing::error!(%error, "a file could not be looked into");
+                ApiError::internal()
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Promise: every published clip is signed, any reader can check that, and without a signer nothing is published.
+
+use crate::harness::{Engine, Farm, eventually, probe, program, signal};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const WITHIN: Duration = Duration::from_secs(120);
+/// A clip of the emulated engine is published in well under a second; what is not by then waits.
+const WAITS: Duration = Duration::from_secs(4);
+
+async fn checked(farm: &Farm, file: &Path) -> (u16, Value) {
+    let part = reqwest::multipart::Part::bytes(std::fs::read(file).expect("the file"));
+    let form = reqwest::multipart::Form::new().part("file", part.file_name("clip.mp4"));
+    let request = farm.request(reqwest::Method::POST, "/v1/content_provenance_checks");
+    let answer = request.multipart(form).send().await.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_published_clip_says_where_it_comes_from() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
+    let id = farm.submit("a cube").await;
+    assert_eq!(farm.ended(&id, WITHIN).await["status"], "completed");
+    let clip = farm.scratch("clip.mp4");
+    std::fs::write(&clip, farm.content(&id, "video").await).expect("the clip");
+    assert_eq!(probe(&clip)["streams"].as_array().expect("streams").len(), 2, "it plays");
+
+    let path = clip.display().to_string();
+    let told = farm.cli(&["provenance", "verify", &path, "--json"]);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!((&told["state"], &told["issuer"]), (&json!("trusted"), &json!("Zoetrope")));
+    assert_eq!((&told["render"]["video_id"], &told["render"]["seed"]), (&json!(id), &json!(7)));
+
+    // The public reader, of another version than the one that wrote the manifest.
+    let python = crate::harness::root().join(".deps/venv-c2pa/bin/python");
+    assert!(python.exists(), "{} is missing: run scripts/setup --for test", python.display());
+    let mut reader = Command::new(python);
+    reader.arg(crate::harness::root().join("tests/clients/c2pa_reader.py"));
+    let output = reader.arg(farm.data().join("provenance/root.pem")).arg(&clip).output();
+    let output = output.expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        (&said["state"], &said["issuer"]),
+        (&json!("Trusted"), &json!("Zoetrope")),
+        "{said}"
+    );
+    assert_eq!(said["actions"], json!(["c2pa.created"]), "{said}");
+
+    let proven = farm.get(&format!("/v1/videos/{id}/provenance")).await;
+    assert_eq!(proven["object"], "video.provenance");
+    assert_eq!(proven["c2pa"]["validation_state"], "trusted", "{proven}");
+    assert!(proven["c2pa"]["manifest"]["manifests"].is_object(), "{proven}");
+
+    let (status, found) = checked(&farm, &clip).await;
+    assert_eq!((status, &found["object"]), (200, &json!("content_provenance_check")), "{found}");
+    let c2pa = &found["results"][0];
+    assert_eq!(
+        (&c2pa["outcome"], &c2pa["validation_state"]),
+        (&json!("detected"), &json!("trusted"))
+    );
+    assert!(c2pa["model"].as_str().is_some_and(|model| model.starts_with("toybox")), "{found}");
+
+    let mut bytes = std::fs::read(&clip).expect("the clip");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let bent = farm.scratch("bent.mp4");
+    std::fs::write(&bent, bytes).expect("writes");
+    let (_, found) = checked(&farm, &bent).await;
+    assert_eq!(found["results"][0]["validation_state"], "invalid", "{found}");
+    assert!(!farm.cli(&["provenance", "verify", &bent.display().to_string()]).status.success());
+
+    let stripped = farm.scratch("stripped.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i"]).arg(&clip).args(["-c", "copy"]).arg(&stripped);
+    assert!(ffmpeg.status().expect("ffmpeg starts").success());
+    let (_, found) = checked(&farm, &stripped).await;
+    assert_eq!(found["results"][0]["outcome"], "not_detected", "{found}");
+}
+
+/// Files that are made to break readers: each is answered, and the farm lives on.
+#[tokio::test]
+async fn hostile_files_are_answered_within_limits() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
+    let file = farm.scratch("hostile");
+    let boxed =
+        |length: u32, kind: &[u8; 4], rest: &[u8]| [&length.to_be_bytes()[..], kind, rest].concat();
+    let front = boxed(16, b"ftyp", b"isom\0\0\0\0");
+    let mut deep = Vec::new();
+    for _ in 0..20_000 {
+        deep = boxed(deep.len() as u32 + 8, b"moov", &deep);
+    }
+    let svg = b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec();
+    for (name, bytes, answers) in [
+        ("a length beyond the end", [&front[..], &boxed(u32::MAX, b"moov", b"")].concat(), 200),
+        ("boxes within boxes", [&front[..], &deep].concat(), 200),
+        ("a huge 64-bit box", [&front[..], &boxed(1, b"uuid", &[0xff; 24])].concat(), 200),
+        ("SVG", svg, 400),
+        ("nothing", Vec::new(), 400),
+    ] {
+        std::fs::write(&file, bytes).expect("writes");
+        let (status, told) = checked(&farm, &file).await;
+        assert!(status == answers || status == 400, "{name}: {status} {told}");
+        assert_ne!(told["results"][0]["validation_state"], "trusted", "{name}");
+    }
+    assert_eq!(farm.get("/healthz").await["status"], "ok");
+}
+
+struct Process(Child);
+
+impl Process {
+    fn start(socket: &Path, folder: &Path) -> Process {
+        let mut command = Command::new(program("zoetrope"));
+        command.arg("signer").arg("--socket").arg(socket).arg("--folder").arg(folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let signer = Process(command.spawn().expect("the signer starts"));
+        for _ in 0..600 {
+            if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+                return signer;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the signer does not listen");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn published(farm: &Farm) -> usize {
+    std::fs::read_dir(farm.data().join("store/published")).map_or(0, Iterator::count)
+}
+
+/// Waits a moment and holds that the job has not ended, and that nothing can be read.
+async fn waits(farm: &Farm, id: &str) {
+    tokio::time::sleep(WAITS).await;
+    let video = farm.video(id).await;
+    assert!(matches!(video["status"].as_str(), Some("queued" | "in_progress")), "{video}");
+    assert_eq!(published(farm), 0);
+}
+
+/// A signer that lies, is killed, or hangs: 0 clips are published, and the jobs go on once there is a right one.
+#[tokio::test]
+async fn without_a_right_signer_jobs_wait_and_nothing_is_published() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("signer.sock");
+    let (right, wrong) = (folder.path().join("right"), folder.path().join("wrong"));
+    drop(Process::start(&socket, &right));
+    let root = right.join("root.pem").display().to_string();
+    let signer = socket.display().to_string();
+    let arguments = ["--signer", &signer, "--signer-root", &root];
+    let mut farm = Farm::start_with(Engine::Emulated { step_ms: 5 }, 2, &arguments).await;
+    farm.announce("no clip can be signed");
+
+    let killed = farm.submit("a cube").await;
+    waits(&farm, &killed).await;
+    let lying = Process::start(&socket, &wrong);
+    let lied_to = farm.submit("a ball").await;
+    waits(&farm, &lied_to).await;
+    drop(lying);
+    std::fs::remove_file(&socket).ok();
+    let hanging = Process::start(&socket, &right);
+    signal("STOP", hanging.0.id());
+    waits(&farm, &killed).await;
+    signal("CONT", hanging.0.id());
+
+    for id in [&killed, &lied_to] {
+        let done = farm.ended(id, WITHIN).await;
+        assert_eq!(done["status"], "completed", "{done}");
+        let clip = farm.scratch("clip.mp4");
+        std::fs::write(&clip, farm.content(id, "video").await).expect("the clip");
+        let path = clip.display().to_string();
+        let told = farm.cli(&["provenance", "verify", &path, "--trust", &root]);
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    }
+    assert_eq!(published(&farm), 2);
+    let errors = ["sidecar=\"provenance\"", "outcome=\"error\""];
+    let errors = farm.metric("zoetrope_sidecar_requests_total", &errors).await;
+    assert!(errors >= 3.0, "each fault was met: {errors}");
+    eventually(WITHIN, "the signer is known to work", async || {
+        let ok = ["sidecar=\"provenance\"", "outcome=\"ok\""];
+        farm.metric("zoetrope_sidecar_requests_total", &ok).await >= 2.0
+    })
+    .await;
+}
+
+/// The private key is in no file of a worker, nor in its memory's environment or arguments.
+#[tokio::test]
+async fn the_key_is_nowhere_at_a_worker() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
+    let id = farm.submit("a cube").await;
+    assert_eq!(farm.ended(&id, WITHIN).await["status"], "completed");
+    let own = farm.data().join("provenance");
+    let key = std::fs::read_to_string(own.join("leaf.key.pem")).expect("the key");
+    let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with("---")).collect();
+    assert!(!secret.is_empty());
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(own.join("leaf.key.pem")).expect("the key").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "the key is its owner's alone");
+    let mut files = 0;
+    let mut folders = vec![farm.data().join("workers")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!secret.iter().any(|line| text.contains(line)), "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 0, "the worker has files");
+}
