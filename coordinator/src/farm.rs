@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use zoetrope_protocol::id::{JobId, Millis, TenantId, WorkerId};
-use zoetrope_protocol::provenance::Proofs;
 use zoetrope_protocol::moderation::Audience;
+use zoetrope_protocol::provenance::Proofs;
 use zoetrope_protocol::wire::DrainKind;
 
 /// The longest that a handler waits for the farm: a durable submit takes some ten milliseconds, so a farm that

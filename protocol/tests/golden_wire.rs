@@ -10,8 +10,8 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
-use zoetrope_protocol::provenance::{MarkBinding, Origin, Terms};
 use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SCORE_ONE};
+use zoetrope_protocol::provenance::{MarkBinding, Origin, Terms};
 use zoetrope_protocol::wire::*;
 
 fn held() -> Held {

@@ -112,15 +112,18 @@ impl DispatchState {
             return Moderated::Yes;
         }
         let find = |role: Role| outputs.iter().find(|output| output.role == role).copied();
-        let (Some(record), Some(clip)) = (find(Role::Scores), find(Role::Clip)) else {
-            tracing::warn!(%job, "a clip came without a record of its sampled frames");
+        // The frames were sampled before the file was signed, so their record names the unsigned one.
+        let claim = self.books.table.proofs().claims(job).last();
+        let (Some(record), Some(clip)) = (find(Role::Scores), claim.map(|claim| claim.unsigned))
+        else {
+            tracing::warn!(%job, "a clip came without a record of its sampled frames, or unsigned");
             self.not_moderated(job, Cause::CheckFailed);
             return Moderated::Waits;
         };
         let Some(frames) = self.books.table.row(job).map(|row| row.spec.render.frames) else {
             return Moderated::Waits;
         };
-        let (back, clip) = (self.myself.clone(), clip.artifact);
+        let back = self.myself.clone();
         let message = ModerationMsg::JudgeClip { job, fence, record, clip, frames, audience, back };
         if self.ask_moderation(message) {
             self.judging.insert(job, (Instant::now(), fence, outputs.to_vec()));

@@ -88,7 +88,9 @@ impl DispatchState {
                 return self.record(Entry::Core(Input::PublishFailed { job, cause }));
             }
         };
-        let claims = self.books.table.proofs().claims(job).to_vec();
+        // Of an attempt before it there may be others; what was judged is the newest.
+        let claims: Vec<_> =
+            self.books.table.proofs().claims(job).last().cloned().into_iter().collect();
         if claims.is_empty() {
             tracing::warn!(%job, "a clip is not published: it is not signed");
             self.metrics.count(&metric::PUBLISHES_REFUSED, &[Refusal::Unsigned.proof()]);
