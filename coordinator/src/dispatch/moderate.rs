@@ -114,9 +114,14 @@ impl DispatchState {
         let find = |role: Role| outputs.iter().find(|output| output.role == role).copied();
         // The frames were sampled before the file was signed, so their record names the unsigned one.
         let claim = self.books.table.proofs().claims(job).last();
-        let (Some(record), Some(clip)) = (find(Role::Scores), claim.map(|claim| claim.unsigned))
-        else {
-            tracing::warn!(%job, "a clip came without a record of its sampled frames, or unsigned");
+        let Some(clip) = claim.map(|claim| claim.unsigned) else {
+            tracing::warn!(%job, "a clip is not published: it is not signed");
+            self.metrics.count(&metric::PUBLISHES_REFUSED, &["signature"]);
+            self.record(Entry::Core(Input::PublishFailed { job, cause: Cause::CheckFailed }));
+            return Moderated::Waits;
+        };
+        let Some(record) = find(Role::Scores) else {
+            tracing::warn!(%job, "a clip came without a record of its sampled frames");
             self.not_moderated(job, Cause::CheckFailed);
             return Moderated::Waits;
         };

@@ -45,7 +45,7 @@ async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
         let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
         let assets = view.assets.expect("its files");
         // What was measured of the clip stays with it, so that another policy can judge it again.
-        let record = record(view.spec.render.frames, assets.video.artifact);
+        let record = record(view.spec.render.frames, crate::worker::unsigned_clip());
         wanted.insert(ArtifactId::of(&codec::encode(&record).expect("encodes")));
         wanted.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
     }

@@ -282,7 +282,7 @@ impl Worker {
             let bytes = format!("{word} of {}", order.shard.job);
             outputs.push(self.store(held, role, bytes.as_bytes()).await);
         }
-        let record = crate::moderation::record(order.spec.frames, outputs[0].artifact);
+        let record = crate::moderation::record(order.spec.frames, unsigned_clip());
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Scores, &bytes).await);
         outputs
@@ -297,7 +297,7 @@ impl Worker {
         };
         let file = NamedTempFile::new().expect("temporary file");
         let draft = build::draft(&terms, None, Path::new(CLIP), file.path()).expect("is written");
-        (draft, file, ArtifactId::of(&std::fs::read(CLIP).expect("the clip")))
+        (draft, file, unsigned_clip())
     }
 
     /// Has a claim signed.
@@ -329,6 +329,11 @@ impl Worker {
     pub(crate) fn die(self) {
         self.connection.close(0u32.into(), b"");
     }
+}
+
+/// The clip of all jobs, before it is signed.
+pub(crate) fn unsigned_clip() -> ArtifactId {
+    ArtifactId::of(&std::fs::read(CLIP).expect("the clip"))
 }
 
 pub(crate) fn held(order: &Order) -> Held {
