@@ -161,7 +161,10 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
     let desk = Arc::new(Desk::new(config.moderation.open()?));
-    let provenance = config.provenance.open(data, metrics.clone())?;
+    // Coordinators of one farm must sign under one root, so theirs lies where all reach it.
+    let shared = &config.cluster.store;
+    let home = if shared.as_os_str().is_empty() { data } else { shared };
+    let provenance = config.provenance.open(home, metrics.clone())?;
     let root = provenance.root.clone();
     let mut roots = root.to_string();
     for path in &config.provenance.trust {

@@ -65,7 +65,12 @@ async fn a_full_etcd_refuses_jobs_until_there_is_room_again() {
     cluster.etcd.ctl(&["alarm", "disarm"]);
     ids.push(cluster.submit(0, &key).await);
     cluster.all_completed(0, &ids).await;
-    assert!(cluster.metric(0, "zoetrope_etcd_database_bytes", &[]).await > 0.0);
+    crate::harness::eventually(
+        std::time::Duration::from_secs(60),
+        "etcd's size is known",
+        async || cluster.metric(0, "zoetrope_etcd_database_bytes", &[]).await > 0.0,
+    )
+    .await;
 }
 
 #[tokio::test]
