@@ -93,6 +93,7 @@ fn word(kind: [u8; 4]) -> String {
 }
 
 /// The next box: type, content, and what follows.
+#[expect(clippy::type_complexity, reason = "read once, by its one caller")]
 fn next_box(bytes: &[u8]) -> Result<([u8; 4], &[u8], &[u8]), Refusal> {
     let cut = || malformed("a box is cut off".into());
     let head = bytes.first_chunk::<8>().ok_or_else(cut)?;
