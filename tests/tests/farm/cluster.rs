@@ -319,7 +319,9 @@ impl Cluster {
 
     /// Submits a short clip once.
     pub async fn try_submit(&self, via: usize, key: &str) -> (u16, Value) {
-        let body = json!({"prompt": key, "seconds": "4", "size": "160x288", "seed": 7});
+        // Not the key: a prompt that speaks of killing may be blocked.
+        let prompt = "a large red rubber ball bounces on grass in daylight";
+        let body = json!({"prompt": prompt, "seconds": "4", "size": "160x288", "seed": 7});
         self.post(via, "/v1/videos", &body, Some(key)).await
     }
 

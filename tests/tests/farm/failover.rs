@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 /// Four steps of this take long enough that a failover falls into a render.
 const STEP_MS: u64 = 2_500;
 
-#[ignore = "a wait times out since clips are moderated and signed: to be found"]
 #[tokio::test]
 async fn a_standby_takes_over_from_a_killed_leader_and_renders_go_on() {
     let mut cluster = Cluster::start(2, STEP_MS).await;
