@@ -4,7 +4,7 @@
 //! pointer is flipped only if the proofs close on exactly these bytes. Called by the storage sidecar.
 
 use crate::clock;
-use crate::jobs::Asset;
+use crate::jobs::{Asset, Assets};
 use crate::store::{Store, StoreError};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use tokio::io::AsyncWriteExt;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::Cause;
-use zoetrope_protocol::provenance::{Demand, Gap, Proofs, SignedClaim, SignedProof};
+use zoetrope_protocol::provenance::{
+    Demand, Gap, ModeratedProof, Proofs, SignedClaim, SignedProof,
+};
 use zoetrope_provenance::{State, Trust, Verdict, certificates};
 
 /// Why a clip stays unreadable.
@@ -29,7 +31,7 @@ pub enum Closed {
         /// And why.
         failures: String,
     },
-    /// It is signed, and says it is another clip, or was signed for none of this job's attempts.
+    /// It is signed, and says it is another clip, or by another claim than was signed for it.
     #[error("the stored clip is signed for something else")]
     OtherClaim,
     /// A proof is missing or of other bytes.
@@ -71,6 +73,17 @@ impl Closed {
             Closed::Store(_) | Closed::Io(_) => None,
         }
     }
+}
+
+/// A clip that is to be published, and what is said of it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its files.
+    pub assets: Assets,
+    /// The claim that must be in it.
+    pub claim: SignedClaim,
+    /// That the file passed moderation before the claim came into it.
+    pub moderated: ModeratedProof,
 }
 
 /// What a clip is held against.
@@ -119,9 +132,9 @@ impl Gate {
         &self,
         store: &Store,
         job: JobId,
-        clip: &Asset,
-        claims: &[SignedClaim],
+        candidate: &Candidate,
     ) -> Result<Proofs, Closed> {
+        let Candidate { assets: Assets { video: clip, .. }, claim, moderated } = candidate;
         let scratch = self.fetch(store, clip).await?;
         let (path, trust) = (scratch.0.clone(), self.trust.clone());
         let read = move || -> std::io::Result<Verdict> {
@@ -129,8 +142,9 @@ impl Gate {
         };
         let verdict = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
         drop(scratch);
-        let signed = self.judge(&verdict, job, clip.artifact, claims)?;
-        let proofs = Proofs { signed: Some(signed), ..Proofs::default() };
+        let signed = self.judge(&verdict, job, clip.artifact, claim)?;
+        let proofs =
+            Proofs { moderated: Some(moderated.clone()), marked: None, signed: Some(signed) };
         proofs.close(clip.artifact, &self.demand)?;
         Ok(proofs)
     }
@@ -140,24 +154,23 @@ impl Gate {
         verdict: &Verdict,
         job: JobId,
         file: ArtifactId,
-        claims: &[SignedClaim],
+        claim: &SignedClaim,
     ) -> Result<SignedProof, Closed> {
         if verdict.state != State::Trusted || !verdict.failures.is_empty() {
             let (state, failures) = (verdict.state, verdict.failures.join(", "));
             return Err(Closed::Signature { state, failures });
         }
         let video = verdict.render.as_ref().and_then(|render| render["video_id"].as_str());
-        let claim = claims.iter().find(|claim| Some(claim.claim) == verdict.claim);
-        match claim {
-            Some(claim) if video == Some(job.to_string().as_str()) => Ok(SignedProof {
-                unsigned: claim.unsigned,
-                file,
-                claim: claim.claim,
-                root: self.root,
-                checked: clock::now(),
-            }),
-            _ => Err(Closed::OtherClaim),
+        if verdict.claim != Some(claim.claim) || video != Some(job.to_string().as_str()) {
+            return Err(Closed::OtherClaim);
         }
+        Ok(SignedProof {
+            unsigned: claim.unsigned,
+            file,
+            claim: claim.claim,
+            root: self.root,
+            checked: clock::now(),
+        })
     }
 
     /// The clip as a file, whose bytes match its address.

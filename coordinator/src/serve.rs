@@ -173,7 +173,8 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         roots.push_str(&pem);
     }
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
-    let gate = Gate::new(&root, Demand::default(), &data.join("scratch"))
+    let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: false };
+    let gate = Gate::new(&root, demand, &data.join("scratch"))
         .context("the gate in front of publication")?;
     let gate = Arc::new(gate);
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());

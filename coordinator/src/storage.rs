@@ -3,8 +3,7 @@
 //! `DispatchMsg::NotDeleted`.
 
 use crate::dispatch::DispatchMsg;
-use crate::gate::{Closed, Gate};
-use crate::jobs::Assets;
+use crate::gate::{Candidate, Closed, Gate};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -14,7 +13,7 @@ use tokio::sync::Semaphore;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::metric;
-use zoetrope_protocol::provenance::{Proofs, SignedClaim};
+use zoetrope_protocol::provenance::Proofs;
 
 /// Reading three files back and writing a pointer takes well under a second on a disk.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,10 +29,8 @@ pub enum StorageMsg {
     Publish {
         /// The job.
         job: JobId,
-        /// Its files.
-        assets: Box<Assets>,
-        /// Claims that were signed for this clip, one of which must be in it.
-        claims: Vec<SignedClaim>,
+        /// Its files and what is said of them.
+        candidate: Box<Candidate>,
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
@@ -97,9 +94,7 @@ impl Actor for StorageActor {
         state: &mut StorageState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            StorageMsg::Publish { job, assets, claims, back } => {
-                state.publish(job, *assets, claims, back);
-            }
+            StorageMsg::Publish { job, candidate, back } => state.publish(job, candidate, back),
             StorageMsg::Unpublish(job) => state.unpublish(job),
             StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
             StorageMsg::Observe(reply) => state.observe(reply),
@@ -109,20 +104,14 @@ impl Actor for StorageActor {
 }
 
 impl StorageState {
-    fn publish(
-        &self,
-        job: JobId,
-        assets: Assets,
-        claims: Vec<SignedClaim>,
-        back: ActorRef<DispatchMsg>,
-    ) {
+    fn publish(&self, job: JobId, candidate: Box<Candidate>, back: ActorRef<DispatchMsg>) {
         let (store, metrics, permits) =
             (self.store.clone(), self.metrics.clone(), self.permits.clone());
         let gate = self.gate.clone();
         tokio::spawn(async move {
             let permit = permits.acquire_owned().await;
             let began = Instant::now();
-            let flipping = flip(&store, &gate, job, &assets, &claims);
+            let flipping = flip(&store, &gate, job, &candidate);
             let tried = tokio::time::timeout(PUBLISH_TIMEOUT, flipping).await;
             drop(permit);
             let result = match tried {
@@ -190,13 +179,13 @@ async fn flip(
     store: &Store,
     gate: &Gate,
     job: JobId,
-    assets: &Assets,
-    claims: &[SignedClaim],
+    candidate: &Candidate,
 ) -> Result<Proofs, Closed> {
+    let assets = &candidate.assets;
     for asset in [&assets.thumbnail, &assets.spritesheet] {
         store.verify(&asset.artifact, asset.bytes).await?;
     }
-    let proofs = gate.open(store, job, &assets.video, claims).await?;
+    let proofs = gate.open(store, job, candidate).await?;
     let name = |asset: &crate::jobs::Asset| asset.artifact.to_string();
     let pointer = serde_json::json!({
         "job": job.to_string(),

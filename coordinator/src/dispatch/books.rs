@@ -142,7 +142,7 @@ pub struct Books {
     now: Millis,
 }
 
-/// What a snapshot holds. The first field is its version. Fields are appended; version 2 ended before the intake.
+/// What a snapshot holds. The first field is its version.
 #[derive(Serialize, Deserialize)]
 pub struct Snapshot {
     version: u32,
@@ -154,16 +154,7 @@ pub struct Snapshot {
     proofs: Vec<(JobId, ClipProofs)>,
 }
 
-/// A snapshot of version 2.
-#[derive(Serialize, Deserialize)]
-struct SnapshotV2 {
-    version: u32,
-    now: Millis,
-    core: State,
-    table: TableRows,
-}
-
-const SNAPSHOT_VERSION: u32 = 3;
+const SNAPSHOT_VERSION: u32 = 2;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -174,7 +165,7 @@ pub enum SnapshotError {
     #[error("the snapshot does not decode")]
     Decode(#[from] CodecError),
     /// Another version.
-    #[error("the snapshot is of version {0}, this program reads 2 and {SNAPSHOT_VERSION}")]
+    #[error("the snapshot is of version {0}, this program reads {SNAPSHOT_VERSION}")]
     Version(u32),
 }
 
@@ -369,16 +360,12 @@ impl Books {
 
 impl Snapshot {
     fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
-        // A number below 251 is one byte.
-        match bytes.first() {
-            Some(2) => {
-                let SnapshotV2 { version, now, core, table } = codec::decode_trusted(bytes)?;
-                let (intake, moderation, proofs) = (Vec::new(), Vec::new(), Vec::new());
-                Ok(Snapshot { version, now, core, table, intake, moderation, proofs })
-            }
-            Some(3) => Ok(codec::decode_trusted(bytes)?),
-            other => Err(SnapshotError::Version(other.map_or(0, |byte| (*byte).into()))),
+        // A number below 251 is one byte. Looked at before the rest, which is of another shape in other versions.
+        let version = bytes.first().map_or(0, |byte| u32::from(*byte));
+        if version != SNAPSHOT_VERSION {
+            return Err(SnapshotError::Version(version));
         }
+        Ok(codec::decode_trusted(bytes)?)
     }
 
     /// Its bytes, in one.

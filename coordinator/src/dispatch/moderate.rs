@@ -7,10 +7,11 @@ use super::state::DispatchState;
 use crate::moderation::{ClipFault, ModerationMsg};
 use ractor::ActorRef;
 use std::time::{Duration, Instant};
-use zoetrope_protocol::id::{Fence, JobId};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, JobSpec, Role};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::moderation::{Outcome, Verdict};
+use zoetrope_protocol::provenance::ModeratedProof;
 use zoetrope_sched::Input;
 use zoetrope_sched::output::Output;
 
@@ -20,7 +21,7 @@ const CLIP_LIMIT: Duration = Duration::from_secs(30);
 /// How a clip stands with moderation.
 pub(super) enum Moderated {
     /// It passed, by the policy of now.
-    Yes,
+    Yes(ModeratedProof),
     /// It is being judged, or cannot be now; publishing goes on later.
     Waits,
 }
@@ -95,11 +96,13 @@ impl DispatchState {
         self.metrics.count(&metric::MODERATION_VERDICTS, &[what, verdict.outcome.word()]);
     }
 
-    /// Whether a finished clip passed; asks for it to be judged if it was not.
+    /// Whether a finished clip passed; asks for it to be judged if it was not. `clip` is the file as it was before
+    /// it was signed: that is the one whose frames were sampled.
     pub(super) fn moderated(
         &mut self,
         job: JobId,
         fence: Fence,
+        clip: ArtifactId,
         outputs: &[ArtifactRef],
     ) -> Moderated {
         let known = self.books.moderation.of(job);
@@ -109,17 +112,10 @@ impl DispatchState {
             && verdict.policy == self.policy
             && verdict.outcome == Outcome::Pass
         {
-            return Moderated::Yes;
+            let policy = self.policy.to_string();
+            return Moderated::Yes(ModeratedProof { file: clip, policy });
         }
         let find = |role: Role| outputs.iter().find(|output| output.role == role).copied();
-        // The frames were sampled before the file was signed, so their record names the unsigned one.
-        let claim = self.books.table.proofs().claims(job).last();
-        let Some(clip) = claim.map(|claim| claim.unsigned) else {
-            tracing::warn!(%job, "a clip is not published: it is not signed");
-            self.metrics.count(&metric::PUBLISHES_REFUSED, &["signature"]);
-            self.record(Entry::Core(Input::PublishFailed { job, cause: Cause::CheckFailed }));
-            return Moderated::Waits;
-        };
         let Some(record) = find(Role::Scores) else {
             tracing::warn!(%job, "a clip came without a record of its sampled frames");
             self.not_moderated(job, Cause::CheckFailed);

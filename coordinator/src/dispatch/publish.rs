@@ -4,6 +4,7 @@ use super::books::{Books, Entry};
 use super::effects::Effect;
 use super::moderate::Moderated;
 use super::state::DispatchState;
+use crate::gate::Candidate;
 use crate::jobs::{Assets, JobRow};
 use crate::storage::StorageMsg;
 use zoetrope_protocol::id::{Fence, JobId};
@@ -74,35 +75,31 @@ impl DispatchState {
         if self.books.table.row(job).is_none_or(JobRow::is_terminal) {
             return;
         }
-        match self.moderated(job, fence, outputs) {
-            Moderated::Yes => {}
-            Moderated::Waits => return,
-        }
-        let Some(row) = self.books.table.row(job) else { return };
-        let assets = match proven(row, fence) {
-            Ok(assets) => Box::new(assets),
-            Err(refusal) => {
-                tracing::warn!(%job, ?refusal, "a clip is not published");
-                self.metrics.count(&metric::PUBLISHES_REFUSED, &[refusal.proof()]);
-                let cause = Cause::CheckFailed;
-                return self.record(Entry::Core(Input::PublishFailed { job, cause }));
-            }
+        // Attempts before this one may have had claims of theirs signed; an attempt has one.
+        let Some(claim) = self.books.table.proofs().claims(job).last().copied() else {
+            return self.refuse(job, Refusal::Unsigned);
         };
-        // Of an attempt before it there may be others; what was judged is the newest.
-        let claims: Vec<_> =
-            self.books.table.proofs().claims(job).last().cloned().into_iter().collect();
-        if claims.is_empty() {
-            tracing::warn!(%job, "a clip is not published: it is not signed");
-            self.metrics.count(&metric::PUBLISHES_REFUSED, &[Refusal::Unsigned.proof()]);
-            let cause = Cause::CheckFailed;
-            return self.record(Entry::Core(Input::PublishFailed { job, cause }));
-        }
-        let message = StorageMsg::Publish { job, assets, claims, back: self.myself.clone() };
+        let Moderated::Yes(moderated) = self.moderated(job, fence, claim.unsigned, outputs) else {
+            return;
+        };
+        let Some(row) = self.books.table.row(job) else { return };
+        let candidate = match proven(row, fence) {
+            Ok(assets) => Box::new(Candidate { assets, claim, moderated }),
+            Err(refusal) => return self.refuse(job, refusal),
+        };
+        let message = StorageMsg::Publish { job, candidate, back: self.myself.clone() };
         if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
             self.storage = None;
             let cause = Cause::DependencyDown;
             self.record(Entry::Core(Input::PublishFailed { job, cause }));
         }
+    }
+
+    fn refuse(&mut self, job: JobId, refusal: Refusal) {
+        tracing::warn!(%job, ?refusal, "a clip is not published");
+        self.metrics.count(&metric::PUBLISHES_REFUSED, &[refusal.proof()]);
+        let cause = Cause::CheckFailed;
+        self.record(Entry::Core(Input::PublishFailed { job, cause }));
     }
 
     /// The storage sidecar's answer.
