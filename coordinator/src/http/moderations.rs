@@ -108,7 +108,7 @@ fn input(fields: &mut Fields, text_only: bool) -> Result<Input, ApiError> {
         let mut part = Fields::nested(format!("{param}."), pairs);
         match part.required_text("type")?.as_str() {
             "text" => {
-                part.only(&["text"])?;
+                part.only(&["type", "text"])?;
                 texts.push(checked(&format!("{param}.text"), part.required_text("text")?)?);
             }
             "image_url" if text_only => {
@@ -116,7 +116,7 @@ fn input(fields: &mut Fields, text_only: bool) -> Result<Input, ApiError> {
                 return Err(ApiError::invalid(&param, message));
             }
             "image_url" => {
-                part.only(&["image_url"])?;
+                part.only(&["type", "image_url"])?;
                 let mut url = part
                     .object("image_url")?
                     .ok_or_else(|| ApiError::missing(&format!("{param}.image_url")))?;
