@@ -93,8 +93,9 @@ impl Inspector {
     /// `Limits`, `Io`.
     pub async fn read(&self, file: &Path, format: &str) -> Result<Verdict, InspectError> {
         let program = std::env::current_exe()?;
-        // The limits are those of the shell, which the program then replaces.
-        let limits = format!("ulimit -v {MEMORY_KIB} -t {CPU_SECONDS} && exec \"$0\" \"$@\"");
+        // The limits are those of the shell, which the program then replaces. One limit a call: dash takes no more.
+        let limits =
+            format!("ulimit -v {MEMORY_KIB} && ulimit -t {CPU_SECONDS} && exec \"$0\" \"$@\"");
         let mut child = Command::new("/bin/sh")
             .arg("-c")
             .arg(limits)

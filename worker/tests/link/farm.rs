@@ -18,11 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use zoetrope_protocol::job::{ArtifactRef, Role};
+use zoetrope_protocol::provenance::{Origin, SIGNATURE_BYTES, Terms};
 use zoetrope_protocol::wire::*;
 use zoetrope_protocol::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, RenderSpec, ShardId, Size, Stage,
     WorkerId, codec,
 };
+use zoetrope_provenance::{Credential, Signer};
 use zoetrope_worker::cache::ArtifactCache;
 use zoetrope_worker::emulated::{EmulatedEngine, Emulation};
 use zoetrope_worker::finish::{ClipCache, FinishSettings, Finisher, Programs};
@@ -157,6 +159,7 @@ pub struct Peer {
     pub acknowledges: Arc<AtomicBool>,
     /// Whether heartbeats go out.
     pub beats: Arc<AtomicBool>,
+    signer: Signer,
 }
 
 impl Peer {
@@ -222,7 +225,9 @@ impl Peer {
                 }
             }
         });
-        Peer { connection, out, events, acknowledges, beats }
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::new(Credential::open(folder.path()).unwrap());
+        Peer { connection, out, events, acknowledges, beats, signer }
     }
 
     pub async fn say(&self, frame: ToWorker) {
@@ -310,6 +315,14 @@ impl Peer {
             match self.next().await {
                 Some(Event::Artifact(header)) => roles.push(header.role.unwrap()),
                 Some(Event::Frame(FromWorker::Started(_))) => {}
+                Some(Event::Frame(FromWorker::TermsAsked(held))) => {
+                    self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
+                }
+                Some(Event::Frame(FromWorker::SignAsked { held, manifest, .. })) => {
+                    let signature =
+                        self.signer.sign(held, &terms(held), &manifest).unwrap().envelope;
+                    self.say(ToWorker::Signed { held, signature }).await;
+                }
                 Some(Event::Frame(frame)) => return (roles, frame),
                 None => panic!("the link is over"),
             }
@@ -329,6 +342,22 @@ async fn give(link: &Connection, artifact: ArtifactId, bytes: Vec<u8>) {
     // What a store says of bytes that rotted: their own digest, which is not their address.
     stream.write_all(&ArtifactId::of(&bytes).0).await.unwrap();
     stream.finish().unwrap();
+}
+
+/// What the manifest of an attempt's clip must say.
+fn terms(held: Held) -> Terms {
+    Terms {
+        video: held.shard.job.to_string(),
+        farm: "0.0.0".into(),
+        created: Millis(1_795_000_000_000),
+        model: "toybox".into(),
+        license: "Apache-2.0".into(),
+        seed: 7,
+        policy: None,
+        marks: Vec::new(),
+        origin: Origin::Generated,
+        signature_bytes: SIGNATURE_BYTES,
+    }
 }
 
 pub fn held(order: &Order) -> Held {
