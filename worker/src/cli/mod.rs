@@ -146,6 +146,9 @@ struct RenderArgs {
     /// Make a clip without sound
     #[arg(long)]
     silent: bool,
+    /// Render it once before, unmeasured, so that weights and memory are as on a worker that has been running
+    #[arg(long)]
+    warm: bool,
     /// Print timings and digests as JSON
     #[arg(long)]
     json: bool,

@@ -5,7 +5,8 @@
 
 use super::engines::Engines;
 use super::{BenchArgs, RenderArgs};
-use crate::engine::{Ended, EngineError, Observer};
+use crate::engine::{Ended, Engine, EngineError, Observer};
+use crate::finish::{FinishedClip, Finisher};
 use crate::link::stream::Payload;
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -100,24 +101,10 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
     let temp = folder.unwrap_or(Path::new("."));
     let finisher = engines.finisher(&args.tools, temp, None)?;
     let mut engine = engines.open(&spec.model)?;
-    let mut clock = Clock { began: Instant::now(), step_ms: vec![], quiet: args.json };
-
-    let total = Instant::now();
-    let began = Instant::now();
-    let prompt = engine.encode(&spec, &mut clock)?;
-    let encode_ms = ms(began);
-    let began = Instant::now();
-    let (ended, latents) = engine.denoise(&spec, &prompt, None, &mut clock)?;
-    let denoise_ms = ms(began);
-    let (Ended::Done, Some(latents)) = (ended, latents) else { bail!("the render stopped") };
-    let began = Instant::now();
-    let mut sink = finisher.begin(&spec)?;
-    engine.decode(&spec, &latents, sink.as_mut(), &mut clock)?;
-    let decode_and_encode_ms = ms(began);
-    let began = Instant::now();
-    let clip = sink.close()?;
-    let close_ms = ms(began);
-    let total_ms = ms(total);
+    if args.warm {
+        make(engine.as_mut(), &finisher, &spec, true)?;
+    }
+    let (clip, timings) = make(engine.as_mut(), &finisher, &spec, args.json)?;
 
     let write = || format!("cannot write {}", args.output.display());
     match &clip.clip.payload {
@@ -126,6 +113,38 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
         }
         Payload::Memory(bytes) => std::fs::write(&args.output, bytes).with_context(write)?,
     }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&timings)?);
+    } else {
+        eprintln!("\r{} in {} ms            ", args.output.display(), timings.total_ms);
+    }
+    Ok(())
+}
+
+/// All stages of one clip, with a clock around each.
+fn make(
+    engine: &mut dyn Engine,
+    finisher: &Finisher,
+    spec: &RenderSpec,
+    quiet: bool,
+) -> anyhow::Result<(FinishedClip, Timings)> {
+    let mut clock = Clock { began: Instant::now(), step_ms: vec![], quiet };
+    let total = Instant::now();
+    let began = Instant::now();
+    let prompt = engine.encode(spec, &mut clock)?;
+    let encode_ms = ms(began);
+    let began = Instant::now();
+    let (ended, latents) = engine.denoise(spec, &prompt, None, &mut clock)?;
+    let denoise_ms = ms(began);
+    let (Ended::Done, Some(latents)) = (ended, latents) else { bail!("the render stopped") };
+    let began = Instant::now();
+    let mut sink = finisher.begin(spec)?;
+    engine.decode(spec, &latents, sink.as_mut(), &mut clock)?;
+    let decode_and_encode_ms = ms(began);
+    let began = Instant::now();
+    let clip = sink.close()?;
+    let close_ms = ms(began);
+    let total_ms = ms(total);
     let timings = Timings {
         model: spec.model.clone(),
         size: spec.canvas.to_string(),
@@ -143,12 +162,7 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
         latents_sha256: ArtifactId::of(&latents).to_string(),
         av_gap_micros: clip.facts.av_gap_micros,
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&timings)?);
-    } else {
-        eprintln!("\r{} in {total_ms} ms            ", args.output.display());
-    }
-    Ok(())
+    Ok((clip, timings))
 }
 
 /// Times the bare engine.
