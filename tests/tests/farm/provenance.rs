@@ -7,8 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(120);
-/// A clip of the emulated engine is published in well under a second; what is not by then waits.
-const WAITS: Duration = Duration::from_secs(4);
 
 async fn checked(farm: &Farm, file: &Path) -> (u16, Value) {
     let part = reqwest::multipart::Part::bytes(std::fs::read(file).expect("the file"));
@@ -65,8 +63,9 @@ async fn a_published_clip_says_where_it_comes_from() {
     assert!(c2pa["model"].as_str().is_some_and(|model| model.starts_with("toybox")), "{found}");
 
     let mut bytes = std::fs::read(&clip).expect("the clip");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
+    // A byte of the media: the padding at the end of a file is no part of what C2PA signs.
+    let media = bytes.windows(4).rposition(|kind| kind == b"mdat").expect("media");
+    bytes[media + 100] ^= 1;
     let bent = farm.scratch("bent.mp4");
     std::fs::write(&bent, bytes).expect("writes");
     let (_, found) = checked(&farm, &bent).await;
@@ -139,9 +138,16 @@ fn published(farm: &Farm) -> usize {
     std::fs::read_dir(farm.data().join("store/published")).map_or(0, Iterator::count)
 }
 
-/// Waits a moment and holds that the job has not ended, and that nothing can be read.
+/// Questions to the signer that failed so far.
+async fn failed(farm: &Farm) -> f64 {
+    let errors = ["sidecar=\"provenance\"", "outcome=\"error\""];
+    farm.metric("zoetrope_sidecar_requests_total", &errors).await
+}
+
+/// Waits until the signer was asked in vain once more, and holds that the job has not ended and nothing can be read.
 async fn waits(farm: &Farm, id: &str) {
-    tokio::time::sleep(WAITS).await;
+    let before = failed(farm).await;
+    eventually(WITHIN, "the fault is met", async || failed(farm).await > before).await;
     let video = farm.video(id).await;
     assert!(matches!(video["status"].as_str(), Some("queued" | "in_progress")), "{video}");
     assert_eq!(published(farm), 0);
@@ -182,9 +188,6 @@ async fn without_a_right_signer_jobs_wait_and_nothing_is_published() {
         assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     }
     assert_eq!(published(&farm), 2);
-    let errors = ["sidecar=\"provenance\"", "outcome=\"error\""];
-    let errors = farm.metric("zoetrope_sidecar_requests_total", &errors).await;
-    assert!(errors >= 3.0, "each fault was met: {errors}");
     eventually(WITHIN, "the signer is known to work", async || {
         let ok = ["sidecar=\"provenance\"", "outcome=\"ok\""];
         farm.metric("zoetrope_sidecar_requests_total", &ok).await >= 2.0
