@@ -1,4 +1,5 @@
-//! How long a placement takes: `cargo bench -p zoetrope-sched [-- --json]`.
+//! How long a placement takes: `cargo bench -p zoetrope-sched [-- --json]`; `-- --queued 100000 --runs 200` is one row,
+//! with as many runs as a profile wants.
 //!
 //! 10,000 workers, 1,000 tenants of ten different weights, three classes, a chain of three stages; 10,000, 100,000 and
 //! 1,000,000 jobs wait. A placement is one `ShardFinished` and all that follows from it: books, the next stage or
@@ -187,6 +188,8 @@ impl Bench {
     }
 
     /// Nanoseconds a placement: on the core, and on the wall.
+    // Not inlined, so that a profiler finds it.
+    #[inline(never)]
     fn run(&mut self) -> (u64, u64) {
         let until = self.placed + PLACEMENTS;
         let (begin, cpu) = (Instant::now(), clock::cpu_ns());
@@ -211,10 +214,18 @@ impl Bench {
     }
 }
 
+/// The number after an option of the command line.
+fn option(name: &str) -> Option<u64> {
+    let mut words = std::env::args().skip_while(|word| word != name);
+    words.nth(1).map(|number| number.parse().expect("a number"))
+}
+
 fn main() {
     let json = std::env::args().any(|word| word == "--json");
+    let runs_of_each = option("--runs").map_or(RUNS, |runs| runs as usize);
+    let rows = option("--queued").map_or(QUEUED.to_vec(), |queued| vec![queued]);
     let mut lines = Vec::new();
-    for queued in QUEUED {
+    for queued in rows {
         let mut bench = Bench::new();
         // Every worker busy before anything is counted.
         bench.fill(1);
@@ -227,7 +238,7 @@ fn main() {
         // The first run after filling meets the mix of stages that filling left.
         bench.run();
         bench.fill(queued);
-        let mut runs: Vec<(u64, u64)> = (0..RUNS)
+        let mut runs: Vec<(u64, u64)> = (0..runs_of_each)
             .map(|_| {
                 let ns = bench.run();
                 bench.fill(queued);
@@ -237,10 +248,10 @@ fn main() {
         let p99 = bench.slow();
         bench.core.check().expect("the core is sound");
         runs.sort_unstable();
-        let (median, low, high) = (runs[RUNS / 2].0, runs[0].0, runs[RUNS - 1].0);
+        let (median, low, high) = (runs[runs.len() / 2].0, runs[0].0, runs[runs.len() - 1].0);
         let mut walls: Vec<u64> = runs.iter().map(|run| run.1).collect();
         walls.sort_unstable();
-        let wall = walls[RUNS / 2];
+        let wall = walls[walls.len() / 2];
         if json {
             lines.push(format!(
                 "{{\"queued\":{queued},\"median_ns\":{median},\"low_ns\":{low},\"high_ns\":{high},\
@@ -256,7 +267,7 @@ fn main() {
     }
     if json {
         println!(
-            "{{\"bench\":\"placements\",\"workers\":{WORKERS},\"tenants\":{TENANTS},\"runs\":{RUNS},\
+            "{{\"bench\":\"placements\",\"workers\":{WORKERS},\"tenants\":{TENANTS},\"runs\":{runs_of_each},\
              \"placements_a_run\":{PLACEMENTS},\"results\":[{}]}}",
             lines.join(",")
         );

@@ -6,10 +6,11 @@
 
 use crate::core::Core;
 use crate::fair::Tenant;
-use crate::index::Key;
+use crate::index::{Key, Keys};
 use crate::input::Ask;
 use crate::job::{CHAIN_MAX, Job, Standing};
 use crate::slab::Slot;
+use crate::view::Gauges;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::job::Class;
@@ -42,6 +43,24 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    pub(crate) fn add(&mut self, of: &Gauges) {
+        if of.begun {
+            self.begun += of.work;
+        } else {
+            self.waiting += of.work;
+            self.jobs += 1;
+        }
+    }
+
+    pub(crate) fn take(&mut self, of: &Gauges) {
+        if of.begun {
+            self.begun -= of.work;
+        } else {
+            self.waiting -= of.work;
+            self.jobs -= 1;
+        }
+    }
+
     fn all(&self) -> u64 {
         self.begun + self.waiting
     }
@@ -143,7 +162,7 @@ impl Core {
 
     /// When an unfinished job begins (or began waiting for its next shard) and ends.
     pub fn estimate_of(&self, now: Millis, job: JobId) -> Option<Estimate> {
-        let slot = *self.index.jobs.get(&job)?;
+        let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
         let rivals = self.rivals(job.model, Some(job.tenant), job.rank)?;
         let left = self.left_ms(now, job);
@@ -166,7 +185,7 @@ impl Core {
             // Workers may be about to come back: only what is beyond one that is free is refused.
             return now.0.saturating_add(whole) <= deadline.0;
         };
-        let latest = Core::key_asked(ask, whole).latest.unwrap_or_default();
+        let latest = Core::key_asked(ask, whole).latest().unwrap_or_default();
         // In thousandths of a GPU: what the tenant can count on.
         let higher: u64 = Class::ALL[..ask.class as usize]
             .iter()
@@ -285,14 +304,14 @@ impl Core {
     /// Where a job would stand in its tenant's queue.
     fn key_asked(ask: &Ask, whole: u64) -> Key {
         let latest = ask.deadline.map(|at| at.minus(Millis(whole)));
-        Key { rank: 2, latest, seq: u64::MAX, slot: Slot::MAX }
+        Key::new(2, latest, u64::MAX, Slot::MAX)
     }
 
     /// Work of the tenant's jobs that never began and go before `key`.
     fn ahead(&self, place: u32, class: Class, model: u16, key: Key) -> u64 {
         let first = self.state.models[model as usize].chain[0];
         let queue = self.index.flows[place as usize][class as usize].queue(first);
-        let before = queue.map_or(0, |queue| queue.range(..key).take(LOOK_MAX).count() as u64);
+        let before = queue.map_or(0, |queue| queue.before(key).take(LOOK_MAX).count() as u64);
         let work = self.index.work.get(model as usize).and_then(|of| of.get(place as usize));
         let work = work.map_or_else(Work::default, |of| of[class as usize]);
         if before >= LOOK_MAX as u64 {
@@ -310,8 +329,9 @@ impl Core {
     ) -> impl Iterator<Item = (Millis, Slot)> + '_ {
         let first = self.state.models[model as usize].chain[0];
         let queue = self.index.flows[place as usize][class as usize].queue(first);
-        let keys = queue.into_iter().flatten().filter(|key| key.rank == 2).take(LOOK_MAX);
-        keys.map_while(|key| Some((key.latest?, key.slot)))
+        let keys =
+            queue.into_iter().flat_map(Keys::iter).filter(|key| key.rank() == 2).take(LOOK_MAX);
+        keys.map_while(|key| Some((key.latest()?, key.slot)))
     }
 
     fn rivals(&self, model: u16, place: Option<u32>, class: Class) -> Option<Rivals> {
@@ -374,38 +394,17 @@ impl Core {
         self.state.tenants[place].came[class as usize] = now;
     }
 
-    pub(crate) fn add_work(&mut self, slot: Slot) {
-        let (begun, work) = self.work_of(slot);
-        let of = self.work_at(slot);
-        if begun {
-            of.begun += work;
-        } else {
-            of.waiting += work;
-            of.jobs += 1;
-        }
+    pub(crate) fn add_work(&mut self, slot: Slot, gauges: &Gauges) {
+        self.work_at(slot, gauges.rank).add(gauges);
     }
 
-    pub(crate) fn take_work(&mut self, slot: Slot) {
-        let (begun, work) = self.work_of(slot);
-        let of = self.work_at(slot);
-        if begun {
-            of.begun -= work;
-        } else {
-            of.waiting -= work;
-            of.jobs -= 1;
-        }
+    pub(crate) fn take_work(&mut self, slot: Slot, gauges: &Gauges) {
+        self.work_at(slot, gauges.rank).take(gauges);
     }
 
-    fn work_of(&self, slot: Slot) -> (bool, u64) {
+    pub(crate) fn work_at(&mut self, slot: Slot, rank: Class) -> &mut Work {
         let job = &self.state.jobs[slot];
-        let publishing =
-            matches!(job.standing(), Standing::Publishing | Standing::PublishBackingOff { .. });
-        (job.live.is_some(), if publishing { 0 } else { job.left_ms() })
-    }
-
-    fn work_at(&mut self, slot: Slot) -> &mut Work {
-        let job = &self.state.jobs[slot];
-        let (model, place, class) = (job.model as usize, job.tenant as usize, job.rank as usize);
+        let (model, place, class) = (job.model as usize, job.tenant as usize, rank as usize);
         if self.index.work.len() <= model {
             self.index.work.resize_with(model + 1, Vec::new);
         }
@@ -420,13 +419,7 @@ impl Core {
     pub(crate) fn check_work(&self) -> Result<(), String> {
         let mut all = Work::default();
         for (slot, _) in self.state.jobs.iter() {
-            let (begun, work) = self.work_of(slot);
-            if begun {
-                all.begun += work;
-            } else {
-                all.waiting += work;
-                all.jobs += 1;
-            }
+            all.add(&self.gauges(slot));
         }
         let mut kept = Work::default();
         for of in self.index.work.iter().flatten().flatten() {

@@ -50,7 +50,7 @@ impl Core {
             }
             _ => {}
         }
-        let known = self.index.jobs.contains_key(&held.shard.job);
+        let known = self.job_slot(held.shard.job).is_some();
         let why = if known { Ignored::StaleFence } else { Ignored::NoSuchJob };
         out.push(Output::Ignored { why });
         let doing = self.state.workers[slot].running();
@@ -227,7 +227,7 @@ impl Core {
     /// The shard where the chain ends becomes ready.
     pub(crate) fn make_ready(&mut self, slot: Slot) {
         let now = self.state.now;
-        self.uncount(slot);
+        let before = self.gauges(slot);
         let job = &self.state.jobs[slot];
         let chain = &self.state.models[job.model as usize].chain;
         let mut stages = [Stage::Encode; crate::job::CHAIN_MAX];
@@ -251,7 +251,7 @@ impl Core {
             job.rank = Class::Default;
         }
         self.enqueue(slot);
-        self.count(slot);
+        self.recount(slot, &before);
         self.todo.shards.push(slot);
     }
 }

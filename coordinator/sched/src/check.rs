@@ -1,9 +1,10 @@
 //! The invariants. Held after every input in tests, and now and then in production: it looks at everything.
 
 use crate::core::Core;
-use crate::index::{Key, Turn};
+use crate::index::{Key, Keys, Queue, Turn};
 use crate::job::Standing;
 use crate::timer::Timer;
+use crate::turns::Turns;
 use crate::view::Counts;
 use crate::worker::Doing;
 use std::collections::BTreeSet;
@@ -25,6 +26,8 @@ impl Core {
     /// A sentence about the first one that is broken.
     pub fn check(&self) -> Result<(), String> {
         hold!(self.todo.is_empty(), "something was left undone");
+        let due = self.next_wakeup().is_none_or(|at| self.index.due <= at);
+        hold!(due, "something is due before the core looks for it");
         self.check_jobs()?;
         self.check_tenants()?;
         self.check_workers()?;
@@ -41,7 +44,7 @@ impl Core {
         let mut scarred = 0;
         for (slot, job) in jobs.iter() {
             let id = job.id;
-            hold!(self.index.jobs.get(&id) == Some(&slot), "{id} is not where the index says");
+            hold!(self.job_slot(id) == Some(slot), "{id} is not where the index says");
             let chain = &self.state.models[job.model as usize].chain;
             hold!((job.position as usize) < chain.len(), "{id} is beyond its chain");
             if let Some(deadline) = job.deadline {
@@ -56,7 +59,7 @@ impl Core {
             };
             let flow = &self.index.flows[job.tenant as usize][job.rank as usize];
             let queue = flow.queue(self.state.kind_of(job));
-            let queued = queue.is_some_and(|queue| queue.contains(&self.key_of(slot)));
+            let queued = queue.is_some_and(|queue| queue.contains(self.key_of(slot)));
             match job.standing() {
                 Standing::Ready => {
                     hold!(queued, "{id} is ready and in no queue");
@@ -133,15 +136,16 @@ impl Core {
                 let flow = &self.index.flows[place as usize][class as usize];
                 let turn =
                     Turn { virtual_time: tenant.virtual_time[class as usize], tenant: id, place };
-                for (kind, queue) in &flow.queues {
-                    hold!(!queue.is_empty(), "{id} has an empty queue");
-                    let listed = self.index.turns[*kind as usize][class as usize].contains(&turn);
+                for Queue { kind, seat, .. } in &flow.queues {
+                    let told = self.index.turns[*kind as usize][class as usize].turn(*seat);
+                    let listed = told.is_some();
+                    hold!(told.is_none_or(|told| told == turn), "{id} has another's turn");
                     hold!(listed != tenant.capped(), "{id} is listed wrongly in {class}");
                     turns += usize::from(listed);
                 }
             }
         }
-        let listed: usize = self.index.turns.iter().flatten().map(BTreeSet::len).sum();
+        let listed: usize = self.index.turns.iter().flatten().map(Turns::len).sum();
         hold!(turns == listed, "a turn has no queue");
         Ok(())
     }
@@ -152,9 +156,9 @@ impl Core {
         let mut nodes = BTreeSet::new();
         for (slot, worker) in workers.iter() {
             let id = worker.id;
-            hold!(self.index.workers.get(&id) == Some(&slot), "{id} is not where the index says");
+            hold!(self.worker_slot(id) == Some(slot), "{id} is not where the index says");
             hold!(id < self.state.next_worker, "{id} is greater than the next");
-            let node = self.state.nodes.get(&worker.node);
+            let node = self.state.nodes.get(worker.node);
             hold!(node.is_some_and(|n| n.worker == Some(slot)), "{id} is not its node's worker");
             hold!(nodes.insert(worker.node), "two workers on one node");
             let grace =
@@ -180,10 +184,10 @@ impl Core {
                 Doing::Idle => {}
             }
         }
-        for (id, node) in &self.state.nodes {
-            hold!(self.index.nodes.get(&node.name) == Some(id), "{} is lost", node.name);
+        for (id, node) in self.state.nodes.iter() {
+            hold!(self.index.nodes.get(&node.name) == Some(&id), "{} is lost", node.name);
             if let Some(slot) = node.worker {
-                hold!(workers.get(slot).is_some_and(|w| w.node == *id), "{} has none", node.name);
+                hold!(workers.get(slot).is_some_and(|w| w.node == id), "{} has none", node.name);
             }
             for (_, record) in &node.records {
                 let most = self.state.config.probation;
@@ -203,7 +207,7 @@ impl Core {
             let same = group.vram_bytes == worker.vram_bytes && group.serves == worker.serves;
             hold!(same, "{} is in a foreign group", worker.id);
             let known = worker.available == self.may_get_work(worker)
-                && self.state.nodes[&worker.node].quarantined().eq(worker.barred.iter().copied());
+                && self.state.nodes[worker.node].quarantined().eq(worker.barred.iter().copied());
             hold!(known, "{} may do other things than it seems", worker.id);
             let idle = worker.doing == Doing::Idle && worker.available;
             let listed = group.free.contains(&crate::fleet::free_key(worker, slot));
@@ -244,9 +248,10 @@ impl Core {
                 continue;
             }
             for (class, turns) in turns.iter().enumerate() {
-                for turn in turns {
+                for turn in turns.iter() {
                     let flow = &self.index.flows[turn.place as usize][class];
-                    for Key { slot, .. } in flow.queue(kind as u16).into_iter().flatten() {
+                    for Key { slot, .. } in flow.queue(kind as u16).into_iter().flat_map(Keys::iter)
+                    {
                         hold!(
                             self.best_worker(*slot).is_none(),
                             "{} waits while a worker is free for it",

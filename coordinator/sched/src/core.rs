@@ -9,7 +9,8 @@ use crate::output::{FailWhy, GoneHow, Ignored, JobState, Output};
 use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::{Kind, KindIx, Model, State};
-use crate::view::{JobPhase, ShardPhase};
+use crate::table::hash_of;
+use crate::view::{Gauges, JobPhase, ShardPhase};
 use zoetrope_protocol::id::{Epoch, JobId, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class};
 use zoetrope_protocol::mutant::{Mutant, on};
@@ -93,9 +94,16 @@ impl Core {
         }
     }
 
+    /// The place of an unfinished job.
+    pub(crate) fn job_slot(&self, job: JobId) -> Option<Slot> {
+        let jobs = &self.state.jobs;
+        let is = |slot| jobs.get(slot).is_some_and(|there| there.id == job);
+        self.index.jobs.find(hash_of(job), is)
+    }
+
     /// The place of an unfinished job; otherwise the input is ignored.
     pub(crate) fn known(&self, job: JobId, out: &mut Vec<Output>) -> Option<Slot> {
-        let slot = self.index.jobs.get(&job).copied();
+        let slot = self.job_slot(job);
         if slot.is_none() {
             out.push(Output::Ignored { why: Ignored::NoSuchJob });
         }
@@ -157,7 +165,7 @@ impl Core {
 
     fn submit(&mut self, id: JobId, ask: &Ask, out: &mut Vec<Output>) {
         let ignored = |why| Output::Ignored { why };
-        if self.index.jobs.contains_key(&id) {
+        if self.job_slot(id).is_some() {
             return out.push(ignored(Ignored::JobExists));
         }
         let Some(&tenant) = self.index.tenants.get(&ask.tenant) else {
@@ -192,9 +200,12 @@ impl Core {
         let slot = self.state.jobs.insert(job);
         match self.state.youngest.replace(slot) {
             Some(before) => self.state.jobs[before].younger = Some(slot),
-            None => self.state.oldest = Some(slot),
+            None => {
+                self.state.oldest = Some(slot);
+                self.expect_at(self.state.now.plus(self.state.config.job_age_max));
+            }
         }
-        self.index.jobs.insert(id, slot);
+        self.index.jobs.insert(hash_of(id), slot);
         let of = &mut self.state.tenants[tenant as usize];
         of.queued += 1;
         of.unfinished += 1;
@@ -203,10 +214,12 @@ impl Core {
         if ask.class == Class::Flex {
             let at = self.state.now.plus(self.state.config.flex_ages);
             self.index.aging.insert((at, slot));
+            self.expect_at(at);
         }
         self.enqueue(slot);
         if let Some(deadline) = ask.deadline {
             self.index.deadlines.insert((deadline, slot));
+            self.expect_at(deadline);
             if deadline <= self.state.now {
                 return self.end_job(slot, JobState::Failed(FailWhy::DeadlineExceeded), out);
             }
@@ -290,7 +303,7 @@ impl Core {
             Some(younger) => self.state.jobs[younger].older = job.older,
             None => self.state.youngest = job.older,
         }
-        self.index.jobs.remove(&job.id);
+        self.index.jobs.remove(hash_of(job.id), slot);
         if let Some(deadline) = job.deadline {
             self.index.deadlines.remove(&(deadline, slot));
         }
@@ -316,47 +329,50 @@ impl Core {
 
     /// Takes a job out of the gauges; to be called before what they look at changes.
     pub(crate) fn uncount(&mut self, slot: Slot) {
-        let (phase, shard, backlog) = self.gauges(slot);
-        let job = &self.state.jobs[slot];
-        let stage = self.state.stage_of(job);
-        let counts = &mut self.index.counts;
-        counts.jobs[job.class as usize][phase as usize] -= 1;
-        if let Some(shard) = shard {
-            counts.shards[stage as usize][shard as usize] -= 1;
-        }
-        counts.backlog.0 -= backlog;
-        self.take_work(slot);
+        let gauges = self.gauges(slot);
+        self.index.counts.take(&gauges);
+        self.take_work(slot, &gauges);
     }
 
     /// Enters a job into the gauges.
     pub(crate) fn count(&mut self, slot: Slot) {
-        let (phase, shard, backlog) = self.gauges(slot);
-        let job = &self.state.jobs[slot];
-        let stage = self.state.stage_of(job);
-        let counts = &mut self.index.counts;
-        counts.jobs[job.class as usize][phase as usize] += 1;
-        if let Some(shard) = shard {
-            counts.shards[stage as usize][shard as usize] += 1;
-        }
-        counts.backlog.0 += backlog;
-        self.add_work(slot);
+        let gauges = self.gauges(slot);
+        self.index.counts.add(&gauges);
+        self.add_work(slot, &gauges);
     }
 
-    fn gauges(&self, slot: Slot) -> (JobPhase, Option<ShardPhase>, u64) {
+    /// Enters a job into the gauges in place of what it added before.
+    pub(crate) fn recount(&mut self, slot: Slot, before: &Gauges) {
+        let gauges = self.gauges(slot);
+        self.index.counts.take(before);
+        self.index.counts.add(&gauges);
+        if before.rank == gauges.rank {
+            let work = self.work_at(slot, gauges.rank);
+            work.add(&gauges);
+            work.take(before);
+        } else {
+            self.take_work(slot, before);
+            self.add_work(slot, &gauges);
+        }
+    }
+
+    pub(crate) fn gauges(&self, slot: Slot) -> Gauges {
         let job = &self.state.jobs[slot];
-        let (shard, from) = match job.standing() {
-            Standing::Ready => (ShardPhase::Ready, 0),
-            Standing::BackingOff { .. } => (ShardPhase::BackingOff, 0),
-            Standing::Running { .. } => (ShardPhase::Running, 1),
+        let begun = job.live.is_some();
+        let phase = if begun { JobPhase::InProgress } else { JobPhase::Queued };
+        let (phase, shard) = match job.standing() {
+            Standing::Ready => (phase, Some(ShardPhase::Ready)),
+            Standing::BackingOff { .. } => (phase, Some(ShardPhase::BackingOff)),
+            Standing::Running { .. } => (phase, Some(ShardPhase::Running)),
             Standing::Publishing | Standing::PublishBackingOff { .. } => {
-                return (JobPhase::Publishing, None, 0);
+                (JobPhase::Publishing, None)
             }
         };
-        let length = self.state.models[job.model as usize].chain.len();
-        let rest = &job.expected_ms[(job.position as usize + from).min(length)..length];
-        let backlog = rest.iter().map(|ms| u64::from(*ms)).sum();
-        let begun = job.live.is_some();
-        (if begun { JobPhase::InProgress } else { JobPhase::Queued }, Some(shard), backlog)
+        let work = if shard.is_some() { job.left_ms() } else { 0 };
+        let running = shard == Some(ShardPhase::Running);
+        let runs = if running { u64::from(job.expected_ms[job.position as usize]) } else { 0 };
+        let shard = shard.map(|phase| (self.state.stage_of(job), phase));
+        Gauges { class: job.class, rank: job.rank, phase, shard, backlog: work - runs, begun, work }
     }
 
     /// The number that the next worker to say hello is to have.

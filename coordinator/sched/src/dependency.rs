@@ -7,9 +7,9 @@
 use crate::core::Core;
 use crate::fail::hash;
 use crate::job::Standing;
+use crate::node::NodeId;
 use crate::slab::Slot;
 use crate::timer::Timer;
-use crate::worker::NodeId;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::Millis;
 

@@ -12,7 +12,7 @@ use zoetrope_protocol::job::Class;
 impl Core {
     /// Why an unfinished job stands as it does.
     pub fn why(&self, now: Millis, job: JobId) -> Option<Why> {
-        let slot = *self.index.jobs.get(&job)?;
+        let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
         let (reason, frees, who) = self.explain(slot, job, now);
         let standing = job.standing();

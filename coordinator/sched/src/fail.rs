@@ -2,10 +2,11 @@
 
 use crate::core::Core;
 use crate::job::{Live, Outage, SoftFailure, Standing};
+use crate::node::NodeId;
 use crate::output::{FailWhy, JobState, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
-use crate::worker::{NodeId, Running};
+use crate::worker::Running;
 use zoetrope_protocol::id::Millis;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 

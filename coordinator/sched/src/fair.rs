@@ -7,12 +7,13 @@
 //! workers all the time never differ by more than one longest shard each (and the slack of affinity).
 
 use crate::core::Core;
-use crate::index::{Flow, Key, Turn};
+use crate::index::{Key, Keys, Queue, Turn};
 use crate::input::TenantPolicy;
 use crate::job::Standing;
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
+use crate::turns::Seat;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_protocol::job::Class;
@@ -82,7 +83,7 @@ impl Core {
             for class in Class::ALL {
                 // What a tenant could not use for its cap is no credit.
                 let queues = &self.index.flows[place as usize][class as usize].queues;
-                if let Some(floor) = queues.iter().map(|(kind, _)| self.floor(*kind, class)).min() {
+                if let Some(floor) = queues.iter().map(|q| self.floor(q.kind, class)).min() {
                     self.raise(place, class, floor);
                 }
                 self.list(place, class);
@@ -102,34 +103,32 @@ impl Core {
         Turn { virtual_time: tenant.virtual_time[class as usize], tenant: tenant.id, place }
     }
 
-    /// Enters a flow's turn for each kind that it waits for. Only for tenants below their cap.
+    /// Enters a flow's turn for each kind that it waits for, in place of an earlier one. Only for tenants below
+    /// their cap.
     pub(crate) fn list(&mut self, place: u32, class: Class) {
-        let turn = self.turn(place, class);
-        for (kind, _) in &self.index.flows[place as usize][class as usize].queues {
-            self.index.turns[*kind as usize][class as usize].insert(turn);
-        }
+        self.set_turn(place, class, Some(self.turn(place, class)));
     }
 
-    /// The opposite of `list`; to be called before the virtual time changes.
+    /// The opposite of `list`.
     pub(crate) fn unlist(&mut self, place: u32, class: Class) {
-        let turn = self.turn(place, class);
-        for (kind, _) in &self.index.flows[place as usize][class as usize].queues {
-            self.index.turns[*kind as usize][class as usize].remove(&turn);
+        self.set_turn(place, class, None);
+    }
+
+    fn set_turn(&mut self, place: u32, class: Class, turn: Option<Turn>) {
+        for queue in &self.index.flows[place as usize][class as usize].queues {
+            self.index.turns[queue.kind as usize][class as usize].set(queue.seat, turn);
         }
     }
 
     /// Sets a flow's virtual time.
     pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, to: u64) {
-        let tenant = &self.state.tenants[place as usize];
-        let listed = !tenant.capped();
-        if tenant.virtual_time[class as usize] == to {
+        let tenant = &mut self.state.tenants[place as usize];
+        let time = &mut tenant.virtual_time[class as usize];
+        if *time == to {
             return;
         }
-        if listed {
-            self.unlist(place, class);
-        }
-        self.state.tenants[place as usize].virtual_time[class as usize] = to;
-        if listed {
+        *time = to;
+        if !tenant.capped() {
             self.list(place, class);
         }
     }
@@ -155,7 +154,7 @@ impl Core {
             None => 2,
         };
         let latest = job.deadline.map(|at| at.minus(Millis(job.left_ms())));
-        Key { rank, latest, seq: job.seq, slot }
+        Key::new(rank, latest, job.seq, slot)
     }
 
     /// Puts a ready shard into its flow's queue.
@@ -170,12 +169,30 @@ impl Core {
             // Begins to wait: no credit for the time before.
             self.raise(place, class, self.floor(kind, class));
         }
-        if self.index.flows[place as usize][class as usize].insert(kind, key)
+        if let Some(seat) = self.line_up(place, class, kind, key)
             && !self.state.tenants[place as usize].capped()
         {
             let turn = self.turn(place, class);
-            self.index.turns[kind as usize][class as usize].insert(turn);
+            self.index.turns[kind as usize][class as usize].set(seat, Some(turn));
         }
+    }
+
+    /// Puts a key into its flow's queue. If the flow did not wait for the kind before: its seat, still without a turn.
+    pub(crate) fn line_up(
+        &mut self,
+        place: u32,
+        class: Class,
+        kind: KindIx,
+        key: Key,
+    ) -> Option<Seat> {
+        let queues = &mut self.index.flows[place as usize][class as usize].queues;
+        if let Some(queue) = queues.iter_mut().find(|queue| queue.kind == kind) {
+            queue.keys.insert(key);
+            return None;
+        }
+        let seat = self.index.turns[kind as usize][class as usize].sit();
+        queues.push(Queue { kind, seat, keys: Keys::new(key) });
+        Some(seat)
     }
 
     /// Takes a ready shard out of its flow's queue.
@@ -186,32 +203,11 @@ impl Core {
         self.index.scarred.remove(&slot);
         self.unclaim(slot);
         let key = self.key_of(slot);
-        let turn = self.turn(place, class);
-        if self.index.flows[place as usize][class as usize].remove(kind, key) {
-            self.index.turns[kind as usize][class as usize].remove(&turn);
+        let queues = &mut self.index.flows[place as usize][class as usize].queues;
+        let Some(at) = queues.iter().position(|queue| queue.kind == kind) else { return };
+        if queues[at].keys.remove(key) {
+            let queue = queues.swap_remove(at);
+            self.index.turns[kind as usize][class as usize].leave(queue.seat);
         }
-    }
-}
-
-impl Flow {
-    /// Whether the kind was not waited for before.
-    pub(crate) fn insert(&mut self, kind: KindIx, key: Key) -> bool {
-        if let Some((_, queue)) = self.queues.iter_mut().find(|(k, _)| *k == kind) {
-            queue.insert(key);
-            return false;
-        }
-        self.queues.push((kind, [key].into()));
-        true
-    }
-
-    /// Whether the kind is no longer waited for.
-    fn remove(&mut self, kind: KindIx, key: Key) -> bool {
-        let Some(at) = self.queues.iter().position(|(k, _)| *k == kind) else { return false };
-        self.queues[at].1.remove(&key);
-        let empty = self.queues[at].1.is_empty();
-        if empty {
-            self.queues.swap_remove(at);
-        }
-        empty
     }
 }

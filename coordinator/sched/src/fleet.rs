@@ -13,7 +13,7 @@ const KINDS_TOO_MANY: usize = 2;
 impl Core {
     /// Whether a worker may get new work of some kind, as its node and its own state say.
     pub(crate) fn may_get_work(&self, worker: &Worker) -> bool {
-        let node = &self.state.nodes[&worker.node];
+        let node = &self.state.nodes[worker.node];
         worker.connected
             && worker.drain.is_none()
             && !node.cordoned
@@ -25,7 +25,7 @@ impl Core {
         let available = self.may_get_work(&self.state.workers[slot]);
         let worker = &mut self.state.workers[slot];
         worker.available = available;
-        worker.barred = self.state.nodes[&worker.node].quarantined().collect();
+        worker.barred = self.state.nodes[worker.node].quarantined().collect();
         let worker = &self.state.workers[slot];
         let group = self.index.group(&self.state, worker.vram_bytes, &worker.serves);
         if self.index.group_of.len() <= slot as usize {
@@ -75,19 +75,24 @@ impl Core {
         self.todo.workers.push(slot);
     }
 
-    /// Enters an idle worker among the free; whether it may get work.
-    pub(crate) fn set_free(&mut self, slot: Slot) -> bool {
-        let Some(worker) = self.state.workers.get(slot) else { return false };
-        if worker.doing != Doing::Idle || !worker.available {
-            return false;
-        }
+    /// Whether a worker is idle and may get work.
+    pub(crate) fn can_work(&self, slot: Slot) -> bool {
+        let worker = self.state.workers.get(slot);
+        worker.is_some_and(|worker| worker.available && worker.doing == Doing::Idle)
+    }
+
+    /// Enters a worker that can work among the free.
+    pub(crate) fn set_free(&mut self, slot: Slot) {
+        let worker = &self.state.workers[slot];
         let group = self.index.group_of[slot as usize];
         let new = self.index.groups[group as usize].free.insert(free_key(worker, slot));
         self.index.free += u32::from(new);
-        true
     }
 
     pub(crate) fn unset_free(&mut self, slot: Slot) {
+        if self.index.free == 0 {
+            return;
+        }
         let key = free_key(&self.state.workers[slot], slot);
         let group = &mut self.index.groups[self.index.group_of[slot as usize] as usize];
         self.index.free -= u32::from(group.free.remove(&key));
@@ -124,7 +129,7 @@ impl Core {
         let (kind, need) = (self.state.kind_of(job), self.need(job));
         let avoid = job.live.as_ref().map_or(&[][..], |live| &live.avoid);
         let avoided = avoid.iter().filter(|node| {
-            let worker = self.state.nodes.get(node).and_then(|node| node.worker);
+            let worker = self.state.nodes.get(**node).and_then(|node| node.worker);
             worker.is_some_and(|slot| self.fits(&self.state.workers[slot], kind, need))
         });
         self.count_fitting(kind, need) - avoided.count() as u32
@@ -165,7 +170,7 @@ impl Core {
             }
         }
         let maker = job.live.as_ref().and_then(|live| live.maker);
-        let maker = maker.and_then(|node| self.state.nodes.get(&node)?.worker);
+        let maker = maker.and_then(|node| self.state.nodes.get(node)?.worker);
         if let Some(slot) = maker {
             let worker = &self.state.workers[slot];
             let fits = worker.doing == Doing::Idle && self.fits(worker, kind, need);

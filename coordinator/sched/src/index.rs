@@ -2,35 +2,49 @@
 //! workers are free. Built anew on load; nothing in it may show in the outputs but through the state.
 
 use crate::admission::Work;
+use crate::node::NodeId;
 use crate::preempt::Victim;
 use crate::slab::Slot;
 use crate::state::{KindIx, State};
+use crate::table::Table;
+use crate::turns::{Seat, Turns};
 use crate::view::Counts;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use zoetrope_protocol::id::{JobId, Millis, ModelId, TenantId, WorkerId};
+use zoetrope_protocol::id::{Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::Stage;
 
 /// A ready shard's place in its tenant's queue: tried before, begun, new; then the least slack first, then by age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Small, and compared as two numbers: a queue may hold a hundred thousand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
-    pub rank: u8,
-    /// The latest moment at which the rest of the job can begin and still be in time.
-    pub latest: Option<Millis>,
-    pub seq: u64,
+    /// Rank and, below it, the latest moment of beginning.
+    order: u64,
+    seq: u64,
     pub slot: Slot,
 }
 
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let of = |key: &Key| (key.rank, key.latest.unwrap_or(Millis(u64::MAX)), key.seq, key.slot);
-        of(self).cmp(&of(other))
-    }
-}
+/// The latest moment of a job without a deadline: far beyond any other, with room for the rank above it.
+const NEVER: u64 = (1 << 62) - 1;
 
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Key {
+    /// `latest`: the latest moment at which the rest of the job can begin and still be in time.
+    pub fn new(rank: u8, latest: Option<Millis>, seq: u64, slot: Slot) -> Self {
+        let latest = latest.map_or(NEVER, |at| at.0.min(NEVER - 1));
+        Key { order: u64::from(rank) << 62 | latest, seq, slot }
+    }
+
+    pub fn rank(&self) -> u8 {
+        (self.order >> 62) as u8
+    }
+
+    pub fn latest(&self) -> Option<Millis> {
+        let latest = self.order & NEVER;
+        (latest != NEVER).then_some(Millis(latest))
+    }
+
+    /// Whether only their age says which of two goes first.
+    pub fn equals(&self, other: &Key) -> bool {
+        self.order == other.order
     }
 }
 
@@ -45,13 +59,74 @@ pub(crate) struct Turn {
 /// The ready shards of a tenant in a class.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
-    /// By kind, in no order; none is empty.
-    pub queues: Vec<(KindIx, BTreeSet<Key>)>,
+    /// One for each kind, in no order; none is empty.
+    pub queues: Vec<Queue>,
+}
+
+/// The ready shards of one kind.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub kind: KindIx,
+    /// Where its flow sits among those that wait for the kind.
+    pub seat: Seat,
+    pub keys: Keys,
+}
+
+/// At least one key, in order. The first stands apart: nearly all that is asked is about it.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    first: Key,
+    rest: BTreeSet<Key>,
+}
+
+impl Keys {
+    pub fn new(first: Key) -> Self {
+        Keys { first, rest: BTreeSet::new() }
+    }
+
+    pub fn insert(&mut self, key: Key) {
+        if key < self.first {
+            self.rest.insert(std::mem::replace(&mut self.first, key));
+        } else if key != self.first {
+            self.rest.insert(key);
+        }
+    }
+
+    /// Whether it was the last one: then it is still there.
+    pub fn remove(&mut self, key: Key) -> bool {
+        if key != self.first {
+            self.rest.remove(&key);
+            return false;
+        }
+        match self.rest.pop_first() {
+            Some(next) => self.first = next,
+            None => return true,
+        }
+        false
+    }
+
+    pub fn contains(&self, key: Key) -> bool {
+        key == self.first || self.rest.contains(&key)
+    }
+
+    pub fn len(&self) -> usize {
+        1 + self.rest.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Those before a key.
+    pub fn before(&self, key: Key) -> impl Iterator<Item = &Key> {
+        let first = std::iter::once(&self.first).filter(move |first| **first < key);
+        first.chain(self.rest.range(..key))
+    }
 }
 
 impl Flow {
-    pub fn queue(&self, kind: KindIx) -> Option<&BTreeSet<Key>> {
-        self.queues.iter().find(|(k, _)| *k == kind).map(|(_, queue)| queue)
+    pub fn queue(&self, kind: KindIx) -> Option<&Keys> {
+        self.queues.iter().find(|queue| queue.kind == kind).map(|queue| &queue.keys)
     }
 }
 
@@ -98,20 +173,24 @@ impl Group {
 /// All that is derived.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub jobs: BTreeMap<JobId, Slot>,
+    /// By the hash of the job's id.
+    pub jobs: Table,
     pub tenants: BTreeMap<TenantId, u32>,
     pub models: BTreeMap<ModelId, u16>,
-    pub workers: BTreeMap<WorkerId, Slot>,
-    pub nodes: BTreeMap<String, crate::worker::NodeId>,
+    /// By the hash of the worker's id.
+    pub workers: Table,
+    pub nodes: BTreeMap<String, NodeId>,
     /// By tenant, by class.
     pub flows: Vec<[Flow; 3]>,
     /// By kind, by class: the flows below their cap that wait for it.
-    pub turns: Vec<[BTreeSet<Turn>; 3]>,
+    pub turns: Vec<[Turns; 3]>,
     /// Ready shards that some worker failed.
     pub scarred: BTreeSet<Slot>,
     pub deadlines: BTreeSet<(Millis, Slot)>,
     /// Jobs of class flex, by the moment from which they rank as default.
     pub aging: BTreeSet<(Millis, Slot)>,
+    /// Nothing is due before this moment: a lower bound, so that most inputs need not look for it.
+    pub due: Millis,
     /// Ready shards that an attempt leaves its worker for: the job, and the worker.
     pub claims: BTreeMap<Slot, Slot>,
     /// Preemptible attempts of all groups.

@@ -1,8 +1,8 @@
 //! A job in the core: a compact record for the million that wait, and a boxed part for those that began.
 //! Also the chain of artifacts: which shard comes next. Does nothing by itself; `attempt.rs` and `place.rs` do.
 
+use crate::node::NodeId;
 use crate::slab::Slot;
-use crate::worker::NodeId;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{AttemptNumber, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};

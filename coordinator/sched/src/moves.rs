@@ -2,10 +2,11 @@
 
 use crate::core::Core;
 use crate::job::{Job, Standing, Wish};
+use crate::node::NodeId;
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
-use crate::worker::{Doing, Leaves, NodeId, Worker};
+use crate::worker::{Doing, Leaves, Worker};
 use zoetrope_protocol::id::{JobId, Millis, WorkerId};
 use zoetrope_protocol::job::Stage;
 
@@ -43,8 +44,8 @@ impl Core {
 
     /// Whether `MoveAsked` would do something.
     pub fn movable(&self, job: JobId, to: Option<WorkerId>) -> bool {
-        let Some(slot) = self.index.jobs.get(&job) else { return false };
-        let job = &self.state.jobs[*slot];
+        let Some(slot) = self.job_slot(job) else { return false };
+        let job = &self.state.jobs[slot];
         let there = to.and_then(|to| self.worker_slot(to));
         match job.standing() {
             Standing::Running { worker } => there != Some(worker),
@@ -95,7 +96,7 @@ impl Core {
             return false;
         }
         let (kind, need) = (self.state.kind_of(job), self.need(job));
-        let node = self.state.nodes.get(&wish.node).and_then(|node| node.worker);
+        let node = self.state.nodes.get(wish.node).and_then(|node| node.worker);
         let fits = node.is_some_and(|slot| self.fits(&self.state.workers[slot], kind, need));
         if wish.there { fits } else { self.count_fitting(kind, need) > u32::from(fits) }
     }

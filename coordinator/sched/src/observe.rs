@@ -15,7 +15,9 @@ const POSITION_EXACT_MAX: usize = 10_000;
 impl Core {
     /// All workers, in the order of their ids.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
-        self.index.workers.values().map(|slot| self.worker_view(&self.state.workers[*slot]))
+        let mut workers: Vec<&Worker> = self.state.workers.iter().map(|(_, w)| w).collect();
+        workers.sort_unstable_by_key(|worker| worker.id);
+        workers.into_iter().map(|worker| self.worker_view(worker))
     }
 
     /// One worker.
@@ -25,7 +27,7 @@ impl Core {
     }
 
     fn worker_view(&self, worker: &Worker) -> WorkerView {
-        let node = &self.state.nodes[&worker.node];
+        let node = &self.state.nodes[worker.node];
         let records = node.records.iter();
         let quarantines: Vec<_> = records
             .filter_map(|(kind, record)| {
@@ -65,7 +67,7 @@ impl Core {
 
     /// An unfinished job.
     pub fn job(&self, job: JobId) -> Option<JobView> {
-        let slot = *self.index.jobs.get(&job)?;
+        let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
         let standing = job.standing();
         let live = job.live.as_ref();
@@ -138,7 +140,7 @@ impl Core {
     /// tenant are counted (up to 10,000); other tenants of the class are taken to begin jobs by their
     /// weights meanwhile; of higher classes, all that wait go first.
     pub fn queue_position(&self, job: JobId) -> Option<u32> {
-        let slot = *self.index.jobs.get(&job)?;
+        let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
         if job.live.is_some() {
             return None;
@@ -147,7 +149,7 @@ impl Core {
         let key = self.key_of(slot);
         let class = job.rank as usize;
         let queue = self.index.flows[job.tenant as usize][class].queue(kind)?;
-        let own = queue.range(..key).filter(|before| before.rank == key.rank);
+        let own = queue.before(key).filter(|before| before.rank() == key.rank());
         let own = own.take(POSITION_EXACT_MAX).count() as u64;
         let weight = |place: usize| u64::from(self.state.tenants[place].policy.weight);
         let ours = weight(job.tenant as usize);

@@ -2,7 +2,7 @@
 //! shard. Order: class, the tenant's turn, rank and slack within the tenant, affinity, best fit in memory.
 
 use crate::core::Core;
-use crate::index::{Key, Turn};
+use crate::index::{Key, Queue, Turn};
 use crate::job::{Live, Standing};
 use crate::output::{JobState, Output};
 use crate::slab::Slot;
@@ -100,12 +100,20 @@ impl Core {
 
     /// Gives a worker work as long as it is free and there is some.
     fn feed(&mut self, slot: Slot, out: &mut Vec<Output>) {
-        while self.set_free(slot) {
-            let Some((due, chosen)) = self.pick(slot) else { return };
+        while self.can_work(slot) {
+            // Nobody else is free as a rule, and then nobody has to know that this one is.
+            let only = self.index.free == 0;
+            if !only {
+                self.set_free(slot);
+            }
+            let Some((due, chosen)) = self.pick(slot) else {
+                self.set_free(slot);
+                return;
+            };
             let worker = &mut self.state.workers[slot];
             worker.passed_over = if due == chosen { 0 } else { worker.passed_over + 1 };
             // The shard may have a better place: this worker's turn only says that the shard is next.
-            let alone = self.index.free == 1;
+            let alone = only || self.index.free == 1;
             let to = if alone { slot } else { self.best_worker(chosen).unwrap_or(slot) };
             self.assign(chosen, to, out);
         }
@@ -132,12 +140,12 @@ impl Core {
         for class in Class::ALL {
             let flow = &self.index.flows[place as usize][class as usize];
             let mut slots = Vec::new();
-            for (kind, queue) in &flow.queues {
+            for Queue { kind, keys, .. } in &flow.queues {
                 if self.state.paused(*kind) {
                     continue;
                 }
                 if self.any_free(*kind) {
-                    slots.extend(queue.iter().copied());
+                    slots.extend(keys.iter().copied());
                 } else {
                     self.todo.preempt = true;
                 }
@@ -183,11 +191,11 @@ impl Core {
 
     /// The first shard of a kind that this worker may take.
     fn first_for(&self, kind: KindIx, class: Class, worker: &Worker) -> Option<Candidate> {
-        for turn in &self.index.turns[kind as usize][class as usize] {
+        for turn in self.index.turns[kind as usize][class as usize].iter() {
             let flow = &self.index.flows[turn.place as usize][class as usize];
             let takes = |key: &&Key| self.may_take(&self.state.jobs[key.slot], worker);
             if let Some(key) = flow.queue(kind).and_then(|queue| queue.iter().find(takes)) {
-                return Some(Candidate { turn: *turn, key: *key, kind });
+                return Some(Candidate { turn, key: *key, kind });
             }
         }
         None
@@ -212,8 +220,7 @@ impl Core {
         let near = |other: &Candidate| {
             let same_tenant = other.turn.place == due.turn.place;
             other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)
-                && (!same_tenant
-                    || (other.key.rank, other.key.latest) == (due.key.rank, due.key.latest))
+                && (!same_tenant || other.key.equals(&due.key))
         };
         let next = || self.continued(worker, class);
         hot.filter(near).or_else(|| next().filter(near)).unwrap_or(due).key.slot
@@ -254,7 +261,7 @@ impl Core {
     /// Puts a ready shard on a worker under a new attempt number.
     pub(crate) fn run(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) -> Fence {
         let now = self.state.now;
-        self.uncount(slot);
+        let before = self.gauges(slot);
         self.dequeue(slot);
         let config = &self.state.config;
         let job = &self.state.jobs[slot];
@@ -275,7 +282,7 @@ impl Core {
         live.since = now;
         live.lost = None;
         live.wish = None;
-        self.count(slot);
+        self.recount(slot, &before);
 
         let tenant = &mut self.state.tenants[place as usize];
         if first {
@@ -307,7 +314,9 @@ impl Core {
         });
         self.enter_victims(to);
         if self.state.sweep_at.is_none() {
-            self.state.sweep_at = Some(now.plus(self.state.config.sweep_every));
+            let at = now.plus(self.state.config.sweep_every);
+            self.state.sweep_at = Some(at);
+            self.expect_at(at);
         }
         if first {
             out.push(Output::JobMoved { job: id, state: JobState::InProgress });

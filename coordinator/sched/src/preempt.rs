@@ -5,6 +5,7 @@
 //! waited long enough ranks as default.
 
 use crate::core::Core;
+use crate::index::Keys;
 use crate::job::{Job, Live};
 use crate::output::Output;
 use crate::slab::Slot;
@@ -128,7 +129,7 @@ impl Core {
                 let queues = turns.filter_map(|turn| {
                     self.index.flows[turn.place as usize][class as usize].queue(kind)
                 });
-                let slots = queues.flatten().map(|key| key.slot);
+                let slots = queues.flat_map(Keys::iter).map(|key| key.slot);
                 found.extend(slots.filter(|slot| self.wants_room(*slot)).take(LOOK_MAX));
             }
         }

@@ -2,10 +2,11 @@
 //! so that a new connection or boot does not wash it off.
 
 use crate::core::Core;
+use crate::node::{Node, NodeId};
 use crate::output::Output;
 use crate::state::KindIx;
 use crate::timer::Timer;
-use crate::worker::{Node, NodeId, Running};
+use crate::worker::Running;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
 
@@ -75,7 +76,7 @@ impl Core {
     ) {
         let (now, job) = (self.state.now, self.state.jobs[running.job].id);
         let config = &self.state.config;
-        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.record(running.kind);
         record.attempts += 1;
         if !fault {
@@ -103,12 +104,12 @@ impl Core {
             self.set_timer(until, Timer::Resume { kind });
             return;
         }
-        let worker = self.state.nodes[&node].worker;
+        let worker = self.state.nodes[node].worker;
         if let Some(slot) = worker {
             self.leave_fleet(slot);
         }
         let config = &self.state.config;
-        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.record(kind);
         if record.released.plus(config.quarantine_clean) <= now {
             record.strikes = 0;
@@ -130,8 +131,8 @@ impl Core {
         let stage = self.state.kinds[kind as usize].stage;
         for job in jobs {
             // The worker is guilty, so the jobs are not.
-            let Some(slot) = self.index.jobs.get(&job) else { continue };
-            if let Some(live) = &mut self.state.jobs[*slot].live {
+            let Some(slot) = self.job_slot(job) else { continue };
+            if let Some(live) = &mut self.state.jobs[slot].live {
                 live.soft.retain(|soft| !(soft.node == node && soft.stage == stage));
             }
         }
@@ -165,14 +166,14 @@ impl Core {
     /// The time of a quarantine is over.
     pub(crate) fn release(&mut self, node: NodeId, kind: KindIx) {
         let now = self.state.now;
-        let Some(known) = self.state.nodes.get(&node) else { return };
+        let Some(known) = self.state.nodes.get(node) else { return };
         let over = |(k, record): &(KindIx, Record)| {
             *k == kind && record.until.is_some_and(|until| until <= now)
         };
         if known.records.iter().any(over) {
             self.lift(node, kind);
             let trial = self.state.config.probation;
-            if let Some(known) = self.state.nodes.get_mut(&node) {
+            if let Some(known) = self.state.nodes.get_mut(node) {
                 known.record(kind).trial = trial;
             }
         }
@@ -180,12 +181,12 @@ impl Core {
 
     fn lift(&mut self, node: NodeId, kind: KindIx) {
         let now = self.state.now;
-        let Some(known) = self.state.nodes.get(&node) else { return };
+        let Some(known) = self.state.nodes.get(node) else { return };
         let worker = known.worker;
         if let Some(slot) = worker {
             self.leave_fleet(slot);
         }
-        if let Some(known) = self.state.nodes.get_mut(&node) {
+        if let Some(known) = self.state.nodes.get_mut(node) {
             let record = known.record(kind);
             record.until = None;
             record.released = now;
@@ -211,7 +212,7 @@ impl Core {
     /// A job proved to be poison: it counts against no worker any more. A quarantine without enough evidence ends.
     pub(crate) fn absolve_node(&mut self, node: NodeId, job: JobId, out: &mut Vec<Output>) {
         let now = self.state.now;
-        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let Some(known) = self.state.nodes.get_mut(node) else { return };
         let enough = self.state.config.fault_max as usize;
         let mut lifted = Vec::new();
         for (kind, record) in &mut known.records {
@@ -225,7 +226,7 @@ impl Core {
         }
         for kind in lifted {
             self.lift(node, kind);
-            if let Some(slot) = self.state.nodes[&node].worker {
+            if let Some(slot) = self.state.nodes[node].worker {
                 let of = &self.state.kinds[kind as usize];
                 let (worker, model, stage) = (self.state.workers[slot].id, of.model, of.stage);
                 out.push(Output::Quarantined { worker, model, stage, until: now });
@@ -235,7 +236,7 @@ impl Core {
 
     /// Takes one attempt's fault off a node.
     pub(crate) fn forgive_attempt(&mut self, node: NodeId, job: JobId, attempt: AttemptNumber) {
-        let Some(known) = self.state.nodes.get_mut(&node) else { return };
+        let Some(known) = self.state.nodes.get_mut(node) else { return };
         for (_, record) in &mut known.records {
             if record.until.is_none() {
                 record.faults.retain(|fault| (fault.job, fault.attempt) != (job, attempt));

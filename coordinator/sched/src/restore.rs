@@ -6,7 +6,8 @@ use crate::job::Standing;
 use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::State;
-use crate::worker::{Doing, Leaves, Running};
+use crate::table::{hash_of, spread};
+use crate::worker::{Leaves, Running};
 use zoetrope_protocol::job::Class;
 
 impl Core {
@@ -32,7 +33,7 @@ impl Core {
         index.tenants = (0..).zip(&state.tenants).map(|(place, t)| (t.id, place)).collect();
         index.flows.resize_with(state.tenants.len(), Default::default);
         index.models = (0..).zip(&state.models).map(|(place, m)| (m.id, place)).collect();
-        index.nodes = state.nodes.iter().map(|(id, node)| (node.name.clone(), *id)).collect();
+        index.nodes = state.nodes.iter().map(|(id, node)| (node.name.clone(), id)).collect();
         index.sort_kinds(state);
     }
 
@@ -41,15 +42,14 @@ impl Core {
         let slots: Vec<Slot> = workers.map(|(slot, _)| slot).collect();
         for slot in slots {
             let worker = &self.state.workers[slot];
-            self.index.workers.insert(worker.id, slot);
-            let idle = worker.doing == Doing::Idle;
+            self.index.workers.insert(spread(worker.id.0), slot);
             if let Some(Running { leaves: Some(Leaves::Preempted { claim: Some(job) }), .. }) =
                 worker.running()
             {
                 self.index.claims.insert(*job, slot);
             }
             self.enter_fleet(slot);
-            if idle {
+            if self.can_work(slot) {
                 self.set_free(slot);
             }
         }
@@ -60,7 +60,7 @@ impl Core {
         let slots: Vec<Slot> = self.state.jobs.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let job = &self.state.jobs[slot];
-            self.index.jobs.insert(job.id, slot);
+            self.index.jobs.insert(hash_of(job.id), slot);
             if let Some(deadline) = job.deadline {
                 self.index.deadlines.insert((deadline, slot));
             }
@@ -77,7 +77,7 @@ impl Core {
             self.count(slot);
         }
         for (place, class, kind, key) in ready {
-            self.index.flows[place as usize][class as usize].insert(kind, key);
+            self.line_up(place, class, kind, key);
         }
         for place in 0..self.state.tenants.len() as u32 {
             if !self.state.tenants[place as usize].capped() {

@@ -42,6 +42,10 @@ impl<T> Slab<T> {
         self.items.get(slot as usize)?.as_ref()
     }
 
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+        self.items.get_mut(slot as usize)?.as_mut()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         (0..).zip(&self.items).filter_map(|(slot, item)| Some((slot, item.as_ref()?)))
     }

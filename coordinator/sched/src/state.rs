@@ -6,11 +6,12 @@ use crate::config::Config;
 use crate::dependency::Gate;
 use crate::fair::Tenant;
 use crate::job::Job;
+use crate::node::{NodeId, Nodes};
 use crate::slab::{Slab, Slot};
 use crate::timer::Timer;
-use crate::worker::{Node, NodeId, Worker};
+use crate::worker::Worker;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use zoetrope_protocol::id::{Epoch, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::Stage;
 
@@ -38,7 +39,7 @@ pub struct State {
     /// Ends of the list of jobs by age.
     pub(crate) oldest: Option<Slot>,
     pub(crate) youngest: Option<Slot>,
-    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) nodes: Nodes,
     pub(crate) workers: Slab<Worker>,
     pub(crate) timers: BTreeSet<(Millis, Timer)>,
     pub(crate) sweep_at: Option<Millis>,
@@ -85,7 +86,7 @@ impl State {
             jobs: Slab::default(),
             oldest: None,
             youngest: None,
-            nodes: BTreeMap::new(),
+            nodes: Nodes::default(),
             workers: Slab::default(),
             timers: BTreeSet::new(),
             sweep_at: None,

@@ -3,10 +3,11 @@
 
 use crate::core::Core;
 use crate::job::Standing;
+use crate::node::NodeId;
 use crate::output::{FailWhy, JobState, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
-use crate::worker::{Doing, NodeId};
+use crate::worker::Doing;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Millis, WorkerId};
 use zoetrope_protocol::job::Cause;
@@ -50,11 +51,20 @@ impl Core {
 
     pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
         self.state.timers.insert((at, timer));
+        self.expect_at(at);
+    }
+
+    /// Something is due at a moment.
+    pub(crate) fn expect_at(&mut self, at: Millis) {
+        self.index.due = self.index.due.min(at);
     }
 
     /// Carries out all whose moment is there.
     pub(crate) fn fire_timers(&mut self, out: &mut Vec<Output>) {
         let now = self.state.now;
+        if now < self.index.due {
+            return;
+        }
         while let Some((_, slot)) =
             self.index.deadlines.first().copied().filter(|(at, _)| *at <= now)
         {
@@ -77,6 +87,7 @@ impl Core {
         if self.state.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(out);
         }
+        self.index.due = self.next_wakeup().unwrap_or(Millis(u64::MAX));
     }
 
     fn fire(&mut self, timer: Timer, out: &mut Vec<Output>) {
@@ -167,13 +178,15 @@ impl Core {
         }
         self.tell_slow(out);
         let forgotten = self.state.config.node_forgotten;
-        self.state.nodes.retain(|_, node| {
-            let keep = node.worker.is_some() || node.cordoned || node.seen.plus(forgotten) > now;
-            if !keep {
-                self.index.nodes.remove(&node.name);
-            }
-            keep
+        let nodes = self.state.nodes.iter();
+        let old = nodes.filter(|(_, node)| {
+            node.worker.is_none() && !node.cordoned && node.seen.plus(forgotten) <= now
         });
+        let old: Vec<NodeId> = old.map(|(id, _)| id).collect();
+        for id in old {
+            self.index.nodes.remove(&self.state.nodes[id].name);
+            self.state.nodes.forget(id);
+        }
         let running = self.state.workers.iter().any(|(_, worker)| worker.running().is_some());
         self.state.sweep_at = running.then(|| now.plus(self.state.config.sweep_every));
     }

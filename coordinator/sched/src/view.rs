@@ -193,7 +193,40 @@ pub struct Counts {
     pub backlog: Millis,
 }
 
+/// What a job adds to the gauges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gauges {
+    pub class: Class,
+    /// The class that it is served in.
+    pub rank: Class,
+    pub phase: JobPhase,
+    /// Its current shard, unless all stages are done.
+    pub shard: Option<(Stage, ShardPhase)>,
+    /// Expected GPU time of what waits.
+    pub backlog: u64,
+    /// Whether anything of it was placed.
+    pub begun: bool,
+    /// Expected GPU time of the current shard and of all that follow.
+    pub work: u64,
+}
+
 impl Counts {
+    pub(crate) fn add(&mut self, of: &Gauges) {
+        self.jobs[of.class as usize][of.phase as usize] += 1;
+        if let Some((stage, phase)) = of.shard {
+            self.shards[stage as usize][phase as usize] += 1;
+        }
+        self.backlog.0 += of.backlog;
+    }
+
+    pub(crate) fn take(&mut self, of: &Gauges) {
+        self.jobs[of.class as usize][of.phase as usize] -= 1;
+        if let Some((stage, phase)) = of.shard {
+            self.shards[stage as usize][phase as usize] -= 1;
+        }
+        self.backlog.0 -= of.backlog;
+    }
+
     /// Unfinished jobs of a class in a phase.
     pub fn jobs_in(&self, class: Class, phase: JobPhase) -> u64 {
         self.jobs[class as usize][phase as usize]

@@ -5,33 +5,17 @@ use crate::core::Core;
 use crate::drain::Drain;
 use crate::input::Capacity;
 use crate::job::{Job, Lost, Standing};
+use crate::node::{Node, NodeId};
 use crate::output::{GoneHow, Ignored, Output};
-use crate::quarantine::Record;
 use crate::slab::Slot;
 use crate::state::KindIx;
+use crate::table::spread;
 use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, Kept, StopWhen};
-
-/// Names a node. Never reused.
-pub(crate) type NodeId = u32;
-
-/// What is remembered under the name in a worker's certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Node {
-    pub name: String,
-    /// Its connection.
-    pub worker: Option<Slot>,
-    /// When it was last connected.
-    pub seen: Millis,
-    /// The operator lets it have no new work. Outlives connections and boots.
-    pub cordoned: bool,
-    /// How it did, by kind.
-    pub records: Vec<(KindIx, Record)>,
-}
 
 /// One connection of one boot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,7 +92,9 @@ impl Worker {
 
 impl Core {
     pub(crate) fn worker_slot(&self, worker: WorkerId) -> Option<Slot> {
-        self.index.workers.get(&worker).copied()
+        let workers = &self.state.workers;
+        let is = |slot| workers.get(slot).is_some_and(|there| there.id == worker);
+        self.index.workers.find(spread(worker.0), is)
     }
 
     /// The place of a connected worker; otherwise the input is ignored.
@@ -171,13 +157,13 @@ impl Core {
         held: &[Held],
         out: &mut Vec<Output>,
     ) {
-        if id < self.state.next_worker || self.index.workers.contains_key(&id) {
+        if id < self.state.next_worker || self.worker_slot(id).is_some() {
             out.push(Output::Ignored { why: Ignored::NothingToDo });
             return;
         }
         self.state.next_worker = WorkerId(id.0.saturating_add(1));
         let node = self.node_named(&identity.node);
-        let before = self.state.nodes[&node].worker;
+        let before = self.state.nodes[node].worker;
         if let Some(old) = before {
             let was = &self.state.workers[old].identity;
             let same_boot = was.boot == identity.boot || on(Mutant::BootLeftOut);
@@ -211,8 +197,8 @@ impl Core {
             last_job: None,
         };
         let slot = self.state.workers.insert(worker);
-        self.index.workers.insert(id, slot);
-        let known = self.state.nodes.get_mut(&node).expect("it was named above");
+        self.index.workers.insert(spread(id.0), slot);
+        let known = self.state.nodes.get_mut(node).expect("it was named above");
         known.worker = Some(slot);
         known.seen = self.state.now;
         self.enter_fleet(slot);
@@ -239,7 +225,7 @@ impl Core {
     ) {
         let old = self.state.workers[slot].id;
         out.push(Output::WorkerGone { worker: old, how: GoneHow::Replaced });
-        self.index.workers.remove(&old);
+        self.index.workers.remove(spread(old.0), slot);
         self.leave_fleet(slot);
         let epoch = self.state.epoch;
         let (vram_bytes, serves) = ability(capacity);
@@ -254,7 +240,7 @@ impl Core {
             worker.doing = Doing::Idle;
         }
         let drain = worker.drain;
-        self.index.workers.insert(id, slot);
+        self.index.workers.insert(spread(id.0), slot);
         self.enter_fleet(slot);
         let mut keep = Vec::new();
         if let Some(running) = self.state.workers[slot].running().copied() {
@@ -291,7 +277,7 @@ impl Core {
 
     /// The lost attempt of a returning boot, if its shard was not placed again since and may run.
     fn lost_one(&self, node: NodeId, boot: u64, held: Held) -> Option<Slot> {
-        let slot = *self.index.jobs.get(&held.shard.job)?;
+        let slot = self.job_slot(held.shard.job)?;
         let job = &self.state.jobs[slot];
         let lost = job.live.as_ref()?.lost?;
         let current = held.shard.stage == self.state.stage_of(job) && held.shard.index == 0;
@@ -314,7 +300,7 @@ impl Core {
         let running = self.state.workers[slot].running().copied();
         let (id, node) = (self.state.workers[slot].id, self.state.workers[slot].node);
         let boot = self.state.workers[slot].identity.boot;
-        if let Some(known) = self.state.nodes.get_mut(&node) {
+        if let Some(known) = self.state.nodes.get_mut(node) {
             known.worker = None;
             known.seen = self.state.now;
         }
@@ -326,7 +312,7 @@ impl Core {
             }
         }
         self.state.workers.take(slot);
-        self.index.workers.remove(&id);
+        self.index.workers.remove(spread(id.0), slot);
         out.push(Output::WorkerGone { worker: id, how });
     }
 
@@ -350,16 +336,17 @@ impl Core {
         if let Some(node) = self.index.nodes.get(name) {
             return *node;
         }
-        let id = self.state.next_node;
+        let number = self.state.next_node;
         self.state.next_node += 1;
         let node = Node {
+            number,
             name: name.to_owned(),
             worker: None,
             seen: self.state.now,
             cordoned: false,
             records: Vec::new(),
         };
-        self.state.nodes.insert(id, node);
+        let id = self.state.nodes.insert(node);
         self.index.nodes.insert(name.to_owned(), id);
         id
     }
@@ -370,12 +357,12 @@ impl Core {
             return;
         };
         let node = self.state.workers[slot].node;
-        if self.state.nodes[&node].cordoned == cordoned {
+        if self.state.nodes[node].cordoned == cordoned {
             out.push(Output::Ignored { why: Ignored::NothingToDo });
             return;
         }
         self.leave_fleet(slot);
-        if let Some(node) = self.state.nodes.get_mut(&node) {
+        if let Some(node) = self.state.nodes.get_mut(node) {
             node.cordoned = cordoned;
         }
         self.enter_fleet(slot);

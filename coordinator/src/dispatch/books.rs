@@ -154,7 +154,7 @@ pub struct Snapshot {
     proofs: Vec<(JobId, ClipProofs)>,
 }
 
-const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION: u32 = 3;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
