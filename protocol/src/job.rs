@@ -224,11 +224,15 @@ pub enum Cause {
     Refused,
     /// The job is over: cancelled, past its deadline, blocked.
     Ended,
+    /// The result came in a fraction of the expected time, or names fewer steps than ordered.
+    TooQuick,
+    /// Several workers of one machine are gone at once.
+    MachineLost,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 12] = [
+    pub const ALL: [Cause; 14] = [
         Cause::EngineError,
         Cause::Stalled,
         Cause::Timeout,
@@ -241,6 +245,8 @@ impl Cause {
         Cause::ArtifactMissing,
         Cause::Refused,
         Cause::Ended,
+        Cause::TooQuick,
+        Cause::MachineLost,
     ];
 
     /// The word for it in metrics and on the command line.
@@ -258,6 +264,8 @@ impl Cause {
             Cause::ArtifactMissing => "artifact_missing",
             Cause::Refused => "refused",
             Cause::Ended => "ended",
+            Cause::TooQuick => "too_quick",
+            Cause::MachineLost => "machine_lost",
         }
     }
 }

@@ -77,7 +77,13 @@ pub struct Profile {
     pub version: String,
     /// The models on its disk.
     pub models: Vec<ServedModel>,
+    /// The host that it runs on, as long as that runs: what workers share that are lost together. Empty if unknown;
+    /// at most [`MACHINE_BYTES_MAX`] count.
+    pub machine: String,
 }
+
+/// The name of a running host: room for a UUID and more.
+pub const MACHINE_BYTES_MAX: usize = 64;
 
 /// A model on a worker's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

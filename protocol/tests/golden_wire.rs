@@ -48,6 +48,7 @@ fn profile() -> Profile {
         vram_bytes: 1 << 34,
         version: "0.1.0".into(),
         models: vec![model],
+        machine: "m-1".into(),
     }
 }
 

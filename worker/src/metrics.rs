@@ -141,6 +141,7 @@ mod tests {
             vram_bytes: 1,
             version: "0".into(),
             models: vec![],
+            machine: String::new(),
         };
         metrics.serves("node-1", &profile, "");
         metrics.step("unheard-of", Duration::from_millis(70));

@@ -122,7 +122,8 @@ impl Bench {
         for worker in 1..=WORKERS {
             let identity = Identity { node: format!("node-{worker}"), boot: 1, session: 1 };
             let serves = vec![(ModelId(1), vec![Stage::Encode, Stage::Denoise, Stage::Finish])];
-            let capacity = Capacity { vram_bytes: 24 << 30, serves };
+            let capacity =
+                Capacity { vram_bytes: 24 << 30, serves, machine: format!("host-{}", worker / 8) };
             let (worker, held) = (WorkerId(worker), Vec::new());
             bench.take(Input::WorkerJoined { worker, identity, capacity, held });
         }
@@ -160,7 +161,15 @@ impl Bench {
         let tenant = TenantId((self.next() % u64::from(TENANTS)) as u32);
         let class = Class::ALL[(self.next() % 3) as usize];
         let expected = vec![Millis(1_000), Millis(8_000), Millis(2_000)];
-        let ask = Ask { tenant, class, model: ModelId(1), steps: STEPS, expected, deadline: None };
+        let ask = Ask {
+            tenant,
+            class,
+            model: ModelId(1),
+            steps: STEPS,
+            expected,
+            deadline: None,
+            learned: false,
+        };
         self.take(Input::Submitted { job, ask });
     }
 

@@ -110,12 +110,18 @@ impl Core {
         let job = &self.state.jobs[running.job];
         let chain = &self.state.models[job.model as usize].chain;
         let (steps, last) = (job.steps, job.position as usize + 1 == chain.len());
+        if self.is_too_quick(&running, gpu) && !self.is_confirmed(&running, &outputs) {
+            self.drop_quick(slot, &running, &outputs, gpu, out);
+            return;
+        }
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
         if !take_outputs(live, &running, steps, &outputs) {
             // It claims to be done and is not: fewer steps than ordered, or no clip.
-            self.end_attempt(slot, Some(Cause::EngineError), Some(gpu), out);
+            let steps = running.stage == Stage::Denoise;
+            let cause = if steps { Cause::TooQuick } else { Cause::EngineError };
+            self.end_attempt(slot, Some(cause), Some(gpu), out);
             self.set_idle(slot);
-            self.fail(slot, &running, Cause::EngineError, out);
+            self.fail(slot, &running, cause, out);
             return;
         }
         self.end_attempt(slot, None, Some(gpu), out);
@@ -124,6 +130,7 @@ impl Core {
         let node = self.state.workers[slot].node;
         self.state.workers[slot].last_job = Some((running.job, self.state.jobs[running.job].seq));
         self.record(node, &running, false, out);
+        self.accepted(&running);
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
         if last {
             live.finished = Some((running.fence, outputs));
@@ -243,6 +250,8 @@ impl Core {
             live.front = false;
             live.avoid.clear();
             live.lost = None;
+            live.machine_losses = 0;
+            live.quick.clear();
         }
         job.position = position;
         live.standing = Standing::Ready;

@@ -97,6 +97,19 @@ pub struct Config {
     pub soft_limit_least: Millis,
     /// Once a dependency answers again, so many shards are placed in the first second; twice as many in each further.
     pub release_first: u32,
+    /// A result in less than one of so many parts of a measured expected time is too quick to be true.
+    pub quick_part: u32,
+    /// But only where that part is at least this long: below it clocks and caches decide.
+    pub quick_least: Millis,
+    /// After a quick result that another worker confirmed, so many attempts of the kind go without that limit: until
+    /// the expected time has followed.
+    pub quick_relearn: u32,
+    /// Two workers of a machine that are lost within this time are lost with it.
+    pub machine_window: Millis,
+    /// From so many on a shard's lost machines count against its job.
+    pub machine_failures: u32,
+    /// A machine that is lost twice within this time puts its workers on probation.
+    pub machine_again: Millis,
 }
 
 impl Default for Config {
@@ -142,6 +155,12 @@ impl Default for Config {
             soft_limit_factor: 2,
             soft_limit_least: Millis(30 * SECOND),
             release_first: 10,
+            quick_part: 5,
+            quick_least: Millis(SECOND),
+            quick_relearn: 20,
+            machine_window: Millis(10 * SECOND),
+            machine_failures: 3,
+            machine_again: Millis(24 * HOUR),
         }
     }
 }

@@ -152,6 +152,7 @@ impl Core {
                 stage: need.stage,
                 vram_bytes: need.vram_bytes,
                 paused_until: None,
+                relearn: 0,
             }));
             let chain = (from..self.state.kinds.len()).map(|kind| kind as KindIx).collect();
             self.index.models.insert(id, self.state.models.len() as u16);
@@ -192,6 +193,7 @@ impl Core {
             expected_ms,
             submitted: self.state.now,
             deadline: ask.deadline,
+            learned: ask.learned,
             older: self.state.youngest,
             younger: None,
             live: None,

@@ -44,7 +44,9 @@ impl Core {
                 let at = if worker.connected { "runs on" } else { "waits for the return of" };
                 let slow = worker.running().is_some_and(|running| running.slow);
                 let slow = if slow { ", far slower than expected" } else { "" };
-                let told = format!("{at} {} ({}){slow}", worker.id, worker.identity.node);
+                let again = job.live.as_ref().is_some_and(|live| !live.quick.is_empty());
+                let again = if again { ", again: a result came too quickly" } else { "" };
+                let told = format!("{at} {} ({}){slow}{again}", worker.id, worker.identity.node);
                 (Reason::Running, told, Who::Nobody)
             }
             Standing::Publishing => {

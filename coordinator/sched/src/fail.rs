@@ -26,13 +26,16 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// `progressed`: the attempt added to the chain. Of those that ran out of memory: `again` if it is not the first
-    /// time, `late` if it is so often that it counts.
+    /// `progressed`: the attempt added to the chain. `again`: it ran out of memory before. `late`: this cause came so
+    /// often that it counts.
     fn of(cause: Cause, progressed: bool, again: bool, late: bool) -> Self {
         let (soft, fault, avoid) = match cause {
-            Cause::EngineError | Cause::Stalled | Cause::Timeout | Cause::WorkerLost => {
-                (!progressed, true, true)
-            }
+            Cause::EngineError
+            | Cause::Stalled
+            | Cause::Timeout
+            | Cause::TooQuick
+            | Cause::WorkerLost => (!progressed, true, true),
+            Cause::MachineLost => (late && !progressed, false, true),
             Cause::CheckFailed => (true, true, true),
             Cause::OutOfMemory => (late, false, again),
             Cause::Refused => (false, false, true),
@@ -66,9 +69,17 @@ impl Core {
         if cause == Cause::OutOfMemory {
             live.memory_failures += 1;
         }
+        if cause == Cause::MachineLost {
+            live.machine_losses += 1;
+        }
         let memory_failures = live.memory_failures;
+        let machine_losses = live.machine_losses;
         let tries = live.attempts[position];
-        let late = memory_failures >= self.state.config.memory_failures;
+        let config = &self.state.config;
+        let late = match cause {
+            Cause::MachineLost => machine_losses >= config.machine_failures,
+            _ => memory_failures >= config.memory_failures,
+        };
         let verdict = Verdict::of(cause, running.progressed, memory_failures > 1, late);
         self.record(node, running, verdict.fault, out);
         let attempt = running.fence.attempt;
@@ -239,7 +250,8 @@ impl Core {
         let Some(live) = &mut job.live else { return };
         let Some(lost) = live.lost else { return };
         let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == lost.fence.attempt;
-        live.soft.retain(|soft| !(was(soft) && soft.cause == Cause::WorkerLost));
+        let gone = [Cause::WorkerLost, Cause::MachineLost];
+        live.soft.retain(|soft| !(was(soft) && gone.contains(&soft.cause)));
         live.avoid.retain(|node| *node != lost.node);
         self.forgive_attempt(lost.node, id, lost.fence.attempt);
     }
@@ -249,7 +261,7 @@ impl Core {
 /// lost had to come back first, and one that got further did well.
 fn waits(cause: Cause, soft: bool) -> bool {
     match cause {
-        Cause::WorkerLost => false,
+        Cause::WorkerLost | Cause::MachineLost => false,
         Cause::Refused => true,
         _ => soft,
     }

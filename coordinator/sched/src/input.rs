@@ -185,6 +185,8 @@ pub struct Ask {
     pub expected: Vec<Millis>,
     /// The moment by which the caller needs it. A tie-break, and the job's end when it has passed.
     pub deadline: Option<Millis>,
+    /// The expected times are measured, so a result in a fraction of them is suspect.
+    pub learned: bool,
 }
 
 /// Why a job is ended from outside.
@@ -207,6 +209,8 @@ pub struct Capacity {
     pub vram_bytes: u64,
     /// Models on its disk, with the stages that it may be given.
     pub serves: Vec<(ModelId, Vec<Stage>)>,
+    /// The host that it runs on, as long as that runs; empty if nobody knows.
+    pub machine: String,
 }
 
 /// How the loss of a worker was noticed.

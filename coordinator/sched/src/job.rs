@@ -4,7 +4,7 @@
 use crate::node::NodeId;
 use crate::slab::Slot;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{AttemptNumber, Fence, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 
 /// The longest chain: each stage once.
@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub expected_ms: [u32; CHAIN_MAX],
     pub submitted: Millis,
     pub deadline: Option<Millis>,
+    /// Its expected times are measured.
+    pub learned: bool,
     /// Neighbours in the list of jobs by age.
     pub older: Option<Slot>,
     pub younger: Option<Slot>,
@@ -97,6 +99,18 @@ pub(crate) struct Live {
     pub preempted: Option<(Millis, u32)>,
     /// Where an operator wants it to go on, for a while.
     pub wish: Option<Wish>,
+    /// How often the current shard was lost with a machine.
+    pub machine_losses: u32,
+    /// Results of the current shard that came too quickly to be believed.
+    pub quick: Vec<Quick>,
+}
+
+/// A result that was dropped because it came too quickly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Quick {
+    pub node: NodeId,
+    pub attempt: AttemptNumber,
+    pub artifact: ArtifactId,
 }
 
 /// Where an operator wants a job to go on.
@@ -157,6 +171,8 @@ impl Live {
             preemptions: 0,
             preempted: None,
             wish: None,
+            machine_losses: 0,
+            quick: Vec::new(),
         }
     }
 

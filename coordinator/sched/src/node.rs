@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub cordoned: bool,
     /// How it did, by kind.
     pub records: Vec<(KindIx, Record)>,
+    /// When it was last lost with its machine.
+    pub machine_lost: Option<Millis>,
 }
 
 /// All nodes that are remembered.

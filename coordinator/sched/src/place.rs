@@ -271,6 +271,7 @@ impl Core {
         let limit = charged_ms.saturating_mul(config.hard_limit_factor.into());
         let hard_limit = Millis(limit).plus(config.hard_limit_base).min(config.hard_limit_max);
         let first = job.live.is_none();
+        let from_step = job.live.as_ref().map_or(0, |live| live.newest_step());
         let id = job.id;
 
         let job = &mut self.state.jobs[slot];
@@ -307,6 +308,7 @@ impl Core {
             since: now,
             hard_limit,
             charged_ms,
+            from_step,
             progressed: false,
             rank: class,
             leaves: None,

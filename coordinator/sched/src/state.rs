@@ -6,12 +6,13 @@ use crate::config::Config;
 use crate::dependency::Gate;
 use crate::fair::Tenant;
 use crate::job::Job;
+use crate::machine::Loss;
 use crate::node::{NodeId, Nodes};
 use crate::slab::{Slab, Slot};
 use crate::timer::Timer;
 use crate::worker::Worker;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::id::{Epoch, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::Stage;
 
@@ -49,6 +50,8 @@ pub struct State {
     pub(crate) suspects: BTreeSet<NodeId>,
     /// A dependency of all is down: what may be placed meanwhile.
     pub(crate) gate: Option<Gate>,
+    /// Workers lost a moment ago, by machine.
+    pub(crate) losses: BTreeMap<String, Vec<Loss>>,
 }
 
 /// A model of the table.
@@ -68,6 +71,8 @@ pub(crate) struct Kind {
     pub vram_bytes: u64,
     /// Nothing of it is placed before this moment: too many workers fail it.
     pub paused_until: Option<Millis>,
+    /// So many attempts of it may be quicker than expected: the expected time is being learned anew.
+    pub relearn: u32,
 }
 
 impl State {
@@ -93,6 +98,7 @@ impl State {
             arrivals: [Arrivals::default(); 3],
             suspects: BTreeSet::new(),
             gate: None,
+            losses: BTreeMap::new(),
         }
     }
 

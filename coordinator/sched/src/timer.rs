@@ -177,6 +177,7 @@ impl Core {
             self.stop_and_fail(slot, Cause::Timeout, out);
         }
         self.tell_slow(out);
+        self.forget_losses();
         let forgotten = self.state.config.node_forgotten;
         let nodes = self.state.nodes.iter();
         let old = nodes.filter(|(_, node)| {

@@ -24,6 +24,8 @@ pub(crate) struct Worker {
     pub node: NodeId,
     pub identity: Identity,
     pub vram_bytes: u64,
+    /// The host that it runs on; empty if nobody knows.
+    pub machine: String,
     /// Sorted, once each.
     pub serves: Vec<(ModelId, Stage)>,
     /// False from `EpochBegan` until it says hello.
@@ -65,6 +67,8 @@ pub(crate) struct Running {
     pub hard_limit: Millis,
     /// What the tenant was charged, in GPU-milliseconds.
     pub charged_ms: u64,
+    /// Steps that were done when it began.
+    pub from_step: u32,
     /// It added an artifact to the chain.
     pub progressed: bool,
     /// The class that it was placed in.
@@ -180,12 +184,14 @@ impl Core {
             self.remove_worker(old, GoneHow::NewBoot, out);
         }
         let boot = identity.boot;
+        let machine = capacity.machine.clone();
         let (vram_bytes, serves) = ability(capacity);
         let worker = Worker {
             id,
             node,
             identity,
             vram_bytes,
+            machine,
             serves,
             connected: true,
             drain: None,
@@ -228,9 +234,11 @@ impl Core {
         self.index.workers.remove(spread(old.0), slot);
         self.leave_fleet(slot);
         let epoch = self.state.epoch;
+        let machine = capacity.machine.clone();
         let (vram_bytes, serves) = ability(capacity);
         let worker = &mut self.state.workers[slot];
         worker.id = id;
+        worker.machine = machine;
         worker.identity = identity;
         worker.connected = true;
         worker.vram_bytes = vram_bytes;
@@ -294,6 +302,7 @@ impl Core {
     pub(crate) fn remove_worker(&mut self, slot: Slot, how: GoneHow, out: &mut Vec<Output>) {
         let cause = match how {
             GoneHow::Left => Cause::Drained,
+            _ if self.lost_with_machine(slot) => Cause::MachineLost,
             _ => Cause::WorkerLost,
         };
         self.leave_fleet(slot);
@@ -307,7 +316,7 @@ impl Core {
         if let Some(running) = running {
             self.end_attempt(slot, Some(cause), None, out);
             self.fail(slot, &running, cause, out);
-            if cause == Cause::WorkerLost {
+            if cause != Cause::Drained {
                 self.remember_lost(&running, node, boot);
             }
         }
@@ -345,6 +354,7 @@ impl Core {
             seen: self.state.now,
             cordoned: false,
             records: Vec::new(),
+            machine_lost: None,
         };
         let id = self.state.nodes.insert(node);
         self.index.nodes.insert(name.to_owned(), id);

@@ -88,12 +88,17 @@ fn farm(seed: u64) -> Farm {
             steps: 1,
             expected: vec![Millis(ms)],
             deadline: None,
+            learned: false,
         };
         farm.take(Input::Submitted { job: id, ask });
     }
     for worker in 1..=WORKERS {
         let identity = Identity { node: format!("node{worker}"), boot: 1, session: 1 };
-        let capacity = Capacity { vram_bytes: 1, serves: vec![(ModelId(1), vec![Stage::Finish])] };
+        let capacity = Capacity {
+            vram_bytes: 1,
+            serves: vec![(ModelId(1), vec![Stage::Finish])],
+            machine: String::new(),
+        };
         let worker = WorkerId(worker);
         farm.take(Input::WorkerJoined { worker, identity, capacity, held: Vec::new() });
     }
@@ -141,6 +146,7 @@ fn a_flood_takes_only_its_own_share() {
             steps: 1,
             expected: vec![Millis(10_000)],
             deadline: None,
+            learned: false,
         };
         farm.take(Input::Submitted { job: id, ask });
     }

@@ -9,8 +9,8 @@
 //! | `model 1 encode:1G denoise:8G` | a model and the memory of its stages |
 //! | `tenant 1 weight=2 max=8` | a tenant |
 //! | `epoch 2` | a new leader |
-//! | `submit j1 tenant=1 class=flex steps=4 expected=1s,8s,2s deadline=60s` | a job; all but its name can be left out |
-//! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1` | worker 1 on node a |
+//! | `submit j1 tenant=1 class=flex steps=4 expected=1s,8s,2s deadline=60s` | a job; all but its name can be left out; `learned=yes`: its times are measured |
+//! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1 on=m` | worker 1 on node a of machine m |
 //! | `stored w1 latents:3`, `finish w1 gpu=2s`, `fail w1 stalled`, `stall w1` | reports on what w1 runs; `of=j1/denoise@1.1` names another attempt |
 //! | `lost w1`, `left w1`, `drain w1 step`, `cordon w1`, `uncordon w1` | workers |
 //! | `feasible expected=1s deadline=9s` | whether that job would be accepted, and its estimate |
@@ -293,6 +293,7 @@ impl Story {
             steps: words.number("steps", 4) as u32,
             expected: expected.split(',').map(millis).collect(),
             deadline: words.named.get("deadline").map(|at| self.now.plus(millis(at))),
+            learned: words.named.contains_key("learned"),
         }
     }
 
@@ -309,7 +310,8 @@ impl Story {
             (model, stages.split(',').map(stage).collect())
         });
         let vram_bytes = bytes(words.named.get("vram").copied().unwrap_or("16G"));
-        let capacity = Capacity { vram_bytes, serves: serves.collect() };
+        let machine = words.named.get("on").copied().unwrap_or_default().to_owned();
+        let capacity = Capacity { vram_bytes, serves: serves.collect(), machine };
         let holds = words.named.get("held").map(|all| all.split(',').map(held).collect());
         let held = holds.unwrap_or_default();
         let worker = worker(words.plain[1]);

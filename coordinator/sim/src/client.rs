@@ -216,6 +216,7 @@ impl World {
             steps,
             expected: vec![Millis(step / 4), Millis(step * u64::from(steps)), Millis(step * 2)],
             deadline: spec.deadline,
+            learned: true,
         }
     }
 

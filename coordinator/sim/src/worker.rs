@@ -29,6 +29,8 @@ const LEAVE_OFFLINE: u64 = 15_000;
 pub struct Worker {
     /// The name in its certificate.
     pub node: String,
+    /// Two workers share a host.
+    machine: String,
     /// Of the running process; grows with each.
     pub boot: u64,
     /// Connections of this boot.
@@ -93,6 +95,7 @@ impl Worker {
     pub fn new(number: usize, gpu: plan::Gpu) -> Worker {
         Worker {
             node: format!("node-{number}"),
+            machine: format!("host-{}", number / 2),
             boot: 0,
             session: 0,
             alive: false,
@@ -132,6 +135,7 @@ impl Worker {
             vram_bytes: 80 << 30,
             version: "0".to_owned(),
             models: Worker::served(),
+            machine: self.machine.clone(),
         }
     }
 

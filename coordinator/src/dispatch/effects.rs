@@ -222,7 +222,7 @@ fn fault(why: FailWhy) -> (&'static str, &'static str) {
 
 fn code(cause: Cause) -> &'static str {
     match cause {
-        Cause::WorkerLost => "worker_lost",
+        Cause::WorkerLost | Cause::MachineLost => "worker_lost",
         Cause::OutOfMemory => "out_of_memory",
         _ => "engine_error",
     }

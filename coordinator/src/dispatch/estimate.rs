@@ -9,6 +9,8 @@ use zoetrope_protocol::job::{RenderSpec, Stage};
 
 /// Attempts that a median is of: enough to be calm, few enough to follow a new release within the hour.
 const SAMPLES: usize = 32;
+/// Attempts from which on a median is believed against a single one.
+const LEARNED: usize = 20;
 /// Shapes that are remembered; more start from the first guess again.
 const SHAPES_MAX: usize = 1_024;
 
@@ -45,6 +47,12 @@ impl Medians {
         let guess = model.expected(spec.shape(), spec.steps);
         let stages = model.chain().into_iter().zip(guess);
         stages.map(|(stage, guess)| self.median(model.id, stage, spec).unwrap_or(guess)).collect()
+    }
+
+    /// Whether all of these times are measured well enough that a far quicker attempt is suspect.
+    pub fn learned(&self, model: &Model, spec: &RenderSpec) -> bool {
+        let of = |stage| self.samples.get(&kind(model.id, stage, spec)).map_or(0, VecDeque::len);
+        model.chain().into_iter().all(|stage| of(stage) >= LEARNED)
     }
 
     fn median(&self, model: ModelId, stage: Stage, spec: &RenderSpec) -> Option<Millis> {

@@ -170,6 +170,7 @@ impl DispatchState {
         // The door checked the name; a model that is gone since cannot be rendered by anyone.
         let model = self.models.find(&spec.render.model).unwrap_or_else(|| self.models.default());
         let expected = self.medians.expected(model, &spec.render);
+        let learned = self.medians.learned(model, &spec.render);
         let ask = Ask {
             tenant: spec.tenant,
             class: spec.class,
@@ -177,6 +178,7 @@ impl DispatchState {
             steps: spec.render.steps,
             expected,
             deadline: spec.deadline,
+            learned,
         };
         if !self.books.core.feasible(now, &ask) {
             return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));

@@ -195,7 +195,7 @@ mod tests {
 
     fn ask(deadline: Option<Millis>) -> Ask {
         let (tenant, class, model) = (TenantId(1), Class::Default, ModelId(0));
-        Ask { tenant, class, model, steps: 4, expected: vec![], deadline }
+        Ask { tenant, class, model, steps: 4, expected: vec![], deadline, learned: false }
     }
 
     /// Promise: a sidecar that hangs or fails never lets a job through; it is asked again, and in the end says so.

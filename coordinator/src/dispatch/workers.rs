@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use zoetrope_protocol::id::{JobId, ModelId, WorkerId};
 use zoetrope_protocol::job::{Class, Stage};
 use zoetrope_protocol::metric;
-use zoetrope_protocol::wire::{DrainKind, Held, Identity, Profile, ToWorker};
+use zoetrope_protocol::wire::{DrainKind, Held, Identity, MACHINE_BYTES_MAX, Profile, ToWorker};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Capacity, LostHow};
 use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState};
@@ -36,7 +36,10 @@ pub fn joined(
     if serves.is_empty() {
         tracing::warn!(node = identity.node, "a worker has none of the farm's models");
     }
-    let capacity = Capacity { vram_bytes: profile.vram_bytes, serves };
+    // A longer name is none: it would be kept for every worker.
+    let known = profile.machine.len() <= MACHINE_BYTES_MAX;
+    let machine = if known { profile.machine.clone() } else { String::new() };
+    let capacity = Capacity { vram_bytes: profile.vram_bytes, serves, machine };
     let input = Input::WorkerJoined { worker, identity, capacity, held };
     (worker, Entry::Joined { worker, facts, input })
 }

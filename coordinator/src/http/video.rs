@@ -333,7 +333,7 @@ fn failure(view: &JobView) -> Option<Failure> {
             fault("deadline_exceeded", "The video waited longer than any may.", true)
         }
         FailWhy::Poison(cause) | FailWhy::NotPublished(cause) => match cause {
-            Cause::WorkerLost => {
+            Cause::WorkerLost | Cause::MachineLost => {
                 fault("worker_lost", "The workers that rendered the video were lost.", true)
             }
             Cause::OutOfMemory => {

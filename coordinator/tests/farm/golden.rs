@@ -69,6 +69,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         steps: 4,
         expected: vec![Millis(200), Millis(400), Millis(900)],
         deadline: None,
+        learned: true,
     };
     let passed = Verdict {
         outcome: Outcome::Pass,
@@ -113,7 +114,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 input: Input::WorkerJoined {
                     worker,
                     identity: Identity { node: "gpu-0".to_owned(), boot: 3, session: 1 },
-                    capacity: Capacity { vram_bytes: 9, serves: vec![(ModelId(0), stages)] },
+                    capacity: Capacity {
+                        vram_bytes: 9,
+                        serves: vec![(ModelId(0), stages)],
+                        machine: "m".to_owned(),
+                    },
                     held: Vec::new(),
                 },
             },

@@ -116,6 +116,7 @@ pub(crate) fn profile() -> Profile {
             fingerprint: ArtifactId([7; 32]),
             stages: vec![Stage::Encode, Stage::Denoise, Stage::Finish],
         }],
+        machine: String::new(),
     }
 }
 

@@ -208,6 +208,7 @@ fn compose(
         vram_bytes: shared.engines.vram_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
         models: shared.engines.served.clone(),
+        machine: machine(),
     };
     shared.metrics.serves(&identity.node, &profile, &shared.engines.uuid);
     let cache = data.join("artifacts");
@@ -227,4 +228,11 @@ fn compose(
         times: LinkTimes::default(),
         stuck_after: STUCK_AFTER,
     })
+}
+
+/// The host, as long as it runs: the kernel's name of this boot, which containers on it share and copies of its disk do
+/// not. Empty where there is none.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    name.trim().to_owned()
 }

@@ -432,6 +432,7 @@ impl Setup {
             vram_bytes: emulation.vram_bytes,
             version: "0.0.0".into(),
             models: emulation.served(),
+            machine: String::new(),
         };
         let arguments = WorkerArguments {
             coordinator: farm.address.to_string(),

@@ -133,8 +133,11 @@ impl Farm {
         }
         for worker in 1..=workers {
             let identity = Identity { node: format!("node{worker}"), boot: 1, session: 1 };
-            let capacity =
-                Capacity { vram_bytes: 24 << 30, serves: vec![(MODEL, stages.to_vec())] };
+            let capacity = Capacity {
+                vram_bytes: 24 << 30,
+                serves: vec![(MODEL, stages.to_vec())],
+                machine: String::new(),
+            };
             let (worker, held) = (WorkerId(worker), Vec::new());
             farm.take(Input::WorkerJoined { worker, identity, capacity, held });
         }
@@ -181,6 +184,7 @@ impl Farm {
             steps: shape.steps,
             expected: shape.stages_ms.map(Millis).to_vec(),
             deadline: deadline.map(Millis),
+            learned: true,
         };
         let now = Millis(self.now);
         let queued = self.core.tenant(TenantId(tenant)).map_or(0, |view| view.unfinished);

@@ -105,7 +105,8 @@ impl Farm {
             serves.push((ModelId(model), stages));
         }
         let vram = if all { 32 } else { [4, 8, 16, 24][self.chance.range(0, 3) as usize] };
-        Capacity { vram_bytes: vram * GIB, serves }
+        let machine = ["", "m", "n"][self.chance.range(0, 2) as usize].to_owned();
+        Capacity { vram_bytes: vram * GIB, serves, machine }
     }
 
     /// Gives an input to the core and carries out what it answers.
@@ -205,6 +206,7 @@ impl Farm {
             steps,
             expected,
             deadline,
+            learned: self.chance.one_in(2),
         };
         self.steps.insert(job, steps);
         self.take(Input::Submitted { job, ask });
