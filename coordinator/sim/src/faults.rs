@@ -89,6 +89,10 @@ impl World {
             Fault::Kill => {
                 let (worker, after) = (self.any_worker(), self.chance.range(100, 30_000));
                 self.kill(worker, after);
+                if self.chance.one_in(4) && worker ^ 1 < self.workers.len() {
+                    // Its host is gone, and with it the other worker there.
+                    self.kill(worker ^ 1, after);
+                }
             }
             Fault::Zombie => {
                 let (worker, length) = (self.any_worker(), self.chance.range(1_000, 60_000));

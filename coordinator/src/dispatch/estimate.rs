@@ -96,6 +96,15 @@ mod tests {
             medians.add(model.id, Stage::Denoise, &spec, Millis(gpu));
         }
         assert_eq!(medians.expected(model, &spec)[1], Millis(500));
+
+        // Believed against a single attempt only where every stage was seen often enough.
+        for stage in model.chain() {
+            assert!(!medians.learned(model, &spec), "{stage} was not seen");
+            (0..LEARNED).for_each(|_| medians.add(model.id, stage, &spec, Millis(500)));
+        }
+        assert!(medians.learned(model, &spec));
+        let longer = RenderSpec { frames: 240, ..spec };
+        assert!(!medians.learned(model, &longer), "another shape has times of its own");
     }
 
     #[test]

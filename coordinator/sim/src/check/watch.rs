@@ -240,7 +240,11 @@ impl Watch {
                     }
                 }
             }
-            Output::AttemptEnded { held, .. } => {
+            Output::AttemptEnded { held, cause, .. } => {
+                if *cause == Some(Cause::TooQuick) {
+                    // What it stored does not count.
+                    self.shaken.insert(held.shard.job);
+                }
                 let ran = self.running.iter().find(|(_, running)| *running == held);
                 let worker = *ran.ok_or("an attempt ended that did not run")?.0;
                 self.running.remove(&worker);
