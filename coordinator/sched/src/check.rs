@@ -204,7 +204,7 @@ impl Core {
         for (slot, worker) in self.state.workers.iter() {
             let at = self.index.group_of[slot as usize];
             let group = &self.index.groups[at as usize];
-            let same = group.vram_bytes == worker.vram_bytes && group.serves == worker.serves;
+            let same = group.vram_bytes == worker.vram_bytes && group.serves == worker.said.serves;
             hold!(same, "{} is in a foreign group", worker.id);
             let known = worker.available == self.may_get_work(worker)
                 && self.state.nodes[worker.node].quarantined().eq(worker.barred.iter().copied());

@@ -27,7 +27,7 @@ impl Core {
         worker.available = available;
         worker.barred = self.state.nodes[worker.node].quarantined().collect();
         let worker = &self.state.workers[slot];
-        let group = self.index.group(&self.state, worker.vram_bytes, &worker.serves);
+        let group = self.index.group(&self.state, worker.vram_bytes, &worker.said.serves);
         if self.index.group_of.len() <= slot as usize {
             self.index.group_of.resize(slot as usize + 1, u32::MAX);
         }
@@ -114,7 +114,7 @@ impl Core {
     pub(crate) fn fits(&self, worker: &Worker, kind: KindIx, need: u64) -> bool {
         let kind_of = &self.state.kinds[kind as usize];
         worker.vram_bytes >= need
-            && worker.serves.binary_search(&(kind_of.model, kind_of.stage)).is_ok()
+            && worker.said.serves.binary_search(&(kind_of.model, kind_of.stage)).is_ok()
             && worker.available
             && !worker.barred.contains(&kind)
     }

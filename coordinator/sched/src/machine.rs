@@ -24,13 +24,13 @@ impl Core {
     /// one then counts as lost with the machine, too.
     pub(crate) fn lost_with_machine(&mut self, worker: Slot) -> bool {
         let worker = &self.state.workers[worker];
-        if worker.machine.is_empty() {
+        if worker.said.machine.is_empty() {
             return false;
         }
         let (now, node) = (self.state.now, worker.node);
         let ran = worker.running().map(|running| (running.job, running.fence.attempt));
         let attempt = ran.map(|(job, attempt)| (self.state.jobs[job].id, attempt));
-        let machine = worker.machine.clone();
+        let machine = worker.said.machine.clone();
         let window = self.state.config.machine_window;
         let mut losses = self.state.losses.remove(&machine).unwrap_or_default();
         // One node that comes and goes is no machine.

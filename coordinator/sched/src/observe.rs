@@ -52,7 +52,7 @@ impl Core {
         let running = worker.running();
         WorkerView {
             worker: worker.id,
-            identity: worker.identity.clone(),
+            identity: worker.said.identity.clone(),
             state,
             cordoned: node.cordoned,
             vram_bytes: worker.vram_bytes,

@@ -88,12 +88,16 @@ impl Core {
     /// After all was placed: lets attempts of lower classes leave for shards that still wait.
     pub(crate) fn make_room(&mut self, out: &mut Vec<Output>) {
         let spare = std::mem::take(&mut self.todo.spare);
-        let wanting = std::mem::take(&mut self.todo.wanting);
+        let mut wanting = std::mem::take(&mut self.todo.wanting);
         let again = std::mem::take(&mut self.todo.preempt);
-        for slot in wanting {
+        for slot in wanting.drain(..) {
             if self.wants_room(slot) && !self.take_spare(slot, &spare) {
                 self.preempt_for(slot, out);
             }
+        }
+        if self.todo.wanting.is_empty() {
+            // Keep the allocation.
+            self.todo.wanting = wanting;
         }
         if again && self.index.victims > 0 && !self.gated() {
             for slot in self.waiting_long() {

@@ -152,7 +152,7 @@ impl Core {
         let mut all = 0;
         let mut already = 0;
         for (_, worker) in self.state.workers.iter() {
-            let serves = worker.serves.binary_search(&(of.model, of.stage)).is_ok();
+            let serves = worker.said.serves.binary_search(&(of.model, of.stage)).is_ok();
             if worker.node == node || !serves || worker.vram_bytes < of.vram_bytes {
                 continue;
             }

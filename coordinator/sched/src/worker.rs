@@ -22,12 +22,9 @@ use zoetrope_protocol::wire::{DrainKind, Held, Identity, Kept, StopWhen};
 pub(crate) struct Worker {
     pub id: WorkerId,
     pub node: NodeId,
-    pub identity: Identity,
+    /// Apart, for placing rarely asks: the rest of a worker is smaller without it.
+    pub said: Box<Said>,
     pub vram_bytes: u64,
-    /// The host that it runs on; empty if nobody knows.
-    pub machine: String,
-    /// Sorted, once each.
-    pub serves: Vec<(ModelId, Stage)>,
     /// False from `EpochBegan` until it says hello.
     pub connected: bool,
     pub drain: Option<Drain>,
@@ -42,6 +39,16 @@ pub(crate) struct Worker {
     pub passed_over: u32,
     /// The job of its last finished attempt: slot and number.
     pub last_job: Option<(Slot, u64)>,
+}
+
+/// What a worker said of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    pub identity: Identity,
+    /// The host that it runs on; empty if nobody knows.
+    pub machine: String,
+    /// Sorted, once each.
+    pub serves: Vec<(ModelId, Stage)>,
 }
 
 /// What a worker does.
@@ -169,7 +176,7 @@ impl Core {
         let node = self.node_named(&identity.node);
         let before = self.state.nodes[node].worker;
         if let Some(old) = before {
-            let was = &self.state.workers[old].identity;
+            let was = &self.state.workers[old].said.identity;
             let same_boot = was.boot == identity.boot || on(Mutant::BootLeftOut);
             if same_boot && was.session >= identity.session {
                 // An older connection of the same boot: its hello was overtaken.
@@ -184,15 +191,12 @@ impl Core {
             self.remove_worker(old, GoneHow::NewBoot, out);
         }
         let boot = identity.boot;
-        let machine = capacity.machine.clone();
-        let (vram_bytes, serves) = ability(capacity);
+        let (vram_bytes, said) = ability(identity, capacity);
         let worker = Worker {
             id,
             node,
-            identity,
+            said: Box::new(said),
             vram_bytes,
-            machine,
-            serves,
             connected: true,
             drain: None,
             available: false,
@@ -234,15 +238,12 @@ impl Core {
         self.index.workers.remove(spread(old.0), slot);
         self.leave_fleet(slot);
         let epoch = self.state.epoch;
-        let machine = capacity.machine.clone();
-        let (vram_bytes, serves) = ability(capacity);
+        let (vram_bytes, said) = ability(identity, capacity);
         let worker = &mut self.state.workers[slot];
         worker.id = id;
-        worker.machine = machine;
-        worker.identity = identity;
+        worker.said = Box::new(said);
         worker.connected = true;
         worker.vram_bytes = vram_bytes;
-        worker.serves = serves;
         if let Doing::Stopping { .. } = worker.doing {
             // Welcome drops what it does not name.
             worker.doing = Doing::Idle;
@@ -308,7 +309,7 @@ impl Core {
         self.leave_fleet(slot);
         let running = self.state.workers[slot].running().copied();
         let (id, node) = (self.state.workers[slot].id, self.state.workers[slot].node);
-        let boot = self.state.workers[slot].identity.boot;
+        let boot = self.state.workers[slot].said.identity.boot;
         if let Some(known) = self.state.nodes.get_mut(node) {
             known.worker = None;
             known.seen = self.state.now;
@@ -380,11 +381,11 @@ impl Core {
     }
 }
 
-fn ability(capacity: Capacity) -> (u64, Vec<(ModelId, Stage)>) {
+fn ability(identity: Identity, capacity: Capacity) -> (u64, Said) {
     let all = capacity.serves.into_iter();
     let mut serves: Vec<_> =
         all.flat_map(|(m, stages)| stages.into_iter().map(move |s| (m, s))).collect();
     serves.sort_unstable();
     serves.dedup();
-    (capacity.vram_bytes, serves)
+    (capacity.vram_bytes, Said { identity, machine: capacity.machine, serves })
 }
