@@ -450,7 +450,14 @@ impl Farm {
     fn again(&mut self) {
         let at = self.chance.range(0, self.journal.len() as u64 - 1) as usize;
         let input = self.journal[at].1.clone();
-        if !matches!(input, Input::Submitted { job, .. } if self.watch.ended(job)) {
+        let over = match &input {
+            // At its deadline a job ends before the input is looked at.
+            Input::Submitted { job, ask } => {
+                self.watch.ended(*job) || ask.deadline.is_some_and(|at| at <= self.now)
+            }
+            _ => false,
+        };
+        if !over {
             self.take(input);
         }
     }
