@@ -5,6 +5,7 @@
 use crate::dispatch::DispatchLimits;
 use crate::link::LinkLimits;
 use crate::provenance::settings::Provenance;
+use crate::store::place::{BUCKET_SCHEME, Bucket, Place, parse_bucket};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use zoetrope_sched::input::TenantPolicy;
 pub struct ServeConfig {
     /// Address of the HTTP door.
     pub listen: SocketAddr,
+    /// URL under which callers reach the HTTP door; empty: as each request names it.
+    pub public_url: String,
     /// Address of the workers' links (QUIC, UDP).
     pub link_listen: SocketAddr,
     /// Further names that the coordinator's certificate holds.
@@ -38,6 +41,8 @@ pub struct ServeConfig {
     pub link: Link,
     /// The journal.
     pub journal: Journal,
+    /// Artifacts and clips.
+    pub store: StoreConfig,
     /// What several coordinators of one farm share. Only with the journal in etcd.
     pub cluster: Cluster,
     /// Who signs clips.
@@ -159,6 +164,85 @@ pub enum JournalStore {
     Etcd,
 }
 
+/// Where artifacts and clips are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// A folder, or `s3://bucket/prefix`; empty: `store` in the data folder, or `cluster.store`.
+    pub place: String,
+    /// URL of the S3-compatible service; empty: Amazon's.
+    pub endpoint: String,
+    /// Its region.
+    pub region: String,
+    /// The file with its keys; empty: the environment, or the machine's role.
+    pub credentials_file: PathBuf,
+    /// PEM of the authority of its certificate; empty: those that the system trusts.
+    pub ca_file: PathBuf,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            place: String::new(),
+            endpoint: String::new(),
+            region: "us-east-1".to_owned(),
+            credentials_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
+impl StoreConfig {
+    fn is_bucket(&self) -> bool {
+        self.place.starts_with(BUCKET_SCHEME)
+    }
+
+    fn make_absolute(&mut self, base: &Path) {
+        for path in [&mut self.credentials_file, &mut self.ca_file] {
+            if !path.as_os_str().is_empty() {
+                *path = base.join(&*path);
+            }
+        }
+        if !self.place.is_empty() && !self.is_bucket() {
+            self.place = base.join(&self.place).to_string_lossy().into_owned();
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let rows = [
+            (
+                "store.place",
+                !self.place.contains("://") || parse_bucket(&self.place).is_some(),
+                "a folder, or s3://BUCKET or s3://BUCKET/PREFIX, with 3 to 63 small letters, digits, - and . in the \
+                 bucket's name and at most 128 letters, digits and - _ . / in the prefix",
+            ),
+            (
+                "store.endpoint",
+                self.endpoint.is_empty() || url(&self.endpoint),
+                "empty, or a URL such as \"https://s3.example.com\"",
+            ),
+            (
+                "store.region",
+                (1..=64).contains(&self.region.len()),
+                "1 to 64 letters, such as \"us-east-1\"",
+            ),
+            (
+                "store.endpoint",
+                self.is_bucket()
+                    || (self.endpoint.is_empty() && self.ca_file.as_os_str().is_empty()),
+                "left out, as must ca_file, where store.place is no bucket",
+            ),
+        ];
+        match rows.into_iter().find(|(_, good, _)| !good) {
+            Some((key, _, range)) => {
+                Err(ConfigError::Range { key: key.to_owned(), range: range.to_owned() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// What several coordinators of one farm share, and how they are reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -210,6 +294,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         ServeConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: String::new(),
             link_listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
             names: Vec::new(),
             data: PathBuf::from("data"),
@@ -219,6 +304,7 @@ impl Default for ServeConfig {
             tenants: Tenants::default(),
             link: Link::default(),
             journal: Journal::default(),
+            store: StoreConfig::default(),
             cluster: Cluster::default(),
             provenance: Provenance::default(),
             moderation: Moderation::default(),
@@ -304,6 +390,7 @@ impl ServeConfig {
         for path in config.cluster.paths().into_iter().filter(|path| !path.as_os_str().is_empty()) {
             *path = base.join(&*path);
         }
+        config.store.make_absolute(base);
         for path in config.provenance.paths() {
             *path = base.join(&*path);
         }
@@ -346,6 +433,15 @@ impl ServeConfig {
                 return Err(ConfigError::Range { key: key.to_owned(), range });
             }
         }
+        let url = &self.public_url;
+        let whole = |rest: &str| !rest.is_empty() && !rest.contains(['?', '#', ' ', '"']);
+        let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+        if !url.is_empty() && (url.len() > 512 || !rest.is_some_and(whole)) {
+            let range =
+                "empty, or a URL of at most 512 characters such as \"https://videos.example.com\"";
+            return Err(ConfigError::Range { key: "public_url".into(), range: range.into() });
+        }
+        self.store.check()?;
         self.check_cluster()?;
         self.provenance.check()?;
         self.named_tenants().map(drop)
@@ -363,7 +459,7 @@ impl ServeConfig {
         let tls = !ca_file.as_os_str().is_empty() || !certificate_file.as_os_str().is_empty();
         let scheme = if tls { "https://" } else { "http" };
         let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        let rows: [(&str, bool, &str); 9] = [
+        let rows: [(&str, bool, &str); 11] = [
             (
                 "cluster.endpoints",
                 (1..=16).contains(&endpoints.len()),
@@ -388,8 +484,20 @@ impl ServeConfig {
             ),
             (
                 "cluster.store",
-                !store.as_os_str().is_empty(),
-                "a folder that every coordinator reaches",
+                !store.as_os_str().is_empty() || self.store.is_bucket(),
+                "a folder that every coordinator reaches, unless store.place is a bucket",
+            ),
+            (
+                "provenance.signer",
+                !store.as_os_str().is_empty()
+                    || self.provenance.signer.is_some()
+                    || self.provenance.chain.is_some(),
+                "set, or chain, key and root: without cluster.store coordinators share no folder for certificates",
+            ),
+            (
+                "store.place",
+                self.store.place.is_empty() || self.store.is_bucket(),
+                "a bucket or empty, as journal.store is \"etcd\"; a folder that all reach is cluster.store",
             ),
             (
                 "cluster.advertise",
@@ -464,6 +572,27 @@ impl ServeConfig {
         })
     }
 
+    /// Where artifacts and clips are.
+    pub fn store_place(&self) -> Place {
+        let StoreConfig { place, endpoint, region, credentials_file, ca_file } = &self.store;
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        match parse_bucket(place) {
+            Some((name, prefix)) => Place::Bucket(Bucket {
+                name: name.to_owned(),
+                prefix: prefix.to_owned(),
+                endpoint: (!endpoint.is_empty()).then(|| endpoint.clone()),
+                region: region.clone(),
+                credentials: given(credentials_file),
+                authority: given(ca_file),
+            }),
+            None if !place.is_empty() => Place::Folder(PathBuf::from(place)),
+            None if self.journal.store == JournalStore::Etcd => {
+                Place::Folder(self.cluster.store.clone())
+            }
+            None => Place::Folder(self.data.join("store")),
+        }
+    }
+
     /// The links' limits.
     pub fn link_limits(&self) -> LinkLimits {
         LinkLimits {
@@ -510,6 +639,26 @@ mod tests {
         let config = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect("parses");
         let error = config.check().expect_err("too small").to_string();
         assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 1");
+    }
+
+    #[test]
+    fn the_store_is_a_folder_or_a_bucket() {
+        let of = |text: &str| ServeConfig::parse(text).expect("parses");
+        let place = |text: &str| of(text).store_place().to_string();
+        assert_eq!(place(""), "data/store");
+        assert_eq!(place("[store]\nplace = \"/clips\"\n"), "/clips");
+        let bucket = "[store]\nplace = \"s3://clips/farm/\"\nendpoint = \"http://127.0.0.1:9\"\n";
+        assert_eq!(place(bucket), "s3://clips/farm");
+        of(bucket).check().expect("is whole");
+        for (text, key) in [
+            ("[store]\nplace = \"gs://clips\"\n", "store.place"),
+            ("[store]\nplace = \"s3://NO\"\n", "store.place"),
+            ("[store]\nendpoint = \"http://a\"\n", "store.endpoint"),
+            ("[store]\nplace = \"s3://clips\"\nendpoint = \"a\"\n", "store.endpoint"),
+        ] {
+            let said = of(text).check().expect_err(text).to_string();
+            assert!(said.starts_with(key), "{said}");
+        }
     }
 
     #[test]

@@ -3,14 +3,18 @@
 //! Handlers hold a [`Farm`] and nothing else of the actors. Every call has a timeout; a farm that does not
 //! answer is an [`Unavailable`], which the door turns into 503. Nothing here decides anything.
 
-use crate::jobs::{Asset, JobView, ListQuery, Page, Submission};
+use crate::dispatch::shares::{OpenShare, Shared};
+use crate::fsck::Listed;
+use crate::jobs::shares::{Read, Variant};
+use crate::jobs::{Asset, JobView, ListQuery, Page, Share, ShareId, Submission};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use ractor::{ActorRef, RpcReplyPort};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use zoetrope_protocol::id::{JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::job::ExpiresAfter;
 use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::provenance::Proofs;
 use zoetrope_protocol::wire::DrainKind;
@@ -35,6 +39,23 @@ pub enum FarmMsg {
     FindResent(TenantId, [u8; 32], RpcReplyPort<Option<JobView>>),
     /// What a tenant's video was published with; none if it is not published.
     Proofs(TenantId, JobId, RpcReplyPort<Option<Proofs>>),
+    /// Make a share link to a tenant's video; answered when it is durable.
+    Share(TenantId, JobId, NewShare, RpcReplyPort<Shared>),
+    /// The share links of a tenant's video; none if there is no such video.
+    Shares(TenantId, JobId, RpcReplyPort<Option<Vec<Share>>>),
+    /// Revoke a share link; answered when that is durable. None: no such link.
+    Unshare(TenantId, JobId, ShareId, RpcReplyPort<Option<Share>>),
+    /// Follow a share link to one of its files, the first unless named. A download that counts is durable before the
+    /// answer.
+    OpenShare(ShareId, Option<Variant>, Read, RpcReplyPort<OpenShare>),
+    /// So many jobs behind this one, in the order of their ids, with what the store must have of them.
+    Listed(Option<JobId>, usize, RpcReplyPort<Vec<Listed>>),
+    /// The same of one job.
+    ListedOne(JobId, RpcReplyPort<Option<Listed>>),
+    /// Which of these jobs must not have a pointer.
+    PointerStale(Vec<JobId>, RpcReplyPort<Vec<JobId>>),
+    /// Which of these artifacts no job uses and nobody is about to delete.
+    Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// All workers, for operators.
@@ -57,6 +78,38 @@ pub enum FarmMsg {
         /// The token's text.
         reply: RpcReplyPort<String>,
     },
+}
+
+/// A share link that is wished for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewShare {
+    /// Random, chosen at the door.
+    pub id: ShareId,
+    /// What it reaches; at least one.
+    pub variants: Vec<Variant>,
+    /// For whom; none: for whom the clip was judged.
+    pub audience: Option<Audience>,
+    /// When it closes; none: with the clip.
+    pub expires_after: Option<ExpiresAfter>,
+    /// Downloads that it allows; none: any number.
+    pub downloads_max: Option<u32>,
+    /// Hashes of the request and of its idempotency key, if it had one.
+    pub request: Option<([u8; 32], [u8; 32])>,
+}
+
+/// A share link that was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShareRefused {
+    /// The tenant has no such video.
+    NoSuchVideo,
+    /// Its files cannot be read.
+    Unreadable(Box<JobView>),
+    /// The clip was judged for a laxer audience, this one.
+    JudgedFor(Audience),
+    /// The video has as many as it may.
+    TooMany,
+    /// The same idempotency key was used with other content.
+    KeyReused,
 }
 
 /// A submit that was not admitted.

@@ -49,9 +49,10 @@ impl Closed {
             Closed::Store(
                 StoreError::Missing | StoreError::WrongDigest | StoreError::WrongLength { .. },
             ) => Cause::ArtifactMissing,
-            Closed::Store(StoreError::Failed(_) | StoreError::Io(_)) | Closed::Io(_) => {
-                Cause::DependencyDown
-            }
+            Closed::Store(
+                StoreError::Failed(_) | StoreError::Io(_) | StoreError::Unconditional,
+            )
+            | Closed::Io(_) => Cause::DependencyDown,
             Closed::Store(StoreError::Taken)
             | Closed::Signature { .. }
             | Closed::OtherClaim

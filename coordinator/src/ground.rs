@@ -1,6 +1,7 @@
 //! What a leading coordinator stands on: alone its data folder; in a cluster etcd and a store that all reach.
 
 use crate::config::ServeConfig;
+use crate::dispatch::progress::Kept;
 use crate::documents::{Documents, Folder, Sealed, Secret};
 use crate::etcd::{Etcd, EtcdOptions};
 use crate::journal::shared::Shared;
@@ -8,7 +9,7 @@ use crate::journal::{self, JournalError, Recovered};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::models::Models;
-use crate::store::Store;
+use crate::store::{Store, Writers};
 use anyhow::{Context, anyhow};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -31,10 +32,12 @@ pub struct Ground {
     pub authority: Box<dyn Documents>,
     /// The API keys' document.
     pub keys: Box<dyn Documents>,
+    /// The secret of share links.
+    pub links: Box<dyn Documents>,
     /// The store.
     pub store: Arc<Store>,
-    /// The file with what was shown of running jobs.
-    pub progress: PathBuf,
+    /// Where what was shown of running jobs is kept.
+    pub progress: Kept,
     /// Whether this coordinator leads.
     pub leadership: Arc<Leadership>,
     /// Where workers find the coordinators of the farm; empty for one alone.
@@ -58,8 +61,9 @@ impl Ground {
             journal: Box::new(move || journal::open(&folder, accept_loss)),
             authority: Box::new(Folder(data.join("ca"))),
             keys: Box::new(Folder(data.clone())),
-            store: store(config, &data.join("store"))?,
-            progress: data.join("progress"),
+            links: Box::new(Folder(data.clone())),
+            store: store(config, Writers::One)?,
+            progress: Kept::File(data.join("progress")),
             leadership: Leadership::alone(),
             coordinators: watch::channel(Vec::new()).1,
         })
@@ -119,7 +123,7 @@ impl Common {
         leadership: Arc<Leadership>,
         coordinators: watch::Receiver<Vec<String>>,
     ) -> anyhow::Result<Ground> {
-        let store = store(config, &config.cluster.store)?;
+        let store = store(config, Writers::Several)?;
         let documents = Sealed {
             etcd: self.etcd.clone(),
             leadership: leadership.clone(),
@@ -134,24 +138,31 @@ impl Common {
             turn: Arc::new(Mutex::new(())),
         };
         let accept_loss = config.accept_journal_loss;
+        let folder = &config.cluster.store;
+        let progress = match folder.as_os_str().is_empty() {
+            true => Kept::Store(store.clone()),
+            false => Kept::File(folder.join("progress")),
+        };
         Ok(Ground {
             models: self.models.clone(),
             metrics: self.metrics.clone(),
             journal: Box::new(move || journal::shared::open(shared, accept_loss)),
             authority: Box::new(documents.clone()),
-            keys: Box::new(documents),
+            keys: Box::new(documents.clone()),
+            links: Box::new(documents),
             store,
-            progress: config.cluster.store.join("progress"),
+            progress,
             leadership,
             coordinators,
         })
     }
 }
 
-fn store(config: &ServeConfig, folder: &Path) -> anyhow::Result<Arc<Store>> {
+fn store(config: &ServeConfig, writers: Writers) -> anyhow::Result<Arc<Store>> {
     let keep_unused = Duration::from_secs(config.limits.keep_unused_seconds);
-    let store = Store::open(folder, keep_unused);
-    Ok(Arc::new(store.with_context(|| format!("the store in {}", folder.display()))?))
+    let place = config.store_place();
+    let store = Store::at(&place, writers, keep_unused);
+    Ok(Arc::new(store.with_context(|| format!("the store in {place}"))?))
 }
 
 fn models(config: &ServeConfig) -> anyhow::Result<Arc<Models>> {

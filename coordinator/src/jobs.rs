@@ -6,11 +6,13 @@
 pub mod moderation;
 pub mod proofs;
 pub mod row;
+pub mod shares;
 pub mod table;
 
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
 pub use row::JobRow;
+pub use shares::{Share, ShareId, ShareTable};
 pub use table::{JobTable, TableRows, WorkerFacts};
 
 use serde::{Deserialize, Serialize};

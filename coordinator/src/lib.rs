@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod documents;
 pub mod etcd;
 pub mod farm;
+pub mod fsck;
 pub mod gate;
 pub mod ground;
 pub mod http;

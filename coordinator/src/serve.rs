@@ -4,9 +4,10 @@ use crate::authority::Authority;
 use crate::config::ServeConfig;
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
+use crate::fsck::Fsck;
 use crate::gate::Gate;
 use crate::ground::Ground;
-use crate::http::{self, DoorLimits, DoorState};
+use crate::http::{self, DoorLimits, DoorState, Links};
 use crate::inspect::Inspector;
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
@@ -18,7 +19,7 @@ use crate::moderation::{Desk, ModerationArguments};
 use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
-use crate::store::{Store, StoreReader};
+use crate::store::{Conditional, Store, StoreError, StoreReader};
 use crate::{clock, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
@@ -39,6 +40,8 @@ use zoetrope_protocol::provenance::Demand;
 
 /// The last sync takes milliseconds.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Asking the store something takes four requests; a start does not wait longer than this for one that is down.
+const STORE_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a caller of [`serve`] learns once the farm is ready.
 #[derive(Clone)]
@@ -71,6 +74,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// The API keys.
     pub keys: Arc<KeyStore>,
+    /// The addresses of share links.
+    links: Arc<Links>,
     /// The root that clips are signed under, PEM.
     pub root: Arc<str>,
     inspector: Arc<Inspector>,
@@ -148,15 +153,18 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 /// # Errors
 /// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
-    let Ground { models, metrics, journal, authority, keys, store, .. } = ground;
-    let Ground { progress: progress_file, leadership, coordinators, .. } = ground;
+    let Ground { models, metrics, journal, authority, keys, links, store, .. } = ground;
+    let Ground { progress: kept, leadership, coordinators, .. } = ground;
     let core = zoetrope_sched::Config::default();
+    look_at(&store, config).await?;
+    let public_url = config.public_url.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
-        anyhow::Ok((authority, keys, recover(journal, core)?))
+        let links = Links::open(&*links, &public_url).context("the secret of share links")?;
+        anyhow::Ok((authority, keys, links, recover(journal, core)?))
     });
-    let (authority, keys, recovered) = opened.await??;
-    let (authority, keys) = (Arc::new(authority), Arc::new(keys));
+    let (authority, keys, links, recovered) = opened.await??;
+    let (authority, keys, links) = (Arc::new(authority), Arc::new(keys), Arc::new(links));
     let Recovery { books, writer, replayed, loss, took } = recovered;
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
@@ -199,9 +207,8 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
     let unfinished = |job| books.table.row(job).is_some_and(|row| !row.is_terminal());
-    let board = Arc::new(ProgressBoard::restore(&progress_file, unfinished));
-    let progress =
-        AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), progress_file)));
+    let board = Arc::new(ProgressBoard::restore(&kept, unfinished).await);
+    let progress = AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), kept)));
     let waiting = Arc::new(AtomicU64::new(0));
     let next = writer.next();
     let (synced, on_disk) = watch::channel(next - 1);
@@ -287,6 +294,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         models,
         metrics,
         keys,
+        links,
         leadership,
         desk,
         root,
@@ -311,6 +319,8 @@ impl Running {
             keys: self.keys.clone(),
             limits: door_limits(config),
             metrics: self.metrics.clone(),
+            links: self.links.clone(),
+            fsck: Fsck::new(self.store.clone()),
             inspector: self.inspector.clone(),
             desk: self.desk.clone(),
             system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
@@ -353,6 +363,29 @@ pub fn door_limits(config: &ServeConfig) -> DoorLimits {
         in_flight: config.limits.in_flight,
         ..DoorLimits::default()
     }
+}
+
+/// Says what the store does with conditional writes. Several coordinators need them kept: one that was deposed may
+/// still be writing a pointer. A store that is down is no reason not to start: jobs wait for it.
+async fn look_at(store: &Store, config: &ServeConfig) -> anyhow::Result<()> {
+    let place = config.store_place();
+    match tokio::time::timeout(STORE_LOOK_TIMEOUT, store.conditional()).await {
+        Ok(Ok(Conditional::Kept)) => {}
+        Ok(Err(error @ StoreError::Unconditional)) => {
+            bail!(
+                "store.place = {place}: {error}; use a service that keeps them, or one coordinator"
+            )
+        }
+        Ok(Ok(Conditional::Ignored)) => {
+            tracing::info!(%place, "the store ignores conditional writes: this coordinator looks before it publishes");
+        }
+        Ok(Err(error)) => {
+            let error = anyhow::Error::new(error);
+            tracing::warn!(%place, "the store does not answer; jobs wait for it: {error:#}");
+        }
+        Err(_) => tracing::warn!(%place, "the store does not answer; jobs wait for it"),
+    }
+    Ok(())
 }
 
 /// Deletes artifacts that no job used when the farm started: a crash between a decision and its deletion leaves

@@ -4,6 +4,7 @@
 
 use crate::dispatch::DispatchMsg;
 use crate::gate::{Candidate, Closed, Gate};
+use crate::jobs::{Asset, Assets};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -186,13 +187,18 @@ async fn flip(
         store.verify(&asset.artifact, asset.bytes).await?;
     }
     let proofs = gate.open(store, job, candidate).await?;
-    let name = |asset: &crate::jobs::Asset| asset.artifact.to_string();
+    store.publish(job, pointer(job, assets)).await?;
+    Ok(proofs)
+}
+
+/// What the pointer of a clip says.
+pub fn pointer(job: JobId, assets: &Assets) -> Vec<u8> {
+    let name = |asset: &Asset| asset.artifact.to_string();
     let pointer = serde_json::json!({
         "job": job.to_string(),
         "video": name(&assets.video),
         "thumbnail": name(&assets.thumbnail),
         "spritesheet": name(&assets.spritesheet),
     });
-    store.publish(job, pointer.to_string().into_bytes()).await?;
-    Ok(proofs)
+    pointer.to_string().into_bytes()
 }

@@ -1,9 +1,15 @@
-//! The store of artifacts and published pointers, on `object_store`; a local directory for now.
+//! The store of artifacts and published pointers, on `object_store`: a folder, or a bucket of an S3-compatible
+//! service ([`place`]).
 //!
 //! Layout: `artifacts/<first two digits>/<sha256>`, `published/<job>.json`, and `journal/<part>` where the journal
 //! is in etcd. An artifact appears whole or not
-//! at all, and only if its bytes match its address; what is acknowledged is synced. Bytes never pass through a
+//! at all, and only if its bytes match its address; what is acknowledged is durable. Bytes never pass through a
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
+
+pub mod place;
+mod upload;
+
+pub use upload::Upload;
 
 use crate::farm::AssetReader;
 use crate::jobs::Asset;
@@ -14,18 +20,17 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    WriteMultipart,
 };
+use place::Place;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, Semaphore};
 use zoetrope_protocol::id::{ArtifactId, JobId};
 
-/// Parts of one upload on their way to the disk at a time; each is 5 MiB, so an upload holds 20 MiB at most.
-const PARTS_IN_FLIGHT: usize = 4;
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -46,6 +51,11 @@ pub enum StoreError {
     /// The job was published already, with another clip.
     #[error("the job has another published clip")]
     Taken,
+    /// The service ignores conditional writes, and there are several who write.
+    #[error(
+        "the store ignores conditional writes (If-None-Match), which several coordinators need"
+    )]
+    Unconditional,
     /// The disk or the service failed.
     #[error("the store failed")]
     Failed(#[from] object_store::Error),
@@ -54,9 +64,33 @@ pub enum StoreError {
     Io(#[from] std::io::Error),
 }
 
+/// What the store does when it is asked to write an object only if there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditional {
+    /// It refuses the second writer.
+    Kept,
+    /// It overwrites as if it had not been asked, or does not know the question.
+    Ignored,
+}
+
+/// Who may write to the store at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This process.
+    One,
+    /// Other coordinators: one that was deposed may still be writing a pointer.
+    Several,
+}
+
 /// A shared handle to the store.
 pub struct Store {
-    objects: Arc<LocalFileSystem>,
+    objects: Arc<dyn ObjectStore>,
+    /// The same, if it is a folder: what is written is then synced.
+    disk: Option<Arc<LocalFileSystem>>,
+    writers: Writers,
+    conditional: OnceCell<Conditional>,
+    /// One publication at a time where the store itself excludes none.
+    turn: Semaphore,
     fresh: Mutex<HashMap<ArtifactId, Instant>>,
     /// An artifact that was put so recently may be used by an input that is still on its way.
     keep_fresh: Duration,
@@ -68,9 +102,54 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn open(folder: &Path, keep_fresh: Duration) -> Result<Store, StoreError> {
-        std::fs::create_dir_all(folder)?;
-        let objects = Arc::new(LocalFileSystem::new_with_prefix(folder)?);
-        Ok(Store { objects, fresh: Mutex::new(HashMap::new()), keep_fresh })
+        Store::at(&Place::Folder(folder.to_owned()), Writers::One, keep_fresh)
+    }
+
+    /// Opens the store at a place.
+    ///
+    /// # Errors
+    /// Those of the disk; of a bucket those of its configuration, as nothing is asked of it yet.
+    pub fn at(place: &Place, writers: Writers, keep_fresh: Duration) -> Result<Store, StoreError> {
+        let (objects, disk) = place.open()?;
+        let known = disk.is_some().then_some(Conditional::Kept);
+        Ok(Store {
+            objects,
+            disk,
+            writers,
+            conditional: OnceCell::new_with(known),
+            turn: Semaphore::new(1),
+            fresh: Mutex::new(HashMap::new()),
+            keep_fresh,
+        })
+    }
+
+    /// What the store does with a conditional write: tried once, with an object of its own.
+    ///
+    /// # Errors
+    /// `Unconditional`; those of the store, and then it is tried again by the next who asks.
+    pub async fn conditional(&self) -> Result<Conditional, StoreError> {
+        let found = *self.conditional.get_or_try_init(|| self.probe()).await?;
+        match (found, self.writers) {
+            (Conditional::Ignored, Writers::Several) => Err(StoreError::Unconditional),
+            _ => Ok(found),
+        }
+    }
+
+    async fn probe(&self) -> Result<Conditional, StoreError> {
+        let key = Key::from(format!("probe/{:032x}", rand::random::<u128>()));
+        let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = |options| self.objects.put_opts(&key, PutPayload::from_static(b"probe"), options);
+        let found = match put(create()).await {
+            Ok(_) => match put(create()).await {
+                Ok(_) => Conditional::Ignored,
+                Err(object_store::Error::AlreadyExists { .. }) => Conditional::Kept,
+                Err(error) => return Err(error.into()),
+            },
+            // A service may refuse the question; one that refuses the object itself is down, or not ours.
+            Err(_) => put(PutOptions::default()).await.map(|_| Conditional::Ignored)?,
+        };
+        self.erase(&key).await?;
+        Ok(found)
     }
 
     /// Begins to put an artifact of so many bytes.
@@ -83,15 +162,7 @@ impl Store {
         bytes: u64,
     ) -> Result<Upload, StoreError> {
         self.touch(artifact);
-        let parts = self.objects.put_multipart(&artifact_key(&artifact)).await?;
-        Ok(Upload {
-            store: self.clone(),
-            parts: WriteMultipart::new(parts),
-            digest: Sha256::new(),
-            received: 0,
-            artifact,
-            bytes,
-        })
+        Upload::begin(self.clone(), artifact, bytes).await
     }
 
     /// The size of an artifact.
@@ -144,10 +215,7 @@ impl Store {
         if self.is_fresh(artifact) {
             return Ok(false);
         }
-        match self.objects.delete(&artifact_key(artifact)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
-            Err(e) => Err(e.into()),
-        }
+        self.erase(&artifact_key(artifact)).await.map(|()| true)
     }
 
     /// All artifacts.
@@ -158,6 +226,72 @@ impl Store {
                 Ok(meta.location.filename().and_then(|name| name.parse().ok()))
             })
             .boxed()
+    }
+
+    /// All artifacts that were put longer ago than this.
+    pub fn list_old(&self, age: Duration) -> BoxStream<'static, Result<ArtifactId, StoreError>> {
+        let before = std::time::SystemTime::now() - age;
+        let all = self.objects.list(Some(&Key::from("artifacts")));
+        all.map_err(StoreError::from)
+            .try_filter_map(move |meta| async move {
+                let old = std::time::SystemTime::from(meta.last_modified) <= before;
+                Ok(meta.location.filename().filter(|_| old).and_then(|name| name.parse().ok()))
+            })
+            .boxed()
+    }
+
+    /// Files that uploads left behind longer ago than this, of a process that was killed; they are removed on request.
+    /// A service has none that could be seen: its rule on incomplete uploads removes them.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn uploads_left(
+        &self,
+        age: Duration,
+        remove: bool,
+    ) -> Result<Vec<String>, StoreError> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let folder = disk.path_to_filesystem(&Key::from("artifacts"))?;
+        let find = move || -> std::io::Result<Vec<String>> {
+            let mut left = Vec::new();
+            let folders = match std::fs::read_dir(&folder) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(left),
+                folders => folders?,
+            };
+            for folder in folders {
+                for file in std::fs::read_dir(folder?.path())? {
+                    let file = file?;
+                    let name = file.file_name().to_string_lossy().into_owned();
+                    // How `object_store` calls what is not whole yet: the name, `#` and a number.
+                    let old = file.metadata()?.modified()?.elapsed().is_ok_and(|of| of >= age);
+                    if name.contains('#') && old {
+                        if remove {
+                            std::fs::remove_file(file.path())?;
+                        }
+                        left.push(name);
+                    }
+                }
+            }
+            Ok(left)
+        };
+        Ok(tokio::task::spawn_blocking(find).await.map_err(std::io::Error::other)??)
+    }
+
+    /// Removes an artifact whose bytes are wrong, however fresh.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove(&self, artifact: &ArtifactId) -> Result<(), StoreError> {
+        self.erase(&artifact_key(artifact)).await
+    }
+
+    /// The pointer of a job.
+    ///
+    /// # Errors
+    /// `Missing`, or those of the store.
+    pub async fn pointer(&self, job: JobId) -> Result<Vec<u8>, StoreError> {
+        let found = self.objects.get(&pointer_key(job)).await.map_err(missing)?;
+        Ok(found.bytes().await.map_err(missing)?.to_vec())
     }
 
     /// All jobs that have a pointer.
@@ -176,17 +310,34 @@ impl Store {
     /// # Errors
     /// `Taken` if the job points elsewhere already; those of the store.
     pub async fn publish(&self, job: JobId, pointer: Vec<u8>) -> Result<(), StoreError> {
-        let key = pointer_key(job);
-        let bytes = Bytes::from(pointer);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.objects.put_opts(&key, PutPayload::from(bytes.clone()), options).await {
-            Ok(_) => self.sync(&key).await,
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let there = self.objects.get(&key).await?.bytes().await?;
-                if there == bytes { Ok(()) } else { Err(StoreError::Taken) }
+        let (key, bytes) = (pointer_key(job), Bytes::from(pointer));
+        let write = |mode| {
+            let options = PutOptions { mode, ..PutOptions::default() };
+            self.objects.put_opts(&key, PutPayload::from(bytes.clone()), options)
+        };
+        let written = match self.conditional().await? {
+            Conditional::Kept => write(PutMode::Create).await,
+            Conditional::Ignored => {
+                // Nobody closes it. This process is the only writer, so looking first is enough.
+                let _turn = self.turn.acquire().await.map_err(std::io::Error::other)?;
+                match self.objects.head(&key).await {
+                    Err(object_store::Error::NotFound { .. }) => write(PutMode::Overwrite).await,
+                    Err(error) => Err(error),
+                    Ok(_) => return self.same(&key, &bytes).await,
+                }
             }
+        };
+        match written {
+            Ok(_) => self.sync(&key).await,
+            // Also the answer to our own second try, when that to the first was lost.
+            Err(object_store::Error::AlreadyExists { .. }) => self.same(&key, &bytes).await,
             Err(e) => Err(e.into()),
         }
+    }
+
+    async fn same(&self, key: &Key, bytes: &Bytes) -> Result<(), StoreError> {
+        let there = self.objects.get(key).await?.bytes().await?;
+        if there == *bytes { Ok(()) } else { Err(StoreError::Taken) }
     }
 
     /// Removes the pointer of a job.
@@ -194,10 +345,7 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn unpublish(&self, job: JobId) -> Result<(), StoreError> {
-        match self.objects.delete(&pointer_key(job)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        self.erase(&pointer_key(job)).await
     }
 
     /// Writes a part of the journal, durably. The same again is fine: a part's name says its content.
@@ -232,15 +380,45 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn delete_part(&self, name: &str) -> Result<(), StoreError> {
-        match self.objects.delete(&part_key(name)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
+        self.erase(&part_key(name)).await
+    }
+
+    /// Keeps what is shown of running jobs, for the next leader. Not durable in a folder: it decides nothing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn keep_progress(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.objects.put(&Key::from("progress"), PutPayload::from(bytes)).await?;
+        Ok(())
+    }
+
+    /// What was kept of running jobs.
+    ///
+    /// # Errors
+    /// `Missing`, or those of the store.
+    pub async fn progress(&self) -> Result<Vec<u8>, StoreError> {
+        let found = self.objects.get(&Key::from("progress")).await.map_err(missing)?;
+        Ok(found.bytes().await.map_err(missing)?.to_vec())
+    }
+
+    /// Deletes an object; one that is not there is deleted.
+    async fn erase(&self, key: &Key) -> Result<(), StoreError> {
+        let Err(error) = self.objects.delete(key).await else { return Ok(()) };
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            return Ok(());
+        }
+        // Some services delete and answer in a form that the client cannot read: what counts is that it is gone.
+        match self.objects.head(key).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            _ => Err(error.into()),
         }
     }
 
-    /// A local directory keeps what is synced: the file, the name in its folder, and a new folder's name.
+    /// A local directory keeps what is synced: the file, the name in its folder, and a new folder's name. A service
+    /// keeps what it acknowledged.
     async fn sync(&self, key: &Key) -> Result<(), StoreError> {
-        let path = self.objects.path_to_filesystem(key)?;
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let path = disk.path_to_filesystem(key)?;
         let sync = move || -> std::io::Result<()> {
             std::fs::File::open(&path)?.sync_all()?;
             for folder in path.ancestors().skip(1).take(2) {
@@ -262,62 +440,6 @@ impl Store {
     fn is_fresh(&self, artifact: &ArtifactId) -> bool {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         fresh.get(artifact).is_some_and(|at| at.elapsed() < self.keep_fresh)
-    }
-}
-
-/// An artifact on its way into the store. Dropping it leaves nothing that can be read.
-pub struct Upload {
-    store: Arc<Store>,
-    parts: WriteMultipart,
-    digest: Sha256,
-    received: u64,
-    artifact: ArtifactId,
-    bytes: u64,
-}
-
-impl Upload {
-    /// Takes the next bytes; waits while too many are on their way to the disk.
-    ///
-    /// # Errors
-    /// `WrongLength` if there are too many, or those of the store.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        self.received += chunk.len() as u64;
-        if self.received > self.bytes {
-            return Err(StoreError::WrongLength { received: self.received, announced: self.bytes });
-        }
-        self.digest.update(&chunk);
-        self.parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-        self.parts.put(chunk);
-        Ok(())
-    }
-
-    /// Makes the artifact readable and durable, if its bytes match.
-    ///
-    /// # Errors
-    /// `WrongLength`, `WrongDigest`, or those of the store; then nothing is there.
-    pub async fn finish(self) -> Result<(), StoreError> {
-        let Upload { store, parts, digest, received, artifact, bytes } = self;
-        let wrong = if received != bytes {
-            Some(StoreError::WrongLength { received, announced: bytes })
-        } else if digest.finalize().as_slice() != artifact.0 {
-            Some(StoreError::WrongDigest)
-        } else {
-            None
-        };
-        if let Some(error) = wrong {
-            parts.abort().await?;
-            return Err(error);
-        }
-        parts.finish().await?;
-        store.touch(artifact);
-        store.sync(&artifact_key(&artifact)).await
-    }
-
-    /// Gives up; the store drops what came.
-    pub async fn abort(self) {
-        if let Err(error) = self.parts.abort().await {
-            tracing::warn!(%error, "an upload that was given up leaves a file behind");
-        }
     }
 }
 

@@ -154,7 +154,8 @@ pub enum FromWorker {
         /// Time on the gpu thread.
         gpu: Millis,
     },
-    /// Send me this artifact. The answer is a stream, or [`ToWorker::NoArtifact`].
+    /// Send me this artifact. The answer is a stream, [`ToWorker::NoArtifact`] or
+    /// [`ToWorker::StoreDown`].
     Fetch(ArtifactId),
     /// The process was asked to end, and will have done so after this time.
     Leaving {
@@ -265,6 +266,8 @@ pub enum ToWorker {
         /// For the worker's log.
         reason: String,
     },
+    /// The store may have what was asked for, and cannot be read now.
+    StoreDown(ArtifactId),
 }
 
 /// A held attempt that goes on, under a new fence.

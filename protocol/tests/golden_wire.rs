@@ -153,6 +153,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         },
         ToWorker::Signed { held: held(), signature: vec![8, 9] },
         ToWorker::NotSigned { held: held(), cause: Cause::DependencyDown, reason: "down".into() },
+        ToWorker::StoreDown(artifact),
     ];
     for kind in
         [DrainKind::Immediate, DrainKind::Step, DrainKind::Shard, DrainKind::Deadline(Millis(9))]

@@ -287,11 +287,12 @@ impl World {
                 self.upload_failed(worker, held, artifact);
             }
             ToWorker::NoArtifact(artifact) => self.not_fetched(worker, artifact),
-            // One address for all; and simulated clips are published unsigned, so nobody asks for terms.
+            // One address for all; a simulated store is not down for a read; and simulated clips are published unsigned, so nobody asks for terms.
             ToWorker::Coordinators(_)
             | ToWorker::Terms { .. }
             | ToWorker::Signed { .. }
             | ToWorker::NotSigned { .. }
+            | ToWorker::StoreDown(_)
             | ToWorker::Heartbeat => {}
         }
     }

@@ -5,6 +5,7 @@
 
 mod children;
 mod client;
+mod fsck;
 mod jobs;
 mod operate;
 mod places;
@@ -84,6 +85,8 @@ enum Verb {
     Cordon(operate::WorkerArg),
     /// Give a worker work again
     Uncordon(operate::WorkerArg),
+    /// Hold every stored file against the journal; mends nothing unless told to
+    Fsck(fsck::FsckArgs),
     /// Make a token with which new workers may join
     JoinToken(operate::TokenArgs),
     /// Show which coordinator leads, or let another lead
@@ -146,6 +149,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Move(args) => jobs::move_job(args, &target).await,
         Verb::Cordon(args) => operate::cordon(args, true, &target).await,
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
+        Verb::Fsck(args) => fsck::fsck(args, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Leader { what } => operate::leader(what, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,
@@ -168,7 +172,10 @@ fn told(error: &anyhow::Error, json: bool) -> ExitCode {
     } else {
         eprintln!("error: {message}");
     }
-    ExitCode::FAILURE
+    match error.downcast_ref::<fsck::ProblemsLeft>() {
+        Some(_) => ExitCode::from(fsck::PROBLEMS_LEFT),
+        None => ExitCode::FAILURE,
+    }
 }
 
 #[cfg(test)]

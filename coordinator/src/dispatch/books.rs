@@ -5,7 +5,8 @@
 
 use super::intake::{Intake, Waiting};
 use crate::jobs::{
-    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Submission, TableRows, WorkerFacts,
+    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Share, ShareId, Submission,
+    TableRows, WorkerFacts,
 };
 use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,23 @@ pub enum Entry {
         /// The proofs.
         proofs: Proofs,
     },
+    /// A share link to a clip was made.
+    Shared {
+        /// The job.
+        job: JobId,
+        /// The link.
+        share: Box<Share>,
+    },
+    /// A share link shows nothing any more.
+    ShareRevoked {
+        /// The link.
+        share: ShareId,
+    },
+    /// A download of a share link whose downloads are limited began.
+    ShareRead {
+        /// The link.
+        share: ShareId,
+    },
 }
 
 /// What an entry caused.
@@ -152,9 +170,10 @@ pub struct Snapshot {
     intake: Vec<(JobId, Waiting)>,
     moderation: Vec<(JobId, Arc<Moderation>)>,
     proofs: Vec<(JobId, ClipProofs)>,
+    shares: Vec<(JobId, Vec<Share>)>,
 }
 
-const SNAPSHOT_VERSION: u32 = 3;
+const SNAPSHOT_VERSION: u32 = 4;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -206,6 +225,9 @@ impl Books {
                 effects.free.extend(self.table.delete(job));
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
+            Entry::Shared { job, share } => self.table.shared(job, *share),
+            Entry::ShareRevoked { share } => self.table.share_revoked(now, share),
+            Entry::ShareRead { share } => self.table.share_read(now, share),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
             Entry::Proven { job, proofs } => {
                 self.input(now, Input::Published { job }, &mut effects);
@@ -321,6 +343,7 @@ impl Books {
             intake: self.intake.to_rows(),
             moderation: self.moderation.to_rows(),
             proofs: self.table.proofs().to_rows(),
+            shares: self.table.shares().to_rows(),
         }
     }
 
@@ -348,6 +371,7 @@ impl Books {
     fn of(snapshot: Snapshot) -> Books {
         let mut table = JobTable::from_rows(snapshot.table);
         table.restore_proofs(snapshot.proofs);
+        table.restore_shares(snapshot.shares);
         Books {
             core: Core::from_snapshot(snapshot.core),
             table,

@@ -6,6 +6,7 @@ use super::estimate;
 use super::state::DispatchState;
 use crate::clock;
 use crate::farm::{CancelRefused, FarmMsg, SubmitRefused};
+use crate::fsck::Listed;
 use crate::jobs::{JobRow, JobTable, JobView, ListQuery, Submission};
 use ractor::RpcReplyPort;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
@@ -68,6 +69,26 @@ impl DispatchState {
                 let row = state.books.table.of(tenant, job)?;
                 state.books.table.proofs().of(row.job).cloned()
             }),
+            FarmMsg::Share(tenant, job, new, reply) => self.share(tenant, job, new, reply),
+            FarmMsg::Shares(tenant, job, reply) => self.shares(tenant, job, reply),
+            FarmMsg::Unshare(tenant, job, share, reply) => self.unshare(tenant, job, share, reply),
+            FarmMsg::OpenShare(share, variant, read, reply) => {
+                self.open_share(share, variant, read, reply);
+            }
+            FarmMsg::Listed(after, at_most, reply) => {
+                self.read(reply, move |state| state.listed(after, at_most));
+            }
+            FarmMsg::ListedOne(job, reply) => self.read(reply, move |state| {
+                state.books.table.row(job).map(|row| state.listed_row(row))
+            }),
+            FarmMsg::PointerStale(jobs, reply) => self.read(reply, move |state| {
+                let keeps =
+                    |job: &JobId| state.books.table.row(*job).is_some_and(JobRow::keeps_pointer);
+                jobs.into_iter().filter(|job| !keeps(job)).collect()
+            }),
+            FarmMsg::Unused(artifacts, reply) => {
+                self.read(reply, move |state| state.unused(artifacts));
+            }
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }
@@ -90,7 +111,7 @@ impl DispatchState {
 
     /// Answers once all that the answer shows is on disk. It is made now: later the books may be ahead of the disk
     /// again, and what a crash takes back must not have been shown.
-    fn read<T: Send + 'static>(
+    pub(super) fn read<T: Send + 'static>(
         &mut self,
         reply: RpcReplyPort<T>,
         make: impl FnOnce(&DispatchState) -> T,
@@ -213,6 +234,15 @@ impl DispatchState {
             self.after_sync(Effect::Unpublish(job));
         }
         self.read(reply, move |_| found);
+    }
+
+    fn listed(&self, after: Option<JobId>, at_most: usize) -> Vec<Listed> {
+        let rows = self.books.table.rows_after(after);
+        rows.take(at_most).map(|row| self.listed_row(row)).collect()
+    }
+
+    fn listed_row(&self, row: &JobRow) -> Listed {
+        Listed::of(row, self.books.table.proofs().of(row.job))
     }
 
     fn why(&self, tenant: Option<TenantId>, job: JobId) -> Option<String> {

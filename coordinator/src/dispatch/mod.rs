@@ -15,6 +15,7 @@ pub mod progress;
 pub mod provenance;
 pub mod publish;
 pub mod recovery;
+pub mod shares;
 pub mod state;
 pub mod workers;
 

@@ -2,12 +2,14 @@
 //!
 //! Links write, the dispatch actor reads. Only the newest value counts, so it cannot fill up: one entry for
 //! each unfinished job. What it shows of a job never goes back, not even when the coordinator is killed: a
-//! percent is shown once it is in a small file beside the journal. The file is not synced, so after a loss of
-//! power the steps in the store are the floor; it decides nothing, so losing it harms nobody else.
+//! percent is shown once it is kept, in a small file beside the journal or, where coordinators share a bucket and
+//! no folder, in the store. The file is not synced, so after a loss of power the steps in the store are the floor;
+//! it decides nothing, so losing it harms nobody else.
 
 use crate::jobs::{JobRow, PhaseView};
+use crate::store::Store;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zoetrope_protocol::codec;
@@ -24,6 +26,46 @@ const DECODED: u32 = 95;
 const ALMOST: u32 = 99;
 /// How often changed percents are written: callers poll about once a second. 10,000 running jobs take 180 KB.
 const KEEP_EVERY: Duration = Duration::from_millis(250);
+/// The same in a bucket, where each write is billed.
+const KEEP_EVERY_IN_STORE: Duration = Duration::from_secs(2);
+
+/// Where percents are kept.
+#[derive(Clone)]
+pub enum Kept {
+    /// In a file.
+    File(PathBuf),
+    /// In the store.
+    Store(Arc<Store>),
+}
+
+impl Kept {
+    async fn read(&self) -> Vec<u8> {
+        match self {
+            Kept::File(file) => std::fs::read(file).unwrap_or_default(),
+            Kept::Store(store) => store.progress().await.unwrap_or_default(),
+        }
+    }
+
+    async fn write(&self, bytes: Vec<u8>) -> std::io::Result<()> {
+        match self {
+            Kept::File(file) => {
+                let (target, draft) = (file.clone(), file.with_extension("draft"));
+                let write = move || {
+                    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, &target))
+                };
+                tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
+            }
+            Kept::Store(store) => store.keep_progress(bytes).await.map_err(std::io::Error::other),
+        }
+    }
+
+    fn every(&self) -> Duration {
+        match self {
+            Kept::File(_) => KEEP_EVERY,
+            Kept::Store(_) => KEEP_EVERY_IN_STORE,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Latest {
@@ -92,9 +134,9 @@ impl ProgressBoard {
         }
     }
 
-    /// The board of the last run, as far as `file` has it; an empty one if it is not there or not whole.
-    pub fn restore(file: &Path, unfinished: impl Fn(JobId) -> bool) -> ProgressBoard {
-        let bytes = std::fs::read(file).unwrap_or_default();
+    /// The board of the last run, as far as it was kept; an empty one if it is not there or not whole.
+    pub async fn restore(kept: &Kept, unfinished: impl Fn(JobId) -> bool) -> ProgressBoard {
+        let bytes = kept.read().await;
         let kept: Vec<(JobId, u8)> = codec::decode_trusted(&bytes).unwrap_or_default();
         let of = |percent: u8| Latest { percent, shown: percent, phase: None };
         let kept = kept.into_iter().filter(|(job, percent)| *percent < 100 && unfinished(*job));
@@ -107,20 +149,16 @@ impl ProgressBoard {
     }
 }
 
-/// Writes changed percents to `file` and then shows them, until it is dropped.
-pub async fn keep(board: Arc<ProgressBoard>, file: PathBuf) {
-    let mut every = tokio::time::interval(KEEP_EVERY);
+/// Keeps changed percents and then shows them, until it is dropped.
+pub async fn keep(board: Arc<ProgressBoard>, place: Kept) {
+    let mut every = tokio::time::interval(place.every());
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         every.tick().await;
         let Some(kept) = board.changed() else { continue };
-        let (target, draft) = (file.clone(), file.with_extension("draft"));
-        let bytes = codec::encode(&kept).unwrap_or_default();
-        let write =
-            move || std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, &target));
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => board.show(&kept),
-            failed => tracing::warn!(?failed, "progress cannot be kept, and stands still"),
+        match place.write(codec::encode(&kept).unwrap_or_default()).await {
+            Ok(()) => board.show(&kept),
+            Err(error) => tracing::warn!(%error, "progress cannot be kept, and stands still"),
         }
     }
 }
@@ -168,15 +206,16 @@ mod tests {
         let shown = |board: &ProgressBoard| board.board().get(&JobId(1)).map(|latest| latest.shown);
         board.report(JobId(1), PhaseView { phase: Phase::Decoding, done: 1, total: 2 });
         assert_eq!(shown(&board), Some(0), "not before it is kept");
-        let keeper = tokio::spawn(keep(board.clone(), file.clone()));
+        let kept = Kept::File(file.clone());
+        let keeper = tokio::spawn(keep(board.clone(), kept.clone()));
         while shown(&board) == Some(0) {
             tokio::task::yield_now().await;
         }
         keeper.abort();
-        let again = ProgressBoard::restore(&file, |_| true);
+        let again = ProgressBoard::restore(&kept, |_| true).await;
         assert_eq!(shown(&again), Some(85));
-        assert_eq!(shown(&ProgressBoard::restore(&file, |_| false)), None);
+        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| false).await), None);
         std::fs::write(&file, b"\xff\xff").expect("writes");
-        assert_eq!(shown(&ProgressBoard::restore(&file, |_| true)), None);
+        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| true).await), None);
     }
 }

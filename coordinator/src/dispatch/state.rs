@@ -17,7 +17,7 @@ use crate::moderation::ModerationMsg;
 use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -290,6 +290,7 @@ impl DispatchState {
         let now = clock::now();
         for job in self.books.table.expired(now, EXPIRIES_A_TICK) {
             self.record(Entry::Expired { job });
+            self.after_sync(Effect::Unpublish(job));
         }
         self.delete_due();
         self.judging_due();
@@ -309,6 +310,16 @@ impl DispatchState {
     pub(super) fn delete_later(&mut self, artifacts: Vec<ArtifactId>) {
         let due = Instant::now() + self.limits.keep_unused;
         self.deletes.extend(artifacts.into_iter().map(|artifact| (due, artifact)));
+    }
+
+    /// Which of these nobody uses and nobody is about to delete.
+    pub(super) fn unused(&self, mut artifacts: Vec<ArtifactId>) -> Vec<ArtifactId> {
+        artifacts.retain(|artifact| !self.books.table.uses(artifact));
+        if !artifacts.is_empty() {
+            let going: HashSet<ArtifactId> = self.deletes.iter().map(|(_, of)| *of).collect();
+            artifacts.retain(|artifact| !going.contains(artifact));
+        }
+        artifacts
     }
 
     fn delete_due(&mut self) {
@@ -396,6 +407,9 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::NotJudged { .. } => "not_judged",
         Entry::ModerationUp => "moderation_up",
         Entry::ClipJudged { .. } => "clip_judged",
+        Entry::Shared { .. } => "shared",
+        Entry::ShareRevoked { .. } => "share_revoked",
+        Entry::ShareRead { .. } => "share_read",
         Entry::Core(input) => match input {
             Input::EpochBegan { .. } => "epoch_began",
             Input::ModelSet { .. } => "model_set",

@@ -3,6 +3,7 @@
 use super::envelope::ApiError;
 use super::route::{self, Caller};
 use super::{Door, body};
+use crate::jobs::shares::{Read, Variant};
 use crate::jobs::{Asset, Assets, JobView};
 use axum::Extension;
 use axum::body::Body;
@@ -14,8 +15,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use zoetrope_protocol::id::Millis;
 use zoetrope_sched::output::JobState;
-
-const VARIANTS: [&str; 3] = ["video", "thumbnail", "spritesheet"];
 
 /// Answers with the bytes of one variant.
 ///
@@ -29,48 +28,102 @@ pub async fn content(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let variant = route::last(&query, "variant").unwrap_or("video");
-    if !VARIANTS.contains(&variant) {
-        let allowed: Vec<String> = VARIANTS.iter().map(|word| (*word).to_owned()).collect();
-        return Err(ApiError::not_among("variant", variant, &allowed));
-    }
+    let variant = variant(route::last(&query, "variant"))?;
     let view = route::read(&door, &caller, &id).await?;
-    let (asset, kind, ending) = pick(published(&view, (door.state.now)())?, variant);
-    let etag = format!("\"{}\"", asset.artifact);
-    let name = format!("inline; filename=\"{id}.{ending}\"");
-    let base = Response::builder()
-        .header(header::ETAG, &etag)
-        .header(header::ACCEPT_RANGES, "bytes")
-        // The bytes never change, but they may go: by expiry, or because their owner deletes them.
-        .header(header::CACHE_CONTROL, "private, no-cache");
-    if matches(&headers, header::IF_NONE_MATCH, &etag) {
-        return base.status(StatusCode::NOT_MODIFIED).body(Body::empty()).map_err(fault);
+    let file = File::of(published(&view, (door.state.now)())?, variant, &id);
+    file.answer(&door, &method, &headers).await
+}
+
+/// The variant of this name; the clip without one.
+///
+/// # Errors
+/// 400.
+pub(super) fn variant(word: Option<&str>) -> Result<Variant, ApiError> {
+    let Some(word) = word else { return Ok(Variant::Video) };
+    let allowed = Variant::ALL.map(|variant| variant.word().to_owned());
+    word.parse().map_err(|()| ApiError::not_among("variant", word, &allowed))
+}
+
+/// A file that is asked for.
+pub(super) struct File<'a> {
+    asset: &'a Asset,
+    kind: &'static str,
+    etag: String,
+    name: String,
+}
+
+impl<'a> File<'a> {
+    /// A file of the video `id`.
+    pub(super) fn of(assets: &'a Assets, variant: Variant, id: &str) -> File<'a> {
+        let (asset, kind, ending) = match variant {
+            Variant::Video => (&assets.video, "video/mp4", "mp4"),
+            Variant::Thumbnail => (&assets.thumbnail, "image/webp", "webp"),
+            Variant::Spritesheet => (&assets.spritesheet, "image/jpeg", "jpg"),
+        };
+        let etag = format!("\"{}\"", asset.artifact);
+        File { asset, kind, etag, name: format!("inline; filename=\"{id}.{ending}\"") }
     }
-    let unchanged = !headers.contains_key(header::IF_RANGE)
-        || body::text_header(&headers, header::IF_RANGE.as_str()) == Some(etag.as_str());
-    let wanted = match body::text_header(&headers, header::RANGE.as_str()).filter(|_| unchanged) {
-        None => Wanted::All,
-        Some(text) => wanted(text, asset.bytes),
-    };
-    let (status, range) = match wanted {
-        Wanted::All => (StatusCode::OK, 0..asset.bytes),
-        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Wanted::Nothing => return Err(unsatisfiable(asset.bytes)),
-    };
-    let mut response = base
-        .status(status)
-        .header(header::CONTENT_TYPE, kind)
-        .header(header::CONTENT_DISPOSITION, name)
-        .header(header::CONTENT_LENGTH, range.end - range.start);
-    if status == StatusCode::PARTIAL_CONTENT {
-        let text = format!("bytes {}-{}/{}", range.start, range.end - 1, asset.bytes);
-        response = response.header(header::CONTENT_RANGE, text);
+
+    /// How a request reads it.
+    pub(super) fn read(&self, method: &Method, headers: &HeaderMap) -> Read {
+        match self.wanted(headers) {
+            _ if method == Method::HEAD => Read::Head,
+            None | Some(Wanted::Nothing) => Read::Head,
+            Some(Wanted::Part(range)) if range.start > 0 => Read::Part,
+            Some(Wanted::Part(_) | Wanted::All) => Read::Start,
+        }
     }
-    let bytes = match method {
-        Method::HEAD => Body::empty(),
-        _ => stream(&door, asset, range).await?,
-    };
-    response.body(bytes).map_err(fault)
+
+    /// What is wanted of it; none: the caller has it.
+    fn wanted(&self, headers: &HeaderMap) -> Option<Wanted> {
+        if matches(headers, header::IF_NONE_MATCH, &self.etag) {
+            return None;
+        }
+        let unchanged = !headers.contains_key(header::IF_RANGE)
+            || body::text_header(headers, header::IF_RANGE.as_str()) == Some(self.etag.as_str());
+        let range = body::text_header(headers, header::RANGE.as_str()).filter(|_| unchanged);
+        Some(range.map_or(Wanted::All, |text| wanted(text, self.asset.bytes)))
+    }
+
+    /// Answers a request for it.
+    ///
+    /// # Errors
+    /// 416; 500 if the store does not answer.
+    pub(super) async fn answer(
+        &self,
+        door: &Door,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Response, ApiError> {
+        let base = Response::builder()
+            .header(header::ETAG, &self.etag)
+            .header(header::ACCEPT_RANGES, "bytes")
+            // The bytes never change, but they may go: by expiry, or because their owner deletes them.
+            .header(header::CACHE_CONTROL, "private, no-cache");
+        let bytes = self.asset.bytes;
+        let (status, range) = match self.wanted(headers) {
+            None => {
+                return base.status(StatusCode::NOT_MODIFIED).body(Body::empty()).map_err(fault);
+            }
+            Some(Wanted::All) => (StatusCode::OK, 0..bytes),
+            Some(Wanted::Part(range)) => (StatusCode::PARTIAL_CONTENT, range),
+            Some(Wanted::Nothing) => return Err(unsatisfiable(bytes)),
+        };
+        let mut response = base
+            .status(status)
+            .header(header::CONTENT_TYPE, self.kind)
+            .header(header::CONTENT_DISPOSITION, &self.name)
+            .header(header::CONTENT_LENGTH, range.end - range.start);
+        if status == StatusCode::PARTIAL_CONTENT {
+            let text = format!("bytes {}-{}/{bytes}", range.start, range.end - 1);
+            response = response.header(header::CONTENT_RANGE, text);
+        }
+        let body = match *method {
+            Method::HEAD => Body::empty(),
+            _ => stream(door, self.asset, range).await?,
+        };
+        response.body(body).map_err(fault)
+    }
 }
 
 /// The files of a job, if they can be had.
@@ -89,14 +142,6 @@ pub(super) fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError
             Some("video_not_ready"),
             "Video is not ready yet, use GET /v1/videos/{video_id} to check status.",
         )),
-    }
-}
-
-fn pick<'a>(assets: &'a Assets, variant: &str) -> (&'a Asset, &'static str, &'static str) {
-    match variant {
-        "thumbnail" => (&assets.thumbnail, "image/webp", "webp"),
-        "spritesheet" => (&assets.spritesheet, "image/jpeg", "jpg"),
-        _ => (&assets.video, "video/mp4", "mp4"),
     }
 }
 

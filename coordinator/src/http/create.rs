@@ -331,9 +331,19 @@ fn metadata(pairs: &[(String, String)]) -> Result<(), ApiError> {
 }
 
 fn expires_after(ask: &Ask) -> Result<ExpiresAfter, ApiError> {
-    let Some(Lifetime { anchor, seconds }) = &ask.expires_after else {
-        return Ok(ExpiresAfter { from_completion: true, seconds: LIFETIME_DEFAULT });
-    };
+    let otherwise = ExpiresAfter { from_completion: true, seconds: LIFETIME_DEFAULT };
+    ask.expires_after.as_ref().map_or(Ok(otherwise), checked_lifetime)
+}
+
+/// Reads and checks `expires_after`.
+///
+/// # Errors
+/// `missing_required_parameter`, `invalid_type`, `invalid_value`.
+pub fn optional_lifetime(fields: &mut Fields) -> Result<Option<ExpiresAfter>, ApiError> {
+    lifetime(fields)?.as_ref().map(checked_lifetime).transpose()
+}
+
+fn checked_lifetime(Lifetime { anchor, seconds }: &Lifetime) -> Result<ExpiresAfter, ApiError> {
     let anchor = anchor.as_deref().ok_or_else(|| ApiError::missing("expires_after.anchor"))?;
     one_of("expires_after.anchor", Some(anchor), &["created_at", "completed_at"])?;
     let seconds = seconds.ok_or_else(|| ApiError::missing("expires_after.seconds"))?;

@@ -162,6 +162,12 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, None, message)
     }
 
+    /// One check of the store is running.
+    pub fn fsck_running() -> Self {
+        let message = "The store is being checked already; GET /farm/fsck says how far it is.";
+        ApiError { should_retry: Some(false), ..ApiError::new(StatusCode::CONFLICT, None, message) }
+    }
+
     /// There is no such endpoint.
     pub fn no_route(method: &str, path: &str) -> Self {
         ApiError::new(StatusCode::NOT_FOUND, None, format!("Invalid URL ({method} {path})"))

@@ -25,6 +25,7 @@ mod provenance;
 mod recent;
 mod role;
 mod route;
+mod shares;
 mod submit;
 #[cfg(test)]
 mod testing;
@@ -35,8 +36,10 @@ mod video;
 pub use connection::serve;
 pub use leader::ClusterHandle;
 pub use role::Roles;
+pub use shares::Links;
 
 use crate::farm::Farm;
+use crate::fsck::Fsck;
 use crate::inspect::Inspector;
 use crate::keys::KeyStore;
 use crate::metrics::Metrics;
@@ -65,6 +68,10 @@ pub struct DoorState {
     pub desk: Arc<Desk>,
     /// `fp_…`: the build of the engine and its settings.
     pub system_fingerprint: Arc<str>,
+    /// Makes and checks the addresses of share links.
+    pub links: Arc<Links>,
+    /// Holds the store against the books.
+    pub fsck: Arc<Fsck>,
     /// Looks into files.
     pub inspector: Arc<Inspector>,
     /// The time. A test may stop it.

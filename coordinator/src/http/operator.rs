@@ -8,6 +8,7 @@ use super::listing::{Audience, list_query, page_json, statuses};
 use super::route::{self, Caller};
 use super::{Door, body};
 use crate::farm::{FarmMsg, MoveRefused};
+use crate::fsck::{Busy, Options};
 use crate::keys::{KeyRow, KeysError, NewKey, Project, Role};
 use axum::Extension;
 use axum::extract::{Path, Query, Request, State};
@@ -108,6 +109,27 @@ async fn set_cordon(
     let name = worker.clone();
     let found = door.state.farm.ask(|reply| FarmMsg::Cordon(name, cordoned, reply)).await?;
     done(found, &worker, json!({"worker": worker, "cordoned": cordoned}))
+}
+
+/// `POST /farm/fsck`: hold the store against the books.
+///
+/// # Errors
+/// 400; 409 while one runs.
+pub async fn fsck(State(door): State<Arc<Door>>, request: Request) -> Result<Response, ApiError> {
+    let mut fields = read_body(&door, request).await?;
+    fields.only(&["repair", "quick"])?;
+    let repair = fields.boolean("repair")?.unwrap_or(false);
+    let quick = fields.boolean("quick")?.unwrap_or(false);
+    let begun = door.state.fsck.start(door.state.farm.clone(), Options { repair, quick });
+    route::ok(&begun.map_err(|Busy| ApiError::fsck_running())?)
+}
+
+/// `GET /farm/fsck`: how far it is, or what the last one found.
+///
+/// # Errors
+/// None of its own.
+pub async fn fsck_report(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
+    route::ok(&door.state.fsck.report())
 }
 
 fn done(found: bool, worker: &str, answer: Value) -> Result<Response, ApiError> {

@@ -5,7 +5,7 @@ use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    provenance, submit,
+    provenance, shares, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -41,7 +41,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 28] = [
+pub const ROUTES: [Route; 34] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -49,6 +49,10 @@ pub const ROUTES: [Route; 28] = [
     route("GET", "/v1/videos/{video_id}/content", || get(content::content)),
     route("POST", "/v1/videos/{video_id}/cancel", || post(cancel::cancel)),
     route("GET", "/v1/videos/{video_id}/provenance", || get(provenance::provenance)),
+    route("POST", "/v1/videos/{video_id}/share_links", || post(shares::create)),
+    route("GET", "/v1/videos/{video_id}/share_links", || get(shares::list)),
+    route("DELETE", "/v1/videos/{video_id}/share_links/{share_id}", || delete(shares::revoke)),
+    route("GET", "/share/{share_id}", || get(shares::open)),
     route("POST", "/v1/content_provenance_checks", || post(provenance::check)),
     route("POST", "/v1/moderations", || post(moderations::create)),
     route("GET", "/v1/models", || get(models::list)),
@@ -66,6 +70,8 @@ pub const ROUTES: [Route; 28] = [
     route("GET", "/farm/jobs", || get(operator::jobs)),
     route("GET", "/farm/jobs/{video_id}/why", || get(operator::why)),
     route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
+    route("POST", "/farm/fsck", || post(operator::fsck)),
+    route("GET", "/farm/fsck", || get(operator::fsck_report)),
     route("POST", "/farm/join_tokens", || post(operator::join_token)),
     route("POST", "/farm/keys", || post(operator::create_key)),
     route("GET", "/farm/keys", || get(operator::keys)),

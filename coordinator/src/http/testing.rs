@@ -423,6 +423,14 @@ impl Stand {
                 String::new(),
                 std::env::temp_dir(),
             )),
+            fsck: crate::fsck::Fsck::new(Arc::new(
+                crate::store::Store::open(
+                    &std::env::temp_dir().join("zoetrope-door-tests"),
+                    Duration::ZERO,
+                )
+                .unwrap(),
+            )),
+            links: Arc::new(super::Links::of(b"a secret of the tests", "")),
             now,
             cluster: None,
         };

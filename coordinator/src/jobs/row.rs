@@ -81,7 +81,7 @@ impl JobRow {
 
     /// Whether its clip can be read, or may still come to be: its pointer stays.
     pub fn keeps_pointer(&self) -> bool {
-        !self.deleted && !matches!(self.state, JobState::Failed(_))
+        !self.deleted && !self.assets_gone && !matches!(self.state, JobState::Failed(_))
     }
 
     /// When its files go; none unless completed.

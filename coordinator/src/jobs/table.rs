@@ -4,6 +4,7 @@
 //! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
 
 use super::{Assets, ClipProofs, JobRow, JobView, ListQuery, Page, ProofTable, Submission};
+use super::{Share, ShareId, ShareTable};
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,7 @@ pub struct JobTable {
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
     proofs: ProofTable,
+    shares: ShareTable,
 }
 
 impl JobTable {
@@ -201,6 +203,7 @@ impl JobTable {
         self.order.remove(&place);
         let Some(row) = self.rows.remove(&place.1) else { return };
         self.proofs.forget(row.job);
+        self.shares.forget(row.job);
         if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
             places.remove(&place);
         }
@@ -258,6 +261,36 @@ impl JobTable {
         &self.proofs
     }
 
+    /// A link to the job's clip was made.
+    pub fn shared(&mut self, job: JobId, share: Share) {
+        if self.rows.get(&job).is_some_and(|row| !row.deleted) {
+            self.shares.add(job, share);
+        }
+    }
+
+    /// A link shows nothing any more.
+    pub fn share_revoked(&mut self, now: Millis, share: ShareId) {
+        self.shares.change(share, |share| share.revoked = share.revoked.or(Some(now)));
+    }
+
+    /// A download of a link began.
+    pub fn share_read(&mut self, now: Millis, share: ShareId) {
+        self.shares.change(share, |share| {
+            share.downloads = share.downloads.saturating_add(1);
+            share.downloaded = Some(now);
+        });
+    }
+
+    /// The links to clips.
+    pub fn shares(&self) -> &ShareTable {
+        &self.shares
+    }
+
+    /// The links of a snapshot.
+    pub fn restore_shares(&mut self, rows: Vec<(JobId, Vec<Share>)>) {
+        self.shares = ShareTable::from_rows(rows);
+    }
+
     /// The proofs of a snapshot.
     pub fn restore_proofs(&mut self, rows: Vec<(JobId, ClipProofs)>) {
         self.proofs = ProofTable::from_rows(rows);
@@ -280,6 +313,7 @@ impl JobTable {
     pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
         self.change(job, |row| row.deleted = true);
         self.proofs.forget(job);
+        self.shares.forget(job);
         self.drop_assets(job)
     }
 
@@ -401,6 +435,12 @@ impl JobTable {
     /// A row, also of a deleted job.
     pub fn row(&self, job: JobId) -> Option<&JobRow> {
         self.rows.get(&job).map(Arc::as_ref)
+    }
+
+    /// All rows behind this one, in the order of their ids.
+    pub fn rows_after(&self, after: Option<JobId>) -> impl Iterator<Item = &JobRow> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.rows.range((from, Bound::Unbounded)).map(|(_, row)| row.as_ref())
     }
 
     /// A job of a tenant, unless deleted.

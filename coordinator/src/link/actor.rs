@@ -4,6 +4,7 @@
 //! never decides what it means.
 
 use super::endpoint::Established;
+use super::fetch::NotSent;
 use super::session::{Act, FRAMES_MAX, Session};
 use super::upload::{self, Uploads};
 use super::{FrameError, LinkLimits, close_number, fetch, read_frame};
@@ -75,8 +76,8 @@ pub enum LinkMsg {
         /// For the worker's log.
         reason: String,
     },
-    /// The store does not have what the worker asked for.
-    NotThere(ArtifactId),
+    /// What the worker asked for was not sent.
+    NotSent(ArtifactId, NotSent),
     /// A second passed.
     Tick,
     /// Close the connection and end.
@@ -200,7 +201,12 @@ impl Actor for LinkActor {
             LinkMsg::NotUploaded { held, artifact, reason } => {
                 state.send(&myself, ToWorker::NotStored { held, artifact, reason });
             }
-            LinkMsg::NotThere(artifact) => state.send(&myself, ToWorker::NoArtifact(artifact)),
+            LinkMsg::NotSent(artifact, NotSent::Missing) => {
+                state.send(&myself, ToWorker::NoArtifact(artifact));
+            }
+            LinkMsg::NotSent(artifact, NotSent::Down) => {
+                state.send(&myself, ToWorker::StoreDown(artifact));
+            }
             LinkMsg::Tick => state.tick(&myself),
             LinkMsg::Close { code, reason } => state.shut(&myself, code, &reason),
         }
@@ -296,9 +302,9 @@ impl LinkState {
         let (metrics, turns, myself) = (self.metrics.clone(), self.fetches.clone(), myself.clone());
         self.tasks.spawn(async move {
             let turn = turns.acquire_owned().await;
-            if !fetch::send(connection, store, metrics, artifact).await {
+            if let Err(why) = fetch::send(connection, store, metrics, artifact).await {
                 // A link that is gone has nobody to tell.
-                drop(myself.cast(LinkMsg::NotThere(artifact)));
+                drop(myself.cast(LinkMsg::NotSent(artifact, why)));
             }
             drop((turn, open));
         });

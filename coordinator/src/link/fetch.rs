@@ -14,22 +14,34 @@ use zoetrope_protocol::wire::{ArtifactHeader, CloseCode};
 /// The largest artifact over a link of 100 Mbit/s takes 86 s.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Sends one artifact. `false`: the store does not have it.
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// The store does not have it.
+    Missing,
+    /// The store cannot be read now.
+    Down,
+}
+
+/// Sends one artifact. A link that breaks meanwhile tells the worker itself.
+///
+/// # Errors
+/// `NotSent`, which the worker is to be told.
 pub async fn send(
     connection: Connection,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     artifact: ArtifactId,
-) -> bool {
+) -> Result<(), NotSent> {
     let bytes = match store.size(&artifact).await {
         Ok(bytes) => bytes,
-        Err(StoreError::Missing) => return false,
+        Err(StoreError::Missing) => return Err(NotSent::Missing),
         Err(error) => {
             tracing::warn!(%artifact, %error, "an artifact cannot be read");
-            return false;
+            return Err(NotSent::Down);
         }
     };
-    let Ok(mut stream) = connection.open_uni().await else { return true };
+    let Ok(mut stream) = connection.open_uni().await else { return Ok(()) };
     let sent =
         tokio::time::timeout(FETCH_TIMEOUT, stream_out(&mut stream, &store, artifact, bytes)).await;
     match sent {
@@ -41,7 +53,7 @@ pub async fn send(
         }
         Err(_) => drop(stream.reset(VarInt::from_u32(CloseCode::Silent as u32))),
     }
-    true
+    Ok(())
 }
 
 async fn stream_out(

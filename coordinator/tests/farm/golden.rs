@@ -4,7 +4,8 @@
 use crate::submission;
 use std::fmt::Write as _;
 use zoetrope_coordinator::dispatch::books::{Books, Entry, Record};
-use zoetrope_coordinator::jobs::WorkerFacts;
+use zoetrope_coordinator::jobs::shares::Variant;
+use zoetrope_coordinator::jobs::{Share, ShareId, WorkerFacts};
 use zoetrope_coordinator::journal::Form;
 use zoetrope_protocol::codec::{decode, encode};
 use zoetrope_protocol::id::{
@@ -56,6 +57,18 @@ fn entries() -> Vec<(&'static str, Entry)> {
             root: [34; 32],
             checked: Millis(35),
         }),
+    };
+    let share = Share {
+        id: ShareId(0xabcd),
+        created: Millis(36),
+        expires: Millis(37),
+        revoked: None,
+        variants: vec![Variant::Thumbnail, Variant::Video],
+        audience: Audience::Teen,
+        downloads_max: Some(5),
+        downloads: 0,
+        downloaded: None,
+        request: Some(([38; 32], [39; 32])),
     };
     let clip = vec![
         artifact(Role::Clip, 20),
@@ -186,6 +199,9 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         ("signed", Entry::Signed { job, claim }),
         ("proven", Entry::Proven { job, proofs }),
+        ("shared", Entry::Shared { job, share: Box::new(share.clone()) }),
+        ("share_read", Entry::ShareRead { share: share.id }),
+        ("share_revoked", Entry::ShareRevoked { share: share.id }),
     ]
 }
 

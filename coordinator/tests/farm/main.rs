@@ -2,8 +2,10 @@
 //! by the tests. Modules are named by the promise that they hold.
 
 mod actors;
+mod bucket;
 mod cancel;
 mod etcd;
+mod fsck;
 mod golden;
 mod hostile;
 mod moderation;
@@ -12,6 +14,8 @@ mod overload;
 mod provenance;
 mod render;
 mod restart;
+mod s3;
+mod shares;
 mod store;
 mod worker;
 mod worker_loss;

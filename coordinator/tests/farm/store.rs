@@ -27,7 +27,11 @@ async fn until_stored(farm: &TestFarm, wanted: &BTreeSet<ArtifactId>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
-    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await;
+    only_the_clip_stays(TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await).await;
+}
+
+/// The same on any store; nothing unused is kept.
+pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     // Both jobs store the same prompt: the second still needs it when the first is done.
     for job in [1, 2] {

@@ -135,6 +135,10 @@ impl LinkState {
                 let reason = format!("the store has no artifact {artifact}");
                 self.transfers.received(artifact, Err((reason, false)));
             }
+            ToWorker::StoreDown(artifact) => {
+                let reason = format!("artifact {artifact} cannot be read from the store now");
+                self.transfers.received(artifact, Err((reason, true)));
+            }
             ToWorker::Heartbeat => {}
             ToWorker::Coordinators(told) => self.told(told),
             ToWorker::Terms { held, terms } => {

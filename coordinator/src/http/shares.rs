@@ -1,0 +1,298 @@
+//! Share links: `…/videos/{id}/share_links`, and `/share/{id}`, which needs no key but the signature in its address.
+//!
+//! The signature is checked before anything is asked of the farm: who guesses gets no further. It says that this
+//! farm made the address; whether the link is still open is the farm's to say at each request.
+
+use super::content::{self, File};
+use super::envelope::ApiError;
+use super::fields::Fields;
+use super::node::Node;
+use super::route::{self, Caller};
+use super::{Door, body, create, submit};
+use crate::documents::Documents;
+use crate::farm::{FarmMsg, NewShare, ShareRefused};
+use crate::jobs::shares::{Closed, DOWNLOADS_MAX, Read, SHARES_MAX, Share, ShareId, Variant};
+use axum::Extension;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use zoetrope_protocol::moderation::Audience;
+
+/// The document with the secret that addresses are signed with.
+const SECRET: &str = "share-secret";
+const SECRET_BYTES: usize = 32;
+/// The bucket of tokens for addresses that we did not sign.
+const FORGED: &str = "share links with a wrong signature";
+/// The longest `Host`: a name of 253 characters and a port.
+const HOST_BYTES_MAX: usize = 262;
+
+/// Makes and checks the addresses of share links.
+pub struct Links {
+    key: hmac::Key,
+    public_url: String,
+}
+
+impl Links {
+    /// Reads the secret, or makes one at the first start. Blocking. `public_url` is where callers reach the API; empty:
+    /// where the request for a link was sent.
+    ///
+    /// # Errors
+    /// Those of the documents.
+    pub fn open(documents: &dyn Documents, public_url: &str) -> std::io::Result<Links> {
+        let secret = match documents.read(SECRET)? {
+            Some(secret) if secret.len() == SECRET_BYTES => secret,
+            Some(_) => {
+                let place = documents.place(SECRET);
+                let why = format!("{}: not the {SECRET_BYTES} bytes it must be", place.display());
+                return Err(std::io::Error::other(why));
+            }
+            None => {
+                let secret = rand::random::<[u8; SECRET_BYTES]>().to_vec();
+                documents.write(SECRET, &secret)?;
+                secret
+            }
+        };
+        Ok(Links::of(&secret, public_url))
+    }
+
+    /// With this secret.
+    pub fn of(secret: &[u8], public_url: &str) -> Links {
+        let public_url = public_url.trim_end_matches('/').to_owned();
+        Links { key: hmac::Key::new(hmac::HMAC_SHA256, secret), public_url }
+    }
+
+    fn message(id: ShareId, expires: u64) -> String {
+        format!("zoetrope share link 1\n{id}\n{expires}")
+    }
+
+    fn address(&self, share: &Share, headers: &HeaderMap) -> Result<String, ApiError> {
+        let expires = share.expires.0 / 1_000;
+        let tag = hmac::sign(&self.key, Links::message(share.id, expires).as_bytes());
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(tag);
+        let base = self.base(headers)?;
+        Ok(format!("{base}/share/{}?expires={expires}&signature={signature}", share.id))
+    }
+
+    fn base(&self, headers: &HeaderMap) -> Result<String, ApiError> {
+        if !self.public_url.is_empty() {
+            return Ok(self.public_url.clone());
+        }
+        let host = body::text_header(headers, header::HOST.as_str()).unwrap_or("");
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
+        if !(1..=HOST_BYTES_MAX).contains(&host.len()) || !host.bytes().all(letter) {
+            return Err(ApiError::unreadable("The request has no 'Host' that a link could name."));
+        }
+        Ok(format!("http://{host}"))
+    }
+
+    /// Whether this farm signed the address.
+    fn is_ours(&self, id: ShareId, query: &[(String, String)]) -> bool {
+        let (expires, signature) = (route::last(query, "expires"), route::last(query, "signature"));
+        let (Some(expires), Some(signature)) = (expires, signature) else { return false };
+        let (Ok(expires), Ok(tag)) =
+            (expires.parse::<u64>(), BASE64_URL_SAFE_NO_PAD.decode(signature))
+        else {
+            return false;
+        };
+        hmac::verify(&self.key, Links::message(id, expires).as_bytes(), &tag).is_ok()
+    }
+}
+
+/// `POST /v1/videos/{video_id}/share_links`.
+///
+/// # Errors
+/// 400 for fields that cannot be, 404 for no such video or one without bytes, 422.
+pub async fn create(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, upload) = request.into_parts();
+    let path = format!("/v1/videos/{id}/share_links");
+    let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
+    let fields = body::read(&door, &head.headers, upload).await?;
+    let content = submit::content(&caller, true, &path, &fields);
+    let new = NewShare { request: key.map(|key| (content, key)), ..wish(fields)? };
+    let (tenant, job) = (caller.tenant, route::job_id(&id)?);
+    let made = door.state.farm.ask(|reply| FarmMsg::Share(tenant, job, new, reply)).await?;
+    let (share, before) = made.map_err(|refused| match refused {
+        ShareRefused::NoSuchVideo => ApiError::no_video(&id),
+        ShareRefused::Unreadable(view) => match content::published(&view, (door.state.now)()) {
+            Err(why) => why,
+            Ok(_) => ApiError::not_found(Some("video_expired"), "This video can no longer be read."),
+        },
+        ShareRefused::JudgedFor(judged) => ApiError::invalid(
+            "audience",
+            format!("This video was judged for the audience '{judged}': its links cannot be for a stricter one."),
+        ),
+        ShareRefused::TooMany => ApiError::invalid(
+            "video_id",
+            format!("This video has {SHARES_MAX} share links, which is the most that one may have."),
+        ),
+        ShareRefused::KeyReused => ApiError::key_reused(),
+    })?;
+    let answer = route::ok(&show(&door, &share, &head.headers)?)?;
+    if before { submit::replayed(answer) } else { Ok(answer) }
+}
+
+fn wish(mut fields: Fields) -> Result<NewShare, ApiError> {
+    fields.only(&["variants", "expires_after", "max_downloads", "audience"])?;
+    let variants = match fields.array("variants")? {
+        None => vec![Variant::Video],
+        Some(nodes) => variants(nodes)?,
+    };
+    let downloads = fields.whole("max_downloads")?.map(|asked| {
+        let fits = u32::try_from(asked).ok().filter(|n| (1..=DOWNLOADS_MAX).contains(n));
+        let message = format!("'max_downloads' must be 1 to {DOWNLOADS_MAX}.");
+        fits.ok_or_else(|| ApiError::invalid("max_downloads", message))
+    });
+    let audience = fields.text("audience")?.map(|asked| {
+        let words = Audience::ALL.map(|audience| audience.word().to_owned());
+        asked.parse().map_err(|()| ApiError::not_among("audience", &asked, &words))
+    });
+    Ok(NewShare {
+        id: ShareId(rand::random()),
+        variants,
+        audience: audience.transpose()?,
+        expires_after: create::optional_lifetime(&mut fields)?,
+        downloads_max: downloads.transpose()?,
+        request: None,
+    })
+}
+
+fn variants(nodes: Vec<Node>) -> Result<Vec<Variant>, ApiError> {
+    let words = Variant::ALL.map(|variant| variant.word().to_owned());
+    let mut variants = Vec::new();
+    for node in nodes {
+        let (Node::Text(word) | Node::Form(word)) = &node else {
+            return Err(ApiError::wrong_type("variants", "an array of strings", node.article()));
+        };
+        let variant = word.parse();
+        let variant = variant.map_err(|()| ApiError::not_among("variants", word, &words))?;
+        if !variants.contains(&variant) {
+            variants.push(variant);
+        }
+    }
+    if variants.is_empty() {
+        return Err(ApiError::invalid("variants", "'variants' must name at least one file."));
+    }
+    Ok(variants)
+}
+
+/// `GET /v1/videos/{video_id}/share_links`.
+///
+/// # Errors
+/// 404.
+pub async fn list(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (tenant, job) = (caller.tenant, route::job_id(&id)?);
+    let shares = door.state.farm.ask(|reply| FarmMsg::Shares(tenant, job, reply)).await?;
+    let shares = shares.ok_or_else(|| ApiError::no_video(&id))?;
+    let newest = shares.iter().rev();
+    let data: Vec<Value> =
+        newest.map(|share| show(&door, share, &headers)).collect::<Result<_, _>>()?;
+    let id_of = |value: Option<&Value>| value.map_or(Value::Null, |value| value["id"].clone());
+    let (first_id, last_id) = (id_of(data.first()), id_of(data.last()));
+    route::ok(&json!({
+        "object": "list",
+        "data": data,
+        "first_id": first_id,
+        "last_id": last_id,
+        "has_more": false,
+    }))
+}
+
+/// `DELETE /v1/videos/{video_id}/share_links/{share_id}`: the link shows nothing any more.
+///
+/// # Errors
+/// 404.
+pub async fn revoke(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Path((id, share_id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (tenant, job) = (caller.tenant, route::job_id(&id)?);
+    let share: ShareId = share_id.parse().map_err(|()| no_link())?;
+    let ask = |reply| FarmMsg::Unshare(tenant, job, share, reply);
+    let share = door.state.farm.ask(ask).await?.ok_or_else(no_link)?;
+    route::ok(&show(&door, &share, &headers)?)
+}
+
+/// `GET /share/{share_id}`: the bytes, for whoever has the address.
+///
+/// # Errors
+/// 404 for a link that is not ours or is closed, 429, and those of the content.
+pub async fn open(
+    State(door): State<Arc<Door>>,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Ok(_room) = door.room.clone().try_acquire_owned() else {
+        return Err(ApiError::overloaded(1));
+    };
+    let share = id.parse::<ShareId>().ok().filter(|id| door.state.links.is_ours(*id, &query));
+    // One bucket for each link that we made, and one for all that we did not.
+    let bucket = share.map_or_else(|| FORGED.to_owned(), |share| share.to_string());
+    if let Some(seconds) = door.buckets.take(&bucket, door.started.elapsed()).refused {
+        return Err(ApiError::rate_limited(seconds));
+    }
+    let share = share.ok_or_else(no_link)?;
+    let variant = match route::last(&query, "variant") {
+        None => None,
+        Some(word) => Some(content::variant(Some(word))?),
+    };
+    let ask = async |read| {
+        let ask = |reply| FarmMsg::OpenShare(share, variant, read, reply);
+        door.state.farm.ask(ask).await?.map_err(closed)
+    };
+    let (view, variant) = ask(Read::Head).await?;
+    let video = view.job.to_string();
+    let file = File::of(content::published(&view, (door.state.now)())?, variant, &video);
+    let read = file.read(&method, &headers);
+    if read != Read::Head {
+        // Counted now that there is something to send.
+        ask(read).await?;
+    }
+    file.answer(&door, &method, &headers).await
+}
+
+fn no_link() -> ApiError {
+    ApiError::not_found(None, "There is no such share link.")
+}
+
+fn closed(why: Closed) -> ApiError {
+    match why {
+        Closed::Gone | Closed::Audience => no_link(),
+        Closed::Expired => ApiError::not_found(None, "This share link has expired."),
+        Closed::UsedUp => ApiError::not_found(None, "All downloads of this share link were made."),
+        Closed::Variant => ApiError::not_found(None, "This share link does not reach that file."),
+    }
+}
+
+fn show(door: &Door, share: &Share, headers: &HeaderMap) -> Result<Value, ApiError> {
+    Ok(json!({
+        "id": share.id.to_string(),
+        "object": "video.share_link",
+        "url": door.state.links.address(share, headers)?,
+        "created_at": share.created.0 / 1_000,
+        "expires_at": share.expires.0 / 1_000,
+        "revoked_at": share.revoked.map(|at| at.0 / 1_000),
+        "variants": share.variants.iter().map(|variant| variant.word()).collect::<Vec<_>>(),
+        "audience": share.audience.word(),
+        "max_downloads": share.downloads_max,
+        "downloads": share.downloads_max.map(|_| share.downloads),
+    }))
+}

@@ -1,0 +1,303 @@
+//! Share links: who may read a clip without a key, until when, and how often. Pure; part of the job table.
+//!
+//! A link never reaches further than the clip: it is closed by the clip's expiry and deletion, and by an audience
+//! that the clip was not judged for.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use zoetrope_protocol::id::{JobId, Millis};
+use zoetrope_protocol::moderation::Audience;
+
+/// Links of one video, revoked ones included: each takes 100 bytes in memory and snapshot.
+pub const SHARES_MAX: usize = 100;
+/// Downloads that a link may be limited to.
+pub const DOWNLOADS_MAX: u32 = 1_000_000;
+/// Later requests for other parts of the file belong to the download before, for so long: players and resumed
+/// downloads ask many times.
+const DOWNLOAD_WINDOW: Millis = Millis(600_000);
+
+/// A share link. Written `share_` and 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShareId(pub u128);
+
+impl fmt::Display for ShareId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "share_{:032x}", self.0)
+    }
+}
+
+impl FromStr for ShareId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.strip_prefix("share_").ok_or(())?;
+        let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if digits.len() != 32 || !digits.bytes().all(lower) {
+            return Err(());
+        }
+        u128::from_str_radix(digits, 16).map(ShareId).map_err(|_| ())
+    }
+}
+
+/// A file of a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Variant {
+    /// The clip.
+    Video,
+    /// One picture.
+    Thumbnail,
+    /// A grid of pictures.
+    Spritesheet,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Variant; 3] = [Variant::Video, Variant::Thumbnail, Variant::Spritesheet];
+
+    /// The word for it in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Variant::Video => "video",
+            Variant::Thumbnail => "thumbnail",
+            Variant::Spritesheet => "spritesheet",
+        }
+    }
+}
+
+impl FromStr for Variant {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Variant::ALL.into_iter().find(|variant| variant.word() == text).ok_or(())
+    }
+}
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its id.
+    pub id: ShareId,
+    /// When it was made.
+    pub created: Millis,
+    /// From when on it is closed.
+    pub expires: Millis,
+    /// Since when it is revoked.
+    pub revoked: Option<Millis>,
+    /// Files that it reaches, each once; the first is what it shows unless another is asked for.
+    pub variants: Vec<Variant>,
+    /// For whom it is.
+    pub audience: Audience,
+    /// Downloads after which it is closed.
+    pub downloads_max: Option<u32>,
+    /// Downloads so far; counted only where they are limited.
+    pub downloads: u32,
+    /// When the last of them began.
+    pub downloaded: Option<Millis>,
+    /// Hash of the request and of its idempotency key, if it had one.
+    pub request: Option<([u8; 32], [u8; 32])>,
+}
+
+/// Why a link shows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// There is none, or it was revoked, or its video was deleted.
+    Gone,
+    /// Its time is over.
+    Expired,
+    /// All its downloads were made.
+    UsedUp,
+    /// The clip was not judged for the link's audience.
+    Audience,
+    /// It does not reach that file.
+    Variant,
+}
+
+/// How a request reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Only about the file: headers.
+    Head,
+    /// From its first byte on.
+    Start,
+    /// Some later part.
+    Part,
+}
+
+/// Whether a clip that was judged for `judged` may be shown to `audience`: the laxer was judged by what only they
+/// may see.
+pub fn reaches(judged: Audience, audience: Audience) -> bool {
+    judged <= audience
+}
+
+impl Share {
+    /// Whether the link shows a file now; `true` if that is a download to be counted.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn open(
+        &self,
+        now: Millis,
+        judged: Audience,
+        variant: Variant,
+        read: Read,
+    ) -> Result<bool, Closed> {
+        if self.revoked.is_some() {
+            return Err(Closed::Gone);
+        }
+        if now >= self.expires {
+            return Err(Closed::Expired);
+        }
+        if !reaches(judged, self.audience) {
+            return Err(Closed::Audience);
+        }
+        if !self.variants.contains(&variant) {
+            return Err(Closed::Variant);
+        }
+        let Some(most) = self.downloads_max else { return Ok(false) };
+        let same = self.downloaded.is_some_and(|at| now < at.plus(DOWNLOAD_WINDOW));
+        match read {
+            Read::Head => Ok(false),
+            Read::Part if same => Ok(false),
+            Read::Start | Read::Part if self.downloads < most => Ok(true),
+            Read::Start | Read::Part => Err(Closed::UsedUp),
+        }
+    }
+}
+
+/// Of all videos.
+#[derive(Clone, Debug, Default)]
+pub struct ShareTable {
+    videos: BTreeMap<JobId, Arc<Vec<Share>>>,
+    jobs: BTreeMap<ShareId, JobId>,
+}
+
+impl ShareTable {
+    /// The table of a snapshot.
+    pub fn from_rows(rows: Vec<(JobId, Vec<Share>)>) -> ShareTable {
+        let mut table = ShareTable::default();
+        for (job, shares) in rows {
+            table.jobs.extend(shares.iter().map(|share| (share.id, job)));
+            table.videos.insert(job, Arc::new(shares));
+        }
+        table
+    }
+
+    /// What a snapshot must hold.
+    pub fn to_rows(&self) -> Vec<(JobId, Vec<Share>)> {
+        self.videos.iter().map(|(job, shares)| (*job, Vec::clone(shares))).collect()
+    }
+
+    pub(super) fn add(&mut self, job: JobId, share: Share) {
+        let shares = Arc::make_mut(self.videos.entry(job).or_default());
+        if shares.len() < SHARES_MAX && !self.jobs.contains_key(&share.id) {
+            self.jobs.insert(share.id, job);
+            shares.push(share);
+        }
+    }
+
+    pub(super) fn change(&mut self, id: ShareId, change: impl FnOnce(&mut Share)) {
+        let Some(shares) = self.jobs.get(&id).and_then(|job| self.videos.get_mut(job)) else {
+            return;
+        };
+        if let Some(share) = Arc::make_mut(shares).iter_mut().find(|share| share.id == id) {
+            change(share);
+        }
+    }
+
+    pub(super) fn forget(&mut self, job: JobId) {
+        for share in self.videos.remove(&job).iter().flat_map(|shares| shares.iter()) {
+            self.jobs.remove(&share.id);
+        }
+    }
+
+    /// The links of a video, oldest first.
+    pub fn of(&self, job: JobId) -> &[Share] {
+        self.videos.get(&job).map_or(&[], |shares| shares.as_slice())
+    }
+
+    /// A link and its video.
+    pub fn find(&self, id: ShareId) -> Option<(JobId, &Share)> {
+        let job = *self.jobs.get(&id)?;
+        Some((job, self.of(job).iter().find(|share| share.id == id)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(downloads_max: Option<u32>) -> Share {
+        Share {
+            id: ShareId(7),
+            created: Millis(0),
+            expires: Millis(10_000_000),
+            revoked: None,
+            variants: vec![Variant::Video],
+            audience: Audience::Teen,
+            downloads_max,
+            downloads: 0,
+            downloaded: None,
+            request: None,
+        }
+    }
+
+    #[test]
+    fn a_teens_link_reaches_what_was_judged_for_teens_or_for_all() {
+        let open = |judged| share(None).open(Millis(1), judged, Variant::Video, Read::Start);
+        assert_eq!(open(Audience::All), Ok(false));
+        assert_eq!(open(Audience::Teen), Ok(false));
+        assert_eq!(open(Audience::Adult), Err(Closed::Audience));
+        for link in Audience::ALL {
+            for judged in Audience::ALL {
+                let strict = |audience| Audience::ALL.iter().position(|a| *a == audience);
+                assert_eq!(reaches(judged, link), strict(judged) <= strict(link));
+            }
+        }
+    }
+
+    #[test]
+    fn downloads_are_counted_and_their_parts_are_not() {
+        let mut table = ShareTable::default();
+        table.add(JobId(1), share(Some(2)));
+        let ask = |table: &ShareTable, at, read| {
+            let (_, share) = table.find(ShareId(7)).expect("is there");
+            share.open(Millis(at), Audience::All, Variant::Video, read)
+        };
+        let mut count = |at, read| {
+            let open = ask(&table, at, read);
+            if open == Ok(true) {
+                table.change(ShareId(7), |share| {
+                    share.downloads += 1;
+                    share.downloaded = Some(Millis(at));
+                });
+            }
+            open
+        };
+        assert_eq!(count(0, Read::Head), Ok(false));
+        assert_eq!(count(1, Read::Part), Ok(true), "nobody began, so it begins");
+        assert_eq!(count(2, Read::Part), Ok(false));
+        assert_eq!(count(600_001, Read::Part), Ok(true), "later it is another");
+        assert_eq!(count(600_002, Read::Part), Ok(false));
+        assert_eq!(count(600_003, Read::Start), Err(Closed::UsedUp));
+        assert_eq!(count(1_200_001, Read::Part), Err(Closed::UsedUp));
+        assert_eq!(count(10_000_000, Read::Head), Err(Closed::Expired));
+        let again = ShareTable::from_rows(table.to_rows());
+        assert_eq!(again.to_rows(), table.to_rows());
+        table.forget(JobId(1));
+        assert!(table.find(ShareId(7)).is_none() && table.of(JobId(1)).is_empty());
+    }
+
+    #[test]
+    fn a_video_has_so_many_links_and_no_more() {
+        let mut table = ShareTable::default();
+        for n in 0..SHARES_MAX as u128 + 5 {
+            table.add(JobId(1), Share { id: ShareId(n), ..share(None) });
+        }
+        assert_eq!(table.of(JobId(1)).len(), SHARES_MAX);
+        assert_eq!("share_0".parse::<ShareId>(), Err(()));
+        assert_eq!(ShareId(5).to_string().parse(), Ok(ShareId(5)));
+    }
+}

@@ -1,0 +1,196 @@
+//! Promise: a check finds everything in the store that is not as the journal says, disturbs no render, changes nothing
+//! unless told to, and then mends what needs no decision.
+
+use crate::worker::Worker;
+use crate::{PATIENCE, TestFarm, submission};
+use futures::TryStreamExt;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use zoetrope_coordinator::fsck::{Fault, Fsck, Options, Report};
+use zoetrope_coordinator::jobs::Assets;
+use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_sched::output::JobState;
+
+async fn check(farm: &TestFarm, repair: bool, quick: bool) -> Report {
+    let fsck = Fsck::new(farm.running.store.clone());
+    fsck.start(farm.farm(), Options { repair, quick }).expect("none runs");
+    let ended = async {
+        while fsck.report().state == "running" {
+            assert!(fsck.start(farm.farm(), Options::default()).is_err(), "one at a time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
+    let report = fsck.report();
+    assert_eq!(report.state, "done", "{:?}", report.error);
+    assert_eq!(report.problems, report.findings.len() as u64);
+    report
+}
+
+fn faults(report: &Report) -> BTreeMap<Fault, usize> {
+    let mut counts = BTreeMap::new();
+    for finding in &report.findings {
+        *counts.entry(finding.fault).or_insert(0) += 1;
+    }
+    counts
+}
+
+async fn complete(farm: &TestFarm, worker: &mut Worker, job: u128) -> Assets {
+    farm.submit(submission(job)).await.expect("admitted");
+    for _ in 0..3 {
+        let order = worker.order().await;
+        worker.carry_out(&order).await;
+    }
+    let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
+    view.assets.expect("its files")
+}
+
+fn file(farm: &TestFarm, artifact: &ArtifactId) -> PathBuf {
+    let name = artifact.to_string();
+    farm.folder.path().join("store/artifacts").join(&name[..2]).join(name)
+}
+
+fn pointer(farm: &TestFarm, job: u128) -> PathBuf {
+    farm.folder.path().join(format!("store/published/{}.json", JobId(job)))
+}
+
+/// As if it had been written long ago.
+fn age(file: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(7_200);
+    let file = std::fs::File::options().append(true).open(file).expect("opens");
+    file.set_modified(long_ago).expect("sets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let mut assets = Vec::new();
+    for job in 1..=5 {
+        assets.push(complete(&farm, &mut worker, job).await);
+    }
+    // One job is at work all the time.
+    farm.submit(submission(6)).await.expect("admitted");
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    let running = worker.order().await;
+    let latents = worker.step(&running, 1).await;
+    let clean = check(&farm, false, false).await;
+    assert_eq!((clean.problems, clean.jobs), (0, 6), "{:?}", clean.findings);
+    assert!(clean.bytes > 0 && check(&farm, false, true).await.bytes == 0);
+
+    std::fs::remove_file(pointer(&farm, 1)).expect("removes");
+    std::fs::write(pointer(&farm, 2), "{}").expect("writes");
+    std::fs::write(pointer(&farm, 99), "{}").expect("writes");
+    std::fs::remove_file(file(&farm, &assets[2].thumbnail.artifact)).expect("removes");
+    let clip = file(&farm, &assets[3].video.artifact);
+    let mut bytes = std::fs::read(&clip).expect("reads");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&clip, bytes).expect("writes");
+    std::fs::write(file(&farm, &latents.artifact), b"rotten").expect("writes");
+    for orphan in ["orphan", "fresh orphan"] {
+        let artifact = ArtifactId::of(orphan.as_bytes());
+        let mut upload =
+            farm.running.store.put(artifact, orphan.len() as u64).await.expect("begins");
+        upload.write(bytes::Bytes::from_static(orphan.as_bytes())).await.expect("writes");
+        upload.finish().await.expect("stores");
+    }
+    let orphan = file(&farm, &ArtifactId::of(b"orphan"));
+    age(&orphan);
+    let left = clip.with_file_name(format!("{}#3", assets[4].video.artifact));
+    std::fs::write(&left, b"half").expect("writes");
+    age(&left);
+
+    let wrong = BTreeMap::from([
+        (Fault::PointerMissing, 1),
+        (Fault::PointerWrong, 1),
+        (Fault::PointerStale, 1),
+        (Fault::AssetMissing, 1),
+        (Fault::AssetDamaged, 1),
+        (Fault::ArtifactDamaged, 1),
+        (Fault::ArtifactUnused, 1),
+        (Fault::UploadLeft, 1),
+    ]);
+    for _ in 0..2 {
+        let dry = check(&farm, false, false).await;
+        assert_eq!(faults(&dry), wrong, "{:?}", dry.findings);
+        assert_eq!(dry.repaired, 0, "nothing is changed unasked");
+    }
+    let quick = check(&farm, false, true).await;
+    assert!(
+        !faults(&quick).contains_key(&Fault::AssetDamaged),
+        "one byte is not seen by its length"
+    );
+    let mended = check(&farm, true, false).await;
+    assert_eq!(faults(&mended), wrong);
+    for finding in &mended.findings {
+        let lost = matches!(finding.fault, Fault::AssetMissing | Fault::AssetDamaged);
+        assert_ne!(finding.repaired, lost, "{finding:?}");
+    }
+    let left = check(&farm, false, false).await;
+    let lost = BTreeMap::from([
+        (Fault::AssetMissing, 1),
+        (Fault::AssetDamaged, 1),
+        // The worker has not asked for it yet.
+        (Fault::ArtifactMissing, 1),
+    ]);
+    assert_eq!(faults(&left), lost, "{:?}", left.findings);
+    let pointers: Vec<JobId> = farm.running.store.pointers().try_collect().await.expect("lists");
+    assert_eq!(pointers.len(), 5);
+
+    // The render went on and ends; its lost step was not the last one.
+    for step in 2..=running.spec.steps {
+        let last = worker.step(&running, step).await;
+        if step == running.spec.steps {
+            let held = crate::worker::held(&running);
+            let gpu = zoetrope_protocol::id::Millis(50);
+            let finished = zoetrope_protocol::wire::FromWorker::Finished {
+                held,
+                outputs: vec![last],
+                facts: None,
+                gpu,
+            };
+            worker.say(finished).await;
+        }
+    }
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    farm.until(JobId(6), |view| view.state == JobState::Completed).await;
+    farm.running.stop().await;
+}
+
+/// A deletion whose files were not gone yet when the farm died is done by the next start: no byte is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_is_gone_also_after_a_crash_in_between() {
+    use zoetrope_coordinator::farm::FarmMsg;
+    use zoetrope_protocol::id::TenantId;
+    // So long that the first farm never comes to it.
+    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 3_600).await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let assets = complete(&farm, &mut worker, 1).await;
+    let delete = |reply| FarmMsg::Delete(TenantId(1), JobId(1), reply);
+    assert!(farm.farm().ask(delete).await.expect("answers"));
+    assert!(file(&farm, &assets.video.artifact).exists(), "the crash comes first");
+    let TestFarm { folder, mut config, running } = farm;
+    running.stop().await;
+    // A crash in the middle of the deletion, and after it of the pointer's.
+    std::fs::write(folder.path().join(format!("store/published/{}.json", JobId(1))), "{}")
+        .expect("writes");
+    config.limits.keep_unused_seconds = 0;
+    let running = zoetrope_coordinator::serve::start(&config).await.expect("starts again");
+    let farm = TestFarm { folder, config, running };
+    let gone = async {
+        loop {
+            let artifacts: Vec<ArtifactId> =
+                farm.running.store.list().try_collect().await.expect("lists");
+            if artifacts.is_empty() && !pointer(&farm, 1).exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("all of it goes");
+    assert_eq!(check(&farm, false, false).await.problems, 0);
+    farm.running.stop().await;
+}
