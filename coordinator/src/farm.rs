@@ -3,7 +3,7 @@
 //! Handlers hold a [`Farm`] and nothing else of the actors. Every call has a timeout; a farm that does not
 //! answer is an [`Unavailable`], which the door turns into 503. Nothing here decides anything.
 
-use crate::jobs::{Asset, JobView, ListQuery, Page, Submission};
+use crate::jobs::{Asset, History, JobView, ListQuery, Page, Submission};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use ractor::{ActorRef, RpcReplyPort};
@@ -37,6 +37,8 @@ pub enum FarmMsg {
     Proofs(TenantId, JobId, RpcReplyPort<Option<Proofs>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
+    /// One job of any tenant with its history, for operators; none if there is no such job.
+    History(JobId, RpcReplyPort<Option<(JobView, History)>>),
     /// All workers, for operators.
     Workers(RpcReplyPort<Vec<WorkerRow>>),
     /// Drain a worker, by its number or node name; `false`: no such worker.
