@@ -13,6 +13,7 @@ mod provenance;
 mod render;
 mod restart;
 mod store;
+mod versions;
 mod worker;
 mod worker_loss;
 
