@@ -6,7 +6,7 @@
 use crate::dispatch::shares::{OpenShare, Shared};
 use crate::fsck::Listed;
 use crate::jobs::shares::{Read, Variant};
-use crate::jobs::{Asset, JobView, ListQuery, Page, Share, ShareId, Submission};
+use crate::jobs::{Asset, History, JobView, ListQuery, Page, Share, ShareId, Submission};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use ractor::{ActorRef, RpcReplyPort};
@@ -58,6 +58,8 @@ pub enum FarmMsg {
     Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
+    /// One job of any tenant with its history, for operators; none if there is no such job.
+    History(JobId, RpcReplyPort<Option<(JobView, History)>>),
     /// All workers, for operators.
     Workers(RpcReplyPort<Vec<WorkerRow>>),
     /// Drain a worker, by its number or node name; `false`: no such worker.

@@ -3,12 +3,14 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod history;
 pub mod moderation;
 pub mod proofs;
 pub mod row;
 pub mod shares;
 pub mod table;
 
+pub use history::{ArtifactRecord, AttemptRecord, History};
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
 pub use row::JobRow;

@@ -206,8 +206,8 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let endpoint = link::listen(&authority, config.link_listen, &config.names)
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
-    let unfinished = |job| books.table.row(job).is_some_and(|row| !row.is_terminal());
-    let board = Arc::new(ProgressBoard::restore(&kept, unfinished).await);
+    let standing = |job| progress::Standing::of(books.table.row(job));
+    let board = Arc::new(ProgressBoard::restore(&kept, standing).await);
     let progress = AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), kept)));
     let waiting = Arc::new(AtomicU64::new(0));
     let next = writer.next();

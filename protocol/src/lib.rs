@@ -12,6 +12,7 @@ pub mod model;
 pub mod moderation;
 pub mod mutant;
 pub mod provenance;
+pub mod version;
 pub mod wire;
 
 pub use clip::{ClipShape, Size};

@@ -7,14 +7,14 @@
 //! ends early, or whose digest differs, counts as never sent.
 //!
 //! Variants and fields are appended, never reordered: their order is the format (golden bytes in
-//! `protocol/tests`). The version is in the ALPN name.
+//! `protocol/tests`). The version is in the ALPN name; [`crate::version`] says who may be told what.
 
 use crate::id::{ArtifactId, Epoch, Fence, Millis, ShardId, WorkerId};
 use crate::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
 use crate::provenance::Terms;
 use serde::{Deserialize, Serialize};
 
-/// ALPN name of a worker's link, with the version of this file.
+/// ALPN name of a worker's link in the version of the first release.
 pub const ALPN_LINK: &[u8] = b"zoetrope-link/1";
 /// ALPN name of a first contact: a worker without a certificate that brings a join token.
 pub const ALPN_JOIN: &[u8] = b"zoetrope-join/1";

@@ -46,7 +46,8 @@ impl Core {
                 let slow = if slow { ", far slower than expected" } else { "" };
                 let again = job.live.as_ref().is_some_and(|live| !live.quick.is_empty());
                 let again = if again { ", again: a result came too quickly" } else { "" };
-                let told = format!("{at} {} ({}){slow}{again}", worker.id, worker.said.identity.node);
+                let told =
+                    format!("{at} {} ({}){slow}{again}", worker.id, worker.said.identity.node);
                 (Reason::Running, told, Who::Nobody)
             }
             Standing::Publishing => {

@@ -29,6 +29,17 @@ pub struct JobArg {
     id: String,
 }
 
+/// What `show` takes.
+#[derive(Args)]
+pub struct ShowArgs {
+    /// The job's id, `video_…`
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Show its attempts and the artifacts that they made (needs an operator's key)
+    #[arg(long)]
+    history: bool,
+}
+
 /// What `move` takes.
 #[derive(Args)]
 pub struct MoveArgs {
@@ -83,8 +94,17 @@ pub async fn jobs(args: JobsArgs, target: &Target) -> anyhow::Result<()> {
 }
 
 /// Shows one job.
-pub async fn show(args: JobArg, target: &Target) -> anyhow::Result<()> {
+pub async fn show(args: ShowArgs, target: &Target) -> anyhow::Result<()> {
     let id = checked(&args.id, "job")?;
+    if args.history {
+        let job = Client::of(target)?.read(&format!("/farm/jobs/{id}")).await?;
+        if target.json {
+            print_json(&job);
+        } else {
+            print(&format!("{}\n{}", told(&job["video"])?, lived(&job)));
+        }
+        return Ok(());
+    }
     let job = Client::of(target)?.read(&format!("/v1/videos/{id}")).await?;
     if target.json {
         print_json(&job);
@@ -147,6 +167,24 @@ fn told(job: &Value) -> anyhow::Result<String> {
         }
     }
     Ok(columns(&lines))
+}
+
+/// The attempts of a job and the chain that they made, in two tables.
+fn lived(job: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let table = |list: &Value, keys: &[&str]| {
+        let head = keys.iter().map(|key| key.to_uppercase().replace('_', " ")).collect();
+        let rows = list.as_array().into_iter().flatten();
+        let cells = |row: &Value| keys.iter().map(|key| text(&row[*key])).collect();
+        columns(&std::iter::once(head).chain(rows.map(cells)).collect::<Vec<Vec<String>>>())
+    };
+    let attempts = ["stage", "index", "epoch", "attempt", "node", "from_step", "cause", "gpu_ms"];
+    let artifacts = ["role", "number", "epoch", "attempt", "bytes", "sha256"];
+    format!("{}\n{}", table(&job["attempts"], &attempts), table(&job["artifacts"], &artifacts))
 }
 
 fn row(name: &str, value: &str) -> Vec<String> {

@@ -70,7 +70,7 @@ enum Verb {
     /// List jobs, newest first
     Jobs(jobs::JobsArgs),
     /// Show one job
-    Show(jobs::JobArg),
+    Show(jobs::ShowArgs),
     /// Cancel a job
     Cancel(jobs::JobArg),
     /// Say why a job waits

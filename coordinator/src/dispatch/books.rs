@@ -298,8 +298,8 @@ impl Books {
             _ => {}
         }
         let stored = match &input {
-            Input::ArtifactStored { held, artifact, .. } => Some((held.shard.job, vec![*artifact])),
-            Input::ShardFinished { held, outputs, .. } => Some((held.shard.job, outputs.clone())),
+            Input::ArtifactStored { held, artifact, .. } => Some((*held, vec![*artifact])),
+            Input::ShardFinished { held, outputs, .. } => Some((*held, outputs.clone())),
             Input::ModelSet { model, name, .. } => {
                 self.table.model_set(*model, name.clone());
                 None
@@ -312,13 +312,14 @@ impl Books {
         let ignored = outputs.iter().any(|output| matches!(output, Output::Ignored { .. }));
         match stored {
             // Nobody will use what a replaced attempt stored, unless another job has the same bytes.
-            Some((_, artifacts)) if ignored => {
+            Some((held, artifacts)) if ignored => {
+                self.table.ignored(held.shard.job);
                 let unused = artifacts.iter().filter(|a| !self.table.uses(&a.artifact));
                 effects.free.extend(unused.map(|a| a.artifact));
             }
-            Some((job, artifacts)) => {
+            Some((held, artifacts)) => {
                 for artifact in artifacts {
-                    self.table.stored(job, artifact);
+                    self.table.stored(now, held.shard.job, held.fence, artifact);
                 }
             }
             None => {}

@@ -183,11 +183,10 @@ impl DispatchState {
             Duration::from_millis(now.unwrap_or(then).minus(then).0)
         };
         match state {
-            JobState::Queued => return,
+            JobState::Queued => {}
             JobState::InProgress => {
                 let waited = since(row.created, row.in_progress);
                 self.metrics.observe(&metric::JOB_WAIT, &[class, &model], waited);
-                return;
             }
             JobState::Completed => {
                 let took = since(row.created, row.ended);
@@ -195,16 +194,17 @@ impl DispatchState {
                 self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, "none"]);
                 let seconds = f64::from(row.spec.render.seconds());
                 self.metrics.add(&metric::VIDEO_SECONDS, &[&model], seconds);
+                self.board.forget(job);
                 tracing::info!(%job, took_ms = took.as_millis() as u64, "a job is completed");
             }
             JobState::Failed(why) => {
                 let (fault, code) = fault(why);
                 self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, fault]);
                 self.metrics.count(&metric::JOBS_FAILED, &[code]);
+                self.board.failed(job);
                 tracing::info!(%job, code, "a job ended without a clip");
             }
         }
-        self.board.forget(job);
     }
 }
 

@@ -92,6 +92,10 @@ impl DispatchState {
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }
+            FarmMsg::History(job, reply) => self.read(reply, move |state| {
+                let row = state.books.table.row(job).filter(|row| !row.deleted)?;
+                Some((state.view(row), row.history.clone()))
+            }),
             FarmMsg::Workers(reply) => self.read(reply, DispatchState::worker_rows),
             FarmMsg::Drain(worker, drain, reply) => {
                 let found = self.drain(&worker, drain);

@@ -1,20 +1,21 @@
 //! The progress board: the latest word on each running job. Never journalled, never an input of the core.
 //!
 //! Links write, the dispatch actor reads. Only the newest value counts, so it cannot fill up: one entry for
-//! each unfinished job. What it shows of a job never goes back, not even when the coordinator is killed: a
-//! percent is shown once it is kept, in a small file beside the journal or, where coordinators share a bucket and
-//! no folder, in the store. The file is not synced, so after a loss of power the steps in the store are the floor;
-//! it decides nothing, so losing it harms nobody else.
+//! each unfinished job, and for the last ones that failed. What it shows of a job never goes back, not even when the
+//! coordinator is killed: a percent is shown once it is kept, in a small file beside the journal or, where
+//! coordinators share a bucket and no folder, in the store. The file is not synced, so after a loss of power the
+//! steps in the store are the floor; it decides nothing, so losing it harms nobody else.
 
 use crate::jobs::{JobRow, PhaseView};
 use crate::store::Store;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::JobId;
 use zoetrope_protocol::wire::Phase;
+use zoetrope_sched::output::JobState;
 
 /// Percent at the end of `Encode`.
 const ENCODED: u32 = 5;
@@ -24,6 +25,9 @@ const DENOISED: u32 = 75;
 const DECODED: u32 = 95;
 /// The most that an unfinished job shows; 100 is for completed ones.
 const ALMOST: u32 = 99;
+/// Jobs that failed of which the percent is still shown: those that a caller may be polling. Later it may go back to
+/// the steps in the store.
+const FAILED_MAX: usize = 1_000;
 /// How often changed percents are written: callers poll about once a second. 10,000 running jobs take 180 KB.
 const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// The same in a bucket, where each write is billed.
@@ -75,10 +79,33 @@ struct Latest {
     phase: Option<PhaseView>,
 }
 
+/// How a job stands of which the file speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can still get on.
+    Unfinished,
+    /// It failed.
+    Failed,
+    /// It is completed, or nobody knows it any more.
+    Over,
+}
+
+impl Standing {
+    /// Of a row of the job table.
+    pub fn of(row: Option<&JobRow>) -> Standing {
+        match row.map(|row| row.state) {
+            Some(JobState::Queued | JobState::InProgress) => Standing::Unfinished,
+            Some(JobState::Failed(_)) => Standing::Failed,
+            Some(JobState::Completed) | None => Standing::Over,
+        }
+    }
+}
+
 /// The latest progress of all jobs.
 #[derive(Debug, Default)]
 pub struct ProgressBoard {
     latest: Mutex<BTreeMap<JobId, Latest>>,
+    failed: Mutex<VecDeque<JobId>>,
 }
 
 impl ProgressBoard {
@@ -98,12 +125,26 @@ impl ProgressBoard {
         }
     }
 
-    /// The job ended.
+    /// The job is completed: all know how far it is.
     pub fn forget(&self, job: JobId) {
         self.board().remove(&job);
     }
 
-    /// Percent and phase of an unfinished job. After a restart the steps in the store are the floor.
+    /// The job failed: what was shown of it stays, and nothing is added.
+    pub fn failed(&self, job: JobId) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut board = self.board();
+        let Some(latest) = board.get_mut(&job) else { return };
+        *latest = Latest { percent: latest.shown, phase: None, ..*latest };
+        failed.push_back(job);
+        if failed.len() > FAILED_MAX
+            && let Some(oldest) = failed.pop_front()
+        {
+            board.remove(&oldest);
+        }
+    }
+
+    /// Percent and phase of a job that is not completed. After a restart the steps in the store are the floor.
     pub fn of(&self, row: &JobRow) -> (u8, Option<PhaseView>) {
         let steps = PhaseView {
             phase: Phase::Denoising,
@@ -135,12 +176,20 @@ impl ProgressBoard {
     }
 
     /// The board of the last run, as far as it was kept; an empty one if it is not there or not whole.
-    pub async fn restore(kept: &Kept, unfinished: impl Fn(JobId) -> bool) -> ProgressBoard {
+    pub async fn restore(kept: &Kept, standing: impl Fn(JobId) -> Standing) -> ProgressBoard {
         let bytes = kept.read().await;
         let kept: Vec<(JobId, u8)> = codec::decode_trusted(&bytes).unwrap_or_default();
         let of = |percent: u8| Latest { percent, shown: percent, phase: None };
-        let kept = kept.into_iter().filter(|(job, percent)| *percent < 100 && unfinished(*job));
-        ProgressBoard { latest: Mutex::new(kept.map(|(job, p)| (job, of(p))).collect()) }
+        let (mut latest, mut failed) = (BTreeMap::new(), VecDeque::new());
+        for (job, percent) in kept.into_iter().filter(|(_, percent)| *percent < 100) {
+            match standing(job) {
+                Standing::Unfinished => {}
+                Standing::Failed => failed.push_back(job),
+                Standing::Over => continue,
+            }
+            latest.insert(job, of(percent));
+        }
+        ProgressBoard { latest: Mutex::new(latest), failed: Mutex::new(failed) }
     }
 
     fn board(&self) -> MutexGuard<'_, BTreeMap<JobId, Latest>> {
@@ -198,6 +247,21 @@ mod tests {
         assert_eq!(shown(&board), Some(99));
     }
 
+    /// Of a job that was cancelled while its frames were decoded, callers saw more than its steps say.
+    #[test]
+    fn a_job_that_fails_shows_no_less_than_before() {
+        let board = ProgressBoard::default();
+        let shown = |board: &ProgressBoard, job| board.board().get(&job).map(|latest| latest.shown);
+        for job in (0..=FAILED_MAX as u128).map(JobId) {
+            board.report(job, PhaseView { phase: Phase::Muxing, done: 1, total: 2 });
+            board.show(&[(job, 97)]);
+            board.failed(job);
+            assert_eq!((shown(&board, job), board.changed()), (Some(97), None));
+        }
+        assert_eq!(shown(&board, JobId(0)), None, "the oldest leaves");
+        assert_eq!(shown(&board, JobId(1)), Some(97));
+    }
+
     #[tokio::test]
     async fn what_was_shown_is_there_after_a_kill() {
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -212,10 +276,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         keeper.abort();
-        let again = ProgressBoard::restore(&kept, |_| true).await;
+        let again = ProgressBoard::restore(&kept, |_| Standing::Unfinished).await;
         assert_eq!(shown(&again), Some(85));
-        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| false).await), None);
+        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| Standing::Over).await), None);
         std::fs::write(&file, b"\xff\xff").expect("writes");
-        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| true).await), None);
+        assert_eq!(shown(&ProgressBoard::restore(&kept, |_| Standing::Unfinished).await), None);
     }
 }

@@ -4,11 +4,12 @@
 
 use super::envelope::ApiError;
 use super::fields::Fields;
-use super::listing::{Audience, list_query, page_json, statuses};
+use super::listing::{Audience, list_query, page_json, show, statuses};
 use super::route::{self, Caller};
 use super::{Door, body};
 use crate::farm::{FarmMsg, MoveRefused};
 use crate::fsck::{Busy, Options};
+use crate::jobs::{ArtifactRecord, AttemptRecord};
 use crate::keys::{KeyRow, KeysError, NewKey, Project, Role};
 use axum::Extension;
 use axum::extract::{Path, Query, Request, State};
@@ -17,6 +18,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use zoetrope_protocol::id::{Millis, TenantId};
+use zoetrope_protocol::job::{Cause, Role as Made};
 use zoetrope_protocol::wire::DrainKind;
 
 /// Workers that one token may admit.
@@ -152,6 +154,66 @@ pub async fn jobs(
     let asked = list_query(&query)?;
     let page = door.state.farm.ask(|reply| FarmMsg::AllJobs(asked, reply)).await?;
     page_json(&door, asked, page, statuses(&headers), Audience::Operator)
+}
+
+/// `GET /farm/jobs/{id}`: one video of any project, its attempts, and the chain of artifacts that they made.
+///
+/// # Errors
+/// 404.
+pub async fn job(
+    State(door): State<Arc<Door>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let job = route::job_id(&id)?;
+    let found = door.state.farm.ask(|reply| FarmMsg::History(job, reply)).await?;
+    let (view, history) = found.ok_or_else(|| ApiError::no_video(&id))?;
+    let video = show(&door, &view, statuses(&headers)).with_project(view.tenant().to_string());
+    route::ok(&json!({
+        "object": "farm.job",
+        "video": video,
+        "attempts": history.attempts.iter().map(attempt_json).collect::<Vec<_>>(),
+        "artifacts": history.artifacts.iter().map(artifact_json).collect::<Vec<_>>(),
+        "artifacts_ignored": history.ignored,
+    }))
+}
+
+fn attempt_json(attempt: &AttemptRecord) -> Value {
+    json!({
+        "stage": attempt.shard.stage.word(),
+        "index": attempt.shard.index,
+        "epoch": attempt.fence.epoch.0,
+        "attempt": attempt.fence.attempt.0,
+        "worker": attempt.worker.0,
+        "node": attempt.node,
+        "from_step": attempt.from_step,
+        "began_at_ms": attempt.began.0,
+        "ended_at_ms": attempt.ended.map(|ended| ended.0),
+        "cause": attempt.cause.map(Cause::word),
+        "gpu_ms": attempt.gpu.0,
+    })
+}
+
+fn artifact_json(record: &ArtifactRecord) -> Value {
+    let ArtifactRecord { artifact, fence, stored } = record;
+    let (role, number) = match artifact.role {
+        Made::Prompt => ("prompt", None),
+        Made::Latents { step } => ("latents", Some(step)),
+        Made::Segment { chunk } => ("segment", Some(chunk)),
+        Made::Clip => ("clip", None),
+        Made::Thumbnail => ("thumbnail", None),
+        Made::Spritesheet => ("spritesheet", None),
+        Made::Scores => ("scores", None),
+    };
+    json!({
+        "role": role,
+        "number": number,
+        "sha256": artifact.artifact.to_string(),
+        "bytes": artifact.bytes,
+        "epoch": fence.epoch.0,
+        "attempt": fence.attempt.0,
+        "stored_at_ms": stored.0,
+    })
 }
 
 /// `GET /farm/jobs/{id}/why`: why an unfinished job waits. Tenants may ask about their own.

@@ -41,7 +41,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 34] = [
+pub const ROUTES: [Route; 35] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -68,6 +68,7 @@ pub const ROUTES: [Route; 34] = [
     route("POST", "/farm/workers/{worker}/cordon", || post(operator::cordon)),
     route("POST", "/farm/workers/{worker}/uncordon", || post(operator::uncordon)),
     route("GET", "/farm/jobs", || get(operator::jobs)),
+    route("GET", "/farm/jobs/{video_id}", || get(operator::job)),
     route("GET", "/farm/jobs/{video_id}/why", || get(operator::why)),
     route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
     route("POST", "/farm/fsck", || post(operator::fsck)),

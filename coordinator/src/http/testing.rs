@@ -5,7 +5,10 @@ use crate::dispatch::DispatchMsg;
 use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, SubmitRefused, WorkerRow,
 };
-use crate::jobs::{Asset, Assets, JobView, ListQuery, Moderation, Page, PhaseView, Submission};
+use crate::jobs::{
+    ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
+    PhaseView, Submission,
+};
 use crate::keys::{KeyStore, Project, Role};
 use crate::models::Models;
 use crate::moderation::Desk;
@@ -20,8 +23,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use zoetrope_protocol::clip::Size;
-use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId, WorkerId};
-use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
+use zoetrope_protocol::id::{
+    ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, TenantId, WorkerId,
+};
+use zoetrope_protocol::job::{
+    ArtifactRef, Cause, Class, ExpiresAfter, JobSpec, RenderSpec, Role as ArtifactRole, Stage,
+};
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::{FailWhy, JobState};
@@ -210,6 +217,10 @@ fn answer(shared: Shared, message: FarmMsg) {
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
         }
+        FarmMsg::History(job, reply) => {
+            let view = table.find(None, job).map(|held| held.view.clone());
+            say(reply, view.map(|view| (view, history(job))));
+        }
         FarmMsg::Workers(reply) => say(reply, vec![worker_row()]),
         FarmMsg::Drain(worker, _, reply) => say(reply, worker == "worker_1" || worker == "node-a"),
         FarmMsg::Cordon(worker, _, reply) => say(reply, worker == "worker_1"),
@@ -291,6 +302,31 @@ impl Table {
         let mut rest = own[from..].iter().filter(|held| !held.deleted);
         let jobs = rest.by_ref().take(query.limit).map(|held| held.view.clone()).collect();
         Ok(Page { jobs, has_more: rest.next().is_some() })
+    }
+}
+
+/// A denoising attempt that was lost behind its third step.
+fn history(job: JobId) -> History {
+    let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
+    let role = ArtifactRole::Latents { step: 3 };
+    History {
+        attempts: vec![AttemptRecord {
+            shard: ShardId { job, stage: Stage::Denoise, index: 0 },
+            fence,
+            worker: WorkerId(1),
+            node: Some("node-a".to_owned()),
+            from_step: 0,
+            began: NOW,
+            ended: Some(NOW),
+            cause: Some(Cause::WorkerLost),
+            gpu: Millis(0),
+        }],
+        artifacts: vec![ArtifactRecord {
+            artifact: ArtifactRef { role, artifact: ArtifactId([7; 32]), bytes: 4 },
+            fence,
+            stored: NOW,
+        }],
+        ignored: 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One row of the job table: all that is remembered of a job, and what follows from it alone.
 
-use super::{Asset, Assets, JobView, Moderation};
+use super::{Asset, Assets, History, JobView, Moderation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
@@ -47,6 +47,8 @@ pub struct JobRow {
     pub deleted: bool,
     /// Artifacts that the unfinished job may still need.
     pub working: BTreeSet<ArtifactId>,
+    /// Its attempts and its chain, for operators.
+    pub history: History,
 }
 
 impl JobRow {

@@ -3,8 +3,11 @@
 //! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row, because
 //! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
 
-use super::{Assets, ClipProofs, JobRow, JobView, ListQuery, Page, ProofTable, Submission};
-use super::{Share, ShareId, ShareTable};
+use super::history::{AttemptRecord, steps_of};
+use super::{
+    Assets, ClipProofs, History, JobRow, JobView, ListQuery, Page, ProofTable, Share, ShareId,
+    ShareTable, Submission,
+};
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +20,8 @@ use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Profile, ServedModel};
 use zoetrope_sched::output::{JobState, Output};
 
-/// Rows kept: at about 1.5 KiB each they take 750 MB, what a small machine can spare.
-pub const ROWS_MAX: usize = 500_000;
+/// Rows kept: at about 2.5 KiB each, 1 KiB of it history, they take 750 MB, what a small machine can spare.
+pub const ROWS_MAX: usize = 300_000;
 /// Rows that are looked at to find one that may leave: an admission must not take milliseconds.
 const ROWS_LOOKED_AT: usize = 64;
 /// How long an `Idempotency-Key` is known.
@@ -154,6 +157,7 @@ impl JobTable {
             assets_gone: false,
             deleted: false,
             working: BTreeSet::new(),
+            history: History::default(),
         };
         self.index(&row, now);
         self.rows.insert(job, Arc::new(row));
@@ -296,9 +300,10 @@ impl JobTable {
         self.proofs = ProofTable::from_rows(rows);
     }
 
-    /// An artifact of an unfinished job is safe in the store.
-    pub fn stored(&mut self, job: JobId, artifact: ArtifactRef) {
+    /// An artifact of an unfinished job, made by this attempt, is safe in the store.
+    pub fn stored(&mut self, now: Millis, job: JobId, fence: Fence, artifact: ArtifactRef) {
         let used = self.change(job, |row| {
+            row.history.stored(now, fence, artifact);
             if let Role::Latents { step } = artifact.role {
                 row.steps_done = row.steps_done.max(step);
             }
@@ -307,6 +312,11 @@ impl JobTable {
         if used {
             self.users.entry(artifact.artifact).or_default().insert(job);
         }
+    }
+
+    /// An artifact came that changed nothing.
+    pub fn ignored(&mut self, job: JobId) {
+        self.change(job, |row| row.history.ignored = row.history.ignored.saturating_add(1));
     }
 
     /// Hides a job for ever. Returns artifacts that nobody uses any more.
@@ -337,8 +347,34 @@ impl JobTable {
         match output {
             Output::JobMoved { job, state } => self.moved(now, *job, *state),
             Output::StageBegan { job, stage: Stage::Denoise, worker } => self.began(*job, *worker),
-            Output::AttemptEnded { held, gpu, .. } => {
-                self.change(held.shard.job, |row| row.gpu = row.gpu.plus(*gpu));
+            Output::Assign { worker, shard, fence, inputs, .. } => {
+                let node = self.workers.get(worker).map(|facts| facts.node.clone());
+                let attempt = AttemptRecord {
+                    shard: *shard,
+                    fence: *fence,
+                    worker: *worker,
+                    node,
+                    from_step: steps_of(inputs),
+                    began: now,
+                    ended: None,
+                    cause: None,
+                    gpu: Millis(0),
+                };
+                self.change(shard.job, |row| row.history.assigned(attempt));
+            }
+            Output::Welcome { worker, keep } => {
+                for kept in keep {
+                    let (shard, before) = (kept.held.shard, kept.held.fence);
+                    self.change(shard.job, |row| {
+                        row.history.kept(shard, before, kept.fence, *worker);
+                    });
+                }
+            }
+            Output::AttemptEnded { held, gpu, cause, .. } => {
+                self.change(held.shard.job, |row| {
+                    row.gpu = row.gpu.plus(*gpu);
+                    row.history.ended(now, held.shard, held.fence, *cause, *gpu);
+                });
             }
             Output::Publish { job, fence, outputs } => {
                 self.change(*job, |row| row.publishing = Some((*fence, outputs.clone())));

@@ -49,21 +49,21 @@ fn an_artifact_goes_when_its_last_user_is_done_and_rows_rebuild_the_table() {
     table.admit(Millis(0), submission(1, 1));
     table.admit(Millis(0), submission(2, 2));
     let reference = |role, byte| ArtifactRef { role, artifact: ArtifactId([byte; 32]), bytes: 5 };
+    let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
     let latents = reference(Role::Latents { step: 2 }, 1);
-    table.stored(JobId(1), latents);
-    table.stored(JobId(2), latents);
+    table.stored(Millis(0), JobId(1), fence, latents);
+    table.stored(Millis(0), JobId(2), fence, latents);
     let forget = |job| Output::Forget { job: JobId(job), artifacts: vec![latents] };
     assert!(table.output(Millis(1), &forget(1)).is_empty());
     assert_eq!(table.output(Millis(1), &forget(2)), vec![latents.artifact]);
 
-    let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
     let outputs = vec![
         reference(Role::Clip, 2),
         reference(Role::Thumbnail, 3),
         reference(Role::Spritesheet, 4),
     ];
     for output in &outputs {
-        table.stored(JobId(1), *output);
+        table.stored(Millis(1), JobId(1), fence, *output);
     }
     let size = Size { width: 288, height: 512 };
     let facts = ClipFacts { size, frames: 96, av_gap_micros: 0, sprite_columns: 5, sprite_rows: 2 };

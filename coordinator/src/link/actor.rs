@@ -21,6 +21,7 @@ use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Epoch, WorkerId};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
     COORDINATORS_MAX, CloseCode, FRAME_BYTES_MAX, FromWorker, HEARTBEAT, Held, Identity, Kept,
     Profile, ToWorker,
@@ -111,6 +112,7 @@ pub struct LinkArguments {
 pub struct LinkState {
     connection: Connection,
     identity: Identity,
+    version: LinkVersion,
     hello: Option<(Profile, Vec<Held>)>,
     session: Session,
     dispatch: ActorRef<DispatchMsg>,
@@ -141,7 +143,8 @@ impl Actor for LinkActor {
         let LinkArguments { established, dispatch, store, board, metrics, limits, .. } = arguments;
         let LinkArguments { mut coordinators, .. } = arguments;
         coordinators.mark_changed();
-        let Established { connection, send, receive, identity, profile, held } = established;
+        let Established { connection, send, receive, identity, profile, held, version } =
+            established;
         let (out, queue) = mpsc::channel(OUT_MAX);
         let session = Session::new(limits, Instant::now());
         let uploads = Uploads {
@@ -159,6 +162,7 @@ impl Actor for LinkActor {
         Ok(LinkState {
             connection,
             identity,
+            version,
             hello: Some((profile, held)),
             session,
             dispatch,
@@ -234,6 +238,11 @@ impl LinkState {
     }
 
     fn send(&mut self, myself: &ActorRef<LinkMsg>, message: ToWorker) {
+        // What the worker cannot read would cost its link. Who sends news must do without their effect on old workers.
+        if message.since() > self.version {
+            tracing::warn!(node = self.identity.node, "a worker is too old to be told something");
+            return;
+        }
         self.session.says(&message, Instant::now());
         if self.out.try_send(message).is_err() {
             self.lost(myself, LostHow::Silence, CloseCode::Silent, "the worker does not read");
@@ -332,6 +341,10 @@ impl LinkState {
     }
 
     fn shut(&mut self, myself: &ActorRef<LinkMsg>, code: CloseCode, reason: &str) {
+        if code == CloseCode::BadFrame {
+            let node = &self.identity.node;
+            tracing::warn!(node, reason, "a worker said what this version cannot read");
+        }
         tracing::info!(node = self.identity.node, ?code, reason, "a link is closed");
         self.close = code;
         self.connection.close(close_number(code), reason.as_bytes());

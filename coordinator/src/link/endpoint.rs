@@ -22,8 +22,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
-    ALPN_JOIN, ALPN_LINK, CloseCode, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT, Identity,
+    ALPN_JOIN, CloseCode, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT, Identity,
     NAME_BYTES_MAX, Profile,
 };
 
@@ -58,6 +59,8 @@ pub struct Established {
     pub profile: Profile,
     /// What it still runs.
     pub held: Vec<Held>,
+    /// What it can be told.
+    pub version: LinkVersion,
 }
 
 /// Binds the endpoint.
@@ -80,7 +83,8 @@ pub fn listen(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain, identity.key)?;
-    tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_JOIN.to_vec()];
+    tls.alpn_protocols = LinkVersion::names();
+    tls.alpn_protocols.push(ALPN_JOIN.to_vec());
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config
         .transport_config(Arc::new(transport()?))
@@ -160,9 +164,12 @@ async fn greet(
     let connection = incoming.await?;
     let handshake =
         connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    match handshake.and_then(|data| data.protocol) {
-        Some(alpn) if alpn == ALPN_JOIN => join::serve(&connection, authority).await,
-        Some(alpn) if alpn == ALPN_LINK => match hello(&connection).await {
+    let name = handshake.and_then(|data| data.protocol).unwrap_or_default();
+    if name == ALPN_JOIN {
+        return join::serve(&connection, authority).await;
+    }
+    match LinkVersion::named(&name) {
+        Some(version) => match hello(&connection, version).await {
             Ok(established) => {
                 let message = LinkSupMsg::Established(Box::new(established));
                 sup.cast(message).map_err(|_| anyhow::anyhow!("the farm is stopping"))
@@ -172,14 +179,14 @@ async fn greet(
                 Err(error)
             }
         },
-        _ => {
+        None => {
             connection.close(close_number(CloseCode::Protocol), b"unknown protocol");
             anyhow::bail!("unknown protocol")
         }
     }
 }
 
-async fn hello(connection: &Connection) -> anyhow::Result<Established> {
+async fn hello(connection: &Connection, version: LinkVersion) -> anyhow::Result<Established> {
     let chain = connection
         .peer_identity()
         .and_then(|id| id.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -192,7 +199,8 @@ async fn hello(connection: &Connection) -> anyhow::Result<Established> {
         anyhow::bail!("the first frame is no hello");
     };
     check(&leaf, &identity, &profile, &held)?;
-    Ok(Established { connection: connection.clone(), send, receive, identity, profile, held })
+    let connection = connection.clone();
+    Ok(Established { connection, send, receive, identity, profile, held, version })
 }
 
 /// A worker speaks for the node of its certificate only, and its names are short.

@@ -10,13 +10,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, JobId, ShardId};
 use zoetrope_protocol::job::Cause;
-use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, LOSS_AFTER, Phase, ToWorker};
+use zoetrope_protocol::wire::{
+    CloseCode, FromWorker, HEARTBEAT, Held, Kept, LOSS_AFTER, Phase, ToWorker,
+};
 
 /// Frames of one worker that may wait for its welcome.
 pub const FRAMES_MAX: usize = 64;
 /// Questions to the signer that one worker may have open: it finishes one clip at a time, and asks again when in
 /// doubt.
 pub const CLAIMS_OPEN_MAX: usize = 4;
+
+/// Ticks come each [`HEARTBEAT`]. One that is so late says that this process stood still, and that frames wait unread:
+/// nobody else is to blame for that time.
+const LATE: Duration = Duration::from_millis(3 * HEARTBEAT.0);
 
 /// When an attempt last moved on.
 struct Motion {
@@ -52,6 +58,7 @@ pub struct Session {
     motion: BTreeMap<ShardId, Motion>,
     claims_open: usize,
     last_frame: Instant,
+    last_tick: Instant,
 }
 
 impl Session {
@@ -64,6 +71,7 @@ impl Session {
             motion: BTreeMap::new(),
             claims_open: 0,
             last_frame: now,
+            last_tick: now,
         }
     }
 
@@ -175,6 +183,15 @@ impl Session {
 
     /// Time passed: what does not move on, or that nothing was heard for too long.
     pub fn tick(&mut self, now: Instant) -> Vec<Act> {
+        let gap = now.saturating_duration_since(self.last_tick);
+        self.last_tick = now;
+        if gap > LATE {
+            // Clocks go on from where they stood, so a worker that is really gone is missed a little later.
+            self.last_frame = (self.last_frame + gap).min(now);
+            for motion in self.motion.values_mut() {
+                motion.since = (motion.since + gap).min(now);
+            }
+        }
         let for_so_long = |since: Instant| now.saturating_duration_since(since);
         if for_so_long(self.last_frame) > Duration::from_millis(LOSS_AFTER.0) {
             return vec![Act::Silent];
@@ -191,5 +208,52 @@ impl Session {
             }
         }
         acts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> LinkLimits {
+        LinkLimits {
+            stall: Duration::from_secs(120),
+            load: Duration::from_secs(900),
+            connections: 1,
+        }
+    }
+
+    /// Ticks each second until one says something, at most for `seconds`; when that was.
+    fn silent_after(session: &mut Session, from: Instant, seconds: u64) -> Option<u64> {
+        (1..=seconds).find(|s| session.tick(from + Duration::from_secs(*s)) == [Act::Silent])
+    }
+
+    #[test]
+    fn a_silent_worker_is_missed() {
+        let start = Instant::now();
+        let mut session = Session::new(limits(), start);
+        assert_eq!(silent_after(&mut session, start, 60), Some(6));
+    }
+
+    /// A coordinator that stood still finds the frames of that time unread: it must not blame the workers first.
+    #[test]
+    fn the_time_in_which_the_coordinator_stood_still_does_not_count() {
+        let start = Instant::now();
+        let mut session = Session::new(limits(), start);
+        session.welcome(&[], start);
+        assert_eq!(silent_after(&mut session, start, 2), None);
+        let woken = start + Duration::from_secs(32);
+        assert_eq!(session.tick(woken), []);
+        session.frame(FromWorker::Heartbeat, woken);
+        assert_eq!(silent_after(&mut session, woken, 60), Some(6), "and then counts anew");
+    }
+
+    #[test]
+    fn a_worker_that_died_meanwhile_is_missed_all_the_same() {
+        let start = Instant::now();
+        let mut session = Session::new(limits(), start);
+        let woken = start + Duration::from_secs(30);
+        assert_eq!(session.tick(woken), []);
+        assert!(silent_after(&mut session, woken, 60).is_some_and(|seconds| seconds <= 6));
     }
 }

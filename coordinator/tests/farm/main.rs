@@ -17,6 +17,7 @@ mod restart;
 mod s3;
 mod shares;
 mod store;
+mod versions;
 mod worker;
 mod worker_loss;
 

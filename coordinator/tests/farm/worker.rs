@@ -66,6 +66,16 @@ pub(crate) async fn dial(
     papers: Option<&Papers>,
     alpn: &[u8],
 ) -> Result<Connection, quinn::ConnectionError> {
+    dial_offering(to, authority, papers, &[alpn]).await
+}
+
+/// Dials the farm, and offers these protocols.
+pub(crate) async fn dial_offering(
+    to: SocketAddr,
+    authority: &CertificateDer<'static>,
+    papers: Option<&Papers>,
+    names: &[&[u8]],
+) -> Result<Connection, quinn::ConnectionError> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("the authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -80,7 +90,7 @@ pub(crate) async fn dial(
             tls.with_client_auth_cert(vec![papers.certificate.clone()], key).expect("papers")
         }
     };
-    tls.alpn_protocols = vec![alpn.to_vec()];
+    tls.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
     let mut config =
         ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("a QUIC suite")));
     let mut transport = TransportConfig::default();

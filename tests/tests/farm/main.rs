@@ -10,6 +10,7 @@ mod etcd_trouble;
 mod failover;
 mod harness;
 mod journey;
+mod kills;
 mod moving;
 mod overload;
 mod provenance;

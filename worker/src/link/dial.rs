@@ -8,9 +8,14 @@ use super::tls::{COORDINATOR_NAME, TlsError, join_config};
 use crate::identity::{Candidate, IdentityError, NodeIdentity, Token};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream,
+    TransportErrorCode, VarInt,
+};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
 
 /// Looking up, connecting and the handshake together: a handshake is two round trips, and a lost packet
@@ -18,6 +23,8 @@ use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The same where there are several coordinators: only the leader answers, and another may lead in a moment.
 const CONNECT_LIMIT_SEVERAL: Duration = Duration::from_secs(3);
+/// The alert of TLS (RFC 7301) for peers that know no protocol in common.
+const NO_COMMON_PROTOCOL: u8 = 120;
 /// The coordinator signs one certificate and journals the join.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -31,6 +38,16 @@ pub enum DialError {
         address: String,
         /// Why.
         reason: String,
+    },
+    /// The coordinator speaks other versions of the protocol than this program: one of both is to be updated.
+    #[error(
+        "the coordinator at {address} speaks no version that this worker knows ({known}): update the older one"
+    )]
+    Version {
+        /// What was dialled.
+        address: String,
+        /// Our versions.
+        known: String,
     },
     /// Somebody answers who is not our farm: trying again does not help.
     #[error("{0}")]
@@ -110,12 +127,25 @@ async fn connect_one(
             .connect_with(config, target, COORDINATOR_NAME)
             .map_err(|error| unreachable(error.to_string()))?
             .await
-            .map_err(|error| unreachable(error.to_string()))
+            .map_err(|error| refused(address, &error))
     };
     match tokio::time::timeout(limit, attempt).await {
         Ok(done) => done,
         Err(_) => Err(unreachable(format!("no answer within {} s", limit.as_secs()))),
     }
+}
+
+/// What a failed handshake means.
+fn refused(address: &str, error: &ConnectionError) -> DialError {
+    let code = match error {
+        ConnectionError::ConnectionClosed(close) => Some(close.error_code),
+        ConnectionError::TransportError(fault) => Some(fault.code),
+        _ => None,
+    };
+    if code == Some(TransportErrorCode::crypto(NO_COMMON_PROTOCOL)) {
+        return DialError::Version { address: address.into(), known: LinkVersion::words() };
+    }
+    DialError::Unreachable { address: address.into(), reason: error.to_string() }
 }
 
 /// A connection with its control stream, on which nothing has been said yet.
@@ -126,6 +156,8 @@ pub struct Line {
     pub send: SendStream,
     /// The coordinator's side.
     pub receive: RecvStream,
+    /// What the coordinator can be told.
+    pub version: LinkVersion,
 }
 
 /// Opens a link.
@@ -142,7 +174,11 @@ pub async fn dial(
         address: address.into(),
         reason: error.to_string(),
     })?;
-    Ok(Line { connection, send, receive })
+    let agreed = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let name = agreed.and_then(|data| data.protocol).unwrap_or_default();
+    // The handshake agrees on one of ours, or fails.
+    let version = LinkVersion::named(&name).unwrap_or(LinkVersion::FIRST);
+    Ok(Line { connection, send, receive, version })
 }
 
 /// Joins a farm: makes a key, has it signed, and checks that the answer is of the token's farm.

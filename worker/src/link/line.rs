@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use zoetrope_protocol::codec;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{ArtifactHeader, CloseCode, FromWorker, ToWorker};
 
 /// Frames that wait to be written. A worker writes about four a second; a queue this long means that the
@@ -32,6 +33,7 @@ pub struct UpLine {
     /// The connection.
     pub connection: Connection,
     frames: mpsc::Sender<Out>,
+    version: LinkVersion,
 }
 
 /// A code as QUIC carries it.
@@ -43,11 +45,11 @@ impl UpLine {
     /// Starts the tasks of a connection.
     pub fn start(line: Line, session: u64, link: &ActorRef<LinkMsg>) -> Self {
         let (frames, queue) = mpsc::channel(FRAMES_OUT_MAX);
-        let Line { connection, send, receive } = line;
+        let Line { connection, send, receive, version } = line;
         tokio::spawn(write(send, queue, connection.clone(), session, link.clone()));
         tokio::spawn(read(receive, connection.clone(), session, link.clone()));
         tokio::spawn(accept(connection.clone(), session, link.clone()));
-        UpLine { connection, frames }
+        UpLine { connection, frames, version }
     }
 
     /// Queues a frame. False if it cannot be said: the link is as good as lost.
@@ -61,6 +63,11 @@ impl UpLine {
     }
 
     fn queue(&self, frame: &FromWorker, how: fn(Vec<u8>) -> Out) -> bool {
+        // What the coordinator cannot read would cost the link.
+        if frame.since() > self.version {
+            tracing::warn!("the coordinator is too old to be told something");
+            return true;
+        }
         match codec::frame(frame) {
             Ok(bytes) => self.frames.try_send(how(bytes)).is_ok(),
             Err(error) => {
@@ -115,7 +122,8 @@ async fn read(
             Ok(frame) => frame,
             Err(error) => {
                 if matches!(error, StreamError::Frame(_)) {
-                    connection.close(close_code(CloseCode::BadFrame), b"");
+                    let reason = b"the worker cannot read what it was told";
+                    connection.close(close_code(CloseCode::BadFrame), reason);
                 }
                 report_lost(&link, session, error.to_string());
                 return;

@@ -12,7 +12,8 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use zoetrope_protocol::wire::{ALPN_JOIN, ALPN_LINK, IDLE_TIMEOUT};
+use zoetrope_protocol::version::LinkVersion;
+use zoetrope_protocol::wire::{ALPN_JOIN, IDLE_TIMEOUT};
 
 /// The name in the coordinator's certificate, whatever address it has.
 pub const COORDINATOR_NAME: &str = "coordinator.zoetrope";
@@ -59,8 +60,8 @@ fn transport() -> TransportConfig {
     transport
 }
 
-fn client(mut tls: rustls::ClientConfig, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
-    tls.alpn_protocols = vec![alpn.to_vec()];
+fn client(mut tls: rustls::ClientConfig, names: Vec<Vec<u8>>) -> Result<ClientConfig, TlsError> {
+    tls.alpn_protocols = names;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport()));
     Ok(config)
@@ -77,7 +78,7 @@ pub fn link_config(identity: &NodeIdentity) -> Result<ClientConfig, TlsError> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![identity.certificate.clone()], identity.key())?;
-    client(tls, ALPN_LINK)
+    client(tls, LinkVersion::names())
 }
 
 /// Why the peer of a first contact was not believed; empty if it was.
@@ -96,7 +97,7 @@ pub fn join_config(token: &Token) -> Result<(ClientConfig, Disbelief), TlsError>
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    Ok((client(tls, ALPN_JOIN)?, disbelief))
+    Ok((client(tls, vec![ALPN_JOIN.to_vec()])?, disbelief))
 }
 
 /// Believes a server whose chain ends in the CA that the token names, and that is otherwise in order.

@@ -175,6 +175,10 @@ async fn live_answers_are_as_described() {
     }
     let to = format!("/farm/jobs/video_{:032x}/move", 1);
     check("post", "/farm/jobs/{video_id}/move", &to, none.clone()).await;
+    for number in [1, 999] {
+        let path = format!("/farm/jobs/video_{number:032x}");
+        check("get", "/farm/jobs/{video_id}", &path, none.clone()).await;
+    }
     let why = "/farm/jobs/{video_id}/why";
     let path = format!("/farm/jobs/video_{:032x}/why", 1);
     check("get", why, &path, none.clone()).await;

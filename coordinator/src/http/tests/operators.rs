@@ -93,6 +93,24 @@ async fn jobs_of_all_projects_are_listed_with_their_project() {
     assert_eq!(stand.get(&format!("/farm/jobs/{id}/why")).await.code(), (404, None));
 }
 
+/// Operators see who did what of a job, and with which bytes; tenants do not.
+#[tokio::test]
+async fn a_job_is_shown_with_its_attempts_and_its_chain() {
+    let stand = Stand::new().await;
+    let id = stand.put(1, JobState::InProgress);
+    let path = format!("/farm/jobs/{id}");
+    let job = operate(&stand, "GET", &path, "").await.json();
+    assert_eq!((&job["video"]["id"], &job["video"]["project"]), (&json!(id), &json!("proj_1")));
+    let attempt = &job["attempts"][0];
+    assert_eq!((&attempt["node"], &attempt["cause"]), (&json!("node-a"), &json!("worker_lost")));
+    let latents = &job["artifacts"][0];
+    assert_eq!((&latents["role"], &latents["number"]), (&json!("latents"), &json!(3)));
+    assert_eq!(latents["sha256"], "07".repeat(32));
+    assert_eq!(stand.get(&path).await.status, 403);
+    let none = operate(&stand, "GET", &format!("/farm/jobs/video_{:032x}", 9), "").await;
+    assert_eq!(none.status, 404);
+}
+
 #[tokio::test]
 async fn tokens_and_keys_are_made() {
     let stand = Stand::new().await;
