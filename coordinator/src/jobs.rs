@@ -5,11 +5,13 @@
 
 pub mod moderation;
 pub mod proofs;
+pub mod rescan;
 pub mod row;
 pub mod table;
 
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
+pub use rescan::{Rescan, RescanOrder, RescanState};
 pub use row::JobRow;
 pub use table::{JobTable, TableRows, WorkerFacts};
 
@@ -98,6 +100,8 @@ pub struct JobView {
     pub assets: Option<Assets>,
     /// When its files go, once completed.
     pub expires: Option<Millis>,
+    /// When a rescan took it down: its files can be read no more.
+    pub taken_down: Option<Millis>,
     /// What was judged of it.
     pub moderation: Moderation,
     /// Whether its words are still being judged.

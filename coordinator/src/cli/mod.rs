@@ -9,6 +9,7 @@ mod jobs;
 mod operate;
 mod places;
 mod provenance;
+mod rescan;
 mod serve;
 mod submit;
 mod table;
@@ -84,6 +85,8 @@ enum Verb {
     Cordon(operate::WorkerArg),
     /// Give a worker work again
     Uncordon(operate::WorkerArg),
+    /// Judge everything stored anew, and take down what fails
+    Rescan(rescan::RescanArgs),
     /// Make a token with which new workers may join
     JoinToken(operate::TokenArgs),
     /// Show which coordinator leads, or let another lead
@@ -146,6 +149,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Move(args) => jobs::move_job(args, &target).await,
         Verb::Cordon(args) => operate::cordon(args, true, &target).await,
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
+        Verb::Rescan(args) => rescan::rescan(args, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Leader { what } => operate::leader(what, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,

@@ -5,7 +5,7 @@ use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    provenance, submit,
+    provenance, rescan, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -41,7 +41,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 28] = [
+pub const ROUTES: [Route; 31] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -66,6 +66,9 @@ pub const ROUTES: [Route; 28] = [
     route("GET", "/farm/jobs", || get(operator::jobs)),
     route("GET", "/farm/jobs/{video_id}/why", || get(operator::why)),
     route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
+    route("POST", "/farm/rescan", || post(rescan::begin)),
+    route("GET", "/farm/rescan", || get(rescan::show)),
+    route("DELETE", "/farm/rescan", || delete(rescan::cancel)),
     route("POST", "/farm/join_tokens", || post(operator::join_token)),
     route("POST", "/farm/keys", || post(operator::create_key)),
     route("GET", "/farm/keys", || get(operator::keys)),

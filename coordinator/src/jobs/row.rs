@@ -47,6 +47,10 @@ pub struct JobRow {
     pub deleted: bool,
     /// Artifacts that the unfinished job may still need.
     pub working: BTreeSet<ArtifactId>,
+    /// What its clip was judged by; kept as long as its files, so that it can be judged anew.
+    pub record: Option<ArtifactRef>,
+    /// When a rescan took it down.
+    pub taken_down: Option<Millis>,
 }
 
 impl JobRow {
@@ -69,6 +73,7 @@ impl JobRow {
             gpu: self.gpu,
             assets: self.assets.clone(),
             expires: self.expires(),
+            taken_down: self.taken_down,
             moderation: Moderation::default(),
             judging: false,
         }
@@ -81,7 +86,7 @@ impl JobRow {
 
     /// Whether its clip can be read, or may still come to be: its pointer stays.
     pub fn keeps_pointer(&self) -> bool {
-        !self.deleted && !matches!(self.state, JobState::Failed(_))
+        !self.deleted && self.taken_down.is_none() && !matches!(self.state, JobState::Failed(_))
     }
 
     /// When its files go; none unless completed.
@@ -98,6 +103,7 @@ impl JobRow {
         let mut all = self.working.clone();
         if let Some(assets) = self.assets.as_ref().filter(|_| !self.assets_gone) {
             all.extend(assets.artifacts());
+            all.extend(self.record.map(|record| record.artifact));
         }
         all
     }
@@ -118,5 +124,11 @@ impl JobRow {
             sprite_rows: facts.sprite_rows,
         };
         (fence == measured).then_some(assets)
+    }
+
+    /// The record that the clip that is being published was judged by.
+    pub fn judged_by(&self) -> Option<ArtifactRef> {
+        let (_, outputs) = self.publishing.as_ref()?;
+        outputs.iter().find(|output| output.role == Role::Scores).copied()
     }
 }

@@ -175,6 +175,11 @@ async fn live_answers_are_as_described() {
     }
     let to = format!("/farm/jobs/video_{:032x}/move", 1);
     check("post", "/farm/jobs/{video_id}/move", &to, none.clone()).await;
+    let rescan = "/farm/rescan";
+    check("get", rescan, rescan, none.clone()).await;
+    for (method, body) in [("post", json!({})), ("get", none.clone()), ("delete", none.clone())] {
+        check(method, rescan, rescan, body).await;
+    }
     let why = "/farm/jobs/{video_id}/why";
     let path = format!("/farm/jobs/video_{:032x}/why", 1);
     check("get", why, &path, none.clone()).await;
