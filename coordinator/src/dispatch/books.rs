@@ -171,7 +171,7 @@ pub struct Snapshot {
     rescan: Option<Rescan>,
 }
 
-const SNAPSHOT_VERSION: u32 = 3;
+const SNAPSHOT_VERSION: u32 = 4;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
