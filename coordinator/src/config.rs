@@ -4,6 +4,8 @@
 
 use crate::dispatch::DispatchLimits;
 use crate::link::LinkLimits;
+use crate::moderation::remote::Provider;
+use crate::outward::{self, ALLOW_MAX, Allow};
 use crate::provenance::settings::Provenance;
 use crate::store::place::{BUCKET_SCHEME, Bucket, Place, parse_bucket};
 use serde::{Deserialize, Serialize};
@@ -321,6 +323,77 @@ pub struct Moderation {
     pub policy: Option<PathBuf>,
     /// The folder of its nets; otherwise looked for where `scripts/setup` puts them.
     pub models: Option<PathBuf>,
+    /// A remote provider, which judges texts too.
+    pub remote: Option<RemoteModeration>,
+}
+
+/// A remote provider that speaks the OpenAI moderations API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteModeration {
+    /// Its endpoint.
+    pub url: String,
+    /// A file with its key; none if it wants none.
+    pub key_file: Option<PathBuf>,
+    /// The model that is asked for.
+    #[serde(default = "remote_model")]
+    pub model: String,
+    /// Whether it judges beside the embedded nets or instead of them.
+    pub mode: RemoteMode,
+    /// How long it may take for an answer.
+    #[serde(default = "remote_timeout")]
+    pub timeout_seconds: u64,
+    /// Hosts and networks that may be dialled although they are not public.
+    #[serde(default)]
+    pub allow: Vec<String>,
+}
+
+fn remote_model() -> String {
+    "omni-moderation-latest".to_owned()
+}
+
+fn remote_timeout() -> u64 {
+    10
+}
+
+/// How a remote provider judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteMode {
+    /// Beside the embedded nets: the higher score counts.
+    Join,
+    /// Instead of them, but for the rules on minors.
+    Replace,
+}
+
+impl RemoteModeration {
+    /// The provider.
+    ///
+    /// # Errors
+    /// `Range` names the key.
+    pub fn provider(&self) -> Result<Provider, ConfigError> {
+        let wrong = |key: &str, range: String| ConfigError::Range {
+            key: format!("moderation.remote.{key}"),
+            range,
+        };
+        if !(1..=20).contains(&self.timeout_seconds) {
+            return Err(wrong("timeout_seconds", format!("1 to 20, got {}", self.timeout_seconds)));
+        }
+        let allow = Allow::read(&self.allow).filter(|_| self.allow.len() <= ALLOW_MAX);
+        let allow = allow.ok_or_else(|| {
+            let range = "host names, addresses and networks such as \"10.0.0.0/8\", at most 64";
+            wrong("allow", range.to_owned())
+        })?;
+        let url = outward::url(&self.url, &allow).map_err(|e| wrong("url", e.to_string()))?;
+        Ok(Provider {
+            url,
+            allow,
+            key_file: self.key_file.clone(),
+            model: self.model.clone(),
+            timeout: Duration::from_secs(self.timeout_seconds),
+            replaces: self.mode == RemoteMode::Replace,
+        })
+    }
 }
 
 impl Moderation {
@@ -383,6 +456,10 @@ impl ServeConfig {
             .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.data = base.join(&config.data);
+        let remote = config.moderation.remote.as_mut().and_then(|remote| remote.key_file.as_mut());
+        if let Some(path) = remote {
+            *path = base.join(&*path);
+        }
         let own = [&mut config.moderation.policy, &mut config.moderation.models];
         for path in config.models.iter_mut().chain(own.into_iter().flatten()) {
             *path = base.join(&*path);
@@ -444,6 +521,7 @@ impl ServeConfig {
         self.store.check()?;
         self.check_cluster()?;
         self.provenance.check()?;
+        self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
         self.named_tenants().map(drop)
     }
 
@@ -629,6 +707,7 @@ mod tests {
         assert!(!config.vram_bytes.is_empty());
         assert!(!config.tenants.named.is_empty());
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
+        assert!(config.moderation.remote.is_some());
         config.check().expect("in range");
     }
 
@@ -658,6 +737,29 @@ mod tests {
         ] {
             let said = of(text).check().expect_err(text).to_string();
             assert!(said.starts_with(key), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_remote_moderation_is_not_dialled_where_it_must_not() {
+        let told = |keys: &str| {
+            let text = format!("[moderation.remote]\nmode = \"join\"\n{keys}\n");
+            let config = ServeConfig::parse(&text).expect("parses");
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(told("url = \"https://guard.example.com/\""), Ok(()));
+        assert_eq!(told("url = \"http://10.0.0.1/\"\nallow = [\"10.0.0.0/8\"]"), Ok(()));
+        for (keys, named) in [
+            ("url = \"http://guard.example.com/\"", "moderation.remote.url must be"),
+            ("url = \"https://10.0.0.1/\"", "moderation.remote.url must be a public address"),
+            ("url = \"https://a.b/\"\nallow = [\"x y\"]", "moderation.remote.allow must be"),
+            (
+                "url = \"https://a.b/\"\ntimeout_seconds = 0",
+                "timeout_seconds must be 1 to 20, got 0",
+            ),
+        ] {
+            let error = told(keys).expect_err(keys);
+            assert!(error.contains(named), "{error}");
         }
     }
 

@@ -6,7 +6,9 @@
 use crate::dispatch::shares::{OpenShare, Shared};
 use crate::fsck::Listed;
 use crate::jobs::shares::{Read, Variant};
-use crate::jobs::{Asset, History, JobView, ListQuery, Page, Share, ShareId, Submission};
+use crate::jobs::{
+    Asset, History, JobView, ListQuery, Page, Rescan, RescanOrder, Share, ShareId, Submission,
+};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use ractor::{ActorRef, RpcReplyPort};
@@ -71,6 +73,12 @@ pub enum FarmMsg {
     Move(JobId, Option<String>, RpcReplyPort<Result<(), MoveRefused>>),
     /// Jobs of all tenants, newest first, for operators.
     AllJobs(ListQuery, RpcReplyPort<Result<Page, NoSuchCursor>>),
+    /// Have everything stored judged anew; answered when that is durable.
+    Rescan(Box<RescanOrder>, RpcReplyPort<Result<Rescan, RescanRefused>>),
+    /// End the rescan.
+    RescanCancel(RpcReplyPort<Result<Rescan, RescanRefused>>),
+    /// The rescan that goes on or the last one, and the rows that it has not looked at.
+    RescanView(RpcReplyPort<Option<(Rescan, u64)>>),
     /// A new join token for so many workers, good for so long; answered when it is durable.
     JoinToken {
         /// How many workers may join with it, 1 to 1,000.
@@ -153,6 +161,15 @@ pub enum MoveRefused {
     NoSuchWorker,
     /// It has not begun, is on that worker already, is being published, or has ended.
     NothingToMove,
+}
+
+/// A rescan that cannot begin, or that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RescanRefused {
+    /// One goes on.
+    Running,
+    /// There was none.
+    None,
 }
 
 /// A page was asked for behind an id that the tenant never had.

@@ -6,6 +6,7 @@
 pub mod history;
 pub mod moderation;
 pub mod proofs;
+pub mod rescan;
 pub mod row;
 pub mod shares;
 pub mod table;
@@ -13,6 +14,7 @@ pub mod table;
 pub use history::{ArtifactRecord, AttemptRecord, History};
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
+pub use rescan::{Rescan, RescanOrder, RescanState};
 pub use row::JobRow;
 pub use shares::{Share, ShareId, ShareTable};
 pub use table::{JobTable, TableRows, WorkerFacts};
@@ -102,6 +104,8 @@ pub struct JobView {
     pub assets: Option<Assets>,
     /// When its files go, once completed.
     pub expires: Option<Millis>,
+    /// When a rescan took it down: its files can be read no more.
+    pub taken_down: Option<Millis>,
     /// What was judged of it.
     pub moderation: Moderation,
     /// Whether its words are still being judged.

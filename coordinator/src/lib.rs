@@ -22,6 +22,7 @@ pub mod link;
 pub mod metrics;
 pub mod models;
 pub mod moderation;
+pub mod outward;
 pub mod provenance;
 pub mod registry;
 pub mod root;

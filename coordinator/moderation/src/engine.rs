@@ -2,7 +2,7 @@
 
 use crate::classifier::{CardClassifier, Classifier, NetClassifier};
 use crate::image_in::{self, ImageError};
-use crate::judge::{self, RecordError, Scores};
+use crate::judge::{self, Asked, Heard, RecordError, Scores};
 use crate::models::{ModelsError, NetName};
 use crate::nets::minilm::Minilm;
 use crate::nets::{Net, NetError, yunet};
@@ -12,8 +12,9 @@ use crate::text::{Similarity, readings};
 use rten::ThreadPool;
 use std::path::Path;
 use std::sync::Arc;
-use zoetrope_protocol::id::ArtifactId;
-use zoetrope_protocol::moderation::{Audience, FrameRecord, FrameScore, Verdict};
+use zoetrope_protocol::moderation::{
+    Audience, Category, FrameRecord, FrameScore, Utterance, Verdict,
+};
 
 /// Why there is no verdict. Never a pass.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +77,7 @@ impl Engine {
     /// `Net`.
     pub fn score_texts(&self, texts: &[&str]) -> Result<Scores, EngineError> {
         let mut scores = Scores::new();
-        let mut add = |more: Scores| {
-            for (category, score) in more {
-                let kept = scores.entry(category).or_default();
-                *kept = score.max(*kept);
-            }
-        };
+        let mut add = |more: Scores| judge::raise(&mut scores, more);
         let together = (texts.len() > 1).then(|| texts.join(" "));
         for text in texts.iter().copied().chain(together.as_deref()) {
             for reading in readings(text) {
@@ -140,17 +136,59 @@ impl Engine {
         Ok(surest)
     }
 
-    /// Judges a finished clip by the record of its frames.
+    /// Judges a finished clip by the record of its frames and of its sound.
     ///
     /// # Errors
-    /// `Record` if it is no evidence.
+    /// `Record` if it is no evidence; `Net`.
     pub fn judge_clip(
         &self,
         record: &FrameRecord,
-        clip: ArtifactId,
-        frames: u32,
+        asked: &Asked,
         audience: Audience,
     ) -> Result<Verdict, EngineError> {
-        Ok(judge::clip(&self.policy, audience, record, clip, frames)?)
+        judge::evidence(&self.policy, record, asked)?;
+        let heard = self.heard(record, false)?;
+        Ok(judge::clip(&self.policy, audience, record, &heard))
+    }
+
+    /// Scores what is said in a clip: each utterance, and behind them all of them together. `only_minors`: as
+    /// [`Engine::score_minors`].
+    ///
+    /// # Errors
+    /// `Net`.
+    pub fn heard(
+        &self,
+        record: &FrameRecord,
+        only_minors: bool,
+    ) -> Result<Vec<Heard>, EngineError> {
+        let score = |words: &str| match only_minors {
+            true => Ok(self.score_minors(&[words])),
+            false => self.score_texts(&[words]),
+        };
+        let said: Vec<&Utterance> = judge::said(&self.policy, record).collect();
+        let mut heard = Vec::new();
+        for one in &said {
+            let scores = score(&one.words)?;
+            heard.push(Heard { start_ms: one.start_ms, end_ms: one.end_ms, scores });
+        }
+        if let [first, .., last] = said[..] {
+            let whole = said.iter().map(|one| one.words.trim()).collect::<Vec<_>>().join(" ");
+            let (start_ms, end_ms) = (first.start_ms, last.end_ms);
+            heard.push(Heard { start_ms, end_ms, scores: score(&whole)? });
+        }
+        Ok(heard)
+    }
+
+    /// What the rules say of minors in texts, where a remote provider judges all else: no setting lets that pass.
+    pub fn score_minors(&self, texts: &[&str]) -> Scores {
+        let mut scores = Scores::new();
+        let together = texts.join(" ");
+        for text in texts.iter().copied().chain([together.as_str()]) {
+            for reading in readings(text) {
+                judge::raise(&mut scores, self.policy.rules.judge(&reading));
+            }
+        }
+        scores.retain(|category, _| *category == Category::SexualMinors);
+        scores
     }
 }

@@ -1,11 +1,12 @@
 //! From scores to a verdict: pure, the policy decides. Equal scores, equal policy, equal verdict.
 
-use crate::policy::{Line, Policy};
+use crate::policy::{Doubt, Line, Policy};
 use std::collections::BTreeMap;
 use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::id::ArtifactId;
 use zoetrope_protocol::moderation::{
-    Audience, Category, FrameRecord, FrameScore, Outcome, Verdict,
+    Audience, Category, FrameRecord, FrameScore, NetId, Outcome, SCORE_ONE, SPANS_MAX, SoundRecord,
+    Span, Utterance, Verdict,
 };
 
 /// Scores in ten-thousandths, the highest of each category.
@@ -18,13 +19,16 @@ pub enum RecordError {
     #[error("the record of sampled frames does not cover the clip")]
     Uncovered,
     /// Other nets than the policy's scored.
-    #[error("the frames were scored by {found}, the policy wants {wanted}")]
+    #[error("the clip was scored by {found}, the policy wants {wanted}")]
     Nets {
         /// Who did.
         found: String,
         /// Who should have.
         wanted: String,
     },
+    /// It does not say of the whole sound what is said in it, or speaks of a sound that is not there.
+    #[error("the record does not cover the sound of the clip")]
+    Unheard,
     /// It is about another file.
     #[error("the record is about another clip")]
     OtherClip,
@@ -33,15 +37,18 @@ pub enum RecordError {
 /// Judges the scores of a text.
 pub fn text(policy: &Policy, audience: Audience, scores: &Scores) -> Verdict {
     let vote = |(category, score): (&Category, &u16)| {
-        let at = policy.thresholds(*category, audience);
-        let outcome = match *score {
-            score if score >= at.block => Outcome::Block,
-            score if score >= at.review => Outcome::Review,
-            _ => Outcome::Pass,
-        };
-        (*category, outcome)
+        (*category, text_vote(policy, audience, *category, *score))
     };
     verdict(policy, audience, scores.iter().map(vote), scores.clone())
+}
+
+fn text_vote(policy: &Policy, audience: Audience, category: Category, score: u16) -> Outcome {
+    let at = policy.thresholds(category, audience);
+    match score {
+        score if score >= at.block => Outcome::Block,
+        score if score >= at.review => Outcome::Review,
+        _ => Outcome::Pass,
+    }
 }
 
 /// Judges one image: a single vote is enough.
@@ -55,55 +62,158 @@ pub fn image(policy: &Policy, audience: Audience, seen: &FrameScore, face: Optio
     verdict(policy, audience, votes.into_iter(), scores)
 }
 
-/// Judges a clip by the record of its sampled frames.
+/// What a record must be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The file.
+    pub clip: ArtifactId,
+    /// Its frames.
+    pub frames: u32,
+    /// Whether it has sound.
+    pub audio: bool,
+}
+
+/// Raises scores to others, where those are higher.
+pub fn raise(scores: &mut Scores, others: Scores) {
+    for (category, score) in others {
+        let kept = scores.entry(category).or_default();
+        *kept = score.max(*kept);
+    }
+}
+
+/// The utterances of a clip that say something.
+pub fn said<'a>(
+    policy: &'a Policy,
+    record: &'a FrameRecord,
+) -> impl Iterator<Item = &'a Utterance> {
+    let all = record.sound.iter().flat_map(|sound| &sound.speech);
+    all.filter(|one| !is_noise(policy, one) && !one.words.trim().is_empty())
+}
+
+/// Words of a clip, and how they scored.
+pub struct Heard {
+    /// When they began.
+    pub start_ms: u32,
+    /// When they ended.
+    pub end_ms: u32,
+    /// Their scores.
+    pub scores: Scores,
+}
+
+/// Whether a record is evidence for a clip.
 ///
 /// # Errors
-/// `RecordError` if the record is no evidence for this clip.
-pub fn clip(
-    policy: &Policy,
-    audience: Audience,
-    record: &FrameRecord,
-    clip: ArtifactId,
-    frames: u32,
-) -> Result<Verdict, RecordError> {
-    if record.clip != clip {
+/// `RecordError` says why not.
+pub fn evidence(policy: &Policy, record: &FrameRecord, asked: &Asked) -> Result<(), RecordError> {
+    if record.clip != asked.clip {
         return Err(RecordError::OtherClip);
     }
-    let wanted = policy.frame_nets();
-    if record.nets != wanted {
-        let names = |nets: &[zoetrope_protocol::moderation::NetId]| {
-            let name = |net: &zoetrope_protocol::moderation::NetId| {
-                format!("{} {}", net.name, &net.sha256.to_string()[..12])
-            };
-            nets.iter().map(name).collect::<Vec<_>>().join(", ")
-        };
-        return Err(RecordError::Nets { found: names(&record.nets), wanted: names(&wanted) });
-    }
-    if !record.covers(frames) {
+    same_nets(&record.nets, &policy.frame_nets())?;
+    if !record.covers(asked.frames) {
         return Err(RecordError::Uncovered);
     }
-    let votes: Vec<(u32, Category, Outcome)> = record
-        .scores
+    match &record.sound {
+        None if asked.audio => Err(RecordError::Unheard),
+        Some(_) if !asked.audio => Err(RecordError::Unheard),
+        None => Ok(()),
+        Some(sound) => {
+            same_nets(&sound.nets, &policy.sound_nets())?;
+            if sound.covers(asked.frames) { Ok(()) } else { Err(RecordError::Unheard) }
+        }
+    }
+}
+
+fn same_nets(found: &[NetId], wanted: &[NetId]) -> Result<(), RecordError> {
+    if found == wanted {
+        return Ok(());
+    }
+    let names = |nets: &[NetId]| {
+        let name = |net: &NetId| format!("{} {}", net.name, &net.sha256.to_string()[..12]);
+        nets.iter().map(name).collect::<Vec<_>>().join(", ")
+    };
+    Err(RecordError::Nets { found: names(found), wanted: names(wanted) })
+}
+
+/// Judges a clip by the record of its sampled frames and of its sound, which must be [`evidence`]. `heard` are the
+/// words of its sound.
+pub fn clip(policy: &Policy, audience: Audience, record: &FrameRecord, heard: &[Heard]) -> Verdict {
+    let (mut spans, mut scores) =
+        (frame_spans(policy, audience, &record.scores), scores_of(&record.scores));
+    for words in heard {
+        for (category, score) in &words.scores {
+            let kept = scores.entry(*category).or_default();
+            *kept = (*score).max(*kept);
+            let Heard { start_ms, end_ms, .. } = *words;
+            let span = Span { start_ms, end_ms, category: *category, score: *score };
+            spans.push((span, text_vote(policy, audience, *category, *score)));
+        }
+    }
+    if let Some(sound) = &record.sound {
+        let doubts = unintelligible(policy, sound);
+        if let Some(most) = doubts.iter().map(|span| span.score).max() {
+            scores.insert(Category::SoundUnintelligible, most);
+        }
+        spans.extend(doubts.into_iter().map(|span| (span, Outcome::Review)));
+    }
+    let votes = spans.iter().map(|(span, outcome)| (span.category, *outcome));
+    let mut verdict = verdict(policy, audience, votes, scores);
+    let stopping = spans.into_iter().filter(|(_, outcome)| *outcome > Outcome::Pass);
+    verdict.spans = stopping.map(|(span, _)| span).collect();
+    verdict.spans.sort();
+    verdict.spans.dedup();
+    verdict.spans.truncate(SPANS_MAX);
+    verdict
+}
+
+/// Whether an utterance is taken for noise: the recogniser doubts that anybody speaks, and is unsure of its words.
+pub fn is_noise(policy: &Policy, one: &Utterance) -> bool {
+    one.no_speech >= policy.sound.no_speech && one.confidence < policy.sound.confidence_min
+}
+
+/// Speech that was not understood, where the policy does not let it pass. Its score is what is missing to certainty.
+fn unintelligible(policy: &Policy, sound: &SoundRecord) -> Vec<Span> {
+    if policy.sound.unintelligible == Doubt::Pass {
+        return Vec::new();
+    }
+    let unclear = |one: &&Utterance| {
+        let unsure = one.confidence < policy.sound.confidence_min;
+        !is_noise(policy, one) && (unsure || one.words.trim().is_empty())
+    };
+    let span = |one: &Utterance| Span {
+        start_ms: one.start_ms,
+        end_ms: one.end_ms,
+        category: Category::SoundUnintelligible,
+        score: SCORE_ONE.saturating_sub(one.confidence),
+    };
+    sound.speech.iter().filter(unclear).map(span).collect()
+}
+
+/// What each sampled frame votes for, as a span of one frame.
+fn frame_spans(policy: &Policy, audience: Audience, scores: &[FrameScore]) -> Vec<(Span, Outcome)> {
+    let votes: Vec<(&FrameScore, Category, Outcome)> = scores
         .iter()
         .flat_map(|seen| {
             let votes = frame_votes(policy, audience, seen);
-            votes.into_iter().map(|(category, outcome)| (seen.frame, category, outcome))
+            votes.into_iter().map(move |(category, outcome)| (seen, category, outcome))
         })
         .collect();
     let near = policy.frames.block_within_ms.saturating_mul(FPS) / 1_000;
-    let blocks: Vec<u32> =
-        votes.iter().filter(|(.., o)| *o == Outcome::Block).map(|(frame, ..)| *frame).collect();
-    let mut voters = blocks.clone();
+    let blocks = votes.iter().filter(|(.., o)| *o == Outcome::Block);
+    let mut voters: Vec<u32> = blocks.map(|(seen, ..)| seen.frame).collect();
     voters.dedup();
-    let wanted = policy.frames.block_votes as usize;
     // A clip of fewer samples than votes are wanted is blocked by all of them.
-    let wanted = wanted.min(record.scores.len());
+    let wanted = (policy.frames.block_votes as usize).min(scores.len()).max(1);
     let blocked = voters.windows(wanted).any(|some| some[wanted - 1] - some[0] <= near);
-    let soften = |(_, category, outcome): &(u32, Category, Outcome)| {
-        let lone = *outcome == Outcome::Block && !blocked;
-        (*category, if lone { Outcome::Review } else { *outcome })
+    let soften = |(seen, category, outcome): (&FrameScore, Category, Outcome)| {
+        let lone = outcome == Outcome::Block && !blocked;
+        let millis = |frame: u32| (u64::from(frame) * 1_000 / u64::from(FPS)) as u32;
+        let score =
+            if category == Category::Sexual { seen.nsfw.max(seen.explicit) } else { seen.gore };
+        let (start_ms, end_ms) = (millis(seen.frame), millis(seen.frame.saturating_add(1)));
+        let span = Span { start_ms, end_ms, category, score };
+        (span, if lone { Outcome::Review } else { outcome })
     };
-    Ok(verdict(policy, audience, votes.iter().map(soften), scores_of(&record.scores)))
+    votes.into_iter().map(soften).collect()
 }
 
 fn frame_votes(policy: &Policy, audience: Audience, seen: &FrameScore) -> Vec<(Category, Outcome)> {
@@ -157,5 +267,6 @@ fn verdict(
         scores: scores.into_iter().collect(),
         audience,
         policy: policy.version,
+        spans: Vec::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! Moderation: scores text, images and sampled frames, and judges the scores by a policy.
+//! Moderation: scores text, images, sampled frames and what is heard, and judges the scores by a policy.
 //!
 //! Shared by the coordinator (prompts, input images, verdicts) and the worker (sampled frames), so that both score
 //! alike. Everything runs offline and blocks; callers bring their own threads. Never: network, actors, jobs,
@@ -12,11 +12,13 @@ pub mod judge;
 pub mod models;
 pub mod nets;
 pub mod policy;
+pub mod sound;
 pub mod text;
 
 pub use classifier::{CardClassifier, Classifier, NetClassifier};
 pub use engine::{Engine, EngineError};
 pub use policy::{Policy, PolicyError};
+pub use sound::{CardListener, Listener, NetListener};
 
 /// A score of 0 to 1 as whole ten-thousandths; what is no number counts as the highest.
 pub fn score(value: f32) -> u16 {

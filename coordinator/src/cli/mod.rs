@@ -10,6 +10,7 @@ mod jobs;
 mod operate;
 mod places;
 mod provenance;
+mod rescan;
 mod serve;
 mod submit;
 mod table;
@@ -87,6 +88,8 @@ enum Verb {
     Uncordon(operate::WorkerArg),
     /// Hold every stored file against the journal; mends nothing unless told to
     Fsck(fsck::FsckArgs),
+    /// Judge everything stored anew, and take down what fails
+    Rescan(rescan::RescanArgs),
     /// Make a token with which new workers may join
     JoinToken(operate::TokenArgs),
     /// Show which coordinator leads, or let another lead
@@ -150,6 +153,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Cordon(args) => operate::cordon(args, true, &target).await,
         Verb::Uncordon(args) => operate::cordon(args, false, &target).await,
         Verb::Fsck(args) => fsck::fsck(args, &target).await,
+        Verb::Rescan(args) => rescan::rescan(args, &target).await,
         Verb::JoinToken(args) => operate::join_token(args, &target).await,
         Verb::Leader { what } => operate::leader(what, &target).await,
         Verb::Key { what } => operate::key(what, &target).await,

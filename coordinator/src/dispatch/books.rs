@@ -4,9 +4,10 @@
 //! comes with the record.
 
 use super::intake::{Intake, Waiting};
+use crate::jobs::rescan::{Batch, Failing};
 use crate::jobs::{
-    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Share, ShareId, Submission,
-    TableRows, WorkerFacts,
+    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Rescan, RescanOrder, RescanState,
+    Share, ShareId, Submission, TableRows, WorkerFacts,
 };
 use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,18 @@ pub enum Entry {
         /// The proofs.
         proofs: Proofs,
     },
+    /// An operator has everything stored judged anew.
+    RescanBegan {
+        /// How.
+        order: Box<RescanOrder>,
+    },
+    /// A rescan looked at some more rows, and takes down what fails unless it only looks.
+    RescanWent {
+        /// What it came to.
+        batch: Box<Batch>,
+    },
+    /// An operator ended the rescan.
+    RescanCancelled,
     /// A share link to a clip was made.
     Shared {
         /// The job.
@@ -157,6 +170,8 @@ pub struct Books {
     pub intake: Intake,
     /// What was judged.
     pub moderation: ModerationTable,
+    /// The rescan that goes on, or the last one.
+    pub rescan: Option<Rescan>,
     now: Millis,
 }
 
@@ -170,10 +185,11 @@ pub struct Snapshot {
     intake: Vec<(JobId, Waiting)>,
     moderation: Vec<(JobId, Arc<Moderation>)>,
     proofs: Vec<(JobId, ClipProofs)>,
+    rescan: Option<Rescan>,
     shares: Vec<(JobId, Vec<Share>)>,
 }
 
-const SNAPSHOT_VERSION: u32 = 4;
+const SNAPSHOT_VERSION: u32 = 5;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -196,6 +212,7 @@ impl Books {
             table: JobTable::default(),
             intake: Intake::default(),
             moderation: ModerationTable::default(),
+            rescan: None,
             now: Millis(0),
         }
     }
@@ -255,6 +272,13 @@ impl Books {
                     self.input(now, input, &mut effects);
                 }
             }
+            Entry::RescanBegan { order } => self.rescan = Some(Rescan::begin(now, *order)),
+            Entry::RescanWent { batch } => self.rescan_went(now, *batch, &mut effects),
+            Entry::RescanCancelled => {
+                if let Some(rescan) = self.rescan.as_mut().filter(|rescan| rescan.is_running()) {
+                    rescan.end(now, RescanState::Cancelled);
+                }
+            }
         }
         let fired = self.intake.fire(now);
         effects.judge.extend(fired.ask);
@@ -273,6 +297,32 @@ impl Books {
             self.input(now, Input::Submitted { job, ask: waiting.ask }, effects);
         } else {
             self.end_waiting(now, job, FailWhy::Ended(EndWhy::Blocked), effects);
+        }
+    }
+
+    /// A rescan went on: what fails is taken down, or ends if it is not finished.
+    fn rescan_went(&mut self, now: Millis, batch: Batch, effects: &mut Effects) {
+        let Some(rescan) = self.rescan.as_mut().filter(|rescan| rescan.is_running()) else {
+            return;
+        };
+        rescan.went(now, &batch);
+        if rescan.order.dry_run {
+            return;
+        }
+        for Failing { job, output, verdict } in batch.failing {
+            let Some(row) = self.table.row(job) else { continue };
+            let ended = row.is_terminal();
+            let fence =
+                self.moderation.of(job).and_then(|known| known.output.as_ref()).map(|o| o.0);
+            match fence.filter(|_| output) {
+                Some(fence) => self.moderation.output(job, fence, verdict),
+                None => self.moderation.input(job, verdict),
+            }
+            if ended {
+                self.table.take_down(now, job);
+            } else {
+                self.input(now, Input::EndAsked { job, why: EndWhy::Blocked }, effects);
+            }
         }
     }
 
@@ -344,6 +394,7 @@ impl Books {
             intake: self.intake.to_rows(),
             moderation: self.moderation.to_rows(),
             proofs: self.table.proofs().to_rows(),
+            rescan: self.rescan.clone(),
             shares: self.table.shares().to_rows(),
         }
     }
@@ -378,6 +429,7 @@ impl Books {
             table,
             intake: Intake::from_rows(snapshot.intake),
             moderation: ModerationTable::from_rows(snapshot.moderation),
+            rescan: snapshot.rescan,
             now: snapshot.now,
         }
     }

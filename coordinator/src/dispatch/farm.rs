@@ -109,6 +109,15 @@ impl DispatchState {
                 let moved = self.move_job(job, to.as_deref());
                 self.read(reply, move |_| moved);
             }
+            FarmMsg::Rescan(order, reply) => {
+                let began = self.rescan(*order);
+                self.read(reply, move |_| began);
+            }
+            FarmMsg::RescanCancel(reply) => {
+                let ended = self.cancel_rescan();
+                self.read(reply, move |_| ended);
+            }
+            FarmMsg::RescanView(reply) => self.read(reply, DispatchState::rescan_view),
             FarmMsg::JoinToken { uses, ttl, reply } => self.join_token(uses, ttl, reply),
         }
     }

@@ -15,6 +15,7 @@ pub mod progress;
 pub mod provenance;
 pub mod publish;
 pub mod recovery;
+pub mod rescan;
 pub mod shares;
 pub mod state;
 pub mod workers;
@@ -24,6 +25,7 @@ pub use recovery::{Recovery, RecoveryError, rebuild, recover};
 pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 
 use crate::farm::FarmMsg;
+use crate::jobs::rescan::Batch;
 use crate::link::LinkMsg;
 use crate::moderation::{ClipFault, ModerationMsg};
 use crate::provenance::ProvenanceMsg;
@@ -107,6 +109,13 @@ pub enum DispatchMsg {
         fence: Fence,
         /// The verdict, or why there is none.
         result: Result<Verdict, ClipFault>,
+    },
+    /// A batch of a rescan was judged.
+    Rescanned {
+        /// Of the rescan that began then.
+        began: Millis,
+        /// What it came to; none if it could not be judged now.
+        batch: Option<Batch>,
     },
     /// All records up to this number are on disk.
     Synced(u64),
@@ -241,6 +250,7 @@ impl Actor for DispatchActor {
             DispatchMsg::ModerationUp(sidecar) => state.moderation_up(sidecar),
             DispatchMsg::TextsJudged { job, verdict } => state.texts_judged(job, verdict),
             DispatchMsg::ClipJudged { job, fence, result } => state.clip_judged(job, fence, result),
+            DispatchMsg::Rescanned { began, batch } => state.rescanned(began, batch),
             DispatchMsg::Synced(through) => state.synced(through),
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),

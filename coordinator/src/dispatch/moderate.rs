@@ -7,6 +7,7 @@ use super::state::DispatchState;
 use crate::moderation::{ClipFault, ModerationMsg};
 use ractor::ActorRef;
 use std::time::{Duration, Instant};
+use zoetrope_moderation::judge::Asked;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, JobSpec, Role};
 use zoetrope_protocol::metric;
@@ -43,7 +44,7 @@ impl DispatchState {
         }
     }
 
-    fn ask_moderation(&mut self, message: ModerationMsg) -> bool {
+    pub(super) fn ask_moderation(&mut self, message: ModerationMsg) -> bool {
         let asked = self.moderation.as_ref().is_some_and(|actor| actor.cast(message).is_ok());
         if !asked {
             self.moderation = None;
@@ -121,11 +122,12 @@ impl DispatchState {
             self.not_moderated(job, Cause::CheckFailed);
             return Moderated::Waits;
         };
-        let Some(frames) = self.books.table.row(job).map(|row| row.spec.render.frames) else {
+        let Some(render) = self.books.table.row(job).map(|row| &row.spec.render) else {
             return Moderated::Waits;
         };
+        let asked = Asked { clip, frames: render.frames, audio: render.audio };
         let back = self.myself.clone();
-        let message = ModerationMsg::JudgeClip { job, fence, record, clip, frames, audience, back };
+        let message = ModerationMsg::JudgeClip { job, fence, record, asked, audience, back };
         if self.ask_moderation(message) {
             self.judging.insert(job, (Instant::now(), fence, outputs.to_vec()));
         } else {

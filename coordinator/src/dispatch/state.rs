@@ -115,6 +115,8 @@ pub struct DispatchState {
     pub(super) policy: ArtifactId,
     /// Clips that are being judged: since when, of which attempt, with which outputs.
     pub(super) judging: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
+    /// Since when a batch of the rescan is out.
+    pub(super) rescanning: Option<Instant>,
     pub(super) placed: BTreeMap<JobId, Instant>,
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
@@ -168,6 +170,7 @@ impl DispatchState {
             moderation: None,
             policy,
             judging: BTreeMap::new(),
+            rescanning: None,
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),
             waiting,
@@ -294,6 +297,7 @@ impl DispatchState {
         }
         self.delete_due();
         self.judging_due();
+        self.rescan_due();
         self.gauges();
         // Looks at everything, so only where a developer or a test is watching.
         if cfg!(debug_assertions)
@@ -410,6 +414,8 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Shared { .. } => "shared",
         Entry::ShareRevoked { .. } => "share_revoked",
         Entry::ShareRead { .. } => "share_read",
+        Entry::RescanBegan { .. } | Entry::RescanCancelled => "rescan",
+        Entry::RescanWent { .. } => "rescanned",
         Entry::Core(input) => match input {
             Input::EpochBegan { .. } => "epoch_began",
             Input::ModelSet { .. } => "model_set",

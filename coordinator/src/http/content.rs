@@ -128,6 +128,12 @@ impl<'a> File<'a> {
 
 /// The files of a job, if they can be had.
 pub(super) fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
+    if view.taken_down.is_some() {
+        return Err(ApiError::not_found(
+            Some("moderation_blocked"),
+            "The content of this video was taken down by our moderation system.",
+        ));
+    }
     match (&view.assets, view.state) {
         (Some(assets), JobState::Completed) if view.expires.is_none_or(|at| now < at) => Ok(assets),
         (_, JobState::Completed) => Err(ApiError::not_found(

@@ -23,6 +23,7 @@ mod openapi;
 mod operator;
 mod provenance;
 mod recent;
+mod rescan;
 mod role;
 mod route;
 mod shares;

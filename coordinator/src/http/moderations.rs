@@ -186,7 +186,7 @@ fn unjudged(param: &str, error: &Unjudged) -> ApiError {
         Unjudged::Engine(EngineError::Image(image)) => {
             ApiError::bad_media(param, format!("'{param}': {image}."))
         }
-        Unjudged::Engine(_) | Unjudged::NotLoaded | Unjudged::Late => {
+        Unjudged::Engine(_) | Unjudged::Remote(_) | Unjudged::NotLoaded | Unjudged::Late => {
             tracing::warn!(%error, "a moderation request has no verdict");
             ApiError::moderation_unavailable()
         }

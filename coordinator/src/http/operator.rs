@@ -373,12 +373,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())
 }
 
-async fn read_body(door: &Door, request: Request) -> Result<Fields, ApiError> {
+pub(super) async fn read_body(door: &Door, request: Request) -> Result<Fields, ApiError> {
     let (head, bytes) = request.into_parts();
     body::read(door, &head.headers, bytes).await
 }
 
-fn within(param: &str, value: i128, least: i128, most: i128) -> Result<u64, ApiError> {
+pub(super) fn within(param: &str, value: i128, least: i128, most: i128) -> Result<u64, ApiError> {
     let fits = (least..=most).contains(&value).then(|| u64::try_from(value).ok()).flatten();
     fits.ok_or_else(|| {
         ApiError::invalid(param, format!("Invalid value: '{param}' must be {least} to {most}."))

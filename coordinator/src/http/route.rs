@@ -5,7 +5,7 @@ use super::envelope::ApiError;
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    provenance, shares, submit,
+    provenance, rescan, shares, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -41,7 +41,7 @@ const fn route(
 }
 
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
-pub const ROUTES: [Route; 35] = [
+pub const ROUTES: [Route; 38] = [
     route("POST", "/v1/videos", || post(submit::create)),
     route("GET", "/v1/videos", || get(listing::list)),
     route("GET", "/v1/videos/{video_id}", || get(listing::retrieve)),
@@ -73,6 +73,9 @@ pub const ROUTES: [Route; 35] = [
     route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
     route("POST", "/farm/fsck", || post(operator::fsck)),
     route("GET", "/farm/fsck", || get(operator::fsck_report)),
+    route("POST", "/farm/rescan", || post(rescan::begin)),
+    route("GET", "/farm/rescan", || get(rescan::show)),
+    route("DELETE", "/farm/rescan", || delete(rescan::cancel)),
     route("POST", "/farm/join_tokens", || post(operator::join_token)),
     route("POST", "/farm/keys", || post(operator::create_key)),
     route("GET", "/farm/keys", || get(operator::keys)),

@@ -3,11 +3,12 @@
 use super::{DoorLimits, DoorMetrics, DoorState, serve};
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
-    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, SubmitRefused, WorkerRow,
+    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, RescanRefused,
+    SubmitRefused, WorkerRow,
 };
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
-    PhaseView, Submission,
+    PhaseView, Rescan, RescanState, Submission,
 };
 use crate::keys::{KeyStore, Project, Role};
 use crate::models::Models;
@@ -78,6 +79,7 @@ pub fn view(number: u128, state: JobState) -> JobView {
         gpu: Millis(0),
         assets: None,
         expires: None,
+        taken_down: None,
         moderation: Moderation::default(),
         judging: false,
     };
@@ -129,6 +131,8 @@ pub struct Table {
     pub cancels: usize,
     /// Panics of the test's own making in the store.
     pub broken_store: bool,
+    /// The rescan.
+    pub rescan: Option<Rescan>,
 }
 
 /// One job of the fake farm.
@@ -235,6 +239,21 @@ fn answer(shared: Shared, message: FarmMsg) {
                 (Some(_), _) => Ok(()),
             },
         ),
+        FarmMsg::Rescan(order, reply) => {
+            let began = match &table.rescan {
+                Some(rescan) if rescan.is_running() => Err(RescanRefused::Running),
+                _ => Ok(table.rescan.insert(Rescan::begin(NOW, *order)).clone()),
+            };
+            say(reply, began);
+        }
+        FarmMsg::RescanCancel(reply) => {
+            let ended = table.rescan.as_mut().map(|rescan| {
+                rescan.end(NOW, RescanState::Cancelled);
+                rescan.clone()
+            });
+            say(reply, ended.ok_or(RescanRefused::None));
+        }
+        FarmMsg::RescanView(reply) => say(reply, table.rescan.clone().map(|rescan| (rescan, 7))),
         FarmMsg::JoinToken { uses, ttl, reply } => say(reply, format!("zt1{uses}x{}", ttl.0)),
         #[allow(unreachable_patterns)]
         _ => {}

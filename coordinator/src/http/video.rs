@@ -227,6 +227,7 @@ pub fn first_view(view: &JobView) -> JobView {
         gpu: Millis(0),
         assets: None,
         expires: None,
+        taken_down: None,
         moderation: crate::jobs::Moderation {
             audience: view.moderation.audience,
             ..Default::default()

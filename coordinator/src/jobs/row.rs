@@ -49,6 +49,10 @@ pub struct JobRow {
     pub working: BTreeSet<ArtifactId>,
     /// Its attempts and its chain, for operators.
     pub history: History,
+    /// What its clip was judged by; kept as long as its files, so that it can be judged anew.
+    pub record: Option<ArtifactRef>,
+    /// When a rescan took it down.
+    pub taken_down: Option<Millis>,
 }
 
 impl JobRow {
@@ -71,6 +75,7 @@ impl JobRow {
             gpu: self.gpu,
             assets: self.assets.clone(),
             expires: self.expires(),
+            taken_down: self.taken_down,
             moderation: Moderation::default(),
             judging: false,
         }
@@ -83,7 +88,8 @@ impl JobRow {
 
     /// Whether its clip can be read, or may still come to be: its pointer stays.
     pub fn keeps_pointer(&self) -> bool {
-        !self.deleted && !self.assets_gone && !matches!(self.state, JobState::Failed(_))
+        let taken = self.taken_down.is_some() || self.assets_gone;
+        !self.deleted && !taken && !matches!(self.state, JobState::Failed(_))
     }
 
     /// When its files go; none unless completed.
@@ -100,6 +106,7 @@ impl JobRow {
         let mut all = self.working.clone();
         if let Some(assets) = self.assets.as_ref().filter(|_| !self.assets_gone) {
             all.extend(assets.artifacts());
+            all.extend(self.record.map(|record| record.artifact));
         }
         all
     }
@@ -120,5 +127,11 @@ impl JobRow {
             sprite_rows: facts.sprite_rows,
         };
         (fence == measured).then_some(assets)
+    }
+
+    /// The record that the clip that is being published was judged by.
+    pub fn judged_by(&self) -> Option<ArtifactRef> {
+        let (_, outputs) = self.publishing.as_ref()?;
+        outputs.iter().find(|output| output.role == Role::Scores).copied()
     }
 }

@@ -158,6 +158,8 @@ impl JobTable {
             deleted: false,
             working: BTreeSet::new(),
             history: History::default(),
+            record: None,
+            taken_down: None,
         };
         self.index(&row, now);
         self.rows.insert(job, Arc::new(row));
@@ -400,8 +402,10 @@ impl JobTable {
                 JobState::Completed => {
                     row.ended = Some(now);
                     row.assets = row.published();
+                    row.record = row.judged_by();
                     // From here on they are kept as its files; the core forgets all else.
-                    let kept = row.assets.iter().flat_map(Assets::artifacts).collect::<Vec<_>>();
+                    let mut kept: Vec<_> = row.assets.iter().flat_map(Assets::artifacts).collect();
+                    kept.extend(row.record.map(|record| record.artifact));
                     row.working.retain(|artifact| !kept.contains(artifact));
                 }
                 JobState::Failed(_) => row.ended = Some(now),
@@ -451,6 +455,17 @@ impl JobTable {
             }
         }
         free
+    }
+
+    /// A rescan takes a job down: its files stay until their time, and nobody reads them.
+    pub fn take_down(&mut self, now: Millis, job: JobId) {
+        self.change(job, |row| row.taken_down = row.taken_down.or(Some(now)));
+    }
+
+    /// The rows behind this place, oldest first.
+    pub fn behind(&self, place: Option<(Millis, JobId)>) -> impl Iterator<Item = &JobRow> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.order.range((from, Bound::Unbounded)).filter_map(|(_, job)| self.row(*job))
     }
 
     /// Whether any job uses the artifact.

@@ -4,15 +4,16 @@
 use crate::submission;
 use std::fmt::Write as _;
 use zoetrope_coordinator::dispatch::books::{Books, Entry, Record};
+use zoetrope_coordinator::jobs::rescan::{Batch, Failing, PolicyTexts};
 use zoetrope_coordinator::jobs::shares::Variant;
-use zoetrope_coordinator::jobs::{Share, ShareId, WorkerFacts};
+use zoetrope_coordinator::jobs::{RescanOrder, Share, ShareId, WorkerFacts};
 use zoetrope_coordinator::journal::Form;
 use zoetrope_protocol::codec::{decode, encode};
 use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ModelId, ShardId, TenantId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, ClipFacts, Role, Stage};
-use zoetrope_protocol::moderation::{Audience, Category, Outcome, Verdict};
+use zoetrope_protocol::moderation::{Audience, Category, Outcome, Span, Verdict};
 use zoetrope_protocol::provenance::{
     MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
@@ -58,6 +59,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
             checked: Millis(35),
         }),
     };
+    let policy = PolicyTexts { policy: "p".into(), rules: "r".into(), pairs: "s".into() };
+    let order = RescanOrder { policy: Some(policy), dry_run: false, per_second: 10 };
     let share = Share {
         id: ShareId(0xabcd),
         created: Millis(36),
@@ -90,11 +93,19 @@ fn entries() -> Vec<(&'static str, Entry)> {
         scores: vec![(Category::Violence, 1_200)],
         audience: Audience::Teen,
         policy: ArtifactId([3; 32]),
+        spans: vec![],
     };
     let blocked = Verdict {
         outcome: Outcome::Block,
         categories: vec![Category::Sexual, Category::LikenessUnconsented],
+        spans: vec![Span { start_ms: 500, end_ms: 541, category: Category::Sexual, score: 9_000 }],
         ..passed.clone()
+    };
+    let batch = Batch {
+        through: Some((Millis(1_000), job)),
+        passed: 1,
+        failing: vec![Failing { job, output: false, verdict: blocked.clone() }],
+        unjudged: vec![JobId(3)],
     };
     vec![
         ("epoch_began", core(Input::EpochBegan { epoch: Epoch(1) })),
@@ -199,6 +210,9 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         ("signed", Entry::Signed { job, claim }),
         ("proven", Entry::Proven { job, proofs }),
+        ("rescan_began", Entry::RescanBegan { order: Box::new(order) }),
+        ("rescan_went", Entry::RescanWent { batch: Box::new(batch) }),
+        ("rescan_cancelled", Entry::RescanCancelled),
         ("shared", Entry::Shared { job, share: Box::new(share.clone()) }),
         ("share_read", Entry::ShareRead { share: share.id }),
         ("share_revoked", Entry::ShareRevoked { share: share.id }),

@@ -13,6 +13,7 @@ mod operators;
 mod overload;
 mod provenance;
 mod render;
+mod rescan;
 mod restart;
 mod s3;
 mod shares;
@@ -111,6 +112,21 @@ impl TestFarm {
             Ok(view) => view,
             Err(_) => panic!("the job never came there: {:?}", self.read(job).await),
         }
+    }
+
+    /// Asks why a job waits until the answer has these words.
+    pub(crate) async fn until_why(&self, job: JobId, words: &str) -> String {
+        let asking = async {
+            loop {
+                let why = self.farm().ask(|reply| FarmMsg::Why(None, job, reply)).await;
+                match why.expect("the farm answers") {
+                    Some(why) if why.contains(words) => return why,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, asking).await;
+        seen.unwrap_or_else(|_| panic!("nobody says {words:?}"))
     }
 
     pub(crate) fn metric(&self, line: &str) -> f64 {

@@ -1,16 +1,20 @@
 //! Promise: nothing is rendered or published that moderation did not pass; without a verdict jobs wait.
 
 use crate::worker::{Worker, facts, held};
-use crate::{TestFarm, submission};
+use crate::{PATIENCE, TestFarm, submission};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zoetrope_coordinator::config::{RemoteMode, RemoteModeration};
 use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::moderation::ModerationMsg;
+use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 use zoetrope_protocol::moderation::{
-    Audience, Category, FrameRecord, FrameScore, NetId, Outcome, SAMPLE_EVERY, SCORE_ONE, Verdict,
+    Audience, Category, FrameRecord, FrameScore, NetId, Outcome, SAMPLE_EVERY, SCORE_ONE,
+    SoundRecord, Utterance, Verdict,
 };
 use zoetrope_protocol::wire::FromWorker;
 use zoetrope_sched::input::EndWhy;
@@ -20,8 +24,9 @@ use zoetrope_sched::output::{FailWhy, JobState};
 pub(crate) fn policy(folder: &Path) -> PathBuf {
     let text = include_str!("../../../configs/policy.toml")
         .replace("similarity = true", "similarity = false")
-        .replace("classifier = \"nets\"", "classifier = \"card\"");
-    assert!(text.contains("similarity = false") && text.contains("\"card\""));
+        .replace("classifier = \"nets\"", "classifier = \"card\"")
+        .replace("listener = \"nets\"", "listener = \"card\"");
+    assert!(text.contains("similarity = false") && text.matches("\"card\"").count() == 2);
     std::fs::create_dir_all(folder.join("policy")).expect("a folder");
     let rules = include_str!("../../../configs/policy/rules.toml");
     std::fs::write(folder.join("policy/rules.toml"), rules).expect("writes");
@@ -37,17 +42,28 @@ pub(crate) fn record(frames: u32, clip: ArtifactId) -> FrameRecord {
     let mut indices: Vec<u32> = regular.chain([frames - 1]).collect();
     indices.dedup();
     let score = |frame| FrameScore { frame, ..FrameScore::default() };
+    let nets = vec![NetId { name: "card".to_owned(), sha256: ArtifactId([0; 32]) }];
+    let length_ms = frames * 1_000 / FPS;
     FrameRecord {
         frames_digest: ArtifactId([5; 32]),
         frames,
         clip,
-        nets: vec![NetId { name: "card".to_owned(), sha256: ArtifactId([0; 32]) }],
+        nets: nets.clone(),
         scores: indices.into_iter().map(score).collect(),
+        sound: Some(SoundRecord { length_ms, nets, speech: vec![] }),
     }
 }
 
+/// Whether a job has a pointer.
+pub(crate) fn is_published(farm: &TestFarm, job: JobId) -> bool {
+    farm.folder.path().join(format!("store/published/{job}.json")).exists()
+}
+
 /// Renders a job up to its clip, whose record was changed.
-async fn finish_with(worker: &mut Worker, change: impl FnOnce(&mut FrameRecord) -> bool) -> JobId {
+pub(crate) async fn finish_with(
+    worker: &mut Worker,
+    change: impl FnOnce(&mut FrameRecord) -> bool,
+) -> JobId {
     let order = loop {
         let order = worker.order().await;
         if order.shard.stage == Stage::Finish {
@@ -118,7 +134,7 @@ async fn a_marked_clip_is_blocked_and_stays_unreadable() {
     assert!(view.assets.is_none());
     let (_, verdict) = view.moderation.output.expect("a verdict");
     assert_eq!(verdict.categories, [Category::Sexual]);
-    assert!(!farm.folder.path().join("store/published").join(job.to_string()).exists());
+    assert!(!is_published(&farm, job));
 
     // Without a reviewer a lone vote stops the clip too.
     farm.submit(submission(2)).await.expect("admitted");
@@ -133,12 +149,52 @@ async fn a_marked_clip_is_blocked_and_stays_unreadable() {
     farm.running.stop().await;
 }
 
+/// Promise: what is said in a clip is judged as its words are; what nobody understood does not pass either.
+#[tokio::test]
+async fn a_clip_that_says_what_the_policy_forbids_is_blocked() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    let says = |words: &str, confidence, no_speech| {
+        let words = words.to_owned();
+        let utterance = Utterance { start_ms: 200, end_ms: 900, words, confidence, no_speech };
+        move |told: &mut FrameRecord| {
+            told.sound.as_mut().expect("a sound").speech.push(utterance);
+            true
+        }
+    };
+    for (n, (words, confidence, category)) in (1..).zip([
+        ("Listen. I will kill you. Goodbye.", 9_000, Category::HarassmentThreatening),
+        ("some words perhaps", 1_000, Category::SoundUnintelligible),
+        ("", 9_000, Category::SoundUnintelligible),
+    ]) {
+        farm.submit(submission(n)).await.expect("admitted");
+        let job = finish_with(&mut worker, says(words, confidence, 100)).await;
+        let view = farm.until(job, |view| matches!(view.state, JobState::Failed(_))).await;
+        assert_eq!(view.state, JobState::Failed(FailWhy::Ended(EndWhy::Blocked)), "{words}");
+        let (_, verdict) = view.moderation.output.expect("a verdict");
+        assert!(verdict.categories.contains(&category), "{verdict:?}");
+        let span = verdict.spans.iter().find(|span| span.category == category).expect("a span");
+        assert_eq!((span.start_ms, span.end_ms), (200, 900));
+        assert!(!is_published(&farm, job));
+    }
+    for (n, (words, confidence, no_speech)) in (11..).zip([
+        ("The red ball bounces over the green grass.", 9_000, 100),
+        // Noise, of which the recogniser made words.
+        ("you", 1_000, 9_000),
+    ]) {
+        farm.submit(submission(n)).await.expect("admitted");
+        let job = finish_with(&mut worker, says(words, confidence, no_speech)).await;
+        farm.until(job, |view| view.state == JobState::Completed).await;
+    }
+    farm.running.stop().await;
+}
+
 /// A record that is missing, empty, has holes, is about another clip, or comes of other nets proves nothing.
 #[tokio::test]
 async fn a_clip_without_evidence_is_never_published() {
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
-    let lies: [fn(&mut FrameRecord) -> bool; 5] = [
+    let lies: [fn(&mut FrameRecord) -> bool; 8] = [
         |_| false,
         |told| {
             told.scores.clear();
@@ -156,6 +212,19 @@ async fn a_clip_without_evidence_is_never_published() {
             told.nets[0].sha256 = ArtifactId([1; 32]);
             true
         },
+        // Nobody listened; to a part only; another net did.
+        |told| {
+            told.sound = None;
+            true
+        },
+        |told| {
+            told.sound.as_mut().expect("a sound").length_ms /= 2;
+            true
+        },
+        |told| {
+            told.sound.as_mut().expect("a sound").nets[0].sha256 = ArtifactId([1; 32]);
+            true
+        },
     ];
     for (n, lie) in (1..).zip(lies) {
         farm.submit(submission(n)).await.expect("admitted");
@@ -164,9 +233,10 @@ async fn a_clip_without_evidence_is_never_published() {
         assert_eq!(view.state, JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed)), "{n}");
         assert!(view.assets.is_none());
     }
-    farm.submit(submission(9)).await.expect("admitted");
+    farm.submit(submission(19)).await.expect("admitted");
     let job = finish_with(&mut worker, |_| true).await;
     farm.until(job, |view| view.state == JobState::Completed).await;
+    assert!(is_published(&farm, job));
     farm.running.stop().await;
 }
 
@@ -210,6 +280,7 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
         scores: vec![],
         audience: Audience::Adult,
         policy,
+        spans: vec![],
     };
     let lies = [
         None,
@@ -250,4 +321,131 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
     }
     honest.stop(None);
     farm.running.stop().await;
+}
+
+/// A provider on loopback that gives each request the next of these answers, and the last one for ever. An empty
+/// answer hangs.
+async fn provider(answers: Vec<String>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let mut answers = answers.into_iter().peekable();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let only = answers.peek().cloned().unwrap_or_default();
+            let answer = if answers.len() > 1 { answers.next().unwrap_or_default() } else { only };
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                let whole = |seen: &[u8]| {
+                    let text = String::from_utf8_lossy(seen).to_lowercase();
+                    let (head, body) = text.split_once("\r\n\r\n")?;
+                    let length = head.split("content-length: ").nth(1)?.lines().next()?;
+                    Some(body.len() >= length.trim().parse().ok()?)
+                };
+                while whole(&seen) != Some(true) {
+                    if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                if answer.is_empty() {
+                    return std::future::pending().await;
+                }
+                stream.write_all(answer.as_bytes()).await.ok();
+            });
+        }
+    });
+    format!("http://{address}/v1/moderations")
+}
+
+/// An answer of a provider about one text, with this score for hate.
+fn says(hate: f64, flagged: bool) -> String {
+    let words = Category::of_api().iter().map(|category| category.word());
+    let is = |word| flagged && word == "hate";
+    let categories: serde_json::Map<_, _> =
+        words.clone().map(|word| (word.to_owned(), is(word).into())).collect();
+    let score = |word| if word == "hate" { hate } else { 0.01 };
+    let scores: serde_json::Map<_, _> =
+        words.map(|word| (word.to_owned(), score(word).into())).collect();
+    let result = serde_json::json!(
+        {"flagged": flagged, "categories": categories, "category_scores": scores}
+    );
+    http(200, &serde_json::json!({"id": "modr-1", "model": "m", "results": [result]}).to_string())
+}
+
+fn http(status: u16, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+async fn with_provider(answers: Vec<String>) -> TestFarm {
+    let url = provider(answers).await;
+    let farm = TestFarm::with(|config| {
+        config.moderation.remote = Some(RemoteModeration {
+            url,
+            key_file: None,
+            model: "m".to_owned(),
+            mode: RemoteMode::Join,
+            timeout_seconds: 1,
+            allow: vec!["127.0.0.1".to_owned()],
+        });
+    })
+    .await;
+    // Otherwise the first question is one that nobody is there to answer.
+    let up = async {
+        while !farm.running.metrics.text().contains("zoetrope_sidecar_up{sidecar=\"moderation\"} 1")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, up).await.expect("moderation comes up");
+    farm
+}
+
+/// Promise: a remote provider judges beside the embedded rules, and the higher score counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_provider_blocks_what_the_rules_let_pass() {
+    let farm = with_provider(vec![says(0.2, false), says(0.9, false), says(0.1, true)]).await;
+    let blocked = JobState::Failed(FailWhy::Ended(EndWhy::Blocked));
+    farm.submit(submission(1)).await.expect("admitted");
+    let view = farm.until(JobId(1), |view| !view.judging).await;
+    let verdict = view.moderation.input.expect("a verdict");
+    assert_eq!(verdict.outcome, Outcome::Pass, "{verdict:?}");
+    for n in [2, 3] {
+        let mut asked = submission(n);
+        asked.spec.render.prompt = format!("a red ball number {n} bounces");
+        farm.submit(asked).await.expect("admitted");
+        let view = farm.until(JobId(n), |view| view.state == blocked).await;
+        let verdict = view.moderation.input.expect("a verdict");
+        assert_eq!(verdict.categories, [Category::Hate], "{verdict:?}");
+    }
+    let mut bad = submission(4);
+    bad.spec.render.prompt = "hardcore porn".to_owned();
+    farm.submit(bad).await.expect("admitted");
+    farm.until(JobId(4), |view| view.state == blocked).await;
+    farm.running.stop().await;
+}
+
+/// Promise: a provider that is down, hangs or lies lets nothing pass: the job waits, and goes on when there is an
+/// answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_provider_that_fails_or_lies_makes_jobs_wait() {
+    let lies = [
+        String::new(),
+        http(500, "{}"),
+        http(302, ""),
+        http(200, ""),
+        http(200, "{\"results\":[]}"),
+        says(1.5, false),
+        says(0.1, true).replace("\"flagged\":true", "\"flagged\":false"),
+        http(200, &format!("{{\"results\":[{}]}}", " ".repeat(2 << 20))),
+    ];
+    for lie in lies {
+        let farm = with_provider(vec![lie.clone(), says(0.1, false)]).await;
+        farm.submit(submission(1)).await.expect("admitted");
+        let why = farm.until_why(JobId(1), "asked 1 times").await;
+        assert!(why.contains("dependency_down"), "{why}");
+        // The second question is answered.
+        farm.until(JobId(1), |view| !view.judging).await;
+        farm.running.stop().await;
+    }
 }

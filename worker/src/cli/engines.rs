@@ -6,6 +6,7 @@ use crate::engine::{Engine, EngineError};
 use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
 use crate::gpu::OpenEngine;
 use crate::model::{self, h3::H3Engine};
+use crate::speech::Speech;
 use anyhow::{Context, bail};
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +14,9 @@ use std::process::Command;
 use std::sync::Arc;
 use tch::Device;
 use zoetrope_moderation::models::{self as nets, NetName};
-use zoetrope_moderation::{CardClassifier, Classifier, NetClassifier};
+use zoetrope_moderation::{
+    CardClassifier, CardListener, Classifier, Listener, NetClassifier, NetListener,
+};
 use zoetrope_protocol::Stage;
 use zoetrope_protocol::model::{Manifest, Steps};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, ServedModel};
@@ -135,13 +138,15 @@ impl Engines {
         &self,
         tools: &ToolArgs,
         temp: &Path,
-        classifier: Option<Arc<dyn Classifier>>,
+        judges: Option<Judges>,
     ) -> anyhow::Result<Finisher> {
         let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe)?;
         std::fs::create_dir_all(temp)
             .with_context(|| format!("cannot make the folder {}", temp.display()))?;
         let settings = FinishSettings::new(programs, temp.into());
-        let settings = Arc::new(FinishSettings { classifier, ..settings });
+        let (classifier, listener) =
+            judges.map(|judges| (judges.classifier, judges.listener)).unzip();
+        let settings = Arc::new(FinishSettings { classifier, listener, ..settings });
         Ok(match self.emulation.as_ref().map(|emulation| emulation.clip) {
             Some(ClipMode::Cached) => Finisher::Cached(Arc::new(ClipCache::new(settings))),
             _ => Finisher::Ffmpeg(settings),
@@ -149,21 +154,30 @@ impl Engines {
     }
 }
 
-/// Who scores sampled frames: the nets in a folder, or the stub of the tests.
+/// Who scores a clip.
+pub struct Judges {
+    classifier: Arc<dyn Classifier>,
+    listener: Arc<dyn Listener>,
+}
+
+/// Who scores sampled frames and listens: the nets in a folder, or the stubs of the tests.
 ///
 /// # Errors
 /// Which net is missing, and how to get it.
-pub fn classifier(args: &ModerationArgs) -> anyhow::Result<Arc<dyn Classifier>> {
+pub fn judges(args: &ModerationArgs) -> anyhow::Result<Judges> {
     if args.classifier == ClassifierKind::Card {
-        tracing::warn!(
-            "sampled frames are scored by the tests' stub: only a test's policy takes that"
-        );
-        return Ok(Arc::new(CardClassifier));
+        tracing::warn!("clips are scored by the tests' stubs: only a test's policy takes that");
+        let (classifier, listener) = (Arc::new(CardClassifier), Arc::new(CardListener));
+        return Ok(Judges { classifier, listener });
     }
     let folder = nets::find(args.moderation.as_deref());
     // The coordinator's policy says which bytes the nets must have; the record says which they have.
-    let digests = nets::digests(&folder, &NetName::OF_FRAMES)?;
-    Ok(Arc::new(NetClassifier::load(&folder, &digests, 1)?))
+    let mut digests = nets::digests(&folder, &NetName::OF_FRAMES)?;
+    digests.extend(nets::digests(&folder, &NetName::OF_SOUND)?);
+    let classifier = Arc::new(NetClassifier::load(&folder, &digests, 1)?);
+    let speech = Speech::start(folder.join("whisper")).context("cannot start a thread")?;
+    let listener = Arc::new(NetListener::load(&folder, &digests, Box::new(speech))?);
+    Ok(Judges { classifier, listener })
 }
 
 /// From `--device` to torch's name for it.

@@ -76,7 +76,7 @@ struct ModerationArgs {
     /// Folder of the moderation nets; default: where scripts/setup puts them
     #[arg(long, value_name = "FOLDER", env = "ZOETROPE_MODERATION_MODELS")]
     moderation: Option<PathBuf>,
-    /// Who scores sampled frames. `card` is for tests: a policy must ask for it
+    /// Who scores sampled frames and listens. `card` is for tests: a policy must ask for it
     #[arg(long, value_enum, default_value_t = ClassifierKind::Nets, env = "ZOETROPE_CLASSIFIER", hide = true)]
     classifier: ClassifierKind,
 }

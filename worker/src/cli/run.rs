@@ -1,6 +1,6 @@
 //! `zoetrope-worker run`: joins if it must, starts the worker (or many emulated ones), and waits for its end.
 
-use super::engines::{Engines, classifier};
+use super::engines::{Engines, judges};
 use super::{EngineKind, RunArgs};
 use crate::cache::ArtifactCache;
 use crate::exit::ExitCode;
@@ -60,8 +60,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("cannot clean {}", temp.display()))?;
     }
     let engines = Engines::new(&args.engine)?;
-    let classifier = classifier(&args.moderation)?;
-    let finisher = engines.finisher(&args.tools, &temp, Some(classifier))?;
+    let judges = judges(&args.moderation)?;
+    let finisher = engines.finisher(&args.tools, &temp, Some(judges))?;
     let models: Vec<String> = engines.served.iter().map(|served| served.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&models)?);
     let shared = Shared { engines, finisher, metrics, pool: args.pool.clone() };

@@ -7,6 +7,7 @@
 mod cached;
 mod check;
 mod encoder;
+mod listen;
 mod moderate;
 mod program;
 mod seal;
@@ -51,8 +52,8 @@ pub enum FinishError {
     /// The manifest could not be written into the clip.
     #[error("the clip could not be signed: {0}")]
     Manifest(#[from] zoetrope_provenance::BuildError),
-    /// A sampled frame could not be scored. Never a pass.
-    #[error("the frames could not be scored: {0}")]
+    /// A sampled frame could not be scored, or the sound not understood. Never a pass.
+    #[error("the clip could not be scored: {0}")]
     Moderation(String),
 }
 
@@ -79,7 +80,7 @@ pub struct FinishedClip {
     pub thumbnail: FinishedFile,
     /// A grid of frames as JPEG.
     pub spritesheet: FinishedFile,
-    /// What the classifiers saw in its frames; none for a clip that no farm publishes.
+    /// What the classifiers saw in its frames and heard in its sound; none for a clip that no farm publishes.
     pub scores: Option<FinishedFile>,
     /// What was measured.
     pub facts: ClipFacts,

@@ -10,7 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use zoetrope_moderation::Classifier;
 use zoetrope_moderation::frames::Sampler;
-use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId};
+use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SoundRecord};
 use zoetrope_protocol::{ArtifactId, Size};
 
 /// Sampled frames that wait: 8 of the largest canvas take 25 MB. When it is full the encoder waits, not the gpu.
@@ -71,11 +71,11 @@ impl Moderation {
         }
     }
 
-    /// No more frames: waits for the last score. What clip it is about is filled in by [`Scores::of`].
+    /// No more frames: waits for the last score. `sound` is what was heard beside. What clip it is about is filled in by [`Scores::of`].
     ///
     /// # Errors
     /// `Moderation` if a frame could not be scored.
-    pub fn finish(mut self) -> Result<Scores, FinishError> {
+    pub fn finish(mut self, sound: Option<SoundRecord>) -> Result<Scores, FinishError> {
         drop(self.frames.take());
         let scored = self.thread.take().map(JoinHandle::join);
         let scores = match scored {
@@ -90,6 +90,7 @@ impl Moderation {
             clip: ArtifactId([0; 32]),
             nets: self.nets,
             scores,
+            sound,
         };
         Ok(Scores(record))
     }

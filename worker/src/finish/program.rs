@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
-use zoetrope_moderation::Classifier;
+use zoetrope_moderation::{Classifier, Listener};
 
 /// What is kept of a child's complaints: their end, where ffmpeg says the reason.
 const COMPLAINT_BYTES: usize = 4 * 1024;
@@ -79,6 +79,8 @@ pub struct FinishSettings {
     pub crf: u32,
     /// Who scores sampled frames; none where nothing is published.
     pub classifier: Option<Arc<dyn Classifier>>,
+    /// Who listens to the sound; none where nothing is published.
+    pub listener: Option<Arc<dyn Listener>>,
 }
 
 impl std::fmt::Debug for FinishSettings {
@@ -91,8 +93,8 @@ impl std::fmt::Debug for FinishSettings {
 impl FinishSettings {
     /// The settings of a farm.
     pub fn new(programs: Programs, temp: PathBuf) -> Self {
-        let (preset, classifier) = ("veryfast".into(), None);
-        FinishSettings { programs, temp, threads: 2, preset, crf: 18, classifier }
+        let (preset, classifier, listener) = ("veryfast".into(), None, None);
+        FinishSettings { programs, temp, threads: 2, preset, crf: 18, classifier, listener }
     }
 }
 

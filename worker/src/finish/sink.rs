@@ -5,6 +5,7 @@
 
 use super::check::read_back;
 use super::encoder::Encoder;
+use super::listen::Listening;
 use super::moderate::{Moderation, Scores};
 use super::program::FinishSettings;
 use super::stills::Stills;
@@ -26,6 +27,7 @@ pub struct FfmpegSink {
     settings: Arc<FinishSettings>,
     spec: RenderSpec,
     sound: Option<PathBuf>,
+    listening: Option<Listening>,
     encoder: Option<Encoder>,
     frames: u32,
     // Last, so that the encoder is dead before its folder goes.
@@ -51,6 +53,7 @@ impl FfmpegSink {
             settings,
             spec: spec.clone(),
             sound: None,
+            listening: None,
             encoder: None,
             frames: 0,
             folder,
@@ -77,6 +80,9 @@ impl FfmpegSink {
         let mut file = std::fs::File::create(&path).map_err(disk)?;
         file.write_all(&bytes).map_err(disk)?;
         self.sound = Some(path);
+        if let Some(listener) = self.settings.listener.clone() {
+            self.listening = Some(Listening::begin(listener, samples.to_vec())?);
+        }
         Ok(())
     }
 
@@ -138,8 +144,9 @@ impl FinishSink for FfmpegSink {
         let encoded = began.elapsed();
 
         let began = Instant::now();
-        // What is left to score once the encoder has all frames.
-        let scores = moderation.map(Moderation::finish).transpose()?;
+        // What is left to understand and to score once the encoder has all frames.
+        let heard = this.listening.take().map(Listening::finish).transpose()?;
+        let scores = moderation.map(|moderation| moderation.finish(heard)).transpose()?;
         let moderated = began.elapsed();
 
         let began = Instant::now();

@@ -6,15 +6,20 @@ use crate::engine::Frames;
 use crate::gpu::attempt::tests::order;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use zoetrope_moderation::{CardClassifier, Classifier};
+use zoetrope_moderation::sound::{Recognizer, Words};
+use zoetrope_moderation::{
+    CardClassifier, CardListener, Classifier, Engine, Listener, NetListener, Policy,
+};
 use zoetrope_protocol::codec;
-use zoetrope_protocol::moderation::{FrameRecord, SCORE_ONE};
+use zoetrope_protocol::moderation::{Audience, Category, FrameRecord, Outcome, SCORE_ONE};
 use zoetrope_protocol::{Size, Stage};
 
 fn settings(temp: &Path) -> Arc<FinishSettings> {
     let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
     let classifier: Option<Arc<dyn Classifier>> = Some(Arc::new(CardClassifier));
-    Arc::new(FinishSettings { classifier, ..FinishSettings::new(programs, temp.join("tmp")) })
+    let listener: Option<Arc<dyn Listener>> = Some(Arc::new(CardListener));
+    let settings = FinishSettings::new(programs, temp.join("tmp"));
+    Arc::new(FinishSettings { classifier, listener, ..settings })
 }
 
 fn spec() -> RenderSpec {
@@ -234,5 +239,107 @@ fn a_classifier_that_fails_leaves_no_clip() {
     let classifier: Option<Arc<dyn Classifier>> = Some(Arc::new(Broken));
     let settings = Arc::new(FinishSettings { classifier, ..(*settings).clone() });
     let error = make(&settings, &spec()).err().expect("no clip");
+    assert!(matches!(error, FinishError::Moderation(_)), "{error}");
+}
+
+/// A clip whose sound begins with this, stereo of 32 kHz.
+fn record_with(settings: Arc<FinishSettings>, sound: &[f32]) -> Result<FrameRecord, FinishError> {
+    let frames = (sound.len() / 2 * 24).div_ceil(32_000) as u32 + 1;
+    let spec = RenderSpec { frames, ..spec() };
+    let mut samples = vec![0.0; spec.shape().asked_samples() as usize * 2];
+    samples[..sound.len()].copy_from_slice(sound);
+    let mut sink = Finisher::Ffmpeg(settings).begin(&spec)?;
+    sink.sound(&samples).expect("takes sound");
+    let frame = [40, 90, 40].repeat(spec.canvas.area() as usize);
+    for _ in 0..frames {
+        sink.frames(Frames { count: 1, rgb: &frame }).expect("takes frames");
+    }
+    let record = record_of(&sink.close()?);
+    assert!(record.covers(frames) && record.sound.as_ref().is_some_and(|s| s.covers(frames)));
+    Ok(record)
+}
+
+/// Speech of 16 kHz as the sound of a clip.
+fn stereo(speech: &[u8]) -> Vec<f32> {
+    let samples = speech[44..].chunks_exact(2);
+    let value = |pair: &[u8]| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32_768.0;
+    samples.flat_map(|pair| [value(pair); 4]).collect()
+}
+
+/// Promise: what a synthetic voice says in a clip is understood on the worker, and the policy judges it: a threat
+/// stops the clip, a harmless sentence does not, and both are in the record with their times.
+#[test]
+fn a_spoken_threat_stops_a_clip() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let nets = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.deps/models/moderation"));
+    let built_in = Policy::built_in().expect("the policy");
+    let speech = crate::speech::Speech::start(nets.join("whisper")).expect("a thread");
+    let listener = NetListener::load(nets, &built_in.models, Box::new(speech));
+    let listener: Arc<dyn Listener> = Arc::new(listener.expect("`scripts/setup` fetches the nets"));
+    let settings = settings(temp.path());
+    let settings = Arc::new(FinishSettings { listener: Some(listener), ..(*settings).clone() });
+    // The frames are scored by the stub, so the policy must ask for it.
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+    let text = std::fs::read_to_string(format!("{folder}/policy.toml")).expect("the policy");
+    let text = text.replace("classifier = \"nets\"", "classifier = \"card\"");
+    // The word rules suffice: embedding all pairs takes a debug build a minute.
+    let text = text.replace("similarity = true", "similarity = false");
+    let text = text.replace("= \"policy/", &format!("= \"{folder}/policy/"));
+    std::fs::write(temp.path().join("policy.toml"), text).expect("writes");
+    let policy = Policy::read(&temp.path().join("policy.toml")).expect("a policy");
+    let engine = Engine::load(Arc::new(policy), nets).expect("the nets");
+    for (bytes, says, outcome) in [
+        (
+            include_bytes!("../../../coordinator/moderation/tests/golden/harmless.wav").as_slice(),
+            "green grass",
+            Outcome::Pass,
+        ),
+        (
+            include_bytes!("../../../coordinator/moderation/tests/golden/threat.wav"),
+            "I will kill you",
+            Outcome::Block,
+        ),
+    ] {
+        let record = record_with(settings.clone(), &stereo(bytes)).expect("a record");
+        let sound = record.sound.as_ref().expect("a sound");
+        assert_eq!(sound.speech.len(), 1, "{sound:?}");
+        assert!(sound.speech[0].words.contains(says), "{sound:?}");
+        let asked = zoetrope_moderation::judge::Asked {
+            clip: record.clip,
+            frames: record.frames,
+            audio: true,
+        };
+        let verdict = engine.judge_clip(&record, &asked, Audience::Adult).expect("a verdict");
+        assert_eq!(verdict.outcome, outcome, "{verdict:?}");
+        if outcome == Outcome::Block {
+            assert!(verdict.categories.contains(&Category::HarassmentThreatening), "{verdict:?}");
+            let span = verdict.spans[0];
+            assert!(span.start_ms >= 300 && span.end_ms > span.start_ms, "{span:?}");
+        }
+    }
+}
+
+struct Deaf;
+
+impl Recognizer for Deaf {
+    fn words(&self, _: &[f32]) -> Result<Words, zoetrope_moderation::nets::NetError> {
+        Err(zoetrope_moderation::nets::NetError { net: "whisper", reason: "broken".into() })
+    }
+}
+
+/// Promise: fail closed. Speech that could not be listened to leaves no clip; silence needs no recogniser.
+#[test]
+fn a_recognizer_that_fails_leaves_no_clip() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let nets = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.deps/models/moderation"));
+    let models = Policy::built_in().expect("the policy").models;
+    let listener = NetListener::load(nets, &models, Box::new(Deaf));
+    let listener: Arc<dyn Listener> = Arc::new(listener.expect("`scripts/setup` fetches the nets"));
+    let settings = settings(temp.path());
+    let settings = Arc::new(FinishSettings { listener: Some(listener), ..(*settings).clone() });
+    let silent = record_with(settings.clone(), &[0.0; 64_000]).expect("a record");
+    assert!(silent.sound.expect("a sound").speech.is_empty());
+    let bytes = include_bytes!("../../../coordinator/moderation/tests/golden/threat.wav");
+    let error = record_with(settings, &stereo(bytes)).expect_err("no clip");
     assert!(matches!(error, FinishError::Moderation(_)), "{error}");
 }

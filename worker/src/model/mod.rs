@@ -1,6 +1,6 @@
 //! The models: networks, weights, noise, and the artifacts between stages.
 //!
-//! Owns everything that names torch, besides the gpu thread. Never async, never reads a clock, the environment
+//! Owns everything that names torch, besides the gpu thread and the thread that listens. Never async, never reads a clock, the environment
 //! or a global seed: a stage is a function of its order and its input artifacts. Called through
 //! [`crate::engine::Engine`] from the gpu thread, and from `zoetrope-worker render`.
 
@@ -9,6 +9,7 @@ pub mod h3;
 pub mod nn;
 pub mod noise;
 pub mod weights;
+pub mod whisper;
 
 use crate::engine::{Engine, EngineError};
 use sha2::{Digest, Sha256};

@@ -182,7 +182,8 @@ impl Stored {
         match self.dtype {
             Dtype::F32 => Ok(Kind::Float),
             Dtype::BF16 => Ok(Kind::BFloat16),
-            other => Err(format!("{name} is stored as {other:?}, not as F32 or BF16")),
+            Dtype::F16 => Ok(Kind::Half),
+            other => Err(format!("{name} is stored as {other:?}, not as F32, BF16 or F16")),
         }
     }
 }

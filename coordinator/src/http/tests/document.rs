@@ -179,6 +179,11 @@ async fn live_answers_are_as_described() {
         let path = format!("/farm/jobs/video_{number:032x}");
         check("get", "/farm/jobs/{video_id}", &path, none.clone()).await;
     }
+    let rescan = "/farm/rescan";
+    check("get", rescan, rescan, none.clone()).await;
+    for (method, body) in [("post", json!({})), ("get", none.clone()), ("delete", none.clone())] {
+        check(method, rescan, rescan, body).await;
+    }
     let why = "/farm/jobs/{video_id}/why";
     let path = format!("/farm/jobs/video_{:032x}/why", 1);
     check("get", why, &path, none.clone()).await;

@@ -158,3 +158,34 @@ async fn health_and_metrics_need_no_key() {
     assert!(counted.contains(&("other", "GET", 404)));
     assert!(counted.contains(&("/healthz", "GET", 200)));
 }
+
+#[tokio::test]
+async fn a_rescan_is_begun_shown_and_ended() {
+    let stand = Stand::new().await;
+    assert_eq!(send(stand.request("POST", "/farm/rescan")).await.code(), (403, None));
+    assert_eq!(operate(&stand, "GET", "/farm/rescan", "").await.status, 404);
+    for (body, param) in [
+        (r#"{"per_second":0}"#, "per_second"),
+        (r#"{"per_second":1001}"#, "per_second"),
+        (r#"{"dry_run":"yes"}"#, "dry_run"),
+        (r#"{"policy":"name = 1"}"#, "rules"),
+        (r#"{"rules":""}"#, "policy"),
+        (r#"{"policy":"name = 1","rules":"","pairs":""}"#, "policy"),
+    ] {
+        let answer = operate(&stand, "POST", "/farm/rescan", body).await;
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(answer.json()["error"]["param"], param, "{body}");
+    }
+    let texts = [
+        include_str!("../../../../configs/policy.toml"),
+        include_str!("../../../../configs/policy/rules.toml"),
+        include_str!("../../../../configs/policy/pairs.tsv"),
+    ];
+    let body = json!({"policy": texts[0], "rules": texts[1], "pairs": texts[2], "dry_run": true});
+    let began = operate(&stand, "POST", "/farm/rescan", &body.to_string()).await.json();
+    assert_eq!((&began["status"], &began["dry_run"]), (&json!("running"), &json!(true)));
+    assert_eq!(operate(&stand, "POST", "/farm/rescan", "{}").await.status, 409);
+    assert_eq!(operate(&stand, "GET", "/farm/rescan", "").await.json()["left"], 7);
+    let ended = operate(&stand, "DELETE", "/farm/rescan", "").await.json();
+    assert_eq!(ended["status"], "cancelled");
+}

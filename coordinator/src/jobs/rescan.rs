@@ -1,0 +1,148 @@
+//! A rescan: everything stored is judged anew, by another policy or by that of now. What it is, how far it is, and
+//! what it found. Pure; a part of the books, so a restart goes on where it was.
+//!
+//! Rows are walked in the order of their creation. A published clip is judged by its words and by the record that was
+//! kept beside it; of an unfinished job only the words are, its clip will be judged when it is published.
+
+use serde::{Deserialize, Serialize};
+use zoetrope_protocol::id::{JobId, Millis};
+use zoetrope_protocol::moderation::{Category, Verdict};
+
+/// Jobs that fail which a report names; all are counted.
+pub const NAMED_MAX: usize = 1_000;
+/// Bytes of the three texts of a policy: some thousand lines of pairs. It goes through the journal in one record.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+/// Rows a second, at most: reading a record from a store takes about a millisecond.
+pub const RATE_MAX: u32 = 1_000;
+/// Rows a second if nothing is said: a fifth of a core, as judging the words of one takes some 20 ms.
+pub const RATE_DEFAULT: u32 = 10;
+
+/// The texts of a policy: its file and its two lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyTexts {
+    /// `policy.toml`.
+    pub policy: String,
+    /// The rules that it names.
+    pub rules: String,
+    /// The pairs that it names.
+    pub pairs: String,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescanOrder {
+    /// By which policy; none: by that of now.
+    pub policy: Option<PolicyTexts>,
+    /// Whether it only looks.
+    pub dry_run: bool,
+    /// Rows a second, 1 to [`RATE_MAX`].
+    pub per_second: u32,
+}
+
+/// How a rescan ended, or that it did not yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RescanState {
+    /// It goes on.
+    Running,
+    /// All rows were looked at.
+    Done,
+    /// An operator ended it.
+    Cancelled,
+}
+
+/// A job that fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    /// The job.
+    pub job: JobId,
+    /// Whether it is the clip that fails; otherwise the words do.
+    pub output: bool,
+    /// By which verdict.
+    pub verdict: Verdict,
+}
+
+/// What a batch of rows came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The last row of it, by creation; none if there was none left.
+    pub through: Option<(Millis, JobId)>,
+    /// Rows that were judged and pass.
+    pub passed: u32,
+    /// Rows that fail.
+    pub failing: Vec<Failing>,
+    /// Rows that cannot be judged: no record was kept, or other nets than the policy's made it.
+    pub unjudged: Vec<JobId>,
+}
+
+/// A rescan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescan {
+    /// What was asked.
+    pub order: RescanOrder,
+    /// When it began.
+    pub began: Millis,
+    /// When it ended.
+    pub ended: Option<Millis>,
+    /// How it stands.
+    pub state: RescanState,
+    /// The last row that was looked at.
+    pub through: Option<(Millis, JobId)>,
+    /// Rows that were judged and pass.
+    pub passed: u64,
+    /// Rows that fail.
+    pub failed: u64,
+    /// Rows that cannot be judged.
+    pub unjudged: u64,
+    /// The first of those that fail, with the categories.
+    pub failing: Vec<(JobId, Vec<Category>)>,
+    /// The first of those that cannot be judged.
+    pub unjudgeable: Vec<JobId>,
+}
+
+impl Rescan {
+    /// A rescan that begins.
+    pub fn begin(now: Millis, order: RescanOrder) -> Rescan {
+        Rescan {
+            order,
+            began: now,
+            ended: None,
+            state: RescanState::Running,
+            through: None,
+            passed: 0,
+            failed: 0,
+            unjudged: 0,
+            failing: Vec::new(),
+            unjudgeable: Vec::new(),
+        }
+    }
+
+    /// Whether it goes on.
+    pub fn is_running(&self) -> bool {
+        self.state == RescanState::Running
+    }
+
+    /// Takes in a batch. One without a last row ends the rescan.
+    pub fn went(&mut self, now: Millis, batch: &Batch) {
+        self.passed += u64::from(batch.passed);
+        self.failed += batch.failing.len() as u64;
+        self.unjudged += batch.unjudged.len() as u64;
+        for one in &batch.failing {
+            if self.failing.len() < NAMED_MAX {
+                self.failing.push((one.job, one.verdict.categories.clone()));
+            }
+        }
+        let room = NAMED_MAX.saturating_sub(self.unjudgeable.len());
+        self.unjudgeable.extend(batch.unjudged.iter().take(room));
+        match batch.through {
+            Some(through) => self.through = Some(through),
+            None => self.end(now, RescanState::Done),
+        }
+    }
+
+    /// Ends it. The policy's texts are not needed any more.
+    pub fn end(&mut self, now: Millis, state: RescanState) {
+        self.state = state;
+        self.ended = Some(now);
+        self.order.policy = None;
+    }
+}
