@@ -7,6 +7,7 @@ use crate::link::LinkLimits;
 use crate::moderation::remote::Provider;
 use crate::outward::{self, ALLOW_MAX, Allow};
 use crate::provenance::settings::Provenance;
+use crate::watermark::settings::Watermark;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub provenance: Provenance,
     /// What is blocked.
     pub moderation: Moderation,
+    /// The marks of clips.
+    pub watermark: Watermark,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -224,6 +227,7 @@ impl Default for ServeConfig {
             cluster: Cluster::default(),
             provenance: Provenance::default(),
             moderation: Moderation::default(),
+            watermark: Watermark::default(),
             accept_journal_loss: false,
         }
     }
@@ -381,6 +385,9 @@ impl ServeConfig {
         for path in config.cluster.paths().into_iter().filter(|path| !path.as_os_str().is_empty()) {
             *path = base.join(&*path);
         }
+        for path in config.watermark.artwork.values_mut() {
+            *path = base.join(&*path);
+        }
         for path in config.provenance.paths() {
             *path = base.join(&*path);
         }
@@ -426,6 +433,7 @@ impl ServeConfig {
         self.check_cluster()?;
         self.provenance.check()?;
         self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
+        self.watermark.check()?;
         self.named_tenants().map(drop)
     }
 
@@ -576,7 +584,7 @@ mod tests {
             .collect();
         let config = ServeConfig::parse(&as_set).expect("the examples are right");
         assert!(!config.vram_bytes.is_empty());
-        assert!(!config.tenants.named.is_empty());
+        assert!(!config.tenants.named.is_empty() && !config.watermark.artwork.is_empty());
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         assert!(config.moderation.remote.is_some());
         config.check().expect("in range");

@@ -35,6 +35,8 @@ pub enum FarmMsg {
     FindResent(TenantId, [u8; 32], RpcReplyPort<Option<JobView>>),
     /// What a tenant's video was published with; none if it is not published.
     Proofs(TenantId, JobId, RpcReplyPort<Option<Proofs>>),
+    /// The job whose clip carries this mark, of whichever tenant; none that was deleted.
+    Marked(u32, RpcReplyPort<Option<(TenantId, JobView)>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// All workers, for operators.

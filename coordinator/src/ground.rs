@@ -31,6 +31,8 @@ pub struct Ground {
     pub authority: Box<dyn Documents>,
     /// The API keys' document.
     pub keys: Box<dyn Documents>,
+    /// The document of the watermark's key.
+    pub mark: Box<dyn Documents>,
     /// The store.
     pub store: Arc<Store>,
     /// The file with what was shown of running jobs.
@@ -58,6 +60,7 @@ impl Ground {
             journal: Box::new(move || journal::open(&folder, accept_loss)),
             authority: Box::new(Folder(data.join("ca"))),
             keys: Box::new(Folder(data.clone())),
+            mark: Box::new(Folder(data.join("watermark"))),
             store: store(config, &data.join("store"))?,
             progress: data.join("progress"),
             leadership: Leadership::alone(),
@@ -139,7 +142,8 @@ impl Common {
             metrics: self.metrics.clone(),
             journal: Box::new(move || journal::shared::open(shared, accept_loss)),
             authority: Box::new(documents.clone()),
-            keys: Box::new(documents),
+            keys: Box::new(documents.clone()),
+            mark: Box::new(documents),
             store,
             progress: config.cluster.store.join("progress"),
             leadership,

@@ -3,12 +3,14 @@
 //! Built from journalled inputs and the core's outputs alone, so a replay builds it again. It decides nothing:
 //! the core does.
 
+pub mod marks;
 pub mod moderation;
 pub mod proofs;
 pub mod rescan;
 pub mod row;
 pub mod table;
 
+pub use marks::{MarkRows, MarkTable};
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
 pub use rescan::{Rescan, RescanOrder, RescanState};

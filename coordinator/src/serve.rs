@@ -20,6 +20,7 @@ use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Store, StoreReader};
+use crate::watermark::{Finder, MarkDesk, WatermarkArguments};
 use crate::{clock, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
@@ -75,6 +76,7 @@ pub struct Running {
     /// The root that clips are signed under, PEM.
     pub root: Arc<str>,
     inspector: Arc<Inspector>,
+    finder: Arc<Finder>,
     /// Who judges.
     pub desk: Arc<Desk>,
     leadership: Arc<Leadership>,
@@ -150,13 +152,20 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 /// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
     let Ground { models, metrics, journal, authority, keys, store, .. } = ground;
-    let Ground { progress: progress_file, leadership, coordinators, .. } = ground;
+    let Ground { progress: progress_file, leadership, coordinators, mark, .. } = ground;
+    let looks = config.watermark.open()?;
+    let epoch = config.watermark.epoch;
     let core = zoetrope_sched::Config::default();
     let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
-        anyhow::Ok((authority, keys, recover(journal, core)?))
+        let recovered = recover(journal, core)?;
+        let issued = recovered.books.table.marks().any();
+        let marks = MarkDesk::open(mark.as_ref(), epoch, looks, issued)?;
+        anyhow::Ok((authority, keys, marks, recovered))
     });
-    let (authority, keys, recovered) = opened.await??;
+    let (authority, keys, marks, recovered) = opened.await??;
+    let marks = Arc::new(marks);
+    let finder = Arc::new(Finder::new(marks.clone(), config.watermark.ffmpeg.clone()));
     let (authority, keys) = (Arc::new(authority), Arc::new(keys));
     let Recovery { books, writer, replayed, loss, took } = recovered;
     let data = &config.data;
@@ -176,7 +185,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         roots.push_str(&pem);
     }
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
-    let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: false };
+    let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: true };
     let gate = Gate::new(&root, demand, &data.join("scratch"))
         .context("the gate in front of publication")?;
     let gate = Arc::new(gate);
@@ -255,6 +264,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         },
         sidecars: {
             let (store, metrics, desk) = (store.clone(), metrics.clone(), desk.clone());
+            let marks = marks.clone();
             let models = zoetrope_moderation::models::find(config.moderation.models.as_deref());
             Box::new(move |dispatch: ActorRef<DispatchMsg>| SidecarSupArguments {
                 storage: StorageArguments {
@@ -265,10 +275,11 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
                 moderation: ModerationArguments {
                     desk,
                     models,
-                    store,
+                    store: store.clone(),
                     metrics: metrics.clone(),
                     dispatch: dispatch.clone(),
                 },
+                watermark: WatermarkArguments { desk: marks, store, metrics: metrics.clone() },
                 provenance: provenance.clone(),
                 metrics,
                 dispatch,
@@ -294,6 +305,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         desk,
         root,
         inspector,
+        finder,
         actors,
         ended,
         fatal,
@@ -315,6 +327,7 @@ impl Running {
             limits: door_limits(config),
             metrics: self.metrics.clone(),
             inspector: self.inspector.clone(),
+            finder: Some(self.finder.clone()),
             desk: self.desk.clone(),
             system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
             now: clock::now,

@@ -6,8 +6,8 @@
 use super::intake::{Intake, Waiting};
 use crate::jobs::rescan::{Batch, Failing};
 use crate::jobs::{
-    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Rescan, RescanOrder, RescanState,
-    Submission, TableRows, WorkerFacts,
+    ClipProofs, JobRow, JobTable, MarkRows, Moderation, ModerationTable, Rescan, RescanOrder,
+    RescanState, Submission, TableRows, WorkerFacts,
 };
 use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
 use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_sched::input::{Ask, EndWhy};
@@ -130,6 +131,13 @@ pub enum Entry {
     },
     /// An operator ended the rescan.
     RescanCancelled,
+    /// A mark was issued for the job's clip. Durable before a worker hears of it.
+    Marked {
+        /// The job.
+        job: JobId,
+        /// The mark.
+        issued: Issued,
+    },
 }
 
 /// What an entry caused.
@@ -169,9 +177,10 @@ pub struct Snapshot {
     moderation: Vec<(JobId, Arc<Moderation>)>,
     proofs: Vec<(JobId, ClipProofs)>,
     rescan: Option<Rescan>,
+    marks: MarkRows,
 }
 
-const SNAPSHOT_VERSION: u32 = 4;
+const SNAPSHOT_VERSION: u32 = 5;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -225,6 +234,7 @@ impl Books {
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
+            Entry::Marked { job, issued } => self.table.marked(job, issued),
             Entry::Proven { job, proofs } => {
                 self.input(now, Input::Published { job }, &mut effects);
                 self.table.proven(job, proofs);
@@ -373,6 +383,7 @@ impl Books {
             moderation: self.moderation.to_rows(),
             proofs: self.table.proofs().to_rows(),
             rescan: self.rescan.clone(),
+            marks: self.table.marks().to_rows(),
         }
     }
 
@@ -400,6 +411,7 @@ impl Books {
     fn of(snapshot: Snapshot) -> Books {
         let mut table = JobTable::from_rows(snapshot.table);
         table.restore_proofs(snapshot.proofs);
+        table.restore_marks(snapshot.marks);
         Books {
             core: Core::from_snapshot(snapshot.core),
             table,

@@ -68,6 +68,10 @@ impl DispatchState {
                 let row = state.books.table.of(tenant, job)?;
                 state.books.table.proofs().of(row.job).cloned()
             }),
+            FarmMsg::Marked(mark, reply) => self.read(reply, move |state| {
+                let row = state.books.table.row(state.books.table.marks().job_of(mark)?)?;
+                (!row.deleted).then(|| (row.spec.tenant, state.view(row)))
+            }),
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }

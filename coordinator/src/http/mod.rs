@@ -43,6 +43,7 @@ use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::moderation::Desk;
+use crate::watermark::Finder;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -68,6 +69,8 @@ pub struct DoorState {
     pub system_fingerprint: Arc<str>,
     /// Looks into files.
     pub inspector: Arc<Inspector>,
+    /// Looks for marks in them; none where nothing is marked.
+    pub finder: Option<Arc<Finder>>,
     /// The time. A test may stop it.
     pub now: fn() -> Millis,
     /// The other coordinators; none where there are no others.

@@ -12,6 +12,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ModelId, ShardId, TenantId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, ClipFacts, Role, Stage};
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Category, Outcome, Span, Verdict};
 use zoetrope_protocol::provenance::{
     MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
@@ -195,6 +196,10 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("rescan_began", Entry::RescanBegan { order: Box::new(order) }),
         ("rescan_went", Entry::RescanWent { batch: Box::new(batch) }),
         ("rescan_cancelled", Entry::RescanCancelled),
+        (
+            "marked",
+            Entry::Marked { job: JobId(2), issued: Issued { serial: 5, epoch: 1, mark: 36 } },
+        ),
     ]
 }
 

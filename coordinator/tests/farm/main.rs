@@ -14,6 +14,7 @@ mod render;
 mod rescan;
 mod restart;
 mod store;
+mod watermark;
 mod worker;
 mod worker_loss;
 
