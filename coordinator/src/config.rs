@@ -8,6 +8,7 @@ use crate::moderation::remote::Provider;
 use crate::outward::{self, ALLOW_MAX, Allow};
 use crate::provenance::settings::Provenance;
 use crate::store::place::{BUCKET_SCHEME, Bucket, Place, parse_bucket};
+use crate::watermark::settings::Watermark;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,6 +52,8 @@ pub struct ServeConfig {
     pub provenance: Provenance,
     /// What is blocked.
     pub moderation: Moderation,
+    /// The marks of clips.
+    pub watermark: Watermark,
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
@@ -310,6 +313,7 @@ impl Default for ServeConfig {
             cluster: Cluster::default(),
             provenance: Provenance::default(),
             moderation: Moderation::default(),
+            watermark: Watermark::default(),
             accept_journal_loss: false,
         }
     }
@@ -468,6 +472,9 @@ impl ServeConfig {
             *path = base.join(&*path);
         }
         config.store.make_absolute(base);
+        for path in config.watermark.artwork.values_mut() {
+            *path = base.join(&*path);
+        }
         for path in config.provenance.paths() {
             *path = base.join(&*path);
         }
@@ -522,6 +529,7 @@ impl ServeConfig {
         self.check_cluster()?;
         self.provenance.check()?;
         self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
+        self.watermark.check()?;
         self.named_tenants().map(drop)
     }
 
@@ -705,7 +713,7 @@ mod tests {
             .collect();
         let config = ServeConfig::parse(&as_set).expect("the examples are right");
         assert!(!config.vram_bytes.is_empty());
-        assert!(!config.tenants.named.is_empty());
+        assert!(!config.tenants.named.is_empty() && !config.watermark.artwork.is_empty());
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         assert!(config.moderation.remote.is_some());
         config.check().expect("in range");

@@ -58,6 +58,8 @@ pub enum FarmMsg {
     PointerStale(Vec<JobId>, RpcReplyPort<Vec<JobId>>),
     /// Which of these artifacts no job uses and nobody is about to delete.
     Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
+    /// The job whose clip carries this mark, of whichever tenant; none that was deleted.
+    Marked(u32, RpcReplyPort<Option<(TenantId, JobView)>>),
     /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// One job of any tenant with its history, for operators; none if there is no such job.

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::provenance::{
-    Demand, Gap, ModeratedProof, Proofs, SignedClaim, SignedProof,
+    Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
 use zoetrope_provenance::{State, Trust, Verdict, certificates};
 
@@ -85,6 +85,8 @@ pub struct Candidate {
     pub claim: SignedClaim,
     /// That the file passed moderation before the claim came into it.
     pub moderated: ModeratedProof,
+    /// That its mark was read from that file.
+    pub marked: MarkedProof,
 }
 
 /// What a clip is held against.
@@ -135,7 +137,7 @@ impl Gate {
         job: JobId,
         candidate: &Candidate,
     ) -> Result<Proofs, Closed> {
-        let Candidate { assets: Assets { video: clip, .. }, claim, moderated } = candidate;
+        let Candidate { assets: Assets { video: clip, .. }, claim, moderated, marked } = candidate;
         let scratch = self.fetch(store, clip).await?;
         let (path, trust) = (scratch.0.clone(), self.trust.clone());
         let read = move || -> std::io::Result<Verdict> {
@@ -144,8 +146,8 @@ impl Gate {
         let verdict = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
         drop(scratch);
         let signed = self.judge(&verdict, job, clip.artifact, claim)?;
-        let proofs =
-            Proofs { moderated: Some(moderated.clone()), marked: None, signed: Some(signed) };
+        let (moderated, marked) = (Some(moderated.clone()), Some(*marked));
+        let proofs = Proofs { moderated, marked, signed: Some(signed) };
         proofs.close(clip.artifact, &self.demand)?;
         Ok(proofs)
     }

@@ -34,6 +34,8 @@ pub struct Ground {
     pub keys: Box<dyn Documents>,
     /// The secret of share links.
     pub links: Box<dyn Documents>,
+    /// The document of the watermark's key.
+    pub mark: Box<dyn Documents>,
     /// The store.
     pub store: Arc<Store>,
     /// Where what was shown of running jobs is kept.
@@ -62,6 +64,7 @@ impl Ground {
             authority: Box::new(Folder(data.join("ca"))),
             keys: Box::new(Folder(data.clone())),
             links: Box::new(Folder(data.clone())),
+            mark: Box::new(Folder(data.join("watermark"))),
             store: store(config, Writers::One)?,
             progress: Kept::File(data.join("progress")),
             leadership: Leadership::alone(),
@@ -149,7 +152,8 @@ impl Common {
             journal: Box::new(move || journal::shared::open(shared, accept_loss)),
             authority: Box::new(documents.clone()),
             keys: Box::new(documents.clone()),
-            links: Box::new(documents),
+            links: Box::new(documents.clone()),
+            mark: Box::new(documents),
             store,
             progress,
             leadership,

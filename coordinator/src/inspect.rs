@@ -36,27 +36,25 @@ pub enum InspectError {
     Io(#[from] std::io::Error),
 }
 
-/// What else is looked for in a file, beside C2PA: a mark in picture and sound, a fingerprint.
-pub trait Detector: Send + Sync {
-    /// Looks into a file within its own limits. An entry of `results` in the API's answer for each thing that was
-    /// looked for, found or not.
-    fn detect(&self, file: &Path) -> Vec<serde_json::Value>;
-}
-
 /// Looks into files.
 pub struct Inspector {
     trust: Trust,
     scratch: PathBuf,
     permits: Semaphore,
-    /// What else is looked for.
-    pub detectors: Vec<Box<dyn Detector>>,
 }
 
 /// A file on its way in. It goes when this is dropped.
 pub struct Spooled<'a> {
     /// Where it is.
     pub path: PathBuf,
-    _permit: SemaphorePermit<'a>,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Spooled<'_> {
+    /// A second file for whoever has room for one: the clip that it is held against.
+    pub fn beside(&self) -> Spooled<'static> {
+        Spooled { path: self.path.with_extension("clip"), _permit: None }
+    }
 }
 
 impl Drop for Spooled<'_> {
@@ -74,7 +72,7 @@ impl Inspector {
     pub fn new(roots: String, scratch: PathBuf) -> Inspector {
         let trust = Trust { roots };
         let permits = Semaphore::new(CHILDREN_MAX);
-        Inspector { trust, scratch, permits, detectors: Vec::new() }
+        Inspector { trust, scratch, permits }
     }
 
     /// Room for one more file.
@@ -84,7 +82,7 @@ impl Inspector {
     pub fn room(&self) -> Result<Spooled<'_>, InspectError> {
         let permit = self.permits.try_acquire().map_err(|_| InspectError::Busy)?;
         let path = self.scratch.join(format!("{:032x}", rand::random::<u128>()));
-        Ok(Spooled { path, _permit: permit })
+        Ok(Spooled { path, _permit: Some(permit) })
     }
 
     /// Reads the manifest of a file of this media type, in a child process.

@@ -4,6 +4,7 @@
 //! the core does.
 
 pub mod history;
+pub mod marks;
 pub mod moderation;
 pub mod proofs;
 pub mod rescan;
@@ -12,6 +13,7 @@ pub mod shares;
 pub mod table;
 
 pub use history::{ArtifactRecord, AttemptRecord, History};
+pub use marks::{MarkRows, MarkTable};
 pub use moderation::{Moderation, ModerationTable};
 pub use proofs::{ClipProofs, ProofTable};
 pub use rescan::{Rescan, RescanOrder, RescanState};

@@ -30,6 +30,7 @@ pub mod serve;
 pub mod sidecar;
 pub mod storage;
 pub mod store;
+pub mod watermark;
 
 #[cfg(test)]
 mod testing;

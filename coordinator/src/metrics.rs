@@ -126,7 +126,7 @@ impl Metrics {
             "affinity" => words(&["hot", "load"]),
             "direction" => words(&["in", "out"]),
             "content" => words(&["control", "artifact", "media"]),
-            "sidecar" => words(&["storage", "moderation", "provenance"]),
+            "sidecar" => words(&["storage", "moderation", "provenance", "watermark"]),
             "op" => words(&[
                 "get", "range", "txn", "claim", "put", "grant", "renew", "revoke", "compact",
                 "status",
@@ -134,6 +134,8 @@ impl Metrics {
             "what" => words(&["input", "output"]),
             "verdict" => words(&["pass", "review", "block"]),
             "outcome" => words(&["ok", "refused", "error"]),
+            "track" => words(&["picture", "sound"]),
+            "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),
             "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
             _ => None,
         }

@@ -21,6 +21,7 @@ use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Conditional, Store, StoreError, StoreReader};
+use crate::watermark::{Finder, MarkDesk, WatermarkArguments};
 use crate::{clock, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
@@ -80,6 +81,7 @@ pub struct Running {
     /// The root that clips are signed under, PEM.
     pub root: Arc<str>,
     inspector: Arc<Inspector>,
+    finder: Arc<Finder>,
     /// Who judges.
     pub desk: Arc<Desk>,
     leadership: Arc<Leadership>,
@@ -155,16 +157,23 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 /// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
     let Ground { models, metrics, journal, authority, keys, links, store, .. } = ground;
-    let Ground { progress: kept, leadership, coordinators, .. } = ground;
+    let Ground { progress: kept, leadership, coordinators, mark, .. } = ground;
+    let looks = config.watermark.open()?;
+    let epoch = config.watermark.epoch;
     let core = zoetrope_sched::Config::default();
     look_at(&store, config).await?;
     let public_url = config.public_url.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
         let links = Links::open(&*links, &public_url).context("the secret of share links")?;
-        anyhow::Ok((authority, keys, links, recover(journal, core)?))
+        let recovered = recover(journal, core)?;
+        let issued = recovered.books.table.marks().any();
+        let marks = MarkDesk::open(mark.as_ref(), epoch, looks, issued)?;
+        anyhow::Ok((authority, keys, links, marks, recovered))
     });
-    let (authority, keys, links, recovered) = opened.await??;
+    let (authority, keys, links, marks, recovered) = opened.await??;
+    let marks = Arc::new(marks);
+    let finder = Arc::new(Finder::new(marks.clone(), config.watermark.ffmpeg.clone()));
     let (authority, keys, links) = (Arc::new(authority), Arc::new(keys), Arc::new(links));
     let Recovery { books, writer, replayed, loss, took } = recovered;
     let data = &config.data;
@@ -184,7 +193,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         roots.push_str(&pem);
     }
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
-    let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: false };
+    let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: true };
     let gate = Gate::new(&root, demand, &data.join("scratch"))
         .context("the gate in front of publication")?;
     let gate = Arc::new(gate);
@@ -262,6 +271,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         },
         sidecars: {
             let (store, metrics, desk) = (store.clone(), metrics.clone(), desk.clone());
+            let marks = marks.clone();
             let models = zoetrope_moderation::models::find(config.moderation.models.as_deref());
             Box::new(move |dispatch: ActorRef<DispatchMsg>| SidecarSupArguments {
                 storage: StorageArguments {
@@ -272,10 +282,11 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
                 moderation: ModerationArguments {
                     desk,
                     models,
-                    store,
+                    store: store.clone(),
                     metrics: metrics.clone(),
                     dispatch: dispatch.clone(),
                 },
+                watermark: WatermarkArguments { desk: marks, store, metrics: metrics.clone() },
                 provenance: provenance.clone(),
                 metrics,
                 dispatch,
@@ -302,6 +313,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         desk,
         root,
         inspector,
+        finder,
         actors,
         ended,
         fatal,
@@ -325,6 +337,7 @@ impl Running {
             links: self.links.clone(),
             fsck: Fsck::new(self.store.clone()),
             inspector: self.inspector.clone(),
+            finder: Some(self.finder.clone()),
             desk: self.desk.clone(),
             system_fingerprint: format!("fp_zoetrope_{}", env!("CARGO_PKG_VERSION")).into(),
             now: clock::now,

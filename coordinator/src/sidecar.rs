@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use crate::moderation::{ModerationActor, ModerationArguments};
 use crate::provenance::{ProvenanceActor, ProvenanceArguments};
 use crate::storage::{StorageActor, StorageArguments};
+use crate::watermark::{WatermarkActor, WatermarkArguments};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct SidecarSupArguments {
     pub moderation: ModerationArguments,
     /// Of the provenance sidecar.
     pub provenance: ProvenanceArguments,
+    /// Of the watermark sidecar.
+    pub watermark: WatermarkArguments,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
     /// Who is told that a sidecar runs.
@@ -70,10 +73,11 @@ enum Kind {
     Storage,
     Moderation,
     Provenance,
+    Watermark,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Storage, Kind::Moderation, Kind::Provenance];
+    const ALL: [Kind; 4] = [Kind::Storage, Kind::Moderation, Kind::Provenance, Kind::Watermark];
 
     /// The word for it in metrics.
     fn word(self) -> &'static str {
@@ -81,6 +85,7 @@ impl Kind {
             Kind::Storage => "storage",
             Kind::Moderation => "moderation",
             Kind::Provenance => "provenance",
+            Kind::Watermark => "watermark",
         }
     }
 }
@@ -151,7 +156,8 @@ impl SidecarSupState {
         myself: &ActorRef<SidecarSupMsg>,
         kind: Kind,
     ) -> Result<(), ActorProcessingErr> {
-        let SidecarSupArguments { storage, moderation, provenance, dispatch, .. } = &self.arguments;
+        let SidecarSupArguments { storage, moderation, provenance, watermark, dispatch, .. } =
+            &self.arguments;
         let sup = myself.get_cell();
         let id = match kind {
             Kind::Storage => {
@@ -169,6 +175,13 @@ impl SidecarSupState {
                 let arguments = provenance.clone();
                 let spawned = Actor::spawn_linked(None, ProvenanceActor, arguments, sup).await?;
                 let up = DispatchMsg::ProvenanceUp(spawned.0.clone());
+                dispatch.cast(up).map_err(|_| "no dispatch actor any more")?;
+                spawned.0.get_id()
+            }
+            Kind::Watermark => {
+                let arguments = watermark.clone();
+                let spawned = Actor::spawn_linked(None, WatermarkActor, arguments, sup).await?;
+                let up = DispatchMsg::WatermarkUp(spawned.0.clone());
                 dispatch.cast(up).map_err(|_| "no dispatch actor any more")?;
                 spawned.0.get_id()
             }

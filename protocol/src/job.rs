@@ -169,6 +169,8 @@ pub enum Role {
     Spritesheet,
     /// What the classifiers saw in sampled frames of the clip: a [`FrameRecord`](crate::moderation::FrameRecord).
     Scores,
+    /// What the clip shows of its marks: a [`MarkRecord`](crate::mark::MarkRecord).
+    Marks,
 }
 
 /// An artifact of a job: which, where, how large.

@@ -7,6 +7,7 @@ pub mod clip;
 pub mod codec;
 pub mod id;
 pub mod job;
+pub mod mark;
 pub mod metric;
 pub mod model;
 pub mod moderation;

@@ -119,11 +119,12 @@ metrics! {
     SIDECAR_REQUESTS = Coordinator Counter, "zoetrope_sidecar_requests_total" ["sidecar", "outcome"] "Requests to sidecars; outcome is ok, refused or error.";
     SIDECAR_DURATION = Coordinator Histogram(IO), "zoetrope_sidecar_request_duration_seconds" ["sidecar"] "Time that a sidecar took for a request.";
     MODERATION_VERDICTS = Coordinator Counter, "zoetrope_moderation_verdicts_total" ["what", "verdict"] "Verdicts of moderation; what is input or output, verdict is pass, review or block.";
+    MARKS = Coordinator Counter, "zoetrope_marks_total" ["track", "mark"] "Marks read from finished clips; track is picture or sound, mark is read, strong (read, made with 1.4 times the strength), unread, quiet or silent (sound that need not carry it), or wrong.";
     PUBLISHES_REFUSED = Coordinator Counter, "zoetrope_publishes_refused_total" ["proof"] "Clips that were not published because a proof was missing or wrong.";
     GPU_INFO = Worker Gauge, "zoetrope_gpu_info" ["UUID", "GPU_I_ID", "worker", "pool", "gpu_kind"] "1, with what this worker serves.";
     DENOISE_STEP = Worker Histogram(WORK), "zoetrope_denoise_step_seconds" ["model"] "Time of one denoising step.";
     MODEL_LOAD = Worker Histogram(WORK), "zoetrope_model_load_seconds" ["model"] "Time to load the weights of a stage.";
-    FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, moderate, encode, mux, check, sign or store.";
+    FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, moderate, embed (marking frames beside the decoding), encode, check, mark (reading marks back), mux, sign or store.";
     SPOOL_BYTES = Worker Gauge, "zoetrope_spool_bytes" [] "Artifacts that are not yet acknowledged.";
     BUILD_INFO = Both Gauge, "zoetrope_build_info" ["version", "protocol"] "1, with the version of the program and of the wire.";
     LABEL_OVERFLOW = Both Counter, "zoetrope_label_overflow_total" ["label"] "Label values that were counted as other, because their set is full.";

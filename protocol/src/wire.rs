@@ -11,6 +11,7 @@
 
 use crate::id::{ArtifactId, Epoch, Fence, Millis, ShardId, WorkerId};
 use crate::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
+use crate::mark::MarkOrder;
 use crate::provenance::Terms;
 use serde::{Deserialize, Serialize};
 
@@ -294,6 +295,8 @@ pub struct Order {
     pub checkpoint_every: u32,
     /// The worker ends the attempt itself after this time.
     pub hard_limit: Millis,
+    /// Of a `Finish` shard: the marks of its clip. A clip without them is never published.
+    pub mark: Option<Box<MarkOrder>>,
 }
 
 /// How soon an attempt ends.

@@ -10,6 +10,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
+use zoetrope_protocol::mark::{MarkOrder, MarkRecord, SoundMark, Visible};
 use zoetrope_protocol::moderation::{
     FrameRecord, FrameScore, NetId, SCORE_ONE, SoundRecord, Utterance,
 };
@@ -133,7 +134,14 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         inputs: all_roles(),
         checkpoint_every: 1,
         hard_limit: Millis(60_000),
+        mark: None,
     };
+    let mark = |visible| {
+        let tiles = MarkOrder { pixels: vec![1, 2], sound: vec![3], visible };
+        ToWorker::Order(Order { mark: Some(Box::new(tiles)), ..order.clone() })
+    };
+    let named = mark(Visible::Name("Zoetrope".into()));
+    let drawn = mark(Visible::Artwork(vec![4, 5]));
     let artifact = ArtifactId([9; 32]);
     let mut all = vec![
         ToWorker::Welcome {
@@ -141,7 +149,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
             epoch: Epoch(8),
             keep: vec![Kept { held: held(), fence: held().fence }],
         },
-        ToWorker::Order(order),
+        ToWorker::Order(order.clone()),
         ToWorker::Stop { held: held(), when: StopWhen::Now },
         ToWorker::Stop { held: held(), when: StopWhen::AfterStep },
         ToWorker::Stored { held: held(), artifact },
@@ -163,6 +171,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         all.push(ToWorker::Drain(kind));
     }
     all.push(ToWorker::Coordinators(vec!["10.0.0.1:8443".into(), "b:8443".into()]));
+    all.extend([named, drawn]);
     all.into_iter().map(|message| (format!("{message:?}"), message)).collect()
 }
 
@@ -211,6 +220,12 @@ fn lines() -> String {
         sound: Some(SoundRecord { length_ms: 4_000, nets: vec![], speech: vec![spoken] }),
     };
     line("FrameRecord", encode(&record).expect("encodes"));
+    line("ArtifactRef", encode(&artifact(Role::Marks)).expect("encodes"));
+    for sound in [SoundMark::Silent, SoundMark::Quiet, SoundMark::Heard(vec![3, -4])] {
+        let clip = ArtifactId([7; 32]);
+        let record = MarkRecord { clip, picture: vec![-1, 2], sound, strong: true };
+        line("MarkRecord", encode(&record).expect("encodes"));
+    }
     text
 }
 

@@ -387,7 +387,8 @@ pub fn paint(
     Ok(Ended::Done)
 }
 
-fn paint_frame(spec: &RenderSpec, index: u32, width: usize, height: usize, frame: &mut [u8]) {
+/// Paints one frame.
+pub fn paint_frame(spec: &RenderSpec, index: u32, width: usize, height: usize, frame: &mut [u8]) {
     let tint = (spec.seed % 200) as u8;
     let shift = (index / 2) as u8;
     let side = width.min(height) / 4;

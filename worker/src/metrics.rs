@@ -11,8 +11,8 @@ use zoetrope_protocol::metric::{self, Kind, Metric};
 use zoetrope_protocol::wire::{ALPN_LINK, Profile};
 
 /// Parts of finishing a clip.
-pub const FINISH_PARTS: [&str; 7] =
-    ["decode", "moderate", "encode", "mux", "check", "sign", "store"];
+pub const FINISH_PARTS: [&str; 9] =
+    ["decode", "moderate", "embed", "encode", "check", "mark", "mux", "sign", "store"];
 /// Models with a label of their own; what is above counts as `other`.
 const MODELS_MAX: usize = 16;
 const OTHER: &str = "other";

@@ -9,6 +9,7 @@ use crate::{Refusal, words};
 use ciborium::Value;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+use zoetrope_protocol::mark::SOUND_ALG;
 use zoetrope_protocol::provenance::{MANIFEST_BYTES_MAX, Origin, Terms};
 
 /// A claim that says what it must.
@@ -176,6 +177,8 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
         }
     }
     let parents = usize::from(matches!(terms.origin, Origin::Edited { .. }));
+    // A sound that cannot carry a mark has none to be named; the picture's must be there.
+    marks.retain(|mark| mark["alg"] != SOUND_ALG);
     if (renders, hashes, actions, ingredients) != (1, 1, 1, parents) || !marks.is_empty() {
         return Err(terms_error("an assertion is missing, or there twice"));
     }

@@ -124,7 +124,12 @@ fn the_signer_signs_what_the_terms_say_and_nothing_else() {
     refused(Terms { model: "another".into(), ..right.clone() });
     refused(Terms { farm: "9.9.9".into(), ..right.clone() });
     refused(Terms { policy: None, ..right.clone() });
-    refused(Terms { marks: right.marks[..1].to_vec(), ..right.clone() });
+    refused(Terms { marks: right.marks[1..].to_vec(), ..right.clone() });
+    let bent = MarkBinding { value: vec![9; 8], ..right.marks[1].clone() };
+    refused(Terms { marks: vec![right.marks[0].clone(), bent], ..right.clone() });
+    // Sound that cannot carry a mark has none to be named.
+    let silent = draft(&Terms { marks: right.marks[..1].to_vec(), ..right.clone() }).manifest;
+    farm.signer.sign(held(9), &right, &silent).expect("the picture's mark is named");
     let mut more = right.clone();
     more.marks.push(MarkBinding { alg: "org.zoetrope.mark.video.1".into(), value: vec![3] });
     refused(more);

@@ -242,7 +242,10 @@ impl Live {
             }
             (Stage::Encode, Role::Prompt) => Err(AppendError::NothingNew),
             (Stage::Decode, Role::Segment { .. })
-            | (Stage::Finish, Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores) => {
+            | (
+                Stage::Finish,
+                Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks,
+            ) => {
                 // Of no use before the attempt is finished; remembered so that it is forgotten.
                 if self.leftover.contains(&artifact) {
                     return Err(AppendError::NothingNew);

@@ -44,7 +44,9 @@ impl World {
                 let Some(row) = running.books.table.row(shard.job) else { return };
                 let spec = row.spec.render.clone();
                 let checkpoint_every = self.plan.checkpoint_every;
-                let order = Order { shard, fence, spec, inputs, checkpoint_every, hard_limit };
+                let mark = None;
+                let order =
+                    Order { shard, fence, spec, inputs, checkpoint_every, hard_limit, mark };
                 self.tell(host, worker, ToWorker::Order(order));
             }
             Output::Stop { worker, held, when } => {

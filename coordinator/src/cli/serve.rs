@@ -97,6 +97,7 @@ pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
     for problem in config.moderation.problems()? {
         eprintln!("moderation will not be available: {problem}");
     }
+    config.watermark.open()?;
     if target.json {
         print_json(&serde_json::to_value(&config)?);
     } else {

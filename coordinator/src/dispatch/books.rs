@@ -6,8 +6,8 @@
 use super::intake::{Intake, Waiting};
 use crate::jobs::rescan::{Batch, Failing};
 use crate::jobs::{
-    ClipProofs, JobRow, JobTable, Moderation, ModerationTable, Rescan, RescanOrder, RescanState,
-    Share, ShareId, Submission, TableRows, WorkerFacts,
+    ClipProofs, JobRow, JobTable, MarkRows, Moderation, ModerationTable, Rescan, RescanOrder,
+    RescanState, Share, ShareId, Submission, TableRows, WorkerFacts,
 };
 use crate::journal::{Form, SnapshotBytes};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
 use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_sched::input::{Ask, EndWhy};
@@ -147,6 +148,13 @@ pub enum Entry {
         /// The link.
         share: ShareId,
     },
+    /// A mark was issued for the job's clip. Durable before a worker hears of it.
+    Marked {
+        /// The job.
+        job: JobId,
+        /// The mark.
+        issued: Issued,
+    },
 }
 
 /// What an entry caused.
@@ -187,6 +195,7 @@ pub struct Snapshot {
     proofs: Vec<(JobId, ClipProofs)>,
     rescan: Option<Rescan>,
     shares: Vec<(JobId, Vec<Share>)>,
+    marks: MarkRows,
 }
 
 const SNAPSHOT_VERSION: u32 = 5;
@@ -246,6 +255,7 @@ impl Books {
             Entry::ShareRevoked { share } => self.table.share_revoked(now, share),
             Entry::ShareRead { share } => self.table.share_read(now, share),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
+            Entry::Marked { job, issued } => self.table.marked(job, issued),
             Entry::Proven { job, proofs } => {
                 self.input(now, Input::Published { job }, &mut effects);
                 self.table.proven(job, proofs);
@@ -396,6 +406,7 @@ impl Books {
             proofs: self.table.proofs().to_rows(),
             rescan: self.rescan.clone(),
             shares: self.table.shares().to_rows(),
+            marks: self.table.marks().to_rows(),
         }
     }
 
@@ -424,6 +435,7 @@ impl Books {
         let mut table = JobTable::from_rows(snapshot.table);
         table.restore_proofs(snapshot.proofs);
         table.restore_shares(snapshot.shares);
+        table.restore_marks(snapshot.marks);
         Books {
             core: Core::from_snapshot(snapshot.core),
             table,

@@ -55,15 +55,20 @@ impl DispatchState {
                 let Some(row) = self.books.table.row(shard.job) else { return };
                 let checkpoint_every = self.limits.checkpoint_every;
                 let spec = row.spec.render.clone();
-                let order = Order { shard, fence, spec, inputs, checkpoint_every, hard_limit };
+                let mark = None;
+                let order =
+                    Order { shard, fence, spec, inputs, checkpoint_every, hard_limit, mark };
                 self.placed.insert(shard.job, Instant::now());
+                if shard.stage == Stage::Finish {
+                    return self.mark_order(worker, order);
+                }
                 self.tell(worker, LinkMsg::Send(Box::new(ToWorker::Order(order))));
             }
             Output::Stop { worker, held, when } => {
                 self.tell_if_there(worker, ToWorker::Stop { held, when });
             }
             Output::Drain { worker, drain } => self.tell_if_there(worker, ToWorker::Drain(drain)),
-            Output::Publish { job, fence, outputs } => self.publish(job, fence, &outputs),
+            Output::Publish { job, fence, outputs } => self.publish(job, fence, &outputs, None),
             Output::JobMoved { job, state } => self.job_moved(job, state),
             Output::AttemptEnded { held, worker, cause, gpu } => {
                 self.attempt_ended(held, worker, cause, gpu);

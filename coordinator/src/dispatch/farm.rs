@@ -89,6 +89,10 @@ impl DispatchState {
             FarmMsg::Unused(artifacts, reply) => {
                 self.read(reply, move |state| state.unused(artifacts));
             }
+            FarmMsg::Marked(mark, reply) => self.read(reply, move |state| {
+                let row = state.books.table.row(state.books.table.marks().job_of(mark)?)?;
+                (!row.deleted).then(|| (row.spec.tenant, state.view(row)))
+            }),
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }

@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod farm;
 pub mod intake;
 pub mod ledger;
+pub mod mark;
 pub mod moderate;
 pub mod progress;
 pub mod provenance;
@@ -30,11 +31,13 @@ use crate::link::LinkMsg;
 use crate::moderation::{ClipFault, ModerationMsg};
 use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
+use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
+use zoetrope_protocol::mark::{Issued, MarkOrder};
 use zoetrope_protocol::moderation::Verdict;
-use zoetrope_protocol::provenance::{Proofs, SignedClaim};
+use zoetrope_protocol::provenance::{MarkedProof, Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Held, Identity, Profile};
 use zoetrope_sched::input::LostHow;
 
@@ -116,6 +119,26 @@ pub enum DispatchMsg {
         began: Millis,
         /// What it came to; none if it could not be judged now.
         batch: Option<Batch>,
+    },
+    /// The watermark sidecar runs (again, perhaps).
+    WatermarkUp(ActorRef<WatermarkMsg>),
+    /// The tiles of an order are made.
+    TilesMade {
+        /// What was asked.
+        request: Box<TileRequest>,
+        /// The job's mark.
+        issued: Issued,
+        /// What the worker embeds.
+        mark: MarkOrder,
+    },
+    /// A clip's marks were read.
+    MarksRead {
+        /// The job.
+        job: JobId,
+        /// The finish attempt.
+        fence: Fence,
+        /// The proof, or why there is none.
+        result: Result<MarkedProof, MarkFault>,
     },
     /// All records up to this number are on disk.
     Synced(u64),
@@ -251,6 +274,11 @@ impl Actor for DispatchActor {
             DispatchMsg::TextsJudged { job, verdict } => state.texts_judged(job, verdict),
             DispatchMsg::ClipJudged { job, fence, result } => state.clip_judged(job, fence, result),
             DispatchMsg::Rescanned { began, batch } => state.rescanned(began, batch),
+            DispatchMsg::WatermarkUp(watermark) => state.watermark_up(watermark),
+            DispatchMsg::TilesMade { request, issued, mark } => {
+                state.tiles_made(*request, issued, mark);
+            }
+            DispatchMsg::MarksRead { job, fence, result } => state.marks_read(job, fence, result),
             DispatchMsg::Synced(through) => state.synced(through),
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),

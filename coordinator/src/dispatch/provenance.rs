@@ -8,10 +8,12 @@ use super::effects::Effect;
 use super::state::DispatchState;
 use crate::provenance::{ProvenanceMsg, SignRequest};
 use ractor::ActorRef;
+use zoetrope_mark::MarkId;
 use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
 use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::mark::{PICTURE_ALG, SOUND_ALG};
 use zoetrope_protocol::metric;
-use zoetrope_protocol::provenance::{Origin, SIGNATURE_BYTES, SignedClaim, Terms};
+use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, SignedClaim, Terms};
 use zoetrope_protocol::wire::{Held, ToWorker};
 
 impl DispatchState {
@@ -33,14 +35,23 @@ impl DispatchState {
             license: model.manifest.license.clone(),
             seed: render.seed,
             policy: None,
-            marks: Vec::new(),
+            marks: self.bindings(job, render.audio),
             origin: Origin::Generated,
             signature_bytes: SIGNATURE_BYTES,
         })
     }
 
+    /// The marks that lead back to the manifest. That of the sound is left out of one whose sound cannot carry it.
+    fn bindings(&self, job: JobId, audio: bool) -> Vec<MarkBinding> {
+        let Some(issued) = self.books.table.marks().of(job) else { return Vec::new() };
+        let value = MarkId(issued.mark).codeword().to_vec();
+        let binding = |alg: &str| MarkBinding { alg: alg.to_owned(), value: value.clone() };
+        let sound = audio.then(|| binding(SOUND_ALG));
+        std::iter::once(binding(PICTURE_ALG)).chain(sound).collect()
+    }
+
     /// Whether this worker makes the job's clip at this moment, as this attempt.
-    fn finishes(&self, worker: WorkerId, held: Held) -> bool {
+    pub(super) fn finishes(&self, worker: WorkerId, held: Held) -> bool {
         let running = self.books.core.worker(worker).and_then(|view| view.running);
         let this = |placed: zoetrope_sched::input::Placed| {
             placed.shard == held.shard && placed.fence == held.fence

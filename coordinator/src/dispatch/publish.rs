@@ -11,7 +11,7 @@ use zoetrope_protocol::id::{Fence, JobId};
 use zoetrope_protocol::job::{ArtifactRef, Cause};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
-use zoetrope_protocol::provenance::Proofs;
+use zoetrope_protocol::provenance::{MarkedProof, Proofs};
 use zoetrope_sched::Input;
 
 /// The largest gap between the lengths of sound and picture: one AAC frame at 48 kHz, rounded down.
@@ -69,8 +69,15 @@ pub fn proven(row: &JobRow, fence: Fence) -> Result<Assets, Refusal> {
 }
 
 impl DispatchState {
-    /// Checks the clip and has the storage sidecar flip its pointer.
-    pub(super) fn publish(&mut self, job: JobId, fence: Fence, outputs: &[ArtifactRef]) {
+    /// Checks the clip and has the storage sidecar flip its pointer. `marked`: what the watermark sidecar found in it;
+    /// it is asked first.
+    pub(super) fn publish(
+        &mut self,
+        job: JobId,
+        fence: Fence,
+        outputs: &[ArtifactRef],
+        marked: Option<MarkedProof>,
+    ) {
         // A verdict that stops the clip has ended the job by the time that this is carried out.
         if self.books.table.row(job).is_none_or(JobRow::is_terminal) {
             return;
@@ -82,9 +89,12 @@ impl DispatchState {
         let Moderated::Yes(moderated) = self.moderated(job, fence, claim.unsigned, outputs) else {
             return;
         };
+        let Some(marked) = marked else {
+            return self.read_marks(job, fence, claim.unsigned, outputs);
+        };
         let Some(row) = self.books.table.row(job) else { return };
         let candidate = match proven(row, fence) {
-            Ok(assets) => Box::new(Candidate { assets, claim, moderated }),
+            Ok(assets) => Box::new(Candidate { assets, claim, moderated, marked }),
             Err(refusal) => return self.refuse(job, refusal),
         };
         let message = StorageMsg::Publish { job, candidate, back: self.myself.clone() };

@@ -4,6 +4,7 @@ use super::books::{Books, Effects, Entry};
 use super::effects::Effect;
 use super::estimate::Medians;
 use super::ledger::Ledger;
+use super::mark::Marking;
 use super::progress::ProgressBoard;
 use super::{DispatchMsg, DispatchView};
 use crate::authority::Authority;
@@ -117,6 +118,8 @@ pub struct DispatchState {
     pub(super) judging: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
     /// Since when a batch of the rescan is out.
     pub(super) rescanning: Option<Instant>,
+    /// Questions to the watermark sidecar.
+    pub(super) marking: Marking,
     pub(super) placed: BTreeMap<JobId, Instant>,
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
@@ -171,6 +174,7 @@ impl DispatchState {
             policy,
             judging: BTreeMap::new(),
             rescanning: None,
+            marking: Marking::default(),
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),
             waiting,
@@ -298,6 +302,7 @@ impl DispatchState {
         self.delete_due();
         self.judging_due();
         self.rescan_due();
+        self.marking_due();
         self.gauges();
         // Looks at everything, so only where a developer or a test is watching.
         if cfg!(debug_assertions)
@@ -416,6 +421,7 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::ShareRead { .. } => "share_read",
         Entry::RescanBegan { .. } | Entry::RescanCancelled => "rescan",
         Entry::RescanWent { .. } => "rescanned",
+        Entry::Marked { .. } => "marked",
         Entry::Core(input) => match input {
             Input::EpochBegan { .. } => "epoch_began",
             Input::ModelSet { .. } => "model_set",

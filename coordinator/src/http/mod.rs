@@ -46,6 +46,7 @@ use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::moderation::Desk;
+use crate::watermark::Finder;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -75,6 +76,8 @@ pub struct DoorState {
     pub fsck: Arc<Fsck>,
     /// Looks into files.
     pub inspector: Arc<Inspector>,
+    /// Looks for marks in them; none where nothing is marked.
+    pub finder: Option<Arc<Finder>>,
     /// The time. A test may stop it.
     pub now: fn() -> Millis,
     /// The other coordinators; none where there are no others.

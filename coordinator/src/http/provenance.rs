@@ -4,7 +4,9 @@ use super::envelope::ApiError;
 use super::route::{self, Caller};
 use super::{Door, body, content};
 use crate::farm::FarmMsg;
-use crate::inspect::{InspectError, format_of};
+use crate::inspect::{InspectError, Spooled, format_of};
+use crate::jobs::Asset;
+use crate::watermark::Finder;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -14,6 +16,8 @@ use futures::TryStreamExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
+use zoetrope_mark::MarkId;
+use zoetrope_protocol::mark::PICTURE_ALG;
 use zoetrope_provenance::{State as Trusted, Verdict};
 
 /// What is read of a file to tell its kind.
@@ -34,12 +38,7 @@ pub async fn provenance(
     let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
     let spooled = door.state.inspector.room()?;
     let clip = assets.video.clone();
-    let mut pieces = door.state.farm.assets.read(&clip, 0..clip.bytes);
-    let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
-    while let Some(piece) = pieces.try_next().await.map_err(fault)? {
-        file.write_all(&piece).await.map_err(fault)?;
-    }
-    file.flush().await.map_err(fault)?;
+    spool(&door, &clip, &spooled.path).await?;
     let verdict = door.state.inspector.read(&spooled.path, "video/mp4").await?;
     let hex = |digest: [u8; 32]| hex::encode(digest);
     let signed = proofs.as_ref().and_then(|proofs| proofs.signed);
@@ -51,6 +50,10 @@ pub async fn provenance(
             "issuer": verdict.issuer,
             "claim_sha256": signed.map(|signed| hex(signed.claim)),
         },
+        "watermark": proofs.as_ref().and_then(|proofs| proofs.marked).map(|proof| {
+            let codeword = MarkId(proof.mark).codeword();
+            json!({ "video_algorithm": PICTURE_ALG, "value": hex::encode(codeword) })
+        }),
         "file_sha256": clip.artifact.to_string(),
         "lineage": [],
         "inputs": [],
@@ -69,6 +72,7 @@ pub async fn provenance(
 /// 400 for a missing file or one of another kind, 413, 503.
 pub async fn check(
     State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     upload: Body,
 ) -> Result<Response, ApiError> {
@@ -91,14 +95,65 @@ pub async fn check(
     };
     let mut results = vec![c2pa(&verdict)];
     // What a metadata strip removes, a mark may still tell.
-    for detector in &door.state.inspector.detectors {
-        results.extend(detector.detect(&spooled.path));
-    }
+    results.extend(mark(&door, &caller, &spooled, format).await?);
     route::ok(&json!({
         "object": "content_provenance_check",
         "created_at": (door.state.now)().0 / 1_000,
         "results": results,
     }))
+}
+
+async fn spool(door: &Door, clip: &Asset, path: &std::path::Path) -> Result<(), ApiError> {
+    let mut pieces = door.state.farm.assets.read(clip, 0..clip.bytes);
+    let mut file = tokio::fs::File::create(path).await.map_err(fault)?;
+    while let Some(piece) = pieces.try_next().await.map_err(fault)? {
+        file.write_all(&piece).await.map_err(fault)?;
+    }
+    file.flush().await.map_err(fault)
+}
+
+/// Confidence in a mark that was found where its clip could not be laid beside the file: it may have been copied there.
+const UNCOMPARED: f32 = 0.5;
+
+/// Looks for a mark of the farm in a file; no entry where it cannot be looked for.
+async fn mark(
+    door: &Door,
+    caller: &Caller,
+    file: &Spooled<'_>,
+    format: &str,
+) -> Result<Option<Value>, ApiError> {
+    let Some(finder) = &door.state.finder else { return Ok(None) };
+    let not_detected = json!({ "type": "watermark", "outcome": "not_detected" });
+    let seen = match finder.look(&file.path, format).await {
+        Ok(Some(seen)) => seen,
+        Ok(None) => return Ok(Some(not_detected)),
+        Err(error) => {
+            tracing::warn!(%error, "a mark could not be looked for");
+            return Ok(None);
+        }
+    };
+    let (number, track) = (seen.mark, seen.track);
+    let marked = door.state.farm.ask(|reply| FarmMsg::Marked(number, reply)).await?;
+    let Some((tenant, view)) = marked else { return Ok(Some(not_detected)) };
+    // The mark is a pointer: what is there must be what the clip shows.
+    let compared = match content::published(&view, (door.state.now)()) {
+        Ok(assets) => {
+            let own = file.beside();
+            spool(door, &assets.video, &own.path).await?;
+            finder.agreement(seen, &own.path, &view.spec.render).await
+        }
+        Err(_) => None,
+    };
+    if compared.is_some_and(|share| !Finder::agrees(share)) {
+        tracing::warn!(job = %view.job, share = compared, "a file carries a mark of a clip that it does not show: a forgery, perhaps");
+        return Ok(Some(not_detected));
+    }
+    let confidence = compared.unwrap_or(UNCOMPARED);
+    let mut result = json!({ "type": "watermark", "outcome": "detected", "track": track, "confidence": confidence });
+    if tenant == caller.tenant {
+        result["video_id"] = json!(view.job.to_string());
+    }
+    Ok(Some(result))
 }
 
 fn c2pa(verdict: &Verdict) -> Value {

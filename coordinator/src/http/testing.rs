@@ -467,6 +467,7 @@ impl Stand {
         let (dispatch, _) = Actor::spawn(None, FakeDispatch, table.clone()).await.unwrap();
         let counted = Arc::new(Counted::default());
         let state = DoorState {
+            finder: None,
             farm: Farm { dispatch: dispatch.clone(), assets: Arc::new(FakeStore(table.clone())) },
             models: Arc::new(Models::with(&[]).unwrap()),
             keys,

@@ -5,8 +5,8 @@
 
 use super::history::{AttemptRecord, steps_of};
 use super::{
-    Assets, ClipProofs, History, JobRow, JobView, ListQuery, Page, ProofTable, Share, ShareId,
-    ShareTable, Submission,
+    Assets, ClipProofs, History, JobRow, JobView, ListQuery, MarkRows, MarkTable, Page, ProofTable,
+    Share, ShareId, ShareTable, Submission,
 };
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, ClipFacts, Role, Stage};
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Profile, ServedModel};
@@ -88,6 +89,7 @@ pub struct JobTable {
     models: BTreeMap<ModelId, String>,
     proofs: ProofTable,
     shares: ShareTable,
+    marks: MarkTable,
 }
 
 impl JobTable {
@@ -210,6 +212,7 @@ impl JobTable {
         let Some(row) = self.rows.remove(&place.1) else { return };
         self.proofs.forget(row.job);
         self.shares.forget(row.job);
+        self.marks.forget(row.job);
         if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
             places.remove(&place);
         }
@@ -245,6 +248,26 @@ impl JobTable {
     /// A clip was measured.
     pub fn measured(&mut self, job: JobId, fence: Fence, facts: ClipFacts) {
         self.change(job, |row| row.facts = Some((fence, facts)));
+    }
+
+    /// A mark was issued for the job's clip.
+    pub fn marked(&mut self, job: JobId, issued: Issued) {
+        let known = self.rows.get(&job).is_some_and(|row| !row.deleted);
+        // Its serial is used up, whatever became of the job.
+        self.marks.issue(job, issued);
+        if !known {
+            self.marks.forget(job);
+        }
+    }
+
+    /// The marks that were issued.
+    pub fn marks(&self) -> &MarkTable {
+        &self.marks
+    }
+
+    /// The marks of a snapshot.
+    pub fn restore_marks(&mut self, rows: MarkRows) {
+        self.marks = MarkTable::from_rows(rows);
     }
 
     /// A claim of the job's clip was signed.
@@ -326,6 +349,7 @@ impl JobTable {
         self.change(job, |row| row.deleted = true);
         self.proofs.forget(job);
         self.shares.forget(job);
+        self.marks.forget(job);
         self.drop_assets(job)
     }
 

@@ -13,6 +13,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ModelId, ShardId, TenantId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, ClipFacts, Role, Stage};
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Category, Outcome, Span, Verdict};
 use zoetrope_protocol::provenance::{
     MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
@@ -216,6 +217,10 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("shared", Entry::Shared { job, share: Box::new(share.clone()) }),
         ("share_read", Entry::ShareRead { share: share.id }),
         ("share_revoked", Entry::ShareRevoked { share: share.id }),
+        (
+            "marked",
+            Entry::Marked { job: JobId(2), issued: Issued { serial: 5, epoch: 1, mark: 36 } },
+        ),
     ]
 }
 

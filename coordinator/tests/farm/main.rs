@@ -19,6 +19,7 @@ mod s3;
 mod shares;
 mod store;
 mod versions;
+mod watermark;
 mod worker;
 mod worker_loss;
 

@@ -33,6 +33,7 @@ async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
 /// The same on any store; nothing unused is kept.
 pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let mut wanted = BTreeSet::new();
     // Both jobs store the same prompt: the second still needs it when the first is done.
     for job in [1, 2] {
         farm.submit(submission(job)).await.expect("admitted");
@@ -42,9 +43,12 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
                 worker.fetch(input.artifact).await;
             }
             worker.carry_out(&order).await;
+            if order.mark.is_some() {
+                let record = crate::watermark::record(&order, crate::worker::unsigned_clip());
+                wanted.insert(ArtifactId::of(&codec::encode(&record).expect("encodes")));
+            }
         }
     }
-    let mut wanted = BTreeSet::new();
     for job in [1, 2] {
         let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
         let assets = view.assets.expect("its files");

@@ -296,6 +296,9 @@ impl Worker {
         let record = crate::moderation::record(order.spec.frames, unsigned_clip());
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Scores, &bytes).await);
+        let record = crate::watermark::record(order, unsigned_clip());
+        let bytes = codec::encode(&record).expect("encodes");
+        outputs.push(self.store(held, Role::Marks, &bytes).await);
         outputs
     }
 

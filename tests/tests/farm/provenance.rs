@@ -78,6 +78,47 @@ async fn a_published_clip_says_where_it_comes_from() {
     assert!(ffmpeg.status().expect("ffmpeg starts").success());
     let (_, found) = checked(&farm, &stripped).await;
     assert_eq!(found["results"][0]["outcome"], "not_detected", "{found}");
+
+    // What the strip removed, the mark still tells; also after another encoder, half the size and a mirror.
+    let mark = &found["results"][1];
+    assert_eq!((&mark["type"], &mark["outcome"]), (&json!("watermark"), &json!("detected")));
+    assert_eq!((&mark["video_id"], &mark["track"]), (&json!(id), &json!("picture")), "{found}");
+    assert!(mark["confidence"].as_f64().is_some_and(|sure| sure > 0.8), "{found}");
+    let bindings = proven["c2pa"]["manifest"].to_string().matches("c2pa.soft-binding").count();
+    assert!(bindings >= 1, "{proven}");
+    assert_eq!(proven["watermark"]["value"].as_str().map(str::len), Some(16), "{proven}");
+    let attacked = farm.scratch("attacked.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i"]).arg(&clip);
+    ffmpeg.args(["-vf", "hflip,eq=brightness=0.05", "-c:v", "libx264", "-crf", "23"]);
+    assert!(ffmpeg.arg(&attacked).status().expect("ffmpeg starts").success());
+    let (_, found) = checked(&farm, &attacked).await;
+    assert_eq!(found["results"][1]["video_id"], json!(id), "{found}");
+
+    // Another project hears that it is marked, and not whose it is.
+    let other = farm.cli(&["key", "create", "--name", "another", "--json"]);
+    let other: Value = serde_json::from_slice(&other.stdout).expect("JSON");
+    let part = reqwest::multipart::Part::bytes(std::fs::read(&attacked).expect("the file"));
+    let form = reqwest::multipart::Form::new().part("file", part.file_name("clip.mp4"));
+    let request = reqwest::Client::new()
+        .post(format!("{}/v1/content_provenance_checks", farm.url))
+        .bearer_auth(other["key"].as_str().expect("a key"));
+    let answer = request.multipart(form).send().await.expect("an answer");
+    let found: Value = answer.json().await.expect("JSON");
+    let mark = &found["results"][1];
+    assert_eq!(
+        (&mark["outcome"], &mark["video_id"]),
+        (&json!("detected"), &Value::Null),
+        "{found}"
+    );
+
+    // A film that nobody marked.
+    let foreign = farm.scratch("foreign.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=288x512:rate=24:duration=4"]);
+    assert!(ffmpeg.arg(&foreign).status().expect("ffmpeg starts").success());
+    let (_, found) = checked(&farm, &foreign).await;
+    assert_eq!(found["results"][1]["outcome"], "not_detected", "{found}");
 }
 
 /// Files that are made to break readers: each is answered, and the farm lives on.
@@ -205,9 +246,15 @@ async fn the_key_is_nowhere_at_a_worker() {
     let key = std::fs::read_to_string(own.join("leaf.key.pem")).expect("the key");
     let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with("---")).collect();
     assert!(!secret.is_empty());
+    let mark = farm.data().join("watermark/mark.key");
+    let text = std::fs::read_to_string(&mark).expect("the mark's key");
+    let (mark_text, raw) = (text.trim().to_owned(), hex_bytes(text.trim()));
+    assert_eq!(raw.len(), 32);
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(own.join("leaf.key.pem")).expect("the key").permissions().mode();
     assert_eq!(mode & 0o077, 0, "the key is its owner's alone");
+    let mode = std::fs::metadata(&mark).expect("the key").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "this one too");
     let mut files = 0;
     let mut folders = vec![farm.data().join("workers")];
     while let Some(folder) = folders.pop() {
@@ -220,8 +267,15 @@ async fn the_key_is_nowhere_at_a_worker() {
             let bytes = std::fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             assert!(!secret.iter().any(|line| text.contains(line)), "{}", path.display());
+            let leaked = bytes.windows(32).any(|window| window == raw) || text.contains(&mark_text);
+            assert!(!leaked, "{}", path.display());
             files += 1;
         }
     }
     assert!(files > 0, "the worker has files");
+}
+
+fn hex_bytes(text: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(byte).collect()
 }

@@ -1,6 +1,7 @@
 //! Reads films by an ffmpeg child: what stands still in the picture, and the sound. Blocks; every child has a
 //! limit in time and in what it may say. The file may come from anyone.
 
+use crate::agree::{self, Glimpses, Grey};
 use crate::reading::Stills;
 use crate::sound::READ_RATE;
 use std::io::{BufRead, BufReader, Read};
@@ -20,6 +21,10 @@ const SIDE_MIN: usize = 64;
 const PIXELS_LOOKED_AT: usize = 36_000_000;
 /// Frames that are looked at, at least, if the film has them: 12 were enough at CRF 23.
 const FRAMES_MIN: usize = 16;
+
+/// Address space of a child in KiB: 2 GiB, of which decoding 4K takes a quarter. A file that is made to break a decoder
+/// breaks its child alone.
+const MEMORY_KIB: u32 = 2 << 20;
 
 /// Why a film could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +95,9 @@ impl Drop for Reader {
 }
 
 fn command(ffmpeg: &Path, film: &Path) -> Command {
-    let mut command = Command::new(ffmpeg);
+    // The limit is the shell's, which the program then replaces.
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("ulimit -v {MEMORY_KIB} && exec \"$0\" \"$@\"")).arg(ffmpeg);
     command.args(["-hide_banner", "-loglevel", "quiet", "-nostdin", "-threads", "1"]);
     // A playlist could name other files, and addresses of other machines.
     command.args(["-protocol_whitelist", "file", "-t", &SECONDS_MAX.to_string()]);
@@ -118,16 +125,7 @@ pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, Fil
         "passthrough",
     ]);
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
-    let (reader, out) = Reader::start(&mut command, limit)?;
-    let mut out = BufReader::with_capacity(1 << 16, out);
-    let head = line(&mut out).ok_or_else(|| reader.error("it has no picture"))?;
-    let size = |letter: char| {
-        let word = head.split(' ').find_map(|word| word.strip_prefix(letter));
-        word.and_then(|number| number.parse::<usize>().ok())
-    };
-    let (Some(width), Some(height)) = (size('W'), size('H')) else {
-        return Err(reader.error("its picture has no size"));
-    };
+    let (reader, mut out, (width, height)) = frames(&mut command, limit)?;
     if width.min(height) < SIDE_MIN || width.saturating_mul(height) > PIXELS_MAX {
         return Err(FilmError::Limit(
             "its picture has a side below 64 or more than 9.4 million pixels",
@@ -151,6 +149,61 @@ pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, Fil
         0 => Err(reader.error("it has no frame")),
         _ if reader.late.load(Ordering::Relaxed) => Err(reader.error("")),
         _ => Ok(stills),
+    }
+}
+
+/// A child, the frames that it writes, and their width and height.
+type Frames = (Reader, BufReader<ChildStdout>, (usize, usize));
+
+fn frames(command: &mut Command, limit: Duration) -> Result<Frames, FilmError> {
+    let (reader, out) = Reader::start(command, limit)?;
+    let mut out = BufReader::with_capacity(1 << 16, out);
+    let head = line(&mut out).ok_or_else(|| reader.error("it has no picture"))?;
+    let size = |letter: char| {
+        let word = head.split(' ').find_map(|word| word.strip_prefix(letter));
+        word.and_then(|number| number.parse::<usize>().ok())
+    };
+    match (size('W'), size('H')) {
+        (Some(width), Some(height)) => Ok((reader, out, (width, height))),
+        _ => Err(reader.error("its picture has no size")),
+    }
+}
+
+/// Small grey pictures of a film of this size, two a second.
+///
+/// # Errors
+/// `Unreadable` if it has no picture, `Limit`, `Program`.
+pub fn glimpses(
+    ffmpeg: &Path,
+    film: &Path,
+    size: (usize, usize),
+    limit: Duration,
+) -> Result<Glimpses, FilmError> {
+    let (width, height) = size;
+    let short = width.min(height).max(1);
+    let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
+    let mut command = command(ffmpeg, film);
+    command.args(["-map", "0:v:0", "-an", "-sn", "-dn", "-pix_fmt", "gray", "-vf"]);
+    command.arg(format!("fps=2,scale={}:{}:flags=area", side(width), side(height)));
+    command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
+    let (reader, mut out, (width, height)) = frames(&mut command, limit)?;
+    // A long strip would be as large as a whole film.
+    if width.saturating_mul(height) > agree::SIDE * agree::SIDE * 16 {
+        return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
+    }
+    let mut pictures = Vec::new();
+    while pictures.len() < agree::PICTURES_MAX
+        && line(&mut out).is_some_and(|head| head.starts_with("FRAME"))
+    {
+        let mut luma = vec![0; width * height];
+        if out.read_exact(&mut luma).is_err() {
+            break;
+        }
+        pictures.push(Grey { width, height, luma });
+    }
+    match pictures.is_empty() {
+        true => Err(reader.error("it has no frame")),
+        false => Ok(Glimpses { size, pictures }),
     }
 }
 

@@ -29,6 +29,13 @@ const SOUND_SYNC: usize = 240;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MarkId(pub u32);
 
+impl MarkId {
+    /// Id and check as they lie in the tiles, the highest bit first: what a soft binding of the clip's manifest holds.
+    pub fn codeword(self) -> [u8; 8] {
+        code::encode(self.0).to_be_bytes()
+    }
+}
+
 impl fmt::Display for MarkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)

@@ -4,6 +4,7 @@
 //! coordinator has the keys, makes tiles and reads ids. Plain Rust without libtorch, because the coordinator never
 //! links it and marking runs beside the gpu thread, not on it. Knows no jobs. `README.md` has the measures.
 
+pub mod agree;
 mod code;
 mod fft;
 pub mod film;

@@ -1,19 +1,26 @@
 //! Clips for load tests: encoded once for each size and length, then only made unique.
 //!
 //! A farm of hundreds of emulated workers in one process cannot afford hundreds of encoders. The clips are
-//! valid, of the right size, length and sound; each gets a box of its own behind, which players skip.
+//! valid, of the right size, length and sound; each gets a box of its own behind, which players skip. One that is to be
+//! marked shows a picture that stands still, with its own marks in it: only its pixels are put into the cached file.
 
-use super::program::FinishSettings;
+use super::mark::{ClipMarks, Shown};
+use super::program::{FinishSettings, Running, SHORT_LIMIT};
 use super::sink::FfmpegSink;
-use super::{FinishError, FinishSink, FinishedClip, FinishedFile};
-use crate::emulated::paint;
+use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder, still};
+use crate::emulated::{paint, paint_frame};
 use crate::engine::{ClipSink, EngineError, Frames};
 use crate::link::stream::Payload;
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
+use zoetrope_mark::PictureReading;
+use zoetrope_mark::reading::{Place, Stills};
+use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::mark::SoundMark;
 use zoetrope_protocol::moderation::FrameRecord;
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
 
@@ -25,6 +32,13 @@ struct Encoded {
     spritesheet: Bytes,
     scores: Option<Bytes>,
     facts: ClipFacts,
+    still: StillClip,
+}
+
+/// A clip of one picture, and where in it the picture is.
+struct StillClip {
+    clip: Bytes,
+    at: usize,
 }
 
 /// Clips that were encoded before.
@@ -51,7 +65,7 @@ impl ClipCache {
         if let Some(clip) = clips.get(&key) {
             return Ok(clip.clone());
         }
-        let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec)?);
+        let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec, None)?);
         paint(spec, sink.as_mut(), &mut |_| true)
             .map_err(|error| FinishError::Encoder(error.to_string()))?;
         let made = sink.close()?;
@@ -61,8 +75,10 @@ impl ClipCache {
                 .map(Bytes::from)
                 .map_err(|source| FinishError::Disk { doing: "reading a clip", source }),
         };
+        let clip = load(&made.clip)?;
         let encoded = Arc::new(Encoded {
-            clip: load(&made.clip)?,
+            still: self.still(spec, &clip)?,
+            clip,
             thumbnail: load(&made.thumbnail)?,
             spritesheet: load(&made.spritesheet)?,
             scores: made.scores.as_ref().map(load).transpose()?,
@@ -71,18 +87,68 @@ impl ClipCache {
         clips.insert(key, encoded.clone());
         Ok(encoded)
     }
+
+    /// A clip with the sound of this one and a picture that stands still.
+    fn still(&self, spec: &RenderSpec, clip: &[u8]) -> Result<StillClip, FinishError> {
+        let folder = TempFolder::new(&self.settings.temp)?;
+        let path = |name: &str| folder.path.join(name);
+        let (sounding, stream, still) = (path("clip.mp4"), path("still.h264"), path("still.mp4"));
+        let disk = |source| FinishError::Disk { doing: "writing a still clip", source };
+        let grey = vec![128; spec.deliver.area() as usize * 3];
+        std::fs::write(&sounding, clip).map_err(disk)?;
+        std::fs::write(&stream, still::stream(&grey, spec.deliver, spec.frames)).map_err(disk)?;
+        let mut command = Command::new(&self.settings.programs.ffmpeg);
+        command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
+        command.args(["-f", "h264", "-framerate", &FPS.to_string(), "-i"]).arg(&stream);
+        command.arg("-i").arg(&sounding).args(["-map", "0:v:0", "-map", "1:a:0?", "-c", "copy"]);
+        // A bare stream has no times; these are exact.
+        command.arg("-bsf:v").arg(format!("setts=ts=N*512:duration=512:time_base=1/{}", FPS * 512));
+        command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]);
+        Running::start(command.arg(&still))?.finish(SHORT_LIMIT)?;
+        let clip = std::fs::read(&still).map_err(disk)?;
+        // In the file a length stands in place of the start code.
+        let picture = &still::picture(&grey, spec.deliver)[4..];
+        let found = clip.windows(picture.len()).position(|window| window == picture);
+        let missing = || FinishError::Encoder("a still clip does not hold its picture".into());
+        Ok(StillClip { at: found.ok_or_else(missing)?, clip: clip.into() })
+    }
 }
 
 /// Takes no frames and gives a cached clip.
 pub struct CachedSink {
     cache: Arc<ClipCache>,
     spec: RenderSpec,
+    marks: Option<ClipMarks>,
 }
 
 impl CachedSink {
     /// Begins a clip.
-    pub fn begin(cache: Arc<ClipCache>, spec: &RenderSpec) -> Self {
-        CachedSink { cache, spec: spec.clone() }
+    pub fn begin(cache: Arc<ClipCache>, spec: &RenderSpec, marks: Option<ClipMarks>) -> Self {
+        CachedSink { cache, spec: spec.clone(), marks }
+    }
+
+    /// The clip with its own marks in it, and what it shows of them.
+    fn marked(
+        &self,
+        still: &StillClip,
+        marks: &ClipMarks,
+    ) -> Result<(Vec<u8>, Shown), FinishError> {
+        let size = self.spec.deliver;
+        let (width, height) = (size.width as usize, size.height as usize);
+        let mut rgb = vec![0; width * height * 3];
+        paint_frame(&self.spec, 0, width, height, &mut rgb);
+        marks.frames(size)?.mark(&mut rgb);
+        let picture = still::picture(&rgb, size);
+        let mut clip = still.clip.to_vec();
+        clip[still.at..][..picture.len() - 4].copy_from_slice(&picture[4..]);
+        // Any decoder gives these pixels back as they are, so they are read where they are made.
+        let mut stills = Stills::new(width, height);
+        stills.add(&still::luma(&rgb, size));
+        let place = Place::delivered((width, height), (width, height));
+        // A beep each second is too little sound to carry a mark.
+        let sound = if self.spec.audio { SoundMark::Quiet } else { SoundMark::Silent };
+        let shown = marks.judge(PictureReading::at(&stills, place), sound)?;
+        Ok((clip, shown))
     }
 }
 
@@ -100,7 +166,11 @@ impl FinishSink for CachedSink {
     fn close(self: Box<Self>) -> Result<FinishedClip, FinishError> {
         let encoded = self.cache.clip(&self.spec)?;
         let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
-        let mut clip = encoded.clip.to_vec();
+        let marked = self.marks.as_ref().map(|marks| self.marked(&encoded.still, marks));
+        let (mut clip, shown) = match marked.transpose()? {
+            Some((clip, shown)) => (clip, Some(shown)),
+            None => (encoded.clip.to_vec(), None),
+        };
         // An MP4 box: length, the word `free`, and 32 bytes.
         clip.extend_from_slice(&40u32.to_be_bytes());
         clip.extend_from_slice(b"free");
@@ -118,7 +188,9 @@ impl FinishSink for CachedSink {
             Ok(file(codec::encode(&record).map_err(wrong)?.into()))
         };
         let scores = encoded.scores.as_ref().map(about).transpose()?;
-        let stills = (encoded.thumbnail.clone(), encoded.spritesheet.clone());
-        Ok(FinishedClip::in_memory(clip, file(stills.0), file(stills.1), scores, encoded.facts))
+        let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
+        let (thumbnail, sprites) = (encoded.thumbnail.clone(), encoded.spritesheet.clone());
+        let (thumbnail, sprites) = (file(thumbnail), file(sprites));
+        Ok(FinishedClip::in_memory(clip, thumbnail, sprites, (scores, marks), encoded.facts))
     }
 }

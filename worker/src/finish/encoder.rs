@@ -5,6 +5,7 @@
 //! Called by `sink.rs`.
 
 use super::FinishError;
+use super::mark::FrameMarks;
 use super::moderate::Moderation;
 use super::program::{FinishSettings, Running};
 use super::stills::Stills;
@@ -98,7 +99,17 @@ struct Chunk {
     rgb: Vec<u8>,
 }
 
-type Fed = Result<(Stills, Option<Moderation>), std::io::Error>;
+/// What looks at the frames on their way to the encoder, in this order.
+pub struct Eyes {
+    /// Samples them as the model made them.
+    pub moderation: Option<Moderation>,
+    /// Marks them.
+    pub marks: Option<FrameMarks>,
+    /// Keeps some as pictures.
+    pub stills: Stills,
+}
+
+type Fed = Result<Eyes, std::io::Error>;
 
 /// An encoder at work.
 pub struct Encoder {
@@ -118,8 +129,7 @@ impl Encoder {
         spec: &RenderSpec,
         sound: Option<&Path>,
         clip: &Path,
-        stills: Stills,
-        moderation: Option<Moderation>,
+        eyes: Eyes,
     ) -> Result<Self, FinishError> {
         let mut running = Running::start(&mut command(settings, spec, sound, clip))?;
         let stdin = running.stdin();
@@ -133,19 +143,22 @@ impl Encoder {
             .name("encoder".into())
             .spawn(move || -> Fed {
                 let mut stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
-                let (mut stills, mut moderation) = (stills, moderation);
-                while let Ok(chunk) = chunks.recv() {
-                    for frame in chunk.rgb.chunks_exact(frame_bytes) {
-                        if let Some(moderation) = &mut moderation {
+                let mut eyes = eyes;
+                while let Ok(mut chunk) = chunks.recv() {
+                    for frame in chunk.rgb.chunks_exact_mut(frame_bytes) {
+                        if let Some(moderation) = &mut eyes.moderation {
                             moderation.see(frame);
                         }
+                        if let Some(marks) = &mut eyes.marks {
+                            marks.mark(frame);
+                        }
                         stdin.write_all(frame)?;
-                        stills.see(frame);
+                        eyes.stills.see(frame);
                     }
                     back.send(chunk).ok(); // the sink may be gone: then `recv` ends the loop
                 }
                 stdin.flush()?;
-                Ok((stills, moderation))
+                Ok(eyes)
             })
             .map_err(|source| FinishError::Disk {
                 doing: "starting the encoder's thread",
@@ -183,7 +196,7 @@ impl Encoder {
     ///
     /// # Errors
     /// `Encoder` with what ffmpeg said.
-    pub fn close(mut self) -> Result<(Stills, Option<Moderation>), FinishError> {
+    pub fn close(mut self) -> Result<Eyes, FinishError> {
         drop(self.full.take());
         let fed = self.feeder.take().map(JoinHandle::join);
         match fed {

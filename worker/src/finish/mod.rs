@@ -8,15 +8,19 @@ mod cached;
 mod check;
 mod encoder;
 mod listen;
+mod mark;
 mod moderate;
 mod program;
 mod seal;
 mod sink;
+mod still;
 mod stills;
 #[cfg(test)]
 mod tests;
+mod visible;
 
 pub use cached::ClipCache;
+pub use mark::ClipMarks;
 pub use program::{FinishSettings, Programs};
 pub use seal::Sealing;
 pub use sink::FfmpegSink;
@@ -52,6 +56,9 @@ pub enum FinishError {
     /// The manifest could not be written into the clip.
     #[error("the clip could not be signed: {0}")]
     Manifest(#[from] zoetrope_provenance::BuildError),
+    /// The encoded file does not show its mark; what it shows agrees so far with it.
+    #[error("the mark did not come through the encoder: it agrees by {0:.1} only")]
+    Unmarked(f32),
     /// A sampled frame could not be scored, or the sound not understood. Never a pass.
     #[error("the clip could not be scored: {0}")]
     Moderation(String),
@@ -82,6 +89,10 @@ pub struct FinishedClip {
     pub spritesheet: FinishedFile,
     /// What the classifiers saw in its frames and heard in its sound; none for a clip that no farm publishes.
     pub scores: Option<FinishedFile>,
+    /// What it shows of its marks; none for a clip that no farm publishes.
+    pub marks: Option<FinishedFile>,
+    /// Whether its sound shows the mark too, so that the manifest may name it.
+    pub sound_is_marked: bool,
     /// What was measured.
     pub facts: ClipFacts,
     /// How long the parts of finishing took, after the last frame.
@@ -99,6 +110,7 @@ impl FinishedClip {
             (Role::Spritesheet, &self.spritesheet),
         ];
         files.extend(self.scores.as_ref().map(|scores| (Role::Scores, scores)));
+        files.extend(self.marks.as_ref().map(|marks| (Role::Marks, marks)));
         files
     }
 }
@@ -108,7 +120,8 @@ pub trait FinishSink: ClipSink {
     /// No more will come: closes, reads back, checks.
     ///
     /// # Errors
-    /// `Check` if the clip is not what was asked for; `Encoder`, `Disk`.
+    /// `Check` if the clip is not what was asked for; `Unmarked` if it was to be marked and does not show it; `Encoder`,
+    /// `Disk`.
     fn close(self: Box<Self>) -> Result<FinishedClip, FinishError>;
 }
 
@@ -130,14 +143,30 @@ impl Finisher {
         }
     }
 
-    /// Begins a clip.
+    /// Begins a clip that carries no marks, which no farm publishes.
     ///
     /// # Errors
     /// `Disk` if there is no room for temporary files; `Check` if the size cannot be encoded.
     pub fn begin(&self, spec: &RenderSpec) -> Result<Box<dyn FinishSink>, FinishError> {
+        self.begin_with(spec, None)
+    }
+
+    /// Begins a clip with these marks.
+    ///
+    /// # Errors
+    /// As [`Finisher::begin`].
+    pub fn begin_with(
+        &self,
+        spec: &RenderSpec,
+        marks: Option<ClipMarks>,
+    ) -> Result<Box<dyn FinishSink>, FinishError> {
         match self {
-            Finisher::Ffmpeg(settings) => Ok(Box::new(FfmpegSink::begin(settings.clone(), spec)?)),
-            Finisher::Cached(cache) => Ok(Box::new(cached::CachedSink::begin(cache.clone(), spec))),
+            Finisher::Ffmpeg(settings) => {
+                Ok(Box::new(FfmpegSink::begin(settings.clone(), spec, marks)?))
+            }
+            Finisher::Cached(cache) => {
+                Ok(Box::new(cached::CachedSink::begin(cache.clone(), spec, marks)))
+            }
         }
     }
 }

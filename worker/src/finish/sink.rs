@@ -4,8 +4,9 @@
 //! moment kills the encoder and removes its files.
 
 use super::check::read_back;
-use super::encoder::Encoder;
+use super::encoder::{Encoder, Eyes};
 use super::listen::Listening;
+use super::mark::{ClipMarks, Shown, SoundFile};
 use super::moderate::{Moderation, Scores};
 use super::program::FinishSettings;
 use super::stills::Stills;
@@ -13,10 +14,10 @@ use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
 use crate::engine::{ClipSink, EngineError, Frames};
 use crate::link::stream::Payload;
 use sha2::{Digest, Sha256};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zoetrope_protocol::clip::AUDIO_CHANNELS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
@@ -26,7 +27,8 @@ use zoetrope_protocol::{ArtifactId, RenderSpec};
 pub struct FfmpegSink {
     settings: Arc<FinishSettings>,
     spec: RenderSpec,
-    sound: Option<PathBuf>,
+    marks: Option<ClipMarks>,
+    sound: Option<SoundFile>,
     listening: Option<Listening>,
     encoder: Option<Encoder>,
     frames: u32,
@@ -39,7 +41,11 @@ impl FfmpegSink {
     ///
     /// # Errors
     /// `Check` if H.264 cannot have the size; `Disk`.
-    pub fn begin(settings: Arc<FinishSettings>, spec: &RenderSpec) -> Result<Self, FinishError> {
+    pub fn begin(
+        settings: Arc<FinishSettings>,
+        spec: &RenderSpec,
+        marks: Option<ClipMarks>,
+    ) -> Result<Self, FinishError> {
         let deliver = spec.deliver;
         let even = deliver.width.is_multiple_of(2) && deliver.height.is_multiple_of(2);
         if !even || deliver.area() == 0 {
@@ -52,6 +58,7 @@ impl FfmpegSink {
         Ok(FfmpegSink {
             settings,
             spec: spec.clone(),
+            marks,
             sound: None,
             listening: None,
             encoder: None,
@@ -74,15 +81,11 @@ impl FfmpegSink {
             return Err(FinishError::Check("the sound has values that are no numbers".into()));
         }
         let path = self.path("sound.f32");
-        let disk = |source| FinishError::Disk { doing: "writing the sound", source };
-        let bytes: Vec<u8> =
-            samples.iter().flat_map(|sample| sample.clamp(-1.0, 1.0).to_le_bytes()).collect();
-        let mut file = std::fs::File::create(&path).map_err(disk)?;
-        file.write_all(&bytes).map_err(disk)?;
-        self.sound = Some(path);
         if let Some(listener) = self.settings.listener.clone() {
             self.listening = Some(Listening::begin(listener, samples.to_vec())?);
         }
+        let samples = samples.iter().map(|sample| sample.clamp(-1.0, 1.0)).collect();
+        self.sound = Some(ClipMarks::sound(self.marks.as_ref(), samples, &path)?);
         Ok(())
     }
 
@@ -103,14 +106,14 @@ impl FfmpegSink {
             }
             let stills = Stills::new(&self.spec);
             let clip = self.path("clip.mp4");
-            let sound = self.sound.as_deref();
+            let sound = self.sound.as_mut().map(SoundFile::path).transpose()?;
             let (size, frames) = (self.spec.canvas, self.spec.frames);
+            let marks = self.marks.as_ref().map(|marks| marks.frames(size)).transpose()?;
             let scored = self.settings.classifier.clone();
             let scored = scored.map(|classifier| Moderation::begin(classifier, size, frames));
             let moderation = scored.transpose()?;
-            let encoder =
-                Encoder::start(&self.settings, &self.spec, sound, &clip, stills, moderation)?;
-            self.encoder = Some(encoder);
+            let eyes = Eyes { moderation, marks, stills };
+            self.encoder = Some(Encoder::start(&self.settings, &self.spec, sound, &clip, eyes)?);
         }
         match &mut self.encoder {
             Some(encoder) => encoder.feed(frames.rgb),
@@ -140,7 +143,8 @@ impl FinishSink for FfmpegSink {
             return Err(FinishError::Check("no frames came".into()));
         };
         let began = Instant::now();
-        let (stills, moderation) = encoder.close()?;
+        let Eyes { stills, moderation, marks } = encoder.close()?;
+        let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
 
         let began = Instant::now();
@@ -155,6 +159,13 @@ impl FinishSink for FfmpegSink {
         let checked = began.elapsed();
 
         let began = Instant::now();
+        let sound = this.sound.as_ref().map(SoundFile::is_marked);
+        let read_marks =
+            |marks: &ClipMarks| marks.read_back(&this.settings.programs, &clip, &this.spec, sound);
+        let shown = this.marks.as_ref().map(read_marks).transpose()?;
+        let marked = began.elapsed();
+
+        let began = Instant::now();
         let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
         stills.write_thumbnail(&this.settings, &thumbnail)?;
         stills.write_sprites(&sprites)?;
@@ -162,11 +173,15 @@ impl FinishSink for FfmpegSink {
         let (clip, thumbnail, spritesheet) = (file(&clip)?, file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
         let scores = scores.map(|scores| record(&scores, clip.artifact)).transpose()?;
+        let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
+        let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
         Ok(FinishedClip {
             clip,
             thumbnail,
             spritesheet,
             scores,
+            marks,
+            sound_is_marked,
             facts: ClipFacts {
                 size: read.size,
                 frames: read.frames,
@@ -175,9 +190,11 @@ impl FinishSink for FfmpegSink {
                 sprite_rows,
             },
             parts: vec![
+                ("embed", embedded),
                 ("encode", encoded),
                 ("moderate", moderated),
                 ("check", checked),
+                ("mark", marked),
                 ("mux", mux),
             ],
             folder: Some(this.folder),
@@ -191,10 +208,22 @@ impl FinishedClip {
         clip: FinishedFile,
         thumbnail: FinishedFile,
         spritesheet: FinishedFile,
-        scores: Option<FinishedFile>,
+        (scores, marks): (Option<FinishedFile>, Option<FinishedFile>),
         facts: ClipFacts,
     ) -> Self {
-        FinishedClip { clip, thumbnail, spritesheet, scores, facts, parts: vec![], folder: None }
+        let (parts, folder) = (vec![], None);
+        let sound_is_marked = false;
+        FinishedClip {
+            clip,
+            thumbnail,
+            spritesheet,
+            scores,
+            marks,
+            sound_is_marked,
+            facts,
+            parts,
+            folder,
+        }
     }
 
     /// Whether its files lie in a folder that goes with it.

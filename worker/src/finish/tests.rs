@@ -6,11 +6,14 @@ use crate::engine::Frames;
 use crate::gpu::attempt::tests::order;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use zoetrope_mark::picture::Strength;
+use zoetrope_mark::search::Depth;
 use zoetrope_moderation::sound::{Recognizer, Words};
 use zoetrope_moderation::{
     CardClassifier, CardListener, Classifier, Engine, Listener, NetListener, Policy,
 };
 use zoetrope_protocol::codec;
+use zoetrope_protocol::mark::{MarkOrder, MarkRecord, SoundMark, Visible, pack};
 use zoetrope_protocol::moderation::{Audience, Category, FrameRecord, Outcome, SCORE_ONE};
 use zoetrope_protocol::{Size, Stage};
 
@@ -342,4 +345,102 @@ fn a_recognizer_that_fails_leaves_no_clip() {
     let bytes = include_bytes!("../../../coordinator/moderation/tests/golden/threat.wav");
     let error = record_with(settings, &stereo(bytes)).expect_err("no clip");
     assert!(matches!(error, FinishError::Moderation(_)), "{error}");
+}
+
+/// A key, and what an order says of one of its marks.
+fn marking() -> (zoetrope_mark::MarkKey, zoetrope_mark::MarkId, MarkOrder) {
+    let key = zoetrope_mark::MasterKey([7; 32]).epoch(0);
+    let mark = key.mark_of(3);
+    let tiles = key.tiles(mark);
+    let visible = Visible::Name("Zoetrope".into());
+    let order = MarkOrder { pixels: pack(&tiles.pixels), sound: pack(&tiles.sound), visible };
+    (key, mark, order)
+}
+
+fn marks_of(clip: &FinishedClip) -> MarkRecord {
+    let marks = clip.marks.as_ref().expect("a record");
+    let record: MarkRecord = codec::decode(&bytes(marks)).expect("a record");
+    assert_eq!(record.clip, clip.clip.artifact);
+    record
+}
+
+fn small() -> RenderSpec {
+    let size = Size { width: 160, height: 288 };
+    RenderSpec { canvas: size, deliver: size, frames: 96, ..spec() }
+}
+
+/// Promise: what comes with a marked clip proves its mark, and the file itself shows it; a second try has the same bytes.
+#[test]
+fn a_marked_clip_shows_its_mark_to_whoever_has_the_key() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let settings = settings(temp.path());
+    let (key, mark, order) = marking();
+    let scaled = RenderSpec { deliver: Size { width: 320, height: 576 }, ..small() };
+    let cached = Finisher::Cached(Arc::new(ClipCache::new(settings.clone())));
+    let encoded = Finisher::Ffmpeg(settings.clone());
+    for (finisher, spec) in [(&encoded, small()), (&encoded, scaled), (&cached, small())] {
+        let make = || {
+            let marks = ClipMarks::new(&order, Strength::Normal).expect("tiles");
+            let mut sink = finisher.begin_with(&spec, Some(marks)).expect("begins");
+            paint(&spec, sink.as_mut(), &mut |_| true).expect("takes frames");
+            sink.close().expect("a clip that shows its mark")
+        };
+        let clip = make();
+        let record = marks_of(&clip);
+        let read = zoetrope_mark::PictureReading(record.picture).read(&key);
+        assert_eq!(read.mark, Some(mark), "{} by {}", spec.deliver, read.agreement);
+        assert_eq!((record.sound, record.strong), (SoundMark::Quiet, false), "beeps are short");
+        assert!(!clip.sound_is_marked);
+        let path = temp.path().join("clip.mp4");
+        std::fs::write(&path, bytes(&clip.clip)).expect("writes");
+        check::read_back(&settings.programs, &path, &spec).expect("a valid clip");
+        let stills = zoetrope_mark::film::stills(Path::new("ffmpeg"), &path, READ).expect("reads");
+        let found = zoetrope_mark::search::search(&stills, &[key.clone()], Depth::Anywhere);
+        assert_eq!(found.found.map(|found| found.mark), Some(mark), "{}", spec.deliver);
+        assert_eq!(make().clip.artifact, clip.clip.artifact);
+    }
+}
+
+const READ: Duration = Duration::from_secs(60);
+
+/// Promise: sound that is loud enough carries the mark too.
+#[test]
+fn sound_is_marked_where_there_is_enough_of_it() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let (key, mark, order) = marking();
+    let spec = small();
+    let marks = ClipMarks::new(&order, Strength::Normal).expect("tiles");
+    let finisher = Finisher::Ffmpeg(settings(temp.path()));
+    let mut sink = finisher.begin_with(&spec, Some(marks)).expect("begins");
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state as f32 / u32::MAX as f32 * 0.4 - 0.2
+    };
+    let samples = spec.shape().asked_samples() as usize * 2;
+    sink.sound(&(0..samples).map(|_| noise()).collect::<Vec<f32>>()).expect("takes sound");
+    let rgb = [90, 120, 60].repeat((spec.canvas.area() * u64::from(spec.frames)) as usize);
+    sink.frames(Frames { count: spec.frames, rgb: &rgb }).expect("takes frames");
+    let clip = sink.close().expect("a clip");
+    let SoundMark::Heard(heard) = marks_of(&clip).sound else { panic!("it was loud") };
+    assert_eq!(zoetrope_mark::SoundReading(heard).read(&key).mark, Some(mark));
+    assert!(clip.sound_is_marked);
+}
+
+/// Promise: a clip that does not show its mark is not finished.
+#[test]
+fn a_mark_that_cannot_be_read_back_is_an_error() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let settings = settings(temp.path());
+    let (.., order) = marking();
+    // A tile without a pattern makes the picture brighter, and nothing stands out.
+    let flat = MarkOrder { pixels: vec![0xff; 512], ..order.clone() };
+    let marks = ClipMarks::new(&flat, Strength::Normal).expect("tiles");
+    let mut sink = Finisher::Ffmpeg(settings).begin_with(&spec(), Some(marks)).expect("begins");
+    paint(&spec(), sink.as_mut(), &mut |_| true).expect("takes frames");
+    let error = sink.close().err().expect("no clip");
+    assert!(matches!(error, FinishError::Unmarked(agreement) if agreement < 18.0), "{error}");
+    let short = MarkOrder { sound: vec![0; 3], ..order };
+    assert!(matches!(ClipMarks::new(&short, Strength::Normal), Err(FinishError::Check(_))));
+    assert_eq!(leftovers(temp.path()), 0);
 }

@@ -175,6 +175,7 @@ pub(crate) mod tests {
             inputs: vec![],
             checkpoint_every: 1,
             hard_limit: Millis(60_000),
+            mark: None,
         }
     }
 

@@ -8,7 +8,7 @@ use super::attempt::{Attempt, Progress, Report};
 use super::courier::{Courier, CourierError};
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{Ended, Engine, EngineError, Observer};
-use crate::finish::{FinishError, FinishedClip, Finisher, Sealing};
+use crate::finish::{ClipMarks, FinishError, FinishedClip, Finisher, Sealing};
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
 use crate::metrics::Metrics;
@@ -17,8 +17,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
+use zoetrope_mark::picture::Strength;
 use zoetrope_protocol::Stage;
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
+use zoetrope_protocol::mark::SOUND_ALG;
 use zoetrope_protocol::wire::{Phase, StopWhen};
 
 /// The stack of the thread: libtorch's operators recurse little, but tokenizers' regular expressions do.
@@ -50,7 +52,7 @@ impl From<CourierError> for Failure {
 impl From<FinishError> for Failure {
     fn from(error: FinishError) -> Self {
         let cause = match &error {
-            FinishError::Check(_) => Cause::CheckFailed,
+            FinishError::Check(_) | FinishError::Unmarked(_) => Cause::CheckFailed,
             _ => Cause::EngineError,
         };
         Failure { cause, detail: error.to_string() }
@@ -227,21 +229,14 @@ impl GpuThread {
         let latents = input(attempt, |role| role == Role::Latents { step: spec.steps })?;
         let latents = self.courier.fetch(attempt, latents)?;
         check_stop(attempt)?;
-        let mut watch = self.watch(attempt);
-        let mut sink = self.finisher.begin(spec)?;
-        let began = Instant::now();
-        let result = engine.decode(spec, &latents, sink.as_mut(), &mut watch);
-        watch.settle()?;
-        if result? == Ended::Stopped {
-            return Err(stopped(attempt));
-        }
+        let clip = match self.make(attempt, engine, &latents, Strength::Normal)? {
+            Err(FinishError::Unmarked(agreement)) => {
+                tracing::info!(shard = %attempt.order.shard, agreement, "marked once more, and stronger");
+                self.make(attempt, engine, &latents, Strength::Strong)?
+            }
+            made => made,
+        }?;
         drop(latents);
-        self.metrics.finished_part("decode", began.elapsed());
-        attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
-        let clip = sink.close()?;
-        for (part, took) in &clip.parts {
-            self.metrics.finished_part(part, *took);
-        }
         check_stop(attempt)?;
         let began = Instant::now();
         let clip = self.sign(attempt, clip)?;
@@ -265,9 +260,40 @@ impl GpuThread {
         Ok(Made { outputs, facts: Some(clip.facts) })
     }
 
+    /// Decodes the latents into a clip with marks of this strength.
+    fn make(
+        &self,
+        attempt: &Attempt,
+        engine: &mut dyn Engine,
+        latents: &[u8],
+        strength: Strength,
+    ) -> Result<Result<FinishedClip, FinishError>, Failure> {
+        let spec = &attempt.order.spec;
+        let marks = attempt.order.mark.as_ref().map(|order| ClipMarks::new(order, strength));
+        let mut sink = self.finisher.begin_with(spec, marks.transpose()?)?;
+        let mut watch = self.watch(attempt);
+        let began = Instant::now();
+        let result = engine.decode(spec, latents, sink.as_mut(), &mut watch);
+        watch.settle()?;
+        if result? == Ended::Stopped {
+            return Err(stopped(attempt));
+        }
+        self.metrics.finished_part("decode", began.elapsed());
+        attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
+        let made = sink.close();
+        for (part, took) in made.iter().flat_map(|clip| &clip.parts) {
+            self.metrics.finished_part(part, *took);
+        }
+        Ok(made)
+    }
+
     /// Signs the finished file, last of all: a byte that changes later breaks the signature.
     fn sign(&self, attempt: &Attempt, clip: FinishedClip) -> Result<FinishedClip, Failure> {
-        let terms = self.courier.terms(attempt)?;
+        let mut terms = self.courier.terms(attempt)?;
+        if !clip.sound_is_marked {
+            // The manifest names no mark that is not there.
+            terms.marks.retain(|mark| mark.alg != SOUND_ALG);
+        }
         let sealing = Sealing::begin(clip, &terms, self.finisher.temp())?;
         let (unsigned, manifest) = (sealing.unsigned(), sealing.manifest());
         let signature = self.courier.sign(attempt, unsigned, manifest)?;

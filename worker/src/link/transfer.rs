@@ -320,6 +320,7 @@ fn role_word(role: Role) -> &'static str {
         Role::Thumbnail => "thumbnail",
         Role::Spritesheet => "spritesheet",
         Role::Scores => "record of sampled frames",
+        Role::Marks => "record of marks",
     }
 }
 

@@ -1,0 +1,193 @@
+//! The marks of clips: an order to finish gets its tiles before it leaves, and a finished clip's marks are read before
+//! it is published. Fails closed: no tiles, no order; no proof, no publication.
+//!
+//! Which mark a job has is on disk before a worker hears of it. The sidecar is not believed: what it says must fit to
+//! what the books know.
+
+use super::books::Entry;
+use super::effects::Effect;
+use super::state::DispatchState;
+use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
+use ractor::ActorRef;
+use std::time::{Duration, Instant};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
+use zoetrope_protocol::mark::{Issued, MarkOrder};
+use zoetrope_protocol::metric;
+use zoetrope_protocol::provenance::MarkedProof;
+use zoetrope_protocol::wire::{Held, Order, ToWorker};
+use zoetrope_sched::Input;
+
+/// Tiles are made within a millisecond; a sidecar that does not answer in this time hangs.
+const TILES_LIMIT: Duration = Duration::from_secs(10);
+/// A record is fetched and read within milliseconds.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// Questions to the watermark sidecar that are open.
+#[derive(Default)]
+pub(super) struct Marking {
+    sidecar: Option<ActorRef<WatermarkMsg>>,
+    /// Serials below this one are taken, on disk or by an order whose tiles are being made.
+    next: u32,
+    /// Orders that wait for their tiles.
+    orders: std::collections::BTreeMap<JobId, (Instant, WorkerId, Held)>,
+    /// Clips whose marks are being read.
+    clips: std::collections::BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
+}
+
+impl DispatchState {
+    pub(super) fn watermark_up(&mut self, sidecar: ActorRef<WatermarkMsg>) {
+        self.metrics.set(&metric::SIDECAR_UP, &["watermark"], 1.0);
+        self.marking.sidecar = Some(sidecar);
+    }
+
+    fn ask_watermark(&mut self, message: WatermarkMsg) -> bool {
+        let sidecar = self.marking.sidecar.as_ref();
+        let asked = sidecar.is_some_and(|sidecar| sidecar.cast(message).is_ok());
+        if !asked {
+            self.marking.sidecar = None;
+        }
+        asked
+    }
+
+    /// Has the tiles of an order to finish made; the order leaves once they are.
+    pub(super) fn mark_order(&mut self, worker: WorkerId, order: Order) {
+        let (job, held) = (order.shard.job, held(&order));
+        let Some(tenant) = self.books.table.row(job).map(|row| row.spec.tenant) else { return };
+        let known = self.books.table.marks().of(job);
+        let serial = match known {
+            Some(issued) => Some(issued.serial),
+            None => self.books.table.marks().next().map(|next| {
+                let serial = next.max(self.marking.next);
+                self.marking.next = serial.saturating_add(1);
+                serial
+            }),
+        };
+        let Some(serial) = serial else {
+            tracing::error!("all marks of the farm are used up: no clip can be published any more");
+            return self.no_tiles(worker, held);
+        };
+        let epoch = known.map(|issued| issued.epoch);
+        let request = Box::new(TileRequest { worker, order, serial, epoch, tenant });
+        let back = self.myself.clone();
+        if self.ask_watermark(WatermarkMsg::MakeTiles { request, back }) {
+            self.marking.orders.insert(job, (Instant::now(), worker, held));
+        } else {
+            self.no_tiles(worker, held);
+        }
+    }
+
+    /// The tiles of an order. Meanwhile its attempt may have ended: then nobody is to hear of it.
+    pub(super) fn tiles_made(&mut self, request: TileRequest, issued: Issued, mark: MarkOrder) {
+        let TileRequest { worker, order, serial, .. } = request;
+        let (job, held) = (order.shard.job, held(&order));
+        if self.marking.orders.get(&job).is_none_or(|(_, _, waiting)| *waiting != held) {
+            return;
+        }
+        self.marking.orders.remove(&job);
+        if !self.finishes(worker, held) {
+            return;
+        }
+        let marks = self.books.table.marks();
+        let fits = match marks.of(job) {
+            Some(known) => known == issued,
+            None => issued.serial == serial && marks.job_of(issued.mark).is_none(),
+        };
+        if !fits {
+            tracing::error!(%job, "the watermark sidecar gave a mark that is not this job's: is the key another one?");
+            return self.no_tiles(worker, held);
+        }
+        if marks.of(job).is_none() {
+            self.record(Entry::Marked { job, issued });
+        }
+        let order = ToWorker::Order(Order { mark: Some(Box::new(mark)), ..order });
+        self.after_sync(Effect::Tell(worker, Box::new(order)));
+    }
+
+    /// An order that cannot be marked does not leave; its shard waits for the sidecar.
+    fn no_tiles(&mut self, worker: WorkerId, held: Held) {
+        let (cause, gpu) = (Cause::DependencyDown, Millis(0));
+        self.record(Entry::Core(Input::ShardFailed { worker, held, cause, gpu }));
+    }
+
+    /// Has the marks of a finished clip read; publishing goes on with the answer. `clip` is the file as it was before
+    /// it was signed.
+    pub(super) fn read_marks(
+        &mut self,
+        job: JobId,
+        fence: Fence,
+        clip: ArtifactId,
+        outputs: &[ArtifactRef],
+    ) {
+        let record = outputs.iter().find(|output| output.role == Role::Marks).copied();
+        let issued = self.books.table.marks().of(job);
+        let audio = self.books.table.row(job).is_some_and(|row| row.spec.render.audio);
+        let (Some(record), Some(issued)) = (record, issued) else {
+            tracing::warn!(%job, "a clip came without a record of its marks");
+            return self.not_marked(job, Cause::CheckFailed);
+        };
+        let back = self.myself.clone();
+        let message = WatermarkMsg::Read { job, fence, record, clip, issued, audio, back };
+        if self.ask_watermark(message) {
+            self.marking.clips.insert(job, (Instant::now(), fence, outputs.to_vec()));
+        } else {
+            self.not_marked(job, Cause::DependencyDown);
+        }
+    }
+
+    fn not_marked(&mut self, job: JobId, cause: Cause) {
+        if cause != Cause::DependencyDown {
+            self.metrics.count(&metric::PUBLISHES_REFUSED, &["watermark"]);
+        }
+        self.record(Entry::Core(Input::PublishFailed { job, cause }));
+    }
+
+    /// The sidecar's answer about a clip.
+    pub(super) fn marks_read(
+        &mut self,
+        job: JobId,
+        fence: Fence,
+        result: Result<MarkedProof, MarkFault>,
+    ) {
+        // An answer that comes after its time, or of an attempt before, is nobody's.
+        let Some((_, of, outputs)) = self.marking.clips.remove(&job) else { return };
+        if of != fence {
+            return;
+        }
+        match result {
+            Ok(proof) => {
+                let issued = self.books.table.marks().of(job);
+                if issued.is_some_and(|issued| issued.mark == proof.mark) {
+                    self.publish(job, fence, &outputs, Some(proof));
+                } else {
+                    tracing::error!(%job, "the watermark sidecar read a mark that is not this job's");
+                    self.not_marked(job, Cause::DependencyDown);
+                }
+            }
+            Err(MarkFault::Down) => self.not_marked(job, Cause::DependencyDown),
+            Err(MarkFault::NoEvidence) => self.not_marked(job, Cause::CheckFailed),
+        }
+    }
+
+    /// Questions that were not answered in time.
+    pub(super) fn marking_due(&mut self) {
+        let orders = self.marking.orders.values();
+        let late = orders.filter(|(asked, ..)| asked.elapsed() > TILES_LIMIT);
+        let late: Vec<(WorkerId, Held)> = late.map(|(_, worker, held)| (*worker, *held)).collect();
+        for (worker, held) in late {
+            self.marking.orders.remove(&held.shard.job);
+            self.no_tiles(worker, held);
+        }
+        let clips = self.marking.clips.iter();
+        let late = clips.filter(|(_, (asked, ..))| asked.elapsed() > READ_LIMIT);
+        let late: Vec<JobId> = late.map(|(job, _)| *job).collect();
+        for job in late {
+            self.marking.clips.remove(&job);
+            self.not_marked(job, Cause::DependencyDown);
+        }
+    }
+}
+
+fn held(order: &Order) -> Held {
+    Held { shard: order.shard, fence: order.fence }
+}

@@ -1,0 +1,193 @@
+//! The section `[watermark]` of the configuration.
+
+use crate::config::ConfigError;
+use image::ImageDecoder;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use zoetrope_protocol::id::TenantId;
+use zoetrope_protocol::mark::{ARTWORK_BYTES_MAX, MARK_NAME_CHARS_MAX, Visible};
+
+/// The largest side of an artwork, in pixels: what a large clip shows of it is smaller.
+const ARTWORK_SIDE_MAX: u32 = 1_024;
+/// The newest epoch of the key; one a month lasts for 80 years.
+const EPOCH_MAX: u32 = 1_000;
+
+/// The marks of clips.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watermark {
+    /// The name that everybody sees in a clip.
+    pub name: String,
+    /// Which key new clips are marked with.
+    pub epoch: u32,
+    /// The program that reads films in which a mark is looked for.
+    pub ffmpeg: PathBuf,
+    /// Pictures that stand for the name in the clips of a tenant, by number of the project: PNG with alpha.
+    pub artwork: BTreeMap<String, PathBuf>,
+}
+
+impl Default for Watermark {
+    fn default() -> Self {
+        Watermark {
+            name: "Zoetrope".to_owned(),
+            epoch: 0,
+            ffmpeg: PathBuf::from("ffmpeg"),
+            artwork: BTreeMap::new(),
+        }
+    }
+}
+
+/// What everybody sees, by tenant.
+#[derive(Clone, Debug)]
+pub struct Looks {
+    name: String,
+    artwork: BTreeMap<TenantId, Vec<u8>>,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        Looks { name: Watermark::default().name, artwork: BTreeMap::new() }
+    }
+}
+
+impl Looks {
+    /// Of the clips of a tenant.
+    pub fn of(&self, tenant: TenantId) -> Visible {
+        match self.artwork.get(&tenant) {
+            Some(png) => Visible::Artwork(png.clone()),
+            None => Visible::Name(self.name.clone()),
+        }
+    }
+}
+
+impl Watermark {
+    /// Holds the keys against their ranges.
+    ///
+    /// # Errors
+    /// `Range` names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, range: String| {
+            Err(ConfigError::Range { key: format!("watermark.{key}"), range })
+        };
+        // The letters that the worker's font has.
+        let drawn = |letter: char| matches!(letter, ' '..='~' | '\u{a1}'..='\u{17f}');
+        let letters = self.name.chars().count();
+        if !(1..=MARK_NAME_CHARS_MAX).contains(&letters)
+            || !self.name.chars().all(drawn)
+            || self.name.trim() != self.name
+        {
+            let range = format!("1 to {MARK_NAME_CHARS_MAX} Latin letters, digits and signs");
+            return wrong("name", range);
+        }
+        if self.epoch > EPOCH_MAX {
+            return wrong("epoch", format!("0 to {EPOCH_MAX}, got {}", self.epoch));
+        }
+        for name in self.artwork.keys() {
+            if tenant(name).is_none() {
+                return wrong(&format!("artwork.{name}"), "named proj_N, or N".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the pictures.
+    ///
+    /// # Errors
+    /// If one is missing or is no picture that can be drawn: which, and why.
+    pub fn open(&self) -> anyhow::Result<Looks> {
+        let mut artwork = BTreeMap::new();
+        for (name, path) in &self.artwork {
+            let why = |why: String| {
+                anyhow::anyhow!("watermark.artwork.{name} = {}: {why}", path.display())
+            };
+            let bytes = std::fs::read(path).map_err(|error| why(error.to_string()))?;
+            judge(&bytes).map_err(why)?;
+            let tenant = tenant(name).ok_or_else(|| why("named proj_N, or N".to_owned()))?;
+            artwork.insert(tenant, bytes);
+        }
+        Ok(Looks { name: self.name.clone(), artwork })
+    }
+}
+
+fn tenant(name: &str) -> Option<TenantId> {
+    name.strip_prefix("proj_").unwrap_or(name).parse().ok().map(TenantId)
+}
+
+/// Whether workers can draw a picture.
+fn judge(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() > ARTWORK_BYTES_MAX {
+        return Err(format!("it has {} bytes, {ARTWORK_BYTES_MAX} are allowed", bytes.len()));
+    }
+    let decoder = image::codecs::png::PngDecoder::new(std::io::Cursor::new(bytes))
+        .map_err(|error| format!("it must be a PNG: {error}"))?;
+    let ((width, height), color) = (decoder.dimensions(), decoder.color_type());
+    if width.max(height) > ARTWORK_SIDE_MAX {
+        return Err(format!("it is {width}x{height}, {ARTWORK_SIDE_MAX} a side are allowed"));
+    }
+    if !color.has_alpha() {
+        return Err("it has no alpha: it would be drawn as a box".to_owned());
+    }
+    let picture = image::DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    let seen = picture.to_rgba8().pixels().any(|pixel| pixel.0[3] > 0);
+    if seen { Ok(()) } else { Err("all of it is transparent".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+
+    fn png(color: ExtendedColorType, pixel: &[u8], side: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let pixels = pixel.repeat((side * side) as usize);
+        PngEncoder::new(&mut bytes).write_image(&pixels, side, side, color).expect("encodes");
+        bytes
+    }
+
+    #[test]
+    fn a_name_or_a_picture_that_cannot_be_drawn_is_refused_in_words() {
+        let named = |name: &str| Watermark { name: name.to_owned(), ..Watermark::default() };
+        assert!(named("Wörks & Söhne 3").check().is_ok());
+        for bad in ["", " x", "an overlong name of a farm", "動画", "a\nb"] {
+            let said = named(bad).check().expect_err(bad).to_string();
+            assert!(said.starts_with("watermark.name must be 1 to 24"), "{said}");
+        }
+        let strange = Watermark {
+            artwork: [("x".to_owned(), PathBuf::from("x.png"))].into(),
+            ..Watermark::default()
+        };
+        assert!(strange.check().is_err());
+        assert!(Watermark { epoch: 1_001, ..Watermark::default() }.check().is_err());
+        let white = png(ExtendedColorType::Rgba8, &[255; 4], 16);
+        assert_eq!(judge(&white), Ok(()));
+        for (bytes, why) in [
+            (b"GIF89a".to_vec(), "must be a PNG"),
+            (png(ExtendedColorType::Rgb8, &[255; 3], 16), "no alpha"),
+            (png(ExtendedColorType::Rgba8, &[0; 4], 16), "transparent"),
+            (png(ExtendedColorType::Rgba8, &[255; 4], 1_025), "1024 a side"),
+            (vec![0; ARTWORK_BYTES_MAX + 1], "262144 are allowed"),
+        ] {
+            let said = judge(&bytes).expect_err(why);
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_tenants_picture_stands_for_the_name_in_its_clips_alone() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("mark.png");
+        let white = png(ExtendedColorType::Rgba8, &[255; 4], 16);
+        std::fs::write(&path, &white).expect("writes");
+        let artwork = [("proj_7".to_owned(), path.clone())].into();
+        let watermark = Watermark { artwork, ..Watermark::default() };
+        watermark.check().expect("is right");
+        let looks = watermark.open().expect("opens");
+        assert_eq!(looks.of(TenantId(7)), Visible::Artwork(white));
+        assert_eq!(looks.of(TenantId(8)), Visible::Name("Zoetrope".to_owned()));
+        std::fs::remove_file(&path).expect("removes");
+        assert!(
+            watermark.open().expect_err("is gone").to_string().contains("watermark.artwork.proj_7")
+        );
+    }
+}

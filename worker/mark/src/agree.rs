@@ -1,0 +1,205 @@
+//! Whether a film shows the same as one that it claims to be: a mark can be copied, so a mark that was found is a
+//! pointer and no proof.
+//!
+//! Both films are looked at as small grey pictures, two a second. The search for the mark says how the one was scaled,
+//! mirrored and turned; where it was cut out of the other is tried. Pure; `film.rs` reads the pictures.
+
+use crate::search::Found;
+
+/// Short side of the picture that is compared, in pixels: enough for what is where, too little for texture.
+pub const SIDE: usize = 48;
+/// Pictures of a film at most: 15 s.
+pub const PICTURES_MAX: usize = 30;
+/// Pictures of the film in question that are looked for.
+const LOOKED_FOR: usize = 8;
+/// Correlation from which two pictures count as the same.
+const SAME: f32 = 0.7;
+/// The film may be so much larger than the one it was made of: rounding, and a step of the search.
+const LARGER: f32 = 1.04;
+/// A cut smaller than this, in compared pixels a side, says nothing.
+const CUT_MIN: usize = 12;
+
+/// A grey picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grey {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Row by row.
+    pub luma: Vec<u8>,
+}
+
+/// Small pictures of a film, and how large the film is.
+#[derive(Clone, Debug)]
+pub struct Glimpses {
+    /// Width and height of the film in pixels.
+    pub size: (usize, usize),
+    /// Two a second.
+    pub pictures: Vec<Grey>,
+}
+
+/// The share of the pictures of `seen` that are somewhere in `own`, 0 to 1; none if the two cannot be laid on each
+/// other. `found` is the mark in `seen`, and a chip of `own` has `chip` pixels.
+pub fn agreement(own: &Glimpses, chip: f32, seen: &Glimpses, found: &Found) -> Option<f32> {
+    let (width, height) = seen.size;
+    let seen_chip = width.min(height) as f32 / found.chips;
+    let (own_width, own_height) = own.size;
+    let scale = SIDE as f32 / own_width.min(own_height) as f32;
+    // How large the film in question is in the pictures of the other.
+    let (width, height) = if found.symmetry & 4 == 0 { (width, height) } else { (height, width) };
+    let length = |pixels: usize, own: usize| {
+        let (pixels, own) = (pixels as f32 * chip / seen_chip * scale, own as f32 * scale);
+        (pixels <= own * LARGER + 1.0).then(|| pixels.min(own).round() as usize)
+    };
+    let (wide, high) = (length(width, own_width)?, length(height, own_height)?);
+    if wide.min(high) < CUT_MIN {
+        return None;
+    }
+    let step = seen.pictures.len().div_ceil(LOOKED_FOR).max(1);
+    let looked_for: Vec<Grey> = seen
+        .pictures
+        .iter()
+        .step_by(step)
+        .map(|picture| resized(&upright(picture, found.symmetry), wide, high))
+        .collect();
+    if looked_for.is_empty() || own.pictures.is_empty() {
+        return None;
+    }
+    let is_there = |part: &&Grey| own.pictures.iter().any(|whole| holds(whole, part));
+    let there = looked_for.iter().filter(is_there).count();
+    Some(there as f32 / looked_for.len() as f32)
+}
+
+/// The picture as it was before it was mirrored and turned.
+fn upright(picture: &Grey, symmetry: u8) -> Grey {
+    let Grey { width, height, luma } = picture;
+    let turned = symmetry & 4 != 0;
+    let (wide, high) = if turned { (*height, *width) } else { (*width, *height) };
+    let pixel = |row: usize, column: usize| {
+        let (mut row, mut column) = if turned { (column, row) } else { (row, column) };
+        if symmetry & 1 != 0 {
+            column = width - 1 - column;
+        }
+        if symmetry & 2 != 0 {
+            row = height - 1 - row;
+        }
+        luma[row * width + column]
+    };
+    let rows = (0..high).flat_map(|row| (0..wide).map(move |column| (row, column)));
+    Grey { width: wide, height: high, luma: rows.map(|(row, column)| pixel(row, column)).collect() }
+}
+
+/// The picture at another size, between pixels by straight lines.
+fn resized(picture: &Grey, width: usize, height: usize) -> Grey {
+    let taps = |length: usize, from: usize| -> Vec<(usize, usize, f32)> {
+        let tap = |at: usize| {
+            let place = ((at as f32 + 0.5) * from as f32 / length as f32 - 0.5).max(0.0);
+            let first = (place as usize).min(from - 1);
+            (first, (first + 1).min(from - 1), place - first as f32)
+        };
+        (0..length).map(tap).collect()
+    };
+    let (across, down) = (taps(width, picture.width), taps(height, picture.height));
+    let mut luma = Vec::with_capacity(width * height);
+    for (upper, lower, below) in &down {
+        for (left, right, beside) in &across {
+            let at =
+                |row: usize, column: usize| f32::from(picture.luma[row * picture.width + column]);
+            let line = |row: usize| at(row, *left) * (1.0 - beside) + at(row, *right) * beside;
+            luma.push((line(*upper) * (1.0 - below) + line(*lower) * below + 0.5) as u8);
+        }
+    }
+    Grey { width, height, luma }
+}
+
+/// Whether `part` is somewhere in `whole`.
+fn holds(whole: &Grey, part: &Grey) -> bool {
+    let rows = whole.height.saturating_sub(part.height);
+    let columns = whole.width.saturating_sub(part.width);
+    if part.height > whole.height || part.width > whole.width {
+        return false;
+    }
+    let mut places = (0..=rows).flat_map(|row| (0..=columns).map(move |column| (row, column)));
+    places.any(|(row, column)| correlation(whole, part, row, column) >= SAME)
+}
+
+/// Correlation of `part` with the cut of `whole` at this place, -1 to 1; 0 where either is flat.
+fn correlation(whole: &Grey, part: &Grey, row: usize, column: usize) -> f32 {
+    let (mut sums, mut squares, mut products) = ([0i64; 2], [0i64; 2], 0i64);
+    for (y, line) in part.luma.chunks_exact(part.width).enumerate() {
+        let cut = &whole.luma[(row + y) * whole.width + column..][..part.width];
+        for (a, b) in line.iter().zip(cut) {
+            let (a, b) = (i64::from(*a), i64::from(*b));
+            sums = [sums[0] + a, sums[1] + b];
+            squares = [squares[0] + a * a, squares[1] + b * b];
+            products += a * b;
+        }
+    }
+    let count = part.luma.len() as i64;
+    let spread = |of: usize| count * squares[of] - sums[of] * sums[of];
+    let (own, other) = (spread(0) as f32, spread(1) as f32);
+    // A deviation below 2 levels is no picture.
+    let flat = 4.0 * (count * count) as f32;
+    if own < flat || other < flat {
+        return 0.0;
+    }
+    (count * products - sums[0] * sums[1]) as f32 / (own * other).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::MarkId;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+    /// A picture of soft blots.
+    fn picture(seed: u64, width: usize, height: usize) -> Grey {
+        let mut random = ChaCha20Rng::seed_from_u64(seed);
+        let coarse: Vec<u8> = (0..8 * 12).map(|_| random.next_u32() as u8).collect();
+        resized(&Grey { width: 8, height: 12, luma: coarse }, width, height)
+    }
+
+    fn cut(from: &Grey, left: usize, top: usize, width: usize, height: usize) -> Grey {
+        let rows = (top..top + height)
+            .flat_map(|row| from.luma[row * from.width + left..][..width].to_vec());
+        Grey { width, height, luma: rows.collect() }
+    }
+
+    fn found(chips: f32, symmetry: u8) -> Found {
+        Found { mark: MarkId(1), epoch: 0, agreement: 9.0, chips, symmetry }
+    }
+
+    /// Promise: the same film agrees when it is cut, mirrored or turned; another one does not.
+    #[test]
+    fn a_film_agrees_with_what_it_was_cut_from_and_with_nothing_else() {
+        let own = Glimpses {
+            size: (288, 512),
+            pictures: (0..8).map(|seed| picture(seed, 48, 85)).collect(),
+        };
+        let chip = 288.0 / 120.0;
+        let same = Glimpses { pictures: own.pictures[2..5].to_vec(), ..own.clone() };
+        assert_eq!(agreement(&own, chip, &same, &found(120.0, 0)), Some(1.0));
+        // Cut to 80 % of each side: fewer chips on the short side.
+        let part = |picture: &Grey| cut(picture, 5, 9, 38, 68);
+        let cropped =
+            Glimpses { size: (230, 410), pictures: own.pictures.iter().map(part).collect() };
+        assert_eq!(agreement(&own, chip, &cropped, &found(96.0, 0)), Some(1.0));
+        let mirrored = |picture: &Grey| upright(picture, 1);
+        let flipped =
+            Glimpses { pictures: own.pictures.iter().map(mirrored).collect(), ..own.clone() };
+        assert_eq!(agreement(&own, chip, &flipped, &found(120.0, 1)), Some(1.0));
+        assert!(agreement(&own, chip, &flipped, &found(120.0, 0)).is_some_and(|share| share < 0.5));
+        let foreign = Glimpses {
+            pictures: (50..58).map(|seed| picture(seed, 48, 85)).collect(),
+            ..own.clone()
+        };
+        assert!(agreement(&own, chip, &foreign, &found(120.0, 0)).is_some_and(|share| share < 0.5));
+        // Larger than what it claims to be a part of.
+        assert_eq!(agreement(&own, chip, &same, &found(200.0, 0)), None);
+        let flat = Grey { width: 48, height: 85, luma: vec![90; 48 * 85] };
+        let blank = Glimpses { pictures: vec![flat], ..own.clone() };
+        assert_eq!(agreement(&own, chip, &blank, &found(120.0, 0)), Some(0.0));
+    }
+}

@@ -1,0 +1,222 @@
+//! The marks of one clip: the visible one and the two invisible ones go in, and what the encoded file shows of the
+//! latter comes out as a record.
+//!
+//! Knows tiles, no keys: whether the record is a proof is the coordinator's to say. Frames are marked on the encoder's
+//! thread, sound on one of its own. Called by `sink.rs`.
+
+use super::program::Programs;
+use super::visible::Emblem;
+use super::{FinishError, FinishedFile};
+use crate::link::stream::Payload;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use zoetrope_mark::picture::{PictureMarker, Strength};
+use zoetrope_mark::reading::{Place, TILE_AGREEMENT};
+use zoetrope_mark::sound::{self, Bands, LOUD_SECONDS_MIN, Loudness};
+use zoetrope_mark::{PictureReading, SoundReading, Tiles, film};
+use zoetrope_protocol::clip::{AUDIO_CHANNELS, SAMPLE_RATE};
+use zoetrope_protocol::mark::{
+    MarkOrder, MarkRecord, PIXEL_CHIPS, SOUND_CHIPS, SoundMark, Visible, unpack,
+};
+use zoetrope_protocol::{ArtifactId, RenderSpec, Size, codec};
+
+/// Decoding 15 s of the largest clip, and looking at a part of its frames, takes 5 s on one slow core.
+const READ_LIMIT: Duration = Duration::from_secs(90);
+/// Sound that agrees so well with its own tile is read by whoever has the key: a quarter of the chips are sync signs,
+/// which then agree with half of it, and 6.2 is what a reading at a known place asks for.
+const SOUND_AGREEMENT: f32 = 12.4;
+
+/// What a clip is marked with.
+#[derive(Clone, Debug)]
+pub struct ClipMarks {
+    tiles: Tiles,
+    visible: Visible,
+    strength: Strength,
+}
+
+impl ClipMarks {
+    /// Of an order.
+    ///
+    /// # Errors
+    /// `Check` if its tiles are of another size.
+    pub fn new(order: &MarkOrder, strength: Strength) -> Result<ClipMarks, FinishError> {
+        let tile = |bits: &[u8], count| {
+            let wrong = || FinishError::Check(format!("a tile is not of {count} chips"));
+            unpack(bits, count).ok_or_else(wrong)
+        };
+        let pixels = tile(&order.pixels, PIXEL_CHIPS)?;
+        let sound = tile(&order.sound, SOUND_CHIPS)?;
+        let tiles = Tiles { pixels, sound };
+        Ok(ClipMarks { tiles, visible: order.visible.clone(), strength })
+    }
+
+    /// What marks frames of this size.
+    ///
+    /// # Errors
+    /// `Check` if the artwork is no picture.
+    pub(super) fn frames(&self, size: Size) -> Result<FrameMarks, FinishError> {
+        let (width, height) = (size.width as usize, size.height as usize);
+        let emblem = Emblem::new(&self.visible, width, height)?;
+        let picture = PictureMarker::new(&self.tiles.pixels, width, height, self.strength);
+        Ok(FrameMarks { emblem, picture, seen: 0, took: Duration::ZERO })
+    }
+
+    /// Writes the sound to a file, marked if it can carry a mark, on a thread of its own: the gpu decodes the first
+    /// frames meanwhile.
+    ///
+    /// # Errors
+    /// `Disk` if the system gives no thread.
+    pub(super) fn sound(
+        marks: Option<&ClipMarks>,
+        mut samples: Vec<f32>,
+        path: &Path,
+    ) -> Result<SoundFile, FinishError> {
+        let tile = marks.map(|marks| marks.tiles.sound.clone());
+        let target = path.to_owned();
+        let write = move || {
+            let loud = sound::loud_seconds(&samples, AUDIO_CHANNELS as usize, SAMPLE_RATE);
+            let marked = tile.filter(|_| loud >= LOUD_SECONDS_MIN);
+            if let Some(tile) = &marked {
+                sound::mark(tile, &mut samples, SAMPLE_RATE);
+            }
+            let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+            std::fs::write(target, bytes).map(|()| marked.is_some())
+        };
+        let thread = std::thread::Builder::new().name("sound".into()).spawn(write);
+        let thread = thread.map_err(|source| FinishError::Disk {
+            doing: "starting the thread of the sound",
+            source,
+        })?;
+        Ok(SoundFile { path: path.to_owned(), thread: Some(thread), marked: false })
+    }
+
+    /// Reads the finished file as anybody could, and holds its picture against the tile. `sound`: whether the clip has
+    /// some, and whether that was marked.
+    ///
+    /// # Errors
+    /// `Unmarked` if the mark did not come through the encoder; `Check` if the file cannot be read.
+    pub(super) fn read_back(
+        &self,
+        programs: &Programs,
+        clip: &Path,
+        spec: &RenderSpec,
+        sound: Option<bool>,
+    ) -> Result<Shown, FinishError> {
+        let unreadable = |error: film::FilmError| FinishError::Check(error.to_string());
+        let ffmpeg = &programs.ffmpeg;
+        let stills = film::stills(ffmpeg, clip, READ_LIMIT).map_err(unreadable)?;
+        let size = |size: Size| (size.width as usize, size.height as usize);
+        let place = Place::delivered(size(spec.canvas), size(spec.deliver));
+        let picture = PictureReading::at(&stills, place);
+        let sound = match sound {
+            None => SoundMark::Silent,
+            Some(false) => SoundMark::Quiet,
+            Some(true) => {
+                let heard = film::sound(ffmpeg, clip, READ_LIMIT).map_err(unreadable)?;
+                SoundMark::Heard(Bands::of(&Loudness::of(&heard), 1.0, false).reading().0)
+            }
+        };
+        self.judge(picture, sound)
+    }
+
+    /// What a picture shows that was read by other means.
+    ///
+    /// # Errors
+    /// `Unmarked`.
+    pub(super) fn judge(
+        &self,
+        picture: PictureReading,
+        sound: SoundMark,
+    ) -> Result<Shown, FinishError> {
+        let agreement = picture.agreement_with(&self.tiles.pixels);
+        if agreement < TILE_AGREEMENT {
+            return Err(FinishError::Unmarked(agreement));
+        }
+        let strong = self.strength == Strength::Strong;
+        let sound_is_marked = match &sound {
+            SoundMark::Heard(values) => {
+                let reading = SoundReading(values.clone());
+                reading.agreement_with(&self.tiles.sound) >= SOUND_AGREEMENT
+            }
+            SoundMark::Silent | SoundMark::Quiet => false,
+        };
+        Ok(Shown { picture, sound, strong, sound_is_marked })
+    }
+}
+
+/// Marks the frames of one clip, one after the other.
+pub(super) struct FrameMarks {
+    emblem: Emblem,
+    picture: PictureMarker,
+    seen: u32,
+    /// Time that it took so far.
+    pub(super) took: Duration,
+}
+
+impl FrameMarks {
+    /// Marks the next frame (RGB) in place. First what everybody sees, so that it carries the invisible mark too.
+    pub(super) fn mark(&mut self, rgb: &mut [u8]) {
+        let began = Instant::now();
+        self.emblem.draw(self.seen, rgb);
+        self.picture.mark(rgb);
+        self.seen += 1;
+        self.took += began.elapsed();
+    }
+}
+
+/// The clip's sound on its way to a file.
+pub(super) struct SoundFile {
+    path: PathBuf,
+    thread: Option<JoinHandle<std::io::Result<bool>>>,
+    marked: bool,
+}
+
+impl SoundFile {
+    /// The file, once it is written.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub(super) fn path(&mut self) -> Result<&Path, FinishError> {
+        if let Some(thread) = self.thread.take() {
+            let died = || Err(std::io::Error::other("its thread died"));
+            let written = thread.join().unwrap_or_else(|_| died());
+            let disk = |source| FinishError::Disk { doing: "writing the sound", source };
+            self.marked = written.map_err(disk)?;
+        }
+        Ok(&self.path)
+    }
+
+    /// Whether it was marked, once it is written.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked
+    }
+}
+
+/// What a finished clip shows of its marks.
+#[derive(Debug)]
+pub(super) struct Shown {
+    picture: PictureReading,
+    sound: SoundMark,
+    strong: bool,
+    sound_is_marked: bool,
+}
+
+impl Shown {
+    /// Whether the sound shows its mark so well that whoever has the key reads it.
+    pub(super) fn sound_is_marked(&self) -> bool {
+        self.sound_is_marked
+    }
+
+    /// The record about this clip, as bytes.
+    ///
+    /// # Errors
+    /// `Check` if it cannot be encoded.
+    pub(super) fn record(self, clip: ArtifactId) -> Result<FinishedFile, FinishError> {
+        let Shown { picture, sound, strong, .. } = self;
+        let record = MarkRecord { clip, picture: picture.0, sound, strong };
+        let bytes = codec::encode(&record).map_err(|e| FinishError::Check(e.to_string()))?;
+        let artifact = ArtifactId::of(&bytes);
+        Ok(FinishedFile { artifact, payload: Payload::Memory(bytes.into()) })
+    }
+}
