@@ -77,7 +77,8 @@ impl ToWorker {
             | ToWorker::Coordinators(_)
             | ToWorker::Terms { .. }
             | ToWorker::Signed { .. }
-            | ToWorker::NotSigned { .. } => LinkVersion::FIRST,
+            | ToWorker::NotSigned { .. }
+            | ToWorker::StoreDown(_) => LinkVersion::FIRST,
         }
     }
 }
