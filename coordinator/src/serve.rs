@@ -176,6 +176,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let finder = Arc::new(Finder::new(marks.clone(), config.watermark.ffmpeg.clone()));
     let (authority, keys, links) = (Arc::new(authority), Arc::new(keys), Arc::new(links));
     let Recovery { books, writer, replayed, loss, took } = recovered;
+    crate::clock::not_before(books.now());
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
     let remote = config.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;

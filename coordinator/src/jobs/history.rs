@@ -91,8 +91,8 @@ impl History {
 
     /// An artifact extended the chain. Those of a finished shard may have been told of before.
     pub(super) fn stored(&mut self, now: Millis, fence: Fence, artifact: ArtifactRef) {
-        let known = |record: &ArtifactRecord| record.artifact == artifact && record.fence == fence;
-        // The newest come again, if any: outputs of the attempt that just finished.
+        let known = |record: &ArtifactRecord| record.artifact == artifact;
+        // The newest come again, if any: outputs of the attempt that just finished, perhaps under another fence.
         if !self.artifacts.iter().rev().any(known) {
             let record = ArtifactRecord { artifact, fence, stored: now };
             push(&mut self.artifacts, record, ARTIFACTS_MAX);
@@ -163,7 +163,7 @@ mod tests {
     fn outputs_that_were_told_of_before_are_one_link() {
         let mut history = History::default();
         history.stored(Millis(1), fence(1), latents(1));
-        history.stored(Millis(2), fence(1), latents(1));
+        history.stored(Millis(2), fence(2), latents(1));
         history.stored(Millis(3), fence(2), latents(2));
         assert_eq!(history.artifacts.len(), 2);
         assert_eq!(steps_of(&[latents(1), latents(2)]), 2);

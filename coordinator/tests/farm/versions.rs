@@ -13,14 +13,22 @@ use zoetrope_protocol::wire::{ALPN_LINK, CloseCode, FromWorker, ToWorker};
 /// What a worker of a later release offers beside what we know.
 const LATER: &[u8] = b"zoetrope-link/1.9";
 
+/// Both halves of a control stream. The link ends when one is dropped.
+type Control = (quinn::SendStream, quinn::RecvStream);
+
 /// Says hello on a fresh connection and reads the answer.
-async fn greeted(connection: &Connection, node: &str) -> (quinn::SendStream, ToWorker) {
+async fn greeted(connection: &Connection, node: &str) -> (Control, ToWorker) {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     let hello =
         FromWorker::Hello { identity: identity(node, 1, 1), profile: profile(), held: vec![] };
     send.write_all(&codec::frame(&hello).expect("encodes")).await.expect("writes");
-    let answer = timeout(PATIENCE, read_frame::<ToWorker>(&mut receive, 1 << 20)).await;
-    (send, answer.expect("in time").expect("a frame"))
+    loop {
+        let frame = timeout(PATIENCE, read_frame::<ToWorker>(&mut receive, 1 << 20)).await;
+        match frame.expect("in time").expect("a frame") {
+            ToWorker::Heartbeat => {}
+            answer => return ((send, receive), answer),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +42,7 @@ async fn a_worker_of_the_next_release_is_spoken_to_in_the_words_of_this_one() {
     let agreed = connection.handshake_data().expect("a handshake");
     let agreed = agreed.downcast::<HandshakeData>().expect("of rustls");
     assert_eq!(agreed.protocol.as_deref(), Some(ALPN_LINK));
-    let (_send, answer) = greeted(&connection, "gpu-0").await;
+    let (_control, answer) = greeted(&connection, "gpu-0").await;
     assert!(matches!(answer, ToWorker::Welcome { .. }), "{answer:?}");
     farm.running.stop().await;
 }
@@ -59,7 +67,7 @@ async fn a_frame_of_an_unknown_kind_costs_its_link_and_the_work_goes_elsewhere()
     let ca = farm.running.authority.certificate();
     let papers = Papers::issue(&farm.running.authority, "gpu-0");
     let odd = dial(farm.running.link, ca, Some(&papers), ALPN_LINK).await.expect("connects");
-    let (mut send, answer) = greeted(&odd, "gpu-0").await;
+    let ((mut send, _receive), answer) = greeted(&odd, "gpu-0").await;
     assert!(matches!(answer, ToWorker::Welcome { .. }), "{answer:?}");
     farm.submit(submission(1)).await.expect("admitted");
     // A length of one byte, and a variant that no release has.
