@@ -59,7 +59,7 @@ pub struct Listed {
 impl Listed {
     /// Of a row.
     pub fn of(row: &JobRow, proofs: Option<&Proofs>) -> Listed {
-        let published = row.state == JobState::Completed && !row.assets_gone && !row.deleted;
+        let published = row.state == JobState::Completed && row.keeps_pointer();
         Listed {
             job: row.job,
             assets: row.assets.clone().filter(|_| published),

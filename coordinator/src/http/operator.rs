@@ -204,6 +204,7 @@ fn artifact_json(record: &ArtifactRecord) -> Value {
         Made::Thumbnail => ("thumbnail", None),
         Made::Spritesheet => ("spritesheet", None),
         Made::Scores => ("scores", None),
+        Made::Marks => ("marks", None),
     };
     json!({
         "role": role,
