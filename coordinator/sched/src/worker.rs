@@ -241,7 +241,7 @@ impl Core {
         let (vram_bytes, said) = ability(identity, capacity);
         let worker = &mut self.state.workers[slot];
         worker.id = id;
-        worker.said = Box::new(said);
+        *worker.said = said;
         worker.connected = true;
         worker.vram_bytes = vram_bytes;
         if let Doing::Stopping { .. } = worker.doing {

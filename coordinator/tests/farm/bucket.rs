@@ -210,8 +210,10 @@ async fn pass(mut client: TcpStream, server: SocketAddr, mut now: watch::Receive
                 }
             }
             Trouble::Busy => {
-                // Whatever the request is: its beginning is there.
-                client.readable().await.ok();
+                // Whatever the request is: its beginning is read, since an answer without one is no answer.
+                if !matches!(client.read(&mut [0; 4096]).await, Ok(1..)) {
+                    return;
+                }
                 let answer =
                     "HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                 client.write_all(answer.as_bytes()).await.ok();

@@ -93,7 +93,8 @@ async fn a_clip_whose_worker_is_killed_has_the_latents_of_an_undisturbed_one() {
         published(&farm, &id).await;
         eprintln!("killed {after_ms} ms into a render of {whole_ms} ms");
         assert_eq!(chain(&farm, &id).await, links, "killed {after_ms} ms into the render");
-        assert_ne!(farm.worker_pid("cpu0"), pid, "another process rendered it");
+        // Also where the kill came after the last byte: then it is started again a moment later.
+        eventually(WITHIN, "another process serves", async || farm.worker_pid("cpu0") != pid).await;
     }
     let finished = farm.metric("zoetrope_jobs_finished_total", &["fault=\"none\""]).await;
     assert_eq!(finished, (KILLS + 2) as f64, "each job is published once");

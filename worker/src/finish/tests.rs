@@ -395,7 +395,8 @@ fn a_marked_clip_shows_its_mark_to_whoever_has_the_key() {
         std::fs::write(&path, bytes(&clip.clip)).expect("writes");
         check::read_back(&settings.programs, &path, &spec).expect("a valid clip");
         let stills = zoetrope_mark::film::stills(Path::new("ffmpeg"), &path, READ).expect("reads");
-        let found = zoetrope_mark::search::search(&stills, &[key.clone()], Depth::Anywhere);
+        let found =
+            zoetrope_mark::search::search(&stills, std::slice::from_ref(&key), Depth::Anywhere);
         assert_eq!(found.found.map(|found| found.mark), Some(mark), "{}", spec.deliver);
         assert_eq!(make().clip.artifact, clip.clip.artifact);
     }
