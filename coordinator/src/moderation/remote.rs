@@ -184,7 +184,7 @@ fn opinion(result: OneResult) -> Result<Opinion, String> {
     if let Some((word, _)) = result.categories.iter().find(|pair| known(*pair)) {
         return Err(format!("it flags {word}, which is no category"));
     }
-    if result.flagged != !opinion.flagged.is_empty() {
+    if result.flagged == opinion.flagged.is_empty() {
         return Err(format!("flagged is {}, its categories say otherwise", result.flagged));
     }
     Ok(opinion)
