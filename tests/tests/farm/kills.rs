@@ -104,14 +104,17 @@ async fn a_clip_whose_worker_is_killed_has_the_latents_of_an_undisturbed_one() {
 /// doubles nothing, and is of use again.
 #[tokio::test]
 async fn a_worker_that_wakes_up_after_its_loss_changes_nothing() {
-    let farm = Farm::start(Engine::Emulated { step_ms: 400 }, 2).await;
+    let farm = Farm::start(Engine::Emulated { step_ms: 800 }, 2).await;
     let id = submit(&farm).await;
     let mut node = String::new();
-    eventually(WITHIN, "two steps are done", async || {
+    eventually(WITHIN, "some steps are done", async || {
         let workers = farm.get("/farm/workers").await;
         let rows = workers["data"].as_array().cloned().unwrap_or_default();
         let busy = rows.iter().find(|row| {
-            row["progress"].as_str().is_some_and(|progress| progress.starts_with("denoising 2"))
+            let progress =
+                row["progress"].as_str().and_then(|said| said.strip_prefix("denoising "));
+            // A moment in which one number is shown may be missed; all of them together last for seconds.
+            progress.is_some_and(|steps| steps.starts_with(['2', '3', '4', '5', '6']))
         });
         node = busy.and_then(|row| row["node"].as_str()).unwrap_or_default().to_owned();
         !node.is_empty()
