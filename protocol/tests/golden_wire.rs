@@ -132,6 +132,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         inputs: all_roles(),
         checkpoint_every: 1,
         hard_limit: Millis(60_000),
+        shards: 1,
     };
     let artifact = ArtifactId([9; 32]);
     let mut all = vec![

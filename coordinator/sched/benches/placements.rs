@@ -160,7 +160,15 @@ impl Bench {
         let tenant = TenantId((self.next() % u64::from(TENANTS)) as u32);
         let class = Class::ALL[(self.next() % 3) as usize];
         let expected = vec![Millis(1_000), Millis(8_000), Millis(2_000)];
-        let ask = Ask { tenant, class, model: ModelId(1), steps: STEPS, expected, deadline: None };
+        let ask = Ask {
+            tenant,
+            class,
+            model: ModelId(1),
+            steps: STEPS,
+            expected,
+            deadline: None,
+            decode: Decode::default(),
+        };
         self.take(Input::Submitted { job, ask });
     }
 

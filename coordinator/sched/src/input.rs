@@ -185,6 +185,17 @@ pub struct Ask {
     pub expected: Vec<Millis>,
     /// The moment by which the caller needs it. A tie-break, and the job's end when it has passed.
     pub deadline: Option<Millis>,
+    /// How its decode is cut, for models with a stage of their own for that.
+    pub decode: Decode,
+}
+
+/// How the decode of a clip is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decode {
+    /// Decode chunks of the clip; 0 where that is not known.
+    pub chunks: u16,
+    /// Shards that they are spread over, at most as many as chunks; 0 is one.
+    pub shards: u16,
 }
 
 /// Why a job is ended from outside.

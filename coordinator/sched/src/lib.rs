@@ -22,6 +22,7 @@ mod moves;
 mod node;
 mod observe;
 pub mod output;
+mod part;
 mod place;
 mod preempt;
 mod quarantine;

@@ -88,6 +88,7 @@ fn farm(seed: u64) -> Farm {
             steps: 1,
             expected: vec![Millis(ms)],
             deadline: None,
+            decode: Decode::default(),
         };
         farm.take(Input::Submitted { job: id, ask });
     }
@@ -141,6 +142,7 @@ fn a_flood_takes_only_its_own_share() {
             steps: 1,
             expected: vec![Millis(10_000)],
             deadline: None,
+            decode: Decode::default(),
         };
         farm.take(Input::Submitted { job: id, ask });
     }

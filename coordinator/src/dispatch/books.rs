@@ -130,6 +130,11 @@ pub enum Entry {
     },
     /// An operator ended the rescan.
     RescanCancelled,
+    /// The intermediate artifacts of an ended job are past their time.
+    CleanedUp {
+        /// The job.
+        job: JobId,
+    },
 }
 
 /// What an entry caused.
@@ -171,7 +176,7 @@ pub struct Snapshot {
     rescan: Option<Rescan>,
 }
 
-const SNAPSHOT_VERSION: u32 = 4;
+const SNAPSHOT_VERSION: u32 = 5;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -224,6 +229,7 @@ impl Books {
                 effects.free.extend(self.table.delete(job));
             }
             Entry::Expired { job } => effects.free.extend(self.table.drop_assets(job)),
+            Entry::CleanedUp { job } => effects.free.extend(self.table.clean_up(job)),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
             Entry::Proven { job, proofs } => {
                 self.input(now, Input::Published { job }, &mut effects);

@@ -186,6 +186,7 @@ impl DispatchState {
             steps: spec.render.steps,
             expected,
             deadline: spec.deadline,
+            decode: model.decode(spec.render.shape()),
         };
         if !self.books.core.feasible(now, &ask) {
             return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));

@@ -45,7 +45,7 @@ pub struct JobRow {
     pub assets_gone: bool,
     /// Hidden for ever.
     pub deleted: bool,
-    /// Artifacts that the unfinished job may still need.
+    /// Artifacts that the unfinished job may still need; of an ended one, those that have not gone yet.
     pub working: BTreeSet<ArtifactId>,
     /// What its clip was judged by; kept as long as its files, so that it can be judged anew.
     pub record: Option<ArtifactRef>,
@@ -87,6 +87,21 @@ impl JobRow {
     /// Whether its clip can be read, or may still come to be: its pointer stays.
     pub fn keeps_pointer(&self) -> bool {
         !self.deleted && self.taken_down.is_none() && !matches!(self.state, JobState::Failed(_))
+    }
+
+    /// Whether it ended without a clip.
+    pub fn failed(&self) -> bool {
+        matches!(self.state, JobState::Failed(_))
+    }
+
+    /// What is left of the way to its clip, and is neither of its files nor what was measured of them.
+    pub(super) fn intermediates(&self) -> impl Iterator<Item = &ArtifactId> {
+        let outputs = self.publishing.iter().flat_map(|(_, outputs)| outputs);
+        let kept: Vec<ArtifactId> = outputs
+            .filter(|_| self.state == JobState::Completed && !self.assets_gone)
+            .map(|output| output.artifact)
+            .collect();
+        self.working.iter().filter(move |artifact| !kept.contains(artifact))
     }
 
     /// When its files go; none unless completed.

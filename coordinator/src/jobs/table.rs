@@ -63,6 +63,15 @@ pub struct TableRows {
     pub models: Vec<(ModelId, String)>,
 }
 
+/// How long the intermediate artifacts of a job stay after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Of one that has its clip: long enough to look at what made it.
+    pub completed: Millis,
+    /// Of one that ended otherwise: long enough to find out why.
+    pub failed: Millis,
+}
+
 /// The place of a job in the total order.
 type Place = (Millis, JobId);
 /// What makes two requests the same: who sent what.
@@ -79,6 +88,8 @@ pub struct JobTable {
     contents: BTreeMap<Content, BTreeSet<Place>>,
     contents_age: BTreeSet<Place>,
     expiries: BTreeSet<Place>,
+    /// Jobs that ended and whose intermediate artifacts are still there, by their end: completed, failed.
+    ended: [BTreeSet<Place>; 2],
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
@@ -127,6 +138,14 @@ impl JobTable {
         }
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(row.job);
+        }
+        self.note_ended(row);
+    }
+
+    /// An ended job's intermediate artifacts wait for their time.
+    fn note_ended(&mut self, row: &JobRow) {
+        if let Some(ended) = row.ended.filter(|_| row.intermediates().next().is_some()) {
+            self.ended[usize::from(row.failed())].insert((ended, row.job));
         }
     }
 
@@ -291,6 +310,7 @@ impl JobTable {
         if let Some(expires) = row.expires() {
             self.expiries.remove(&(expires, job));
         }
+        self.forget_ended(&row);
         self.release(job, |row| {
             row.assets_gone = true;
             if row.is_terminal() {
@@ -298,6 +318,22 @@ impl JobTable {
                 row.working.clear();
             }
         })
+    }
+
+    /// The intermediate artifacts of an ended job go. Returns those that nobody uses any more.
+    pub fn clean_up(&mut self, job: JobId) -> Vec<ArtifactId> {
+        let Some(row) = self.rows.get(&job).filter(|row| row.is_terminal()).cloned() else {
+            return Vec::new();
+        };
+        self.forget_ended(&row);
+        let go: BTreeSet<ArtifactId> = row.intermediates().copied().collect();
+        self.release(job, |row| row.working.retain(|artifact| !go.contains(artifact)))
+    }
+
+    fn forget_ended(&mut self, row: &JobRow) {
+        if let Some(ended) = row.ended {
+            self.ended[usize::from(row.failed())].remove(&(ended, row.job));
+        }
     }
 
     /// Takes in one output of the core. Returns artifacts that nobody uses any more.
@@ -311,6 +347,8 @@ impl JobTable {
             Output::Publish { job, fence, outputs } => {
                 self.change(*job, |row| row.publishing = Some((*fence, outputs.clone())));
             }
+            // What an ended job leaves behind stays for a while: see `clean_up`.
+            Output::Forget { job, .. } if self.row(*job).is_some_and(JobRow::is_terminal) => {}
             Output::Forget { job, artifacts } => {
                 return self.release(*job, |row| {
                     for artifact in artifacts {
@@ -351,6 +389,7 @@ impl JobTable {
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(job);
         }
+        self.note_ended(&row);
     }
 
     fn began(&mut self, job: JobId, worker: WorkerId) {
@@ -411,6 +450,18 @@ impl JobTable {
             .take(at_most)
             .map(|(_, job)| *job)
             .collect()
+    }
+
+    /// Jobs whose intermediate artifacts are due to go: so long after their end.
+    pub fn left_behind(&self, now: Millis, keep: Keep, at_most: usize) -> Vec<JobId> {
+        let due = |places: &BTreeSet<Place>, keep: Millis| -> Vec<JobId> {
+            let due = places.iter().take_while(|(ended, _)| ended.plus(keep) <= now);
+            due.take(at_most).map(|(_, job)| *job).collect()
+        };
+        let [completed, failed] = &self.ended;
+        let mut jobs = due(completed, keep.completed);
+        jobs.extend(due(failed, keep.failed));
+        jobs
     }
 
     /// A row, also of a deleted job.

@@ -17,7 +17,7 @@ use zoetrope_protocol::provenance::{
     MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
-use zoetrope_sched::input::{Ask, Capacity, EndWhy, LostHow, StageNeed, TenantPolicy};
+use zoetrope_sched::input::{Ask, Capacity, Decode, EndWhy, LostHow, StageNeed, TenantPolicy};
 use zoetrope_sched::{Config, Input, Output};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/farm/golden_journal.txt");
@@ -72,6 +72,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         steps: 4,
         expected: vec![Millis(200), Millis(400), Millis(900)],
         deadline: None,
+        decode: Decode { chunks: 6, shards: 1 },
     };
     let passed = Verdict {
         outcome: Outcome::Pass,
@@ -195,6 +196,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("rescan_began", Entry::RescanBegan { order: Box::new(order) }),
         ("rescan_went", Entry::RescanWent { batch: Box::new(batch) }),
         ("rescan_cancelled", Entry::RescanCancelled),
+        ("cleaned_up", Entry::CleanedUp { job }),
     ]
 }
 

@@ -7,7 +7,7 @@ use super::program::FinishSettings;
 use super::sink::FfmpegSink;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile};
 use crate::emulated::paint;
-use crate::engine::{ClipSink, EngineError, Frames};
+use crate::engine::{ClipSink, EngineError, Frames, Piece};
 use crate::link::stream::Payload;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -52,7 +52,7 @@ impl ClipCache {
             return Ok(clip.clone());
         }
         let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec)?);
-        paint(spec, sink.as_mut(), &mut |_| true)
+        paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
             .map_err(|error| FinishError::Encoder(error.to_string()))?;
         let made = sink.close()?;
         let load = |file: &FinishedFile| match &file.payload {
@@ -93,6 +93,10 @@ impl ClipSink for CachedSink {
 
     fn frames(&mut self, _frames: Frames<'_>) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    fn takes_frames(&self) -> bool {
+        false
     }
 }
 

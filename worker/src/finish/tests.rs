@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::emulated::paint;
-use crate::engine::Frames;
+use crate::engine::{Frames, Piece};
 use crate::gpu::attempt::tests::order;
+use crate::pack::{Content, pack, unpack};
+use crate::segment::{SegmentSink, pour};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use zoetrope_moderation::sound::{Recognizer, Words};
@@ -32,7 +34,7 @@ fn spec() -> RenderSpec {
 
 fn make(settings: &Arc<FinishSettings>, spec: &RenderSpec) -> Result<FinishedClip, FinishError> {
     let mut sink = Finisher::Ffmpeg(settings.clone()).begin(spec)?;
-    paint(spec, sink.as_mut(), &mut |_| true)
+    paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
         .map_err(|error| FinishError::Encoder(error.to_string()))?;
     sink.close()
 }
@@ -342,4 +344,33 @@ fn a_recognizer_that_fails_leaves_no_clip() {
     let bytes = include_bytes!("../../../coordinator/moderation/tests/golden/threat.wav");
     let error = record_with(settings, &stereo(bytes)).expect_err("no clip");
     assert!(matches!(error, FinishError::Moderation(_)), "{error}");
+}
+
+/// Promise: a clip from segments that others have decoded is byte for byte that of one stream.
+#[test]
+fn a_clip_from_segments_is_the_same_file() {
+    let temp = tempfile::tempdir().expect("folder");
+    let settings = settings(temp.path());
+    let spec = RenderSpec { frames: 50, ..spec() };
+    let whole = make(&settings, &spec).expect("a clip");
+    let chunks = spec.shape().chunks();
+    assert_eq!(chunks, 3);
+    let mut sink = Finisher::Ffmpeg(settings.clone()).begin(&spec).expect("begins");
+    for chunk in 0..chunks {
+        // As one worker decodes them, packed and unpacked as on their way.
+        let mut stored = Vec::new();
+        let mut keep = |_, bytes| {
+            stored.push(pack(bytes, Content::Pixels));
+            Ok(())
+        };
+        let piece = Piece { chunks: chunk..chunk + 1, sound: chunk == 0 };
+        let mut segments = SegmentSink::new(&spec, chunk, &mut keep);
+        paint(&spec, &piece, &mut segments, &mut |_| true).expect("paints");
+        let segment = unpack(stored.remove(0)).expect("unpacks");
+        pour(&spec, chunk, &segment, sink.as_mut()).expect("is a segment");
+    }
+    let shared = sink.close().expect("a clip");
+    for (one, other) in whole.files().into_iter().zip(shared.files()) {
+        assert!(bytes(one.1) == bytes(other.1), "{:?}", one.0);
+    }
 }

@@ -393,6 +393,7 @@ pub fn order(stage: Stage, inputs: Vec<ArtifactRef>) -> Order {
         inputs,
         checkpoint_every: 1,
         hard_limit: Millis(60_000),
+        shards: 1,
     }
 }
 

@@ -181,6 +181,7 @@ impl Farm {
             steps: shape.steps,
             expected: shape.stages_ms.map(Millis).to_vec(),
             deadline: deadline.map(Millis),
+            decode: Decode::default(),
         };
         let now = Millis(self.now);
         let queued = self.core.tenant(TenantId(tenant)).map_or(0, |view| view.unfinished);
