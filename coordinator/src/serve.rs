@@ -153,7 +153,8 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 /// # Errors
 /// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
-    let Ground { models, metrics, journal, authority, keys, links, store, .. } = ground;
+    let Ground { models, metrics, journal, authority, keys, links, certificates, store, .. } =
+        ground;
     let Ground { progress: kept, leadership, coordinators, .. } = ground;
     let core = zoetrope_sched::Config::default();
     look_at(&store, config).await?;
@@ -170,9 +171,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
     let desk = Arc::new(Desk::new(config.moderation.open()?));
     // Coordinators of one farm must sign under one root, so theirs lies where all reach it.
-    let shared = &config.cluster.store;
-    let home = if shared.as_os_str().is_empty() { data } else { shared };
-    let provenance = config.provenance.open(home, metrics.clone())?;
+    let (settings, counts) = (config.provenance.clone(), metrics.clone());
+    let opened = tokio::task::spawn_blocking(move || settings.open(&certificates, counts));
+    let provenance = opened.await??;
     let root = provenance.root.clone();
     let mut roots = root.to_string();
     for path in &config.provenance.trust {
