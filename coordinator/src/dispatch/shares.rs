@@ -144,6 +144,6 @@ impl DispatchState {
 
 /// Until when the files of a job can be read; none if they cannot now.
 fn readable_until(row: &JobRow, now: Millis) -> Option<Millis> {
-    let there = row.state == JobState::Completed && row.assets.is_some() && !row.assets_gone;
+    let there = row.state == JobState::Completed && row.assets.is_some() && row.keeps_pointer();
     row.expires().filter(|at| there && now < *at)
 }

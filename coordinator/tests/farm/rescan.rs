@@ -5,9 +5,11 @@ use crate::moderation::{finish_with, is_published, policy};
 use crate::worker::Worker;
 use crate::{PATIENCE, TestFarm, submission};
 use std::time::Duration;
-use zoetrope_coordinator::farm::{FarmMsg, RescanRefused};
+use zoetrope_coordinator::dispatch::shares::Shared;
+use zoetrope_coordinator::farm::{FarmMsg, NewShare, RescanRefused, ShareRefused};
 use zoetrope_coordinator::jobs::rescan::PolicyTexts;
-use zoetrope_coordinator::jobs::{Rescan, RescanOrder, RescanState};
+use zoetrope_coordinator::jobs::shares::{Read, Variant};
+use zoetrope_coordinator::jobs::{Rescan, RescanOrder, RescanState, ShareId};
 use zoetrope_protocol::id::JobId;
 use zoetrope_protocol::moderation::{Category, FrameRecord, Utterance};
 use zoetrope_sched::input::EndWhy;
@@ -47,6 +49,19 @@ async fn until_done(farm: &TestFarm) -> Rescan {
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.expect("it ends")
+}
+
+async fn share(farm: &TestFarm, job: JobId) -> Shared {
+    let new = NewShare {
+        id: ShareId(job.0),
+        variants: vec![Variant::Video],
+        audience: None,
+        expires_after: None,
+        downloads_max: None,
+        request: None,
+    };
+    let ask = |reply| FarmMsg::Share(submission(job.0).spec.tenant, job, new, reply);
+    farm.farm().ask(ask).await.expect("answers")
 }
 
 /// Four published clips: harmless; of these words; of these frames; one that says these words.
@@ -108,6 +123,7 @@ async fn what_fails_a_new_policy_is_taken_down() {
     assert_eq!(named, [2, 3, 4, 9].map(JobId));
     assert!((1..=4).all(|job| is_published(&farm, JobId(job))));
 
+    share(&farm, JobId(2)).await.expect("it can be read");
     // The run: a restart in the middle loses nothing.
     let run = RescanOrder { policy, per_second: 1, ..order };
     begin(&farm, run.clone()).await.expect("begins");
@@ -129,7 +145,14 @@ async fn what_fails_a_new_policy_is_taken_down() {
             }
         };
         tokio::time::timeout(PATIENCE, gone).await.expect("the pointer goes");
+        // Nor is there a way around it.
+        let refused = share(&farm, JobId(job)).await;
+        assert!(matches!(refused, Err(ShareRefused::Unreadable(_))), "{refused:?}");
     }
+    // An old link leads to a video of which the door shows no content.
+    let follow = |reply| FarmMsg::OpenShare(ShareId(2), None, Read::Head, reply);
+    let (view, _) = farm.farm().ask(follow).await.expect("answers").expect("the link is there");
+    assert!(view.taken_down.is_some());
     let ended = farm.read(JobId(9)).await.state;
     assert_eq!(ended, JobState::Failed(FailWhy::Ended(EndWhy::Blocked)));
     assert!(is_published(&farm, JobId(1)) && farm.read(JobId(1)).await.taken_down.is_none());
