@@ -4,17 +4,16 @@
 
 use crate::dispatch::DispatchLimits;
 use crate::link::LinkLimits;
-use crate::moderation::remote::Provider;
-use crate::outward::{self, ALLOW_MAX, Allow};
+use crate::moderation::settings::{Moderation, RemoteModeration};
 use crate::provenance::settings::Provenance;
-use crate::store::place::{BUCKET_SCHEME, Bucket, Place, parse_bucket};
+use crate::store::place::{Bucket, Place, parse_bucket};
+use crate::store::settings::StoreConfig;
 use crate::watermark::settings::Watermark;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use zoetrope_moderation::{Policy, PolicyError};
 use zoetrope_protocol::id::TenantId;
 use zoetrope_sched::input::TenantPolicy;
 
@@ -169,85 +168,6 @@ pub enum JournalStore {
     Etcd,
 }
 
-/// Where artifacts and clips are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// A folder, or `s3://bucket/prefix`; empty: `store` in the data folder, or `cluster.store`.
-    pub place: String,
-    /// URL of the S3-compatible service; empty: Amazon's.
-    pub endpoint: String,
-    /// Its region.
-    pub region: String,
-    /// The file with its keys; empty: the environment, or the machine's role.
-    pub credentials_file: PathBuf,
-    /// PEM of the authority of its certificate; empty: those that the system trusts.
-    pub ca_file: PathBuf,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        StoreConfig {
-            place: String::new(),
-            endpoint: String::new(),
-            region: "us-east-1".to_owned(),
-            credentials_file: PathBuf::new(),
-            ca_file: PathBuf::new(),
-        }
-    }
-}
-
-impl StoreConfig {
-    fn is_bucket(&self) -> bool {
-        self.place.starts_with(BUCKET_SCHEME)
-    }
-
-    fn make_absolute(&mut self, base: &Path) {
-        for path in [&mut self.credentials_file, &mut self.ca_file] {
-            if !path.as_os_str().is_empty() {
-                *path = base.join(&*path);
-            }
-        }
-        if !self.place.is_empty() && !self.is_bucket() {
-            self.place = base.join(&self.place).to_string_lossy().into_owned();
-        }
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        let rows = [
-            (
-                "store.place",
-                !self.place.contains("://") || parse_bucket(&self.place).is_some(),
-                "a folder, or s3://BUCKET or s3://BUCKET/PREFIX, with 3 to 63 small letters, digits, - and . in the \
-                 bucket's name and at most 128 letters, digits and - _ . / in the prefix",
-            ),
-            (
-                "store.endpoint",
-                self.endpoint.is_empty() || url(&self.endpoint),
-                "empty, or a URL such as \"https://s3.example.com\"",
-            ),
-            (
-                "store.region",
-                (1..=64).contains(&self.region.len()),
-                "1 to 64 letters, such as \"us-east-1\"",
-            ),
-            (
-                "store.endpoint",
-                self.is_bucket()
-                    || (self.endpoint.is_empty() && self.ca_file.as_os_str().is_empty()),
-                "left out, as must ca_file, where store.place is no bucket",
-            ),
-        ];
-        match rows.into_iter().find(|(_, good, _)| !good) {
-            Some((key, _, range)) => {
-                Err(ConfigError::Range { key: key.to_owned(), range: range.to_owned() })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 /// What several coordinators of one farm share, and how they are reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -316,106 +236,6 @@ impl Default for ServeConfig {
             watermark: Watermark::default(),
             accept_journal_loss: false,
         }
-    }
-}
-
-/// What is blocked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Moderation {
-    /// The policy; otherwise the one that is built in.
-    pub policy: Option<PathBuf>,
-    /// The folder of its nets; otherwise looked for where `scripts/setup` puts them.
-    pub models: Option<PathBuf>,
-    /// A remote provider, which judges texts too.
-    pub remote: Option<RemoteModeration>,
-}
-
-/// A remote provider that speaks the OpenAI moderations API.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RemoteModeration {
-    /// Its endpoint.
-    pub url: String,
-    /// A file with its key; none if it wants none.
-    pub key_file: Option<PathBuf>,
-    /// The model that is asked for.
-    #[serde(default = "remote_model")]
-    pub model: String,
-    /// Whether it judges beside the embedded nets or instead of them.
-    pub mode: RemoteMode,
-    /// How long it may take for an answer.
-    #[serde(default = "remote_timeout")]
-    pub timeout_seconds: u64,
-    /// Hosts and networks that may be dialled although they are not public.
-    #[serde(default)]
-    pub allow: Vec<String>,
-}
-
-fn remote_model() -> String {
-    "omni-moderation-latest".to_owned()
-}
-
-fn remote_timeout() -> u64 {
-    10
-}
-
-/// How a remote provider judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RemoteMode {
-    /// Beside the embedded nets: the higher score counts.
-    Join,
-    /// Instead of them, but for the rules on minors.
-    Replace,
-}
-
-impl RemoteModeration {
-    /// The provider.
-    ///
-    /// # Errors
-    /// `Range` names the key.
-    pub fn provider(&self) -> Result<Provider, ConfigError> {
-        let wrong = |key: &str, range: String| ConfigError::Range {
-            key: format!("moderation.remote.{key}"),
-            range,
-        };
-        if !(1..=20).contains(&self.timeout_seconds) {
-            return Err(wrong("timeout_seconds", format!("1 to 20, got {}", self.timeout_seconds)));
-        }
-        let allow = Allow::read(&self.allow).filter(|_| self.allow.len() <= ALLOW_MAX);
-        let allow = allow.ok_or_else(|| {
-            let range = "host names, addresses and networks such as \"10.0.0.0/8\", at most 64";
-            wrong("allow", range.to_owned())
-        })?;
-        let url = outward::url(&self.url, &allow).map_err(|e| wrong("url", e.to_string()))?;
-        Ok(Provider {
-            url,
-            allow,
-            key_file: self.key_file.clone(),
-            model: self.model.clone(),
-            timeout: Duration::from_secs(self.timeout_seconds),
-            replaces: self.mode == RemoteMode::Replace,
-        })
-    }
-}
-
-impl Moderation {
-    /// Reads the policy.
-    ///
-    /// # Errors
-    /// `PolicyError` names file and key.
-    pub fn open(&self) -> Result<Policy, PolicyError> {
-        self.policy.as_deref().map_or_else(Policy::built_in, Policy::read)
-    }
-
-    /// What is missing for it to judge, one sentence each. Reads all nets.
-    ///
-    /// # Errors
-    /// `PolicyError` names file and key.
-    pub fn problems(&self) -> Result<Vec<String>, PolicyError> {
-        let folder = zoetrope_moderation::models::find(self.models.as_deref());
-        Ok(zoetrope_moderation::models::problems(&folder, &self.open()?.models))
     }
 }
 

@@ -4,17 +4,19 @@
 //! dispatch actor through [`ModerationActor`]. Never decides what becomes of a job; an error is never a pass.
 
 pub mod remote;
+mod rescan;
+pub mod settings;
 
 use crate::dispatch::DispatchMsg;
-use crate::jobs::rescan::{Batch, Failing, PolicyTexts};
+use crate::jobs::rescan::{Batch, PolicyTexts};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
-use futures::TryStreamExt;
+use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use remote::{Remote, RemoteError};
+use rescan::{Rescans, judge_anew};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -25,7 +27,7 @@ use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::moderation::{
-    Audience, FRAMES_MAX, FrameRecord, Outcome, UTTERANCES_MAX, Verdict, WORDS_BYTES_MAX,
+    Audience, FRAMES_MAX, FrameRecord, UTTERANCES_MAX, Verdict, WORDS_BYTES_MAX,
 };
 
 /// Judgements that run at a time: each takes one core for some ten milliseconds.
@@ -497,90 +499,6 @@ impl ModerationState {
     }
 }
 
-/// The engine of the rescan that goes on: its policy may be another than that of now.
-#[derive(Default)]
-struct Rescans {
-    engine: Mutex<Option<(Millis, Arc<Engine>)>>,
-}
-
-impl Rescans {
-    async fn engine(
-        &self,
-        began: Millis,
-        policy: Option<PolicyTexts>,
-        desk: &Desk,
-        models: &Path,
-    ) -> Result<Arc<Engine>, String> {
-        let Some(texts) = policy else {
-            return desk.engine().ok_or_else(|| Unjudged::NotLoaded.to_string());
-        };
-        let lock = || self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, engine)) = lock().as_ref().filter(|(of, _)| *of == began) {
-            return Ok(engine.clone());
-        }
-        let models = models.to_owned();
-        let load = move || -> Result<Engine, String> {
-            let policy = Policy::of_texts(&texts.policy, &texts.rules, &texts.pairs);
-            let policy = policy.map_err(|error| error.to_string())?;
-            Engine::load(Arc::new(policy), &models).map_err(|error| error.to_string())
-        };
-        let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
-        let engine = Arc::new(loaded?);
-        *lock() = Some((began, engine.clone()));
-        Ok(engine)
-    }
-}
-
-/// Judges one after the other, on one thread, so that jobs that wait for a verdict have the rest of the machine.
-///
-/// An error means that nothing can be judged now. A clip without evidence is not judged, and said to be so.
-async fn judge_anew(
-    engine: &Arc<Engine>,
-    store: &Store,
-    items: Vec<RescanItem>,
-) -> Result<Batch, String> {
-    let mut batch = Batch::default();
-    for item in items {
-        let job = item.job;
-        let record = match item.record {
-            None => None,
-            Some(None) => Some(None),
-            Some(Some((record, asked))) => match fetch(store, record).await {
-                Ok(record) => Some(Some((record, asked))),
-                Err(ClipFault::NoEvidence) => Some(None),
-                Err(ClipFault::Down) => return Err(format!("the record of {job} cannot be read")),
-            },
-        };
-        let (engine, audience, words) = (engine.clone(), item.audience, item.words);
-        let judge = move || -> Result<Option<Failing>, Option<EngineError>> {
-            let texts: Vec<&str> = words.iter().map(String::as_str).collect();
-            let verdict = engine.judge_texts(&texts, audience).map_err(Some)?;
-            if verdict.outcome != Outcome::Pass {
-                return Ok(Some(Failing { job, output: false, verdict }));
-            }
-            let verdict = match record {
-                None => return Ok(None),
-                Some(None) => return Err(None),
-                Some(Some((record, asked))) => engine.judge_clip(&record, &asked, audience),
-            };
-            match verdict {
-                Ok(verdict) if verdict.outcome == Outcome::Pass => Ok(None),
-                Ok(verdict) => Ok(Some(Failing { job, output: true, verdict })),
-                Err(EngineError::Record(_)) => Err(None),
-                Err(error) => Err(Some(error)),
-            }
-        };
-        let judged = tokio::task::spawn_blocking(judge).await.map_err(|error| error.to_string())?;
-        match judged {
-            Ok(None) => batch.passed += 1,
-            Ok(Some(failing)) => batch.failing.push(failing),
-            Err(None) => batch.unjudged.push(job),
-            Err(Some(error)) => return Err(error.to_string()),
-        }
-    }
-    Ok(batch)
-}
-
 fn count(metrics: &Metrics, ok: bool, began: Instant) {
     let outcome = if ok { "ok" } else { "error" };
     metrics.count(&metric::SIDECAR_REQUESTS, &["moderation", outcome]);
@@ -589,31 +507,10 @@ fn count(metrics: &Metrics, ok: bool, began: Instant) {
 
 /// The record, whose bytes match its address.
 async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFault> {
-    if record.bytes > RECORD_BYTES_MAX {
-        return Err(ClipFault::NoEvidence);
-    }
-    let fault = |error: StoreError| {
+    let read = tokio::time::timeout(JUDGE_TIMEOUT, store.small(&record, RECORD_BYTES_MAX));
+    let bytes = read.await.map_err(|_| ClipFault::Down)?.map_err(|error| {
         tracing::warn!(%error, "a record of sampled frames cannot be read");
-        match error {
-            StoreError::Failed(_) | StoreError::Io(_) => ClipFault::Down,
-            _ => ClipFault::NoEvidence,
-        }
-    };
-    let read = async {
-        let mut stream = store.get(&record.artifact, None).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.try_next().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > RECORD_BYTES_MAX {
-                break;
-            }
-        }
-        Ok(bytes)
-    };
-    let read = tokio::time::timeout(JUDGE_TIMEOUT, read).await.map_err(|_| ClipFault::Down)?;
-    let bytes = read.map_err(fault)?;
-    if ArtifactId::of(&bytes) != record.artifact {
-        return Err(ClipFault::NoEvidence);
-    }
+        if error.is_trouble() { ClipFault::Down } else { ClipFault::NoEvidence }
+    })?;
     codec::decode(&bytes).map_err(|_| ClipFault::NoEvidence)
 }

@@ -1,7 +1,7 @@
 //! Runs a coordinator: recovers the books, starts the actors, opens the doors, and ends in good order.
 
 use crate::authority::Authority;
-use crate::config::{RemoteModeration, ServeConfig};
+use crate::config::ServeConfig;
 use crate::dispatch::{DispatchArguments, DispatchMsg, ProgressBoard, Recovery, progress, recover};
 use crate::farm::Farm;
 use crate::fsck::Fsck;
@@ -16,6 +16,7 @@ use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::moderation::remote::Remote;
+use crate::moderation::settings::RemoteModeration;
 use crate::moderation::{Desk, ModerationArguments};
 use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;

@@ -7,6 +7,7 @@
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
 pub mod place;
+pub mod settings;
 mod upload;
 
 pub use upload::Upload;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_protocol::job::ArtifactRef;
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,14 @@ pub enum StoreError {
     /// The disk failed.
     #[error("the store failed")]
     Io(#[from] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether the store itself is in trouble, so that another try may help; otherwise what it has is not what was
+    /// asked for.
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, StoreError::Failed(_) | StoreError::Io(_))
+    }
 }
 
 /// What the store does when it is asked to write an object only if there is none.
@@ -187,6 +197,37 @@ impl Store {
         let found =
             self.objects.get_opts(&artifact_key(artifact), options).await.map_err(missing)?;
         Ok(found.into_stream().map_err(StoreError::from).boxed())
+    }
+
+    /// Reads a small artifact whole: what a sidecar needs to know of a clip.
+    ///
+    /// # Errors
+    /// `WrongLength` for one that is, or is said to be, over `bytes_max`; `WrongDigest`; `Missing`, or those of the
+    /// store.
+    pub async fn small(
+        &self,
+        artifact: &ArtifactRef,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, StoreError> {
+        let announced = artifact.bytes.min(bytes_max);
+        let mut bytes = Vec::new();
+        if artifact.bytes == announced {
+            let mut stream = self.get(&artifact.artifact, None).await?;
+            while let Some(chunk) = stream.try_next().await? {
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() as u64 > announced {
+                    break;
+                }
+            }
+        }
+        let received = bytes.len() as u64;
+        if received != artifact.bytes {
+            return Err(StoreError::WrongLength { received, announced: artifact.bytes });
+        }
+        if ArtifactId::of(&bytes) != artifact.artifact {
+            return Err(StoreError::WrongDigest);
+        }
+        Ok(bytes)
     }
 
     /// Reads an artifact and compares it with its address and size.

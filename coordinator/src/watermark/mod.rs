@@ -13,8 +13,7 @@ pub use find::Finder;
 use crate::dispatch::DispatchMsg;
 use crate::documents::Documents;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
-use futures::TryStreamExt;
+use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use settings::Looks;
 use std::sync::Arc;
@@ -322,27 +321,10 @@ fn count(metrics: &Metrics, outcome: &str, began: Instant) {
 
 /// The record, whose bytes match its address.
 async fn fetch(store: &Store, record: ArtifactRef) -> Result<MarkRecord, MarkFault> {
-    if record.bytes > RECORD_BYTES_MAX {
-        return Err(MarkFault::NoEvidence);
-    }
-    let fault = |error: StoreError| {
+    let bytes = store.small(&record, RECORD_BYTES_MAX).await.map_err(|error| {
         tracing::warn!(%error, "a record of marks cannot be read");
-        match error {
-            StoreError::Failed(_) | StoreError::Io(_) => MarkFault::Down,
-            _ => MarkFault::NoEvidence,
-        }
-    };
-    let mut bytes = Vec::new();
-    let mut stream = store.get(&record.artifact, None).await.map_err(fault)?;
-    while let Some(chunk) = stream.try_next().await.map_err(fault)? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > RECORD_BYTES_MAX {
-            return Err(MarkFault::NoEvidence);
-        }
-    }
-    if ArtifactId::of(&bytes) != record.artifact {
-        return Err(MarkFault::NoEvidence);
-    }
+        if error.is_trouble() { MarkFault::Down } else { MarkFault::NoEvidence }
+    })?;
     codec::decode(&bytes).map_err(|_| MarkFault::NoEvidence)
 }
 

@@ -10,8 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zoetrope_coordinator::config::{ServeConfig, StoreConfig};
+use zoetrope_coordinator::config::ServeConfig;
 use zoetrope_coordinator::store::place::Place;
+use zoetrope_coordinator::store::settings::StoreConfig;
 
 const USER: &str = "zoetrope";
 const PASSWORD: &str = "zoetrope-secret";
