@@ -3,7 +3,9 @@
 //! `configs/coordinator.toml` is the manual; a test holds it against these defaults.
 
 use crate::dispatch::DispatchLimits;
+use crate::jobs::Keep;
 use crate::link::LinkLimits;
+use crate::models::DECODE_CHUNKS_MAX;
 use crate::moderation::settings::{Moderation, RemoteModeration};
 use crate::provenance::settings::Provenance;
 use crate::store::place::{Bucket, Place, parse_bucket};
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use zoetrope_protocol::id::TenantId;
+use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_sched::input::TenantPolicy;
 
 /// What `zoetrope serve` is told.
@@ -35,6 +37,8 @@ pub struct ServeConfig {
     pub models: Vec<PathBuf>,
     /// Device memory that each stage of a model needs, in bytes.
     pub vram_bytes: BTreeMap<String, u64>,
+    /// Decode chunks of one decode shard, by model; clips of others are decoded as they are finished.
+    pub decode_chunks: BTreeMap<String, u16>,
     /// Limits.
     pub limits: Limits,
     /// Shares of tenants.
@@ -76,6 +80,10 @@ pub struct Limits {
     pub burst: u32,
     /// Seconds that artifacts which nobody uses stay.
     pub keep_unused_seconds: u64,
+    /// Seconds that prompt embeddings, latents and segments stay after a job ended with a clip.
+    pub keep_intermediate_seconds: u64,
+    /// The same, after a job ended without one.
+    pub keep_failed_seconds: u64,
 }
 
 impl Default for Limits {
@@ -88,6 +96,8 @@ impl Default for Limits {
             requests_per_second: 50,
             burst: 200,
             keep_unused_seconds: 60,
+            keep_intermediate_seconds: 3_600,
+            keep_failed_seconds: 86_400,
         }
     }
 }
@@ -130,13 +140,13 @@ pub struct Link {
     pub stall_seconds: u64,
     /// The same, while weights are being loaded.
     pub load_seconds: u64,
-    /// Latents are stored after every so many denoising steps.
+    /// Latents are stored after every so many denoising steps; 0: as often as it costs at most 1 % of their time.
     pub checkpoint_every: u32,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Link { connections: 10_000, stall_seconds: 120, load_seconds: 900, checkpoint_every: 1 }
+        Link { connections: 10_000, stall_seconds: 120, load_seconds: 900, checkpoint_every: 0 }
     }
 }
 
@@ -225,6 +235,7 @@ impl Default for ServeConfig {
             data: PathBuf::from("data"),
             models: Vec::new(),
             vram_bytes: BTreeMap::new(),
+            decode_chunks: BTreeMap::new(),
             limits: Limits::default(),
             tenants: Tenants::default(),
             link: Link::default(),
@@ -313,7 +324,8 @@ impl ServeConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let Limits { jobs_of_tenant, jobs_of_farm, connections, in_flight, .. } = self.limits;
         let Limits { requests_per_second, burst, keep_unused_seconds, .. } = self.limits;
-        let rows: [(&str, u64, u64, u64); 16] = [
+        let Limits { keep_intermediate_seconds, keep_failed_seconds, .. } = self.limits;
+        let rows: [(&str, u64, u64, u64); 18] = [
             ("limits.jobs_of_tenant", jobs_of_tenant.into(), 1, 100_000),
             ("limits.jobs_of_farm", jobs_of_farm, 1, 1_000_000),
             ("limits.connections", connections as u64, 1, 65_536),
@@ -321,12 +333,14 @@ impl ServeConfig {
             ("limits.requests_per_second", requests_per_second.into(), 1, 100_000),
             ("limits.burst", burst.into(), 1, 100_000),
             ("limits.keep_unused_seconds", keep_unused_seconds, 0, 604_800),
+            ("limits.keep_intermediate_seconds", keep_intermediate_seconds, 0, 2_592_000),
+            ("limits.keep_failed_seconds", keep_failed_seconds, 0, 2_592_000),
             ("tenants.weight", self.tenants.weight.into(), 1, 1_000),
             ("tenants.running_max", self.tenants.running_max.into(), 1, 100_000),
             ("link.connections", self.link.connections as u64, 1, 65_536),
             ("link.stall_seconds", self.link.stall_seconds, 10, 86_400),
             ("link.load_seconds", self.link.load_seconds, 10, 86_400),
-            ("link.checkpoint_every", self.link.checkpoint_every.into(), 1, 1_000),
+            ("link.checkpoint_every", self.link.checkpoint_every.into(), 0, 1_000),
             ("journal.snapshot_every", self.journal.snapshot_every, 100, 10_000_000),
             ("journal.waiting_max", self.journal.waiting_max, 100, 1_000_000),
             ("models", self.models.len() as u64, 0, 15),
@@ -346,6 +360,12 @@ impl ServeConfig {
             return Err(ConfigError::Range { key: "public_url".into(), range: range.into() });
         }
         self.store.check()?;
+        for (model, chunks) in &self.decode_chunks {
+            if !(1..=DECODE_CHUNKS_MAX).contains(chunks) {
+                let range = format!("1 to {DECODE_CHUNKS_MAX}, got {chunks}");
+                return Err(ConfigError::Range { key: format!("decode_chunks.{model}"), range });
+            }
+        }
         self.check_cluster()?;
         self.provenance.check()?;
         self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
@@ -475,6 +495,10 @@ impl ServeConfig {
             tenants: self.named_tenants()?,
             vram_bytes: self.vram_bytes.clone(),
             keep_unused: Duration::from_secs(self.limits.keep_unused_seconds),
+            keep: Keep {
+                completed: Millis(self.limits.keep_intermediate_seconds * 1_000),
+                failed: Millis(self.limits.keep_failed_seconds * 1_000),
+            },
         })
     }
 
@@ -532,7 +556,7 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let config = ServeConfig::parse(&as_set).expect("the examples are right");
-        assert!(!config.vram_bytes.is_empty());
+        assert!(!config.vram_bytes.is_empty() && !config.decode_chunks.is_empty());
         assert!(!config.tenants.named.is_empty() && !config.watermark.artwork.is_empty());
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         assert!(config.moderation.remote.is_some());

@@ -169,12 +169,16 @@ fn store(config: &ServeConfig, writers: Writers) -> anyhow::Result<Arc<Store>> {
     Ok(Arc::new(store.with_context(|| format!("the store in {place}"))?))
 }
 
-fn models(config: &ServeConfig) -> anyhow::Result<Arc<Models>> {
+/// The model table of the configuration.
+///
+/// # Errors
+/// Which manifest is not to be read, or wrong.
+pub(crate) fn models(config: &ServeConfig) -> anyhow::Result<Arc<Models>> {
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).with_context(|| format!("models: {}", path.display()))
     };
     let texts = config.models.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Arc::new(Models::with(&texts)?))
+    Ok(Arc::new(Models::with(&texts)?.cut(&config.decode_chunks)?))
 }
 
 fn metrics(models: &Models) -> Arc<Metrics> {

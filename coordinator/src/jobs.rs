@@ -19,7 +19,7 @@ pub use proofs::{ClipProofs, ProofTable};
 pub use rescan::{Rescan, RescanOrder, RescanState};
 pub use row::JobRow;
 pub use shares::{Share, ShareId, ShareTable};
-pub use table::{JobTable, TableRows, WorkerFacts};
+pub use table::{JobTable, Keep, TableRows, WorkerFacts};
 
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};

@@ -2,10 +2,12 @@
 //!
 //! The table is fixed when the coordinator starts. It decides nothing about placement.
 
+use std::collections::BTreeMap;
 use zoetrope_protocol::clip::{ClipShape, Size};
 use zoetrope_protocol::id::{Millis, ModelId};
 use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::model::Manifest;
+use zoetrope_sched::input::Decode;
 
 /// The manifest of the model that ships with the project.
 const TOYBOX: &str = include_str!("../../worker/models/toybox/manifest.json");
@@ -19,6 +21,8 @@ pub struct Model {
     pub manifest: Manifest,
     /// Canvases that it renders.
     pub canvases: Vec<Size>,
+    /// Chunks that one decode shard takes; without it clips are decoded as they are finished.
+    pub decode_chunks: Option<u16>,
 }
 
 /// All models and aliases.
@@ -33,6 +37,11 @@ pub struct Models {
 pub const UPSTREAM_NAMES: [&str; 5] =
     ["sora-2", "sora-2-pro", "sora-2-2025-10-06", "sora-2-2025-12-08", "sora-2-pro-2025-10-06"];
 
+/// Shards that the decode of one clip is cut into, at most: more than the workers that one clip should occupy.
+pub const DECODE_SHARDS_MAX: u16 = 64;
+/// Chunks that a decode shard may be given: those of the longest clip.
+pub const DECODE_CHUNKS_MAX: u16 = 170;
+
 /// A model table that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelsError {
@@ -43,6 +52,14 @@ pub enum ModelsError {
         model: String,
         /// What is wrong, with the allowed values.
         reason: String,
+    },
+    /// The configuration speaks of a model that there is not.
+    #[error("decode_chunks.{model}: no such model; there are {known}")]
+    Unknown {
+        /// Which.
+        model: String,
+        /// Those that there are.
+        known: String,
     },
 }
 
@@ -59,6 +76,21 @@ impl Models {
         let default = models.iter().find(|m| m.manifest.id == "h3").map_or(ModelId(0), |m| m.id);
         let aliases = UPSTREAM_NAMES.iter().map(|name| ((*name).to_owned(), default)).collect();
         Ok(Models { models, aliases, default })
+    }
+
+    /// The same table, where these models have decode shards of so many chunks.
+    ///
+    /// # Errors
+    /// `Unknown` names a model that is not in the table.
+    pub fn cut(mut self, decode_chunks: &BTreeMap<String, u16>) -> Result<Models, ModelsError> {
+        for (name, chunks) in decode_chunks {
+            let ids = self.models.iter().map(|model| model.manifest.id.clone());
+            let known = ids.collect::<Vec<_>>().join(", ");
+            let model = self.models.iter_mut().find(|model| model.manifest.id == *name);
+            let unknown = || ModelsError::Unknown { model: name.clone(), known };
+            model.ok_or_else(unknown)?.decode_chunks = Some(*chunks);
+        }
+        Ok(self)
     }
 
     /// All models, in the order of their numbers.
@@ -119,17 +151,35 @@ impl Model {
         UPSTREAM_SIZES.contains(&size).then(|| canvas_near(size, &self.canvases)).flatten()
     }
 
-    /// The stages of a job, in order. `Finish` decodes and finishes in one stream, so no frame leaves memory.
-    pub fn chain(&self) -> [Stage; 3] {
-        [Stage::Encode, Stage::Denoise, Stage::Finish]
+    /// The stages of a job, in order. Without decode shards `Finish` decodes and finishes in one stream, and no frame
+    /// leaves memory.
+    pub fn chain(&self) -> Vec<Stage> {
+        let own = |stage: &Stage| *stage != Stage::Decode || self.decode_chunks.is_some();
+        Stage::ALL.into_iter().filter(own).collect()
+    }
+
+    /// How the decode of a clip is cut.
+    pub fn decode(&self, shape: ClipShape) -> Decode {
+        let chunks = u16::try_from(shape.chunks()).unwrap_or(u16::MAX);
+        let each = self.decode_chunks.unwrap_or(chunks).max(1);
+        Decode { chunks, shards: chunks.div_ceil(each).clamp(1, DECODE_SHARDS_MAX) }
     }
 
     /// First guess of the GPU time of each stage of the chain, before anything was measured: 60 s for a step of
     /// a billion row pairs, in proportion.
-    pub fn expected(&self, shape: ClipShape, steps: u32) -> [Millis; 3] {
+    pub fn expected(&self, shape: ClipShape, steps: u32) -> Vec<Millis> {
         let rows = shape.video_rows() + shape.audio_rows();
         let step = 20 + rows * rows / 30_000;
-        [Millis(200), Millis(step * u64::from(steps)), Millis(500 * u64::from(shape.chunks()))]
+        let chunks = u64::from(shape.chunks());
+        let of = |stage: Stage| match stage {
+            Stage::Encode => Millis(200),
+            Stage::Denoise => Millis(step * u64::from(steps)),
+            Stage::Decode => Millis(400 * chunks),
+            // What is decoded elsewhere is only encoded here.
+            Stage::Finish if self.decode_chunks.is_some() => Millis(100 * chunks),
+            Stage::Finish => Millis(500 * chunks),
+        };
+        self.chain().into_iter().map(of).collect()
     }
 }
 
@@ -171,7 +221,7 @@ fn model(id: ModelId, text: &str) -> Result<Model, ModelsError> {
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Model { id, canvases, manifest })
+    Ok(Model { id, canvases, manifest, decode_chunks: None })
 }
 
 #[cfg(test)]
@@ -199,6 +249,25 @@ mod tests {
         ] {
             assert_eq!(toybox.canvas_of(size(asked)), canvas.map(size), "{asked}");
         }
+    }
+
+    /// Promise: a model that is not named decodes as it finishes; another's clips are cut as its key says.
+    #[test]
+    fn a_key_cuts_the_decode_of_a_model() {
+        let models = Models::with(&[]).expect("the built-in manifest");
+        let shape = ClipShape { canvas: size("288x512"), asked_frames: 240 };
+        let toybox = models.default();
+        assert_eq!(toybox.chain(), [Stage::Encode, Stage::Denoise, Stage::Finish]);
+        assert_eq!(toybox.decode(shape), Decode { chunks: 14, shards: 1 });
+        let cut = |chunks| models.clone().cut(&[("toybox".to_owned(), chunks)].into());
+        let four = cut(4).expect("there is one");
+        assert_eq!(four.default().chain(), Stage::ALL);
+        assert_eq!(four.default().expected(shape, 4).len(), 4);
+        assert_eq!(four.default().decode(shape), Decode { chunks: 14, shards: 4 });
+        assert_eq!(cut(170).expect("one").default().decode(shape).shards, 1);
+        let unknown = models.clone().cut(&[("tybox".to_owned(), 4)].into());
+        let told = unknown.expect_err("there is none").to_string();
+        assert_eq!(told, "decode_chunks.tybox: no such model; there are toybox");
     }
 
     #[test]

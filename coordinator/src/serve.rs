@@ -37,7 +37,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_protocol::id::JobId;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Demand;
 
@@ -215,7 +215,6 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
             );
         }
     }
-    let used: BTreeSet<ArtifactId> = books.table.artifacts().copied().collect();
     let unread: BTreeSet<JobId> = books.table.without_pointer().collect();
     let endpoint = link::listen(&authority, config.link_listen, &config.names)
         .with_context(|| format!("link_listen = {}", config.link_listen))?;
@@ -299,7 +298,6 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     };
     let (actors, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
-    tokio::spawn(sweep(store.clone(), used, dispatch.clone()));
     tokio::spawn(sweep_pointers(store.clone(), unread));
     let journal_ended = on_disk;
     Ok(Running {
@@ -404,23 +402,6 @@ async fn look_at(store: &Store, config: &ServeConfig) -> anyhow::Result<()> {
         Err(_) => tracing::warn!(%place, "the store does not answer; jobs wait for it"),
     }
     Ok(())
-}
-
-/// Deletes artifacts that no job used when the farm started: a crash between a decision and its deletion leaves
-/// them behind. What was stored since is in use, or fresh, and stays.
-async fn sweep(store: Arc<Store>, used: BTreeSet<ArtifactId>, dispatch: ActorRef<DispatchMsg>) {
-    let listed: Result<Vec<ArtifactId>, _> = store.list().try_collect().await;
-    match listed {
-        Ok(all) => {
-            let unused: Vec<ArtifactId> = all.into_iter().filter(|a| !used.contains(a)).collect();
-            if !unused.is_empty() {
-                tracing::info!(count = unused.len(), "artifacts that no job uses will go");
-                // Without a dispatch actor the process ends; the next start sweeps again.
-                drop(dispatch.cast(DispatchMsg::NotDeleted(unused)));
-            }
-        }
-        Err(error) => tracing::warn!(%error, "the store could not be swept"),
-    }
 }
 
 /// Removes pointers of jobs that ended without a clip or were deleted: a crash between such an end and the removal

@@ -1,12 +1,13 @@
 //! The storage sidecar: reads a clip's files back, flips its pointer if the proofs close on exactly these bytes,
-//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published` and
-//! `DispatchMsg::NotDeleted`.
+//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published`,
+//! `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
 
 use crate::dispatch::DispatchMsg;
 use crate::gate::{Candidate, Closed, Gate};
 use crate::jobs::{Asset, Assets};
 use crate::metrics::Metrics;
 use crate::store::Store;
+use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use zoetrope_protocol::provenance::Proofs;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Publications and deletions that run at a time; each holds a few open files.
 const TASKS_MAX: usize = 32;
+/// Artifacts that a sweep names at a time: a message of 32 KiB, looked at in well under a millisecond.
+const SWEEP_CHUNK: usize = 1_024;
 
 /// Looks after the store.
 pub struct StorageActor;
@@ -41,6 +44,11 @@ pub enum StorageMsg {
     Delete {
         /// Which ones.
         artifacts: Vec<ArtifactId>,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
+    /// Name everything that is in the store.
+    Sweep {
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
@@ -98,6 +106,7 @@ impl Actor for StorageActor {
             StorageMsg::Publish { job, candidate, back } => state.publish(job, candidate, back),
             StorageMsg::Unpublish(job) => state.unpublish(job),
             StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
+            StorageMsg::Sweep { back } => state.sweep(back),
             StorageMsg::Observe(reply) => state.observe(reply),
         }
         Ok(())
@@ -165,6 +174,26 @@ impl StorageState {
             if !kept.is_empty() {
                 // Without a dispatch actor the process ends; the next start sweeps the store.
                 drop(back.cast(DispatchMsg::NotDeleted(kept)));
+            }
+        });
+    }
+
+    fn sweep(&self, back: ActorRef<DispatchMsg>) {
+        let (store, permits) = (self.store.clone(), self.permits.clone());
+        tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let mut listed = store.list().try_chunks(SWEEP_CHUNK);
+            loop {
+                match listed.try_next().await {
+                    Ok(Some(artifacts)) => {
+                        // Without a dispatch actor the process ends; the next start sweeps again.
+                        drop(back.cast(DispatchMsg::Listed(artifacts)));
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        return tracing::warn!(%error, "the store could not be swept");
+                    }
+                }
             }
         });
     }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// Frames a second of every clip the farm publishes.
@@ -136,6 +137,27 @@ impl ClipShape {
     }
 }
 
+impl ClipShape {
+    /// Frames of the published clip that a decode chunk adds: 17, of the last one all that are left of the asked.
+    pub fn frames_of(self, chunk: u32) -> Range<u32> {
+        let start = (CHUNK_FRAMES * chunk).min(self.asked_frames);
+        let last = chunk + 1 >= self.chunks();
+        let end = if last { self.asked_frames } else { start + CHUNK_FRAMES };
+        start..end.min(self.asked_frames)
+    }
+}
+
+/// The decode chunks that a shard takes, where `chunks` of them are cut into `of` shards: as many as the others, or
+/// one more. None is without, as long as there are no more shards than chunks.
+pub fn chunk_range(chunks: u32, index: u32, of: u32) -> Range<u32> {
+    let of = of.max(1);
+    let bound = |index: u32| {
+        let bound = u64::from(chunks) * u64::from(index.min(of)) / u64::from(of);
+        u32::try_from(bound).unwrap_or(chunks)
+    };
+    bound(index)..bound(index.saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +189,25 @@ mod tests {
             assert_eq!(clip.latent_frames(), 5 * clip.chunks() + 2);
             assert!(asked <= 22 || clip.rendered_frames() - asked < CHUNK_FRAMES);
         }
+    }
+
+    /// Promise: chunks and shards of chunks cover a clip, each part once and in order.
+    #[test]
+    fn chunks_and_their_shards_cover_a_clip() {
+        for asked in 1..=SECONDS_MAX * FPS {
+            let clip = shape(asked);
+            let frames: Vec<_> = (0..clip.chunks()).map(|chunk| clip.frames_of(chunk)).collect();
+            assert_eq!((frames[0].start, frames[frames.len() - 1].end), (0, asked));
+            assert!(frames.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(frames.iter().all(|frames| (1..=22).contains(&frames.len())), "{asked}");
+        }
+        for (chunks, of) in [(14, 1), (14, 3), (14, 14), (1, 1), (170, 64)] {
+            let ranges: Vec<_> = (0..of).map(|index| chunk_range(chunks, index, of)).collect();
+            assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, chunks));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(ranges.iter().all(|range| !range.is_empty()));
+        }
+        assert!(chunk_range(2, 7, 2).is_empty() && chunk_range(2, 1, 0).is_empty());
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub enum Role {
         /// Steps done, at least 1.
         step: u32,
     },
-    /// Frames and sound of one decode chunk.
+    /// Frames of one decode chunk; with that of the first the sound of the whole clip.
     Segment {
         /// Index of the chunk.
         chunk: u32,

@@ -123,6 +123,7 @@ metrics! {
     PUBLISHES_REFUSED = Coordinator Counter, "zoetrope_publishes_refused_total" ["proof"] "Clips that were not published because a proof was missing or wrong.";
     GPU_INFO = Worker Gauge, "zoetrope_gpu_info" ["UUID", "GPU_I_ID", "worker", "pool", "gpu_kind"] "1, with what this worker serves.";
     DENOISE_STEP = Worker Histogram(WORK), "zoetrope_denoise_step_seconds" ["model"] "Time of one denoising step.";
+    CHECKPOINT = Worker Histogram(WORK), "zoetrope_checkpoint_seconds" ["model"] "Time that the gpu thread spends on one checkpoint: making its bytes, and waiting for the store; divided by the time of steps it is their cost.";
     MODEL_LOAD = Worker Histogram(WORK), "zoetrope_model_load_seconds" ["model"] "Time to load the weights of a stage.";
     FINISH_PART = Worker Histogram(WORK), "zoetrope_finish_part_seconds" ["part"] "Time of a part of finishing a clip; part is decode, moderate, embed (marking frames beside the decoding), encode, check, mark (reading marks back), mux, sign or store.";
     SPOOL_BYTES = Worker Gauge, "zoetrope_spool_bytes" [] "Artifacts that are not yet acknowledged.";

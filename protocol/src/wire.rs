@@ -289,14 +289,18 @@ pub struct Order {
     pub fence: Fence,
     /// The render that it is part of.
     pub spec: RenderSpec,
-    /// Inputs. For `Denoise` the prompt, and latents where an earlier attempt stored some.
+    /// Inputs. For `Denoise` the prompt, and latents where an earlier attempt stored some; for `Decode` the latents,
+    /// and the segments of this shard that are stored already; for `Finish` the latents, or all segments.
     pub inputs: Vec<ArtifactRef>,
-    /// Store the latents after every so many steps, at least 1.
+    /// Store the latents after every so many steps, and wait until they are safe; 0: as often as it costs at most 1 %
+    /// of the time, by what the worker measures.
     pub checkpoint_every: u32,
     /// The worker ends the attempt itself after this time.
     pub hard_limit: Millis,
     /// Of a `Finish` shard: the marks of its clip. A clip without them is never published.
     pub mark: Option<Box<MarkOrder>>,
+    /// Into how many shards the stage of this job is cut, at least 1; `shard.index` says which one this is.
+    pub shards: u16,
 }
 
 /// How soon an attempt ends.

@@ -135,6 +135,7 @@ fn to_worker() -> Vec<(String, ToWorker)> {
         checkpoint_every: 1,
         hard_limit: Millis(60_000),
         mark: None,
+        shards: 1,
     };
     let mark = |visible| {
         let tiles = MarkOrder { pixels: vec![1, 2], sound: vec![3], visible };

@@ -83,7 +83,7 @@ class Coordinator(Process):
         self.data.mkdir(parents=True)
         config = self.data / "farm.toml"
         config.write_text(f'listen = "{self.http}"\nlink_listen = "{self.link}"\ndata = "{self.data}/data"\n'
-                          f"{LIMITS}keep_unused_seconds = 30\n{journal}")
+                          f"{LIMITS}keep_unused_seconds = 30\nkeep_intermediate_seconds = 0\nkeep_failed_seconds = 0\n{journal}")
         super().__init__(f"coordinator{number}", [programs / "zoetrope", "serve", "--config", config],
                          folder / f"coordinator{number}.log", {"ZOETROPE_LOG": "info", **(environment or (lambda _: {}))(f"coordinator{number}")})
 

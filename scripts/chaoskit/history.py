@@ -134,6 +134,8 @@ def store(folder, histories, found):
             continue
         found.hold(3, (folder / "published" / f"{job}.json").exists(), f"{job} is completed and not published")
         made = {a["role"]: a["sha256"] for a in history["artifacts"] if a["role"] not in ("latents", "prompt")}
+        # What was measured of a clip stays with it: its scores for another policy, its marks for a look-up.
+        wanted |= {a["sha256"] for a in history["artifacts"] if a["role"] in ("scores", "marks")}
         for name, asset in video["assets"].items():
             digest = asset["sha256"]
             wanted.add(digest)

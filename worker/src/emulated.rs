@@ -5,14 +5,14 @@
 //! spec and k alone, so a render that was interrupted and moved has the same bytes. Chosen with
 //! `--engine emulated --emulated FILE.toml`, never by default.
 
-use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer};
+use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use zoetrope_protocol::clip::{AUDIO_CHANNELS, CHUNK_FRAMES, SAMPLE_RATE};
+use zoetrope_protocol::clip::{AUDIO_CHANNELS, SAMPLE_RATE};
 use zoetrope_protocol::wire::{Phase, ServedModel};
 use zoetrope_protocol::{ArtifactId, RenderSpec, Stage};
 
@@ -113,7 +113,7 @@ fn default_vram() -> u64 {
     80 << 30
 }
 fn default_stages() -> Vec<String> {
-    ["encode", "denoise", "finish"].map(String::from).to_vec()
+    ["encode", "denoise", "decode", "finish"].map(String::from).to_vec()
 }
 fn default_encode() -> u64 {
     5
@@ -156,7 +156,7 @@ impl Emulation {
             return wrong("models", "takes 1 to 16 ids");
         }
         if self.stages().len() != self.stages.len() || self.stages.is_empty() {
-            return wrong("stages", "takes `encode`, `denoise` and `finish`");
+            return wrong("stages", "takes `encode`, `denoise`, `decode` and `finish`");
         }
         let times = [self.load_ms, self.encode_ms, self.step_ms, self.decode_chunk_ms];
         if times.iter().any(|ms| *ms > MS_MAX) {
@@ -174,8 +174,10 @@ impl Emulation {
     }
 
     fn stages(&self) -> Vec<Stage> {
-        let served = [Stage::Encode, Stage::Denoise, Stage::Finish];
-        served.into_iter().filter(|stage| self.stages.iter().any(|w| w == stage.word())).collect()
+        Stage::ALL
+            .into_iter()
+            .filter(|stage| self.stages.iter().any(|w| w == stage.word()))
+            .collect()
     }
 
     /// What the worker announces.
@@ -326,10 +328,11 @@ impl Engine for EmulatedEngine {
         Ok((Ended::Done, Some(self.latents(spec, prompt, step))))
     }
 
-    fn decode(
+    fn decode_piece(
         &mut self,
         spec: &RenderSpec,
         latents: &[u8],
+        piece: &Piece,
         sink: &mut dyn ClipSink,
         observer: &mut dyn Observer,
     ) -> Result<Ended, EngineError> {
@@ -340,49 +343,48 @@ impl Engine for EmulatedEngine {
         if step != spec.steps {
             return Err(EngineError::BadInput(format!("latents at step {step}, not the last")));
         }
-        let (chunks, each) = (spec.shape().chunks(), self.emulation.decode_chunk_ms);
+        let (chunks, each) = (piece.chunks.len() as u32, self.emulation.decode_chunk_ms);
         let mut go = |done: u32| {
             let go = observer.progress(Phase::Decoding, done.min(chunks), chunks).is_continue();
             wait(if go { each } else { 0 });
             go
         };
-        if self.emulation.clip == ClipMode::Cached {
+        if !sink.takes_frames() {
             let all = (0..chunks).all(&mut go);
             return Ok(if all { Ended::Done } else { Ended::Stopped });
         }
-        paint(spec, sink, &mut go)
+        paint(spec, piece, sink, &mut go)
     }
 }
 
-/// Paints a clip: a slow gradient with a square that jumps once a second, and a beep with each jump, so that
+/// Paints a piece of a clip: a slow gradient with a square that jumps once a second, and a beep with each jump, so that
 /// a person can see and hear whether sound and picture fit. `go` is asked before each chunk.
 ///
 /// # Errors
 /// What the sink says.
 pub fn paint(
     spec: &RenderSpec,
+    piece: &Piece,
     sink: &mut dyn ClipSink,
     go: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Ended, EngineError> {
-    if spec.audio {
+    if piece.sound {
         sink.sound(&beeps(spec))?;
     }
     let (width, height) = (spec.canvas.width as usize, spec.canvas.height as usize);
     let row = width * 3;
-    let (mut first, mut chunk) = (0, 0);
     let mut rgb = Vec::new();
-    while first < spec.frames {
-        if !go(chunk) {
+    for (done, chunk) in (0..).zip(piece.chunks.clone()) {
+        if !go(done) {
             return Ok(Ended::Stopped);
         }
-        let count = CHUNK_FRAMES.min(spec.frames - first);
-        rgb.resize(count as usize * height * row, 0);
-        for (index, frame) in (first..).zip(rgb.chunks_exact_mut(height * row)) {
+        let frames = spec.shape().frames_of(chunk);
+        let count = frames.len() as u32;
+        rgb.resize(frames.len() * height * row, 0);
+        for (index, frame) in frames.zip(rgb.chunks_exact_mut(height * row)) {
             paint_frame(spec, index, width, height, frame);
         }
         sink.frames(Frames { rgb: &rgb, count })?;
-        first += count;
-        chunk += 1;
     }
     Ok(Ended::Done)
 }
@@ -486,7 +488,7 @@ mod tests {
         assert!(error("").contains("models"));
         assert!(error("models = [\"a\"]\nstep = 1").contains("step"));
         assert!(error("models = [\"a\"]\nfail_rate = 2").contains("fail_rate"));
-        assert!(error("models = [\"a\"]\nstages = [\"decode\"]").contains("stages"));
+        assert!(error("models = [\"a\"]\nstages = [\"draw\"]").contains("stages"));
         assert!(error("models = [\"a\"]\nclip = \"fake\"").contains("cached"));
     }
 }

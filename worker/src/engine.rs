@@ -4,7 +4,7 @@
 //! needs is in the [`RenderSpec`] and the input artifacts, so any worker can go on from "latents at step k".
 //! Called only from the gpu thread (`gpu/thread.rs`) and from `zoetrope-worker render`.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::wire::Phase;
 
@@ -74,6 +74,27 @@ pub trait ClipSink {
 
     /// The next frames of the canvas, never more than asked for in all.
     fn frames(&mut self, frames: Frames<'_>) -> Result<(), EngineError>;
+
+    /// Whether it looks at frames at all: for load tests some do not, and need not be painted for.
+    fn takes_frames(&self) -> bool {
+        true
+    }
+}
+
+/// What of a clip is decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its decode chunks, in order.
+    pub chunks: Range<u32>,
+    /// The sound of the whole clip, before them.
+    pub sound: bool,
+}
+
+impl Piece {
+    /// All of a clip.
+    pub fn whole(spec: &RenderSpec) -> Self {
+        Piece { chunks: 0..spec.shape().chunks(), sound: spec.audio }
+    }
 }
 
 /// A model, ready to be given stages. Loads a stage's weights when it is first needed.
@@ -95,12 +116,25 @@ pub trait Engine {
         observer: &mut dyn Observer,
     ) -> Result<(Ended, Option<Vec<u8>>), EngineError>;
 
-    /// Final latents to sound and frames, chunk by chunk, with O(chunk) memory.
+    /// Final latents to sound and frames, chunk by chunk, with O(chunk) memory. A piece has the frames that the whole
+    /// has in its place: no byte depends on what else is decoded here.
+    fn decode_piece(
+        &mut self,
+        spec: &RenderSpec,
+        latents: &[u8],
+        piece: &Piece,
+        sink: &mut dyn ClipSink,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, EngineError>;
+
+    /// Final latents to the sound and frames of the whole clip.
     fn decode(
         &mut self,
         spec: &RenderSpec,
         latents: &[u8],
         sink: &mut dyn ClipSink,
         observer: &mut dyn Observer,
-    ) -> Result<Ended, EngineError>;
+    ) -> Result<Ended, EngineError> {
+        self.decode_piece(spec, latents, &Piece::whole(spec), sink, observer)
+    }
 }

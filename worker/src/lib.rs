@@ -13,6 +13,8 @@ pub mod identity;
 pub mod link;
 pub mod metrics;
 pub mod model;
+pub mod pack;
 pub mod root;
+pub mod segment;
 pub mod speech;
 pub mod start;

@@ -22,6 +22,7 @@ pub struct Metrics {
     registry: Registry,
     gpu_info: GaugeVec,
     denoise_step: HistogramVec,
+    checkpoint: HistogramVec,
     model_load: HistogramVec,
     finish_part: HistogramVec,
     spool: IntGauge,
@@ -51,6 +52,7 @@ impl Metrics {
         let metrics = Metrics {
             gpu_info: GaugeVec::new(opts(&metric::GPU_INFO), metric::GPU_INFO.labels)?,
             denoise_step: histogram(&metric::DENOISE_STEP)?,
+            checkpoint: histogram(&metric::CHECKPOINT)?,
             model_load: histogram(&metric::MODEL_LOAD)?,
             finish_part: histogram(&metric::FINISH_PART)?,
             spool: IntGauge::with_opts(opts(&metric::SPOOL_BYTES))?,
@@ -68,6 +70,7 @@ impl Metrics {
         registry.register(Box::new(build))?;
         registry.register(Box::new(metrics.gpu_info.clone()))?;
         registry.register(Box::new(metrics.denoise_step.clone()))?;
+        registry.register(Box::new(metrics.checkpoint.clone()))?;
         registry.register(Box::new(metrics.model_load.clone()))?;
         registry.register(Box::new(metrics.finish_part.clone()))?;
         registry.register(Box::new(metrics.spool.clone()))?;
@@ -76,6 +79,7 @@ impl Metrics {
         registry.register(Box::new(process))?;
         for model in &metrics.models {
             metrics.denoise_step.with_label_values(&[model.as_str()]);
+            metrics.checkpoint.with_label_values(&[model.as_str()]);
             metrics.model_load.with_label_values(&[model.as_str()]);
         }
         for part in FINISH_PARTS {
@@ -102,6 +106,11 @@ impl Metrics {
     /// A denoising step took so long.
     pub fn step(&self, model: &str, took: Duration) {
         self.denoise_step.with_label_values(&[self.model(model)]).observe(took.as_secs_f64());
+    }
+
+    /// A checkpoint held the gpu thread up for so long.
+    pub fn checkpoint(&self, model: &str, took: Duration) {
+        self.checkpoint.with_label_values(&[self.model(model)]).observe(took.as_secs_f64());
     }
 
     /// Weights of a stage were loaded.

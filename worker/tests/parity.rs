@@ -8,9 +8,10 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
+use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
-use zoetrope_worker::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer};
+use zoetrope_worker::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
 use zoetrope_worker::model::artifact::Bundle;
 use zoetrope_worker::model::h3::H3Engine;
 use zoetrope_worker::model::h3::audio_vae::{self, AudioVae};
@@ -362,6 +363,34 @@ fn clips_are_trimmed_to_what_was_asked() {
         let samples = if audio { 2 * spec.shape().asked_samples() as usize } else { 0 };
         assert_eq!(clip.samples.len(), samples, "{frames} frames");
     }
+}
+
+/// Promise: the decode of one clip on several workers has the bytes of one.
+#[test]
+fn pieces_have_the_frames_of_the_whole() {
+    let (mut engine, mut keep) = (engine(Precision::Mixed), Keep::default());
+    // Five chunks, the last one cut short.
+    let spec = RenderSpec { frames: 80, audio: true, steps: 1, ..spec() };
+    let prompt = engine.encode(&spec, &mut keep).unwrap();
+    let (_, latents) = engine.denoise(&spec, &prompt, None, &mut keep).unwrap();
+    let latents = latents.unwrap();
+    let mut whole = Keep::default();
+    engine.decode(&spec, &latents, &mut whole, &mut keep).unwrap();
+    let chunks = spec.shape().chunks();
+    assert_eq!(chunks, 5);
+    for of in [2, 3, 5] {
+        let mut shared = Keep::default();
+        for index in 0..of {
+            let chunks = chunk_range(chunks, index, of);
+            let (piece, mut clip) = (Piece { sound: index == 0, chunks }, Keep::default());
+            engine.decode_piece(&spec, &latents, &piece, &mut clip, &mut keep).unwrap();
+            shared.rgb.append(&mut clip.rgb);
+            shared.samples.append(&mut clip.samples);
+        }
+        assert!(shared.rgb == whole.rgb && shared.samples == whole.samples, "{of} pieces");
+    }
+    let none = Piece { sound: false, chunks: 5..6 };
+    assert!(engine.decode_piece(&spec, &latents, &none, &mut whole, &mut keep).is_err());
 }
 
 #[test]

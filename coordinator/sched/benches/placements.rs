@@ -169,6 +169,7 @@ impl Bench {
             expected,
             deadline: None,
             learned: false,
+            decode: Decode::default(),
         };
         self.take(Input::Submitted { job, ask });
     }

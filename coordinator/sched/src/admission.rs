@@ -296,6 +296,8 @@ impl Core {
                 now.minus(r.since).0.saturating_sub(stored)
             }),
             Standing::Publishing | Standing::PublishBackingOff { .. } => return 0,
+            // Side by side they take a part of its time.
+            Standing::Parted => current - current / u64::from(job.shards),
             Standing::Ready | Standing::BackingOff { .. } => 0,
         };
         current.saturating_sub(gone) + later

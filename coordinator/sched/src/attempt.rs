@@ -15,8 +15,8 @@ use zoetrope_protocol::wire::{Held, StopWhen};
 impl Core {
     /// The attempt as its worker names it.
     pub(crate) fn held(&self, running: &Running) -> Held {
-        let job = self.state.jobs[running.job].id;
-        let shard = ShardId { job, stage: running.stage, index: 0 };
+        let job = &self.state.jobs[running.job];
+        let shard = ShardId { job: job.id, stage: running.stage, index: job.index() };
         Held { shard, fence: running.fence }
     }
 
@@ -109,13 +109,14 @@ impl Core {
         let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
         let job = &self.state.jobs[running.job];
         let chain = &self.state.models[job.model as usize].chain;
-        let (steps, last) = (job.steps, job.position as usize + 1 == chain.len());
+        let (steps, chunks) = (job.steps, job.chunks);
+        let last = job.position as usize + 1 == chain.len();
         if self.is_too_quick(&running, gpu) && !self.is_confirmed(&running, &outputs) {
             self.drop_quick(slot, &running, &outputs, gpu, out);
             return;
         }
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
-        if !take_outputs(live, &running, steps, &outputs) {
+        if !take_outputs(live, &running, (steps, chunks), &outputs) {
             // It claims to be done and is not: fewer steps than ordered, or no clip.
             let steps = running.stage == Stage::Denoise;
             let cause = if steps { Cause::TooQuick } else { Cause::EngineError };
@@ -128,7 +129,8 @@ impl Core {
         self.set_idle(slot);
         self.dependency_answers();
         let node = self.state.workers[slot].node;
-        self.state.workers[slot].last_job = Some((running.job, self.state.jobs[running.job].seq));
+        let owner = self.owner(running.job);
+        self.state.workers[slot].last_job = Some((owner, self.state.jobs[owner].seq));
         self.record(node, &running, false, out);
         self.accepted(&running);
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
@@ -224,7 +226,10 @@ impl Core {
 
     /// Moves a job whose shard does not run to where its chain of artifacts ends.
     pub(crate) fn advance(&mut self, slot: Slot, out: &mut Vec<Output>) {
-        if self.state.jobs[slot].live.as_ref().is_some_and(|live| live.finished.is_some()) {
+        let job = &self.state.jobs[slot];
+        if job.part.is_some() && self.is_decoded(slot) {
+            self.part_done(slot, out);
+        } else if job.live.as_ref().is_some_and(|live| live.finished.is_some()) {
             self.publish(slot, out);
         } else {
             self.make_ready(slot);
@@ -244,7 +249,7 @@ impl Core {
         let length = chain.len();
         let job = &mut self.state.jobs[slot];
         let live = job.live.as_mut().expect("only a job that began becomes ready again");
-        let position = live.next_position(&stages[..length], job.steps);
+        let position = live.next_position(&stages[..length], job.steps, job.chunks);
         if position != job.position {
             // Another shard: whoever failed the last one may do well at this one.
             live.front = false;
@@ -254,10 +259,17 @@ impl Core {
             live.quick.clear();
         }
         job.position = position;
-        live.standing = Standing::Ready;
+        let cut =
+            job.shards > 1 && job.part.is_none() && stages[usize::from(position)] == Stage::Decode;
+        live.standing = if cut { Standing::Parted } else { Standing::Ready };
         live.since = now;
         if job.submitted.plus(self.state.config.flex_ages) <= now && job.rank == Class::Flex {
             job.rank = Class::Default;
+        }
+        if cut {
+            self.recount(slot, &before);
+            self.make_parts(slot);
+            return;
         }
         self.enqueue(slot);
         self.recount(slot, &before);
@@ -274,7 +286,12 @@ enum Word {
 
 /// Takes a finished attempt's outputs into the chain; whether the stage's own output is among them, or was stored
 /// before. If not, nothing of them is taken.
-fn take_outputs(live: &mut Live, running: &Running, steps: u32, outputs: &[ArtifactRef]) -> bool {
+fn take_outputs(
+    live: &mut Live,
+    running: &Running,
+    (steps, chunks): (u32, (u16, u16)),
+    outputs: &[ArtifactRef],
+) -> bool {
     let made = |is: fn(Role) -> bool| outputs.iter().any(|output| is(output.role));
     let there = match running.stage {
         Stage::Encode => live.prompt.is_some() || made(|role| role == Role::Prompt),
@@ -282,14 +299,14 @@ fn take_outputs(live: &mut Live, running: &Running, steps: u32, outputs: &[Artif
             let newest = outputs.iter().map(|output| step_of(output.role)).max();
             live.newest_step().max(newest.unwrap_or(0)) == steps
         }
-        Stage::Decode => made(|role| matches!(role, Role::Segment { .. })),
+        Stage::Decode => live.would_decode(outputs, chunks),
         Stage::Finish => made(|role| role == Role::Clip),
     };
     if !there {
         return false;
     }
     match running.stage {
-        Stage::Encode | Stage::Denoise => {
+        Stage::Encode | Stage::Denoise | Stage::Decode => {
             for artifact in outputs {
                 // What was told by `ArtifactStored` before is nothing new.
                 if let Ok(Some(old)) = live.append(running.stage, steps, *artifact) {
@@ -297,7 +314,6 @@ fn take_outputs(live: &mut Live, running: &Running, steps: u32, outputs: &[Artif
                 }
             }
         }
-        Stage::Decode => live.segments = outputs.to_vec(),
         Stage::Finish => {}
     }
     true

@@ -39,12 +39,15 @@ impl Core {
 
     fn check_jobs(&self) -> Result<(), String> {
         let jobs = &self.state.jobs;
-        hold!(jobs.len() == self.index.jobs.len(), "the index of jobs has another length");
-        hold!(self.by_age().count() == jobs.len(), "a job is missing in the list by age");
+        let whole = jobs.iter().filter(|(_, job)| job.part.is_none()).count();
+        hold!(whole == self.index.jobs.len(), "the index of jobs has another length");
+        hold!(self.by_age().count() == whole, "a job is missing in the list by age");
+        self.check_parts()?;
         let mut scarred = 0;
         for (slot, job) in jobs.iter() {
             let id = job.id;
-            hold!(self.job_slot(id) == Some(slot), "{id} is not where the index says");
+            let at = self.job_slot(id);
+            hold!(at == Some(self.owner(slot)), "{id} is not where the index says");
             let chain = &self.state.models[job.model as usize].chain;
             hold!((job.position as usize) < chain.len(), "{id} is beyond its chain");
             if let Some(deadline) = job.deadline {
@@ -78,6 +81,7 @@ impl Core {
                     let running = worker.and_then(|worker| worker.running());
                     hold!(running.is_some_and(|r| r.job == slot), "{id} runs nowhere");
                 }
+                Standing::Parted => {}
                 Standing::Publishing => {
                     let finished = job.live.as_ref().is_some_and(|live| live.finished.is_some());
                     hold!(finished, "{id} is published without a clip");
@@ -110,7 +114,8 @@ impl Core {
             let kept = self.index.counts.jobs[class as usize];
             hold!(kept[0] == counts.jobs[class as usize][0], "queued {class} jobs are miscounted");
         }
-        hold!(self.index.counts.unfinished() == jobs.len() as u64, "jobs are miscounted");
+        let whole = jobs.iter().filter(|(_, job)| job.part.is_none()).count();
+        hold!(self.index.counts.unfinished() == whole as u64, "jobs are miscounted");
         let running: u64 =
             Stage::ALL.iter().map(|s| self.index.counts.shards[*s as usize][2]).sum();
         let really = self.state.workers.iter().filter(|(_, w)| w.running().is_some()).count();
@@ -122,7 +127,7 @@ impl Core {
         let mut counted = vec![(0, 0, 0); self.state.tenants.len()];
         for (_, job) in self.state.jobs.iter() {
             let of = &mut counted[job.tenant as usize];
-            of.0 += 1;
+            of.0 += u32::from(job.part.is_none());
             of.1 += u32::from(job.live.is_none());
             of.2 += u32::from(matches!(job.standing(), Standing::Running { .. }));
         }

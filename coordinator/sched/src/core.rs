@@ -6,13 +6,14 @@ use crate::index::Index;
 use crate::input::{Ask, Input, StageNeed};
 use crate::job::{CHAIN_MAX, Job, Standing};
 use crate::output::{FailWhy, GoneHow, Ignored, JobState, Output};
+use crate::part::cut;
 use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::{Kind, KindIx, Model, State};
 use crate::table::hash_of;
 use crate::view::{Gauges, JobPhase, ShardPhase};
 use zoetrope_protocol::id::{Epoch, JobId, Millis, ModelId, WorkerId};
-use zoetrope_protocol::job::{ArtifactRef, Cause, Class};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
 
 /// Where nobody expects anything: a minute a stage.
@@ -126,15 +127,21 @@ impl Core {
             return;
         }
         if let Some(place) = known {
+            let model = &self.state.models[place as usize];
+            let stages = model.chain.iter().map(|kind| self.state.kinds[*kind as usize].stage);
+            let other = !stages.eq(chain.iter().map(|need| need.stage));
+            if other {
+                if self.state.jobs.iter().any(|(_, job)| job.model == place) {
+                    // Jobs are on their way through the old chain.
+                    out.push(Output::Ignored { why: Ignored::Senseless });
+                    return;
+                }
+                let kinds = chain.iter().map(|need| self.kind(id, *need)).collect();
+                self.state.models[place as usize].chain = kinds;
+            }
             let model = &mut self.state.models[place as usize];
             let kinds = &mut self.state.kinds;
-            let stages = model.chain.iter().map(|kind| kinds[*kind as usize].stage);
-            if !stages.eq(chain.iter().map(|need| need.stage)) {
-                // Jobs are on their way through the old chain.
-                out.push(Output::Ignored { why: Ignored::Senseless });
-                return;
-            }
-            let mut changed = model.name != name;
+            let mut changed = other || model.name != name;
             model.name = name;
             for (kind, need) in model.chain.iter().zip(chain) {
                 let kind = &mut kinds[*kind as usize];
@@ -146,15 +153,7 @@ impl Core {
                 return;
             }
         } else {
-            let from = self.state.kinds.len();
-            self.state.kinds.extend(chain.iter().map(|need| Kind {
-                model: id,
-                stage: need.stage,
-                vram_bytes: need.vram_bytes,
-                paused_until: None,
-                relearn: 0,
-            }));
-            let chain = (from..self.state.kinds.len()).map(|kind| kind as KindIx).collect();
+            let chain = chain.iter().map(|need| self.kind(id, *need)).collect();
             self.index.models.insert(id, self.state.models.len() as u16);
             self.state.models.push(Model { id, name, chain });
         }
@@ -162,6 +161,24 @@ impl Core {
         let workers: Vec<Slot> = self.state.workers.iter().map(|(slot, _)| slot).collect();
         self.todo.workers.extend(workers);
         self.todo.preempt = true;
+    }
+
+    /// The stages of a model's jobs.
+    pub fn chain(&self, model: ModelId) -> Option<Vec<Stage>> {
+        let place = *self.index.models.get(&model)?;
+        let chain = self.state.models[usize::from(place)].chain.iter();
+        Some(chain.map(|kind| self.state.kinds[*kind as usize].stage).collect())
+    }
+
+    /// The kind of a model's stage; made if there is none.
+    fn kind(&mut self, model: ModelId, need: StageNeed) -> KindIx {
+        let StageNeed { stage, vram_bytes } = need;
+        let same = |kind: &Kind| kind.model == model && kind.stage == stage;
+        let at = self.state.kinds.iter().position(same).unwrap_or_else(|| {
+            self.state.kinds.push(Kind { model, stage, vram_bytes, paused_until: None, relearn: 0 });
+            self.state.kinds.len() - 1
+        });
+        at as KindIx
     }
 
     fn submit(&mut self, id: JobId, ask: &Ask, out: &mut Vec<Output>) {
@@ -176,6 +193,7 @@ impl Core {
             return out.push(ignored(Ignored::NoSuchModel));
         };
         let stages = self.state.models[model as usize].chain.len();
+        let (chunks, shards) = cut(ask.decode.chunks, ask.decode.shards);
         let mut expected_ms = [0; CHAIN_MAX];
         expected_ms[..stages].fill(EXPECTED_UNKNOWN_MS);
         for (ours, asked) in expected_ms[..stages].iter_mut().zip(&ask.expected) {
@@ -196,6 +214,9 @@ impl Core {
             learned: ask.learned,
             older: self.state.youngest,
             younger: None,
+            chunks,
+            shards,
+            part: None,
             live: None,
         };
         self.state.next_seq += 1;
@@ -260,15 +281,19 @@ impl Core {
 
     fn artifact_gone(&mut self, job: JobId, artifact: ArtifactRef, out: &mut Vec<Output>) {
         let Some(slot) = self.known(job, out) else { return };
-        let known = self.state.jobs[slot].live.as_ref().is_some_and(|live| live.has(artifact));
-        if !known {
+        let has = |slot: &Slot| {
+            self.state.jobs[*slot].live.as_ref().is_some_and(|live| live.has(artifact))
+        };
+        if !has(&slot) && !self.shards_of(slot).iter().any(has) {
             return out.push(Output::Ignored { why: Ignored::NothingToDo });
         }
         match self.state.jobs[slot].standing() {
             Standing::Running { .. } => {}
             standing => {
-                if standing == Standing::Ready {
-                    self.dequeue(slot);
+                match standing {
+                    Standing::Ready => self.dequeue(slot),
+                    Standing::Parted => self.drop_parts(slot, Cause::ArtifactMissing, out),
+                    _ => {}
                 }
                 self.park(slot);
             }
@@ -276,21 +301,26 @@ impl Core {
         self.lose_artifact(slot, artifact, out);
     }
 
-    /// Ends a job, once and for all: its attempt is stopped, its artifacts are forgotten.
+    /// Stops the attempt on a worker for good: what it was to make is not wanted any more.
+    pub(crate) fn end_running(&mut self, worker: Slot, cause: Cause, out: &mut Vec<Output>) {
+        if let Some(running) = self.state.workers[worker].running().copied() {
+            self.end_attempt(worker, Some(cause), None, out);
+            self.stop(worker, &running, out);
+            self.todo.workers.push(worker);
+        }
+    }
+
+    /// Ends a job, once and for all: its attempts are stopped, its artifacts are forgotten. A part ends its job.
     pub(crate) fn end_job(&mut self, slot: Slot, end: JobState, out: &mut Vec<Output>) {
+        let slot = self.owner(slot);
         let publishing = self.state.jobs[slot].standing() == Standing::Publishing;
         if on(Mutant::CancelNotFinal) && publishing && end != JobState::Completed {
             return out.push(Output::JobMoved { job: self.state.jobs[slot].id, state: end });
         }
         match self.state.jobs[slot].standing() {
             Standing::Ready => self.dequeue(slot),
-            Standing::Running { worker } => {
-                if let Some(running) = self.state.workers[worker].running().copied() {
-                    self.end_attempt(worker, Some(Cause::Ended), None, out);
-                    self.stop(worker, &running, out);
-                    self.todo.workers.push(worker);
-                }
-            }
+            Standing::Running { worker } => self.end_running(worker, Cause::Ended, out),
+            Standing::Parted => self.drop_parts(slot, Cause::Ended, out),
             Standing::BackingOff { .. }
             | Standing::Publishing
             | Standing::PublishBackingOff { .. } => {}
@@ -366,15 +396,22 @@ impl Core {
             Standing::Ready => (phase, Some(ShardPhase::Ready)),
             Standing::BackingOff { .. } => (phase, Some(ShardPhase::BackingOff)),
             Standing::Running { .. } => (phase, Some(ShardPhase::Running)),
+            // Its parts count.
+            Standing::Parted => (phase, None),
             Standing::Publishing | Standing::PublishBackingOff { .. } => {
                 (JobPhase::Publishing, None)
             }
         };
-        let work = if shard.is_some() { job.left_ms() } else { 0 };
+        let work = match job.standing() {
+            Standing::Parted => job.left_ms() - u64::from(job.expected_ms[job.position as usize]),
+            _ if shard.is_some() => job.left_ms(),
+            _ => 0,
+        };
         let running = shard == Some(ShardPhase::Running);
         let runs = if running { u64::from(job.expected_ms[job.position as usize]) } else { 0 };
         let shard = shard.map(|phase| (self.state.stage_of(job), phase));
-        Gauges { class: job.class, rank: job.rank, phase, shard, backlog: work - runs, begun, work }
+        let (class, rank, part) = (job.class, job.rank, job.part.is_some());
+        Gauges { class, rank, part, phase, shard, backlog: work - runs, begun, work }
     }
 
     /// The number that the next worker to say hello is to have.

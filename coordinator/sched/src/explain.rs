@@ -14,23 +14,28 @@ impl Core {
     pub fn why(&self, now: Millis, job: JobId) -> Option<Why> {
         let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
-        let (reason, frees, who) = self.explain(slot, job, now);
         let standing = job.standing();
         let phase = match standing {
             Standing::Publishing | Standing::PublishBackingOff { .. } => JobPhase::Publishing,
             _ if job.live.is_some() => JobPhase::InProgress,
             _ => JobPhase::Queued,
         };
-        let shard = |stage| ShardId { job: job.id, stage, index: 0 };
+        let shard = |stage, index| ShardId { job: job.id, stage, index };
         let chain = &self.state.models[job.model as usize].chain;
         let mut stages = chain.iter().map(|kind| self.state.kinds[*kind as usize].stage);
         let mut before = stages.nth(job.position as usize)?;
-        let since = job.since();
-        let mut shards = vec![ShardWhy { shard: shard(before), reason, since, frees, who }];
+        let mut shards = Vec::new();
+        for slot in self.shards_of(slot) {
+            let job = &self.state.jobs[slot];
+            let (reason, frees, who) = self.explain(slot, job, now);
+            let (shard, since) = (shard(before, job.index()), job.since());
+            shards.push(ShardWhy { shard, reason, since, frees, who });
+        }
         for stage in stages {
             let frees = format!("{before} must be done first");
             let (reason, who) = (Reason::Upstream, Who::Nobody);
-            shards.push(ShardWhy { shard: shard(stage), reason, since: job.submitted, frees, who });
+            let (shard, since) = (shard(stage, 0), job.submitted);
+            shards.push(ShardWhy { shard, reason, since, frees, who });
             before = stage;
         }
         Some(Why { job: job.id, phase, now, shards })
@@ -61,7 +66,7 @@ impl Core {
                 );
                 (Reason::DependencyDown, told, Who::Operator)
             }
-            Standing::Ready => self.explain_ready(slot, job, now),
+            Standing::Ready | Standing::Parted => self.explain_ready(slot, job, now),
         }
     }
 

@@ -218,7 +218,10 @@ impl Core {
     /// The worker could not read its inputs: the newest is the suspect, for only it may be re-made at once.
     fn newest_input(&self, slot: Slot, stage: Stage) -> Option<ArtifactRef> {
         let inputs = self.state.jobs[slot].live.as_ref()?.inputs_of(stage);
-        inputs.into_iter().max_by_key(|input| match input.role {
+        // A decode shard's own segments are only named, not read.
+        let read =
+            |i: &ArtifactRef| stage != Stage::Decode || !matches!(i.role, Role::Segment { .. });
+        inputs.into_iter().filter(read).max_by_key(|input| match input.role {
             Role::Prompt => (0, 0),
             Role::Latents { step } => (1, step),
             Role::Segment { chunk } => (2, chunk),
@@ -229,6 +232,13 @@ impl Core {
     /// An artifact of a job whose shard stands in no queue is gone: goes on from what is left. A running attempt
     /// goes on too: either it has read it already, or it will say that it cannot.
     pub(crate) fn lose_artifact(&mut self, slot: Slot, gone: ArtifactRef, out: &mut Vec<Output>) {
+        let owner = self.owner(slot);
+        if owner != slot {
+            // All parts have the same input.
+            self.drop_parts(owner, Cause::ArtifactMissing, out);
+            self.park(owner);
+        }
+        let slot = owner;
         let live = self.live(slot);
         live.lose(gone);
         live.gone.push(gone.role);

@@ -9,7 +9,7 @@
 use crate::core::Core;
 use crate::index::{Key, Keys, Queue, Turn};
 use crate::input::TenantPolicy;
-use crate::job::Standing;
+use crate::job::{Job, Standing};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
@@ -153,7 +153,12 @@ impl Core {
             Some(_) => 1,
             None => 2,
         };
-        let latest = job.deadline.map(|at| at.minus(Millis(job.left_ms())));
+        // A part is as urgent as its job, whose later stages wait for it.
+        let later = |of: &Job| of.left_ms() - u64::from(of.expected_ms[of.position as usize]);
+        let of = job.part.and_then(|part| self.state.jobs.get(part.of));
+        let deadline =
+            of.map_or(job.deadline, |of| of.deadline.map(|at| at.minus(Millis(later(of)))));
+        let latest = deadline.map(|at| at.minus(Millis(job.left_ms())));
         Key::new(rank, latest, job.seq, slot)
     }
 

@@ -187,6 +187,17 @@ pub struct Ask {
     pub deadline: Option<Millis>,
     /// The expected times are measured, so a result in a fraction of them is suspect.
     pub learned: bool,
+    /// How its decode is cut, for models with a stage of their own for that.
+    pub decode: Decode,
+}
+
+/// How the decode of a clip is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decode {
+    /// Decode chunks of the clip; 0 where that is not known.
+    pub chunks: u16,
+    /// Shards that they are spread over, at most as many as chunks; 0 is one.
+    pub shards: u16,
 }
 
 /// Why a job is ended from outside.

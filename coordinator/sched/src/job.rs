@@ -2,6 +2,7 @@
 //! Also the chain of artifacts: which shard comes next. Does nothing by itself; `attempt.rs` and `place.rs` do.
 
 use crate::node::NodeId;
+use crate::part::Part;
 use crate::slab::Slot;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Fence, JobId, Millis};
@@ -38,6 +39,12 @@ pub(crate) struct Job {
     /// Neighbours in the list of jobs by age.
     pub older: Option<Slot>,
     pub younger: Option<Slot>,
+    /// The chunks that are to be decoded: of a whole clip from 0; none where nobody said how many.
+    pub chunks: (u16, u16),
+    /// Into how many shards the decode is cut, at least 1.
+    pub shards: u16,
+    /// It is no job but a part of one: a decode shard beside others.
+    pub part: Option<Part>,
     /// None as long as nothing of it was placed.
     pub live: Option<Box<Live>>,
 }
@@ -51,6 +58,8 @@ pub(crate) enum Standing {
     BackingOff { until: Millis },
     /// Runs on the worker of this place.
     Running { worker: Slot },
+    /// Its decode is cut, and the parts are at work.
+    Parted,
     /// All stages are done, `Publish` was put out.
     Publishing,
     /// Publishing failed for a dependency and is put out again.
@@ -71,8 +80,12 @@ pub(crate) struct Live {
     pub prompt: Option<ArtifactRef>,
     /// The newest latents, at most [`LATENTS_KEPT`], the newest last.
     pub latents: Vec<ArtifactRef>,
-    /// Outputs of a finished `Decode`.
+    /// Decoded segments, by chunk.
     pub segments: Vec<ArtifactRef>,
+    /// The parts that are not done, by index.
+    pub parts: Vec<Slot>,
+    /// Attempts made of each part, by index. Never goes back.
+    pub part_attempts: Vec<u32>,
     /// The last stage's attempt and outputs.
     pub finished: Option<(Fence, Vec<ArtifactRef>)>,
     /// Stored, but of no use any more; forgotten with the job.
@@ -158,6 +171,8 @@ impl Live {
             prompt: None,
             latents: Vec::new(),
             segments: Vec::new(),
+            parts: Vec::new(),
+            part_attempts: Vec::new(),
             finished: None,
             leftover: Vec::new(),
             soft: Vec::new(),
@@ -187,19 +202,19 @@ impl Live {
     }
 
     /// Whether a stage's output is there, for a stage that is not the last.
-    fn has_output_of(&self, stage: Stage, steps: u32) -> bool {
+    fn has_output_of(&self, stage: Stage, steps: u32, chunks: (u16, u16)) -> bool {
         match stage {
             Stage::Encode => self.prompt.is_some(),
             Stage::Denoise => self.newest_step() >= steps,
-            Stage::Decode => !self.segments.is_empty(),
+            Stage::Decode => self.has_decoded(chunks),
             Stage::Finish => self.finished.is_some(),
         }
     }
 
     /// The place in the chain where the work goes on: the last stage whose inputs are all there.
-    pub fn next_position(&self, chain: &[Stage], steps: u32) -> u8 {
+    pub fn next_position(&self, chain: &[Stage], steps: u32, chunks: (u16, u16)) -> u8 {
         let mut position = chain.len() - 1;
-        while position > 0 && !self.has_output_of(chain[position - 1], steps) {
+        while position > 0 && !self.has_output_of(chain[position - 1], steps, chunks) {
             position -= 1;
         }
         position as u8
@@ -211,8 +226,48 @@ impl Live {
         match stage {
             Stage::Encode => Vec::new(),
             Stage::Denoise => self.prompt.iter().chain(newest).copied().collect(),
-            Stage::Decode => newest.into_iter().copied().collect(),
-            Stage::Finish => newest.into_iter().chain(&self.segments).copied().collect(),
+            Stage::Decode => newest.into_iter().chain(&self.segments).copied().collect(),
+            Stage::Finish if self.segments.is_empty() => newest.into_iter().copied().collect(),
+            Stage::Finish => self.segments.clone(),
+        }
+    }
+
+    /// Whether the segments of these chunks are all there; of unknown chunks, whether there are some.
+    pub fn has_decoded(&self, (from, to): (u16, u16)) -> bool {
+        let there = |chunk: u16| self.segment(chunk.into()).is_ok();
+        if from == to { !self.segments.is_empty() } else { (from..to).all(there) }
+    }
+
+    /// Whether these chunks would all be there with `more`.
+    pub fn would_decode(&self, more: &[ArtifactRef], (from, to): (u16, u16)) -> bool {
+        let is = |role: Role| matches!(role, Role::Segment { .. });
+        let made = |chunk: u16| more.iter().any(|m| is(m.role) && chunk_of(m.role) == chunk.into());
+        if from == to {
+            return more.iter().any(|m| is(m.role));
+        }
+        (from..to).all(|chunk| self.segment(chunk.into()).is_ok() || made(chunk))
+    }
+
+    /// Where the segment of a chunk is, or belongs.
+    fn segment(&self, chunk: u32) -> Result<usize, usize> {
+        self.segments.binary_search_by_key(&chunk, |segment| chunk_of(segment.role))
+    }
+
+    /// The segments of these chunks that are there.
+    pub fn segments_in(&self, (from, to): (u16, u16)) -> impl Iterator<Item = ArtifactRef> {
+        let range = u32::from(from)..u32::from(to);
+        let segments = self.segments.iter().copied();
+        segments.filter(move |segment| range.contains(&chunk_of(segment.role)))
+    }
+
+    /// Takes a segment in; whether it is new.
+    pub fn add_segment(&mut self, segment: ArtifactRef) -> bool {
+        match self.segment(chunk_of(segment.role)) {
+            Ok(_) => false,
+            Err(at) => {
+                self.segments.insert(at, segment);
+                true
+            }
         }
     }
 
@@ -241,8 +296,14 @@ impl Live {
                 Ok(old.then(|| self.latents.remove(0)))
             }
             (Stage::Encode, Role::Prompt) => Err(AppendError::NothingNew),
-            (Stage::Decode, Role::Segment { .. })
-            | (
+            (Stage::Decode, Role::Segment { .. }) => {
+                if self.add_segment(artifact) {
+                    Ok(None)
+                } else {
+                    Err(AppendError::NothingNew)
+                }
+            }
+            (
                 Stage::Finish,
                 Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks,
             ) => {
@@ -270,7 +331,7 @@ impl Live {
         self.prompt.take_if(|prompt| is(prompt));
         self.latents.retain(|latents| !is(latents));
         if self.segments.iter().any(is) {
-            // One chunk is made by all of them.
+            // Whoever could not read one does not say which: all are made anew.
             self.leftover.append(&mut self.segments);
         }
         if let Some((_, outputs)) = self.finished.take_if(|(_, all)| all.iter().any(is)) {
@@ -299,12 +360,22 @@ pub(crate) enum AppendError {
     Foreign,
 }
 
+/// The chunk of a segment; 0 of all else.
+fn chunk_of(role: Role) -> u32 {
+    if let Role::Segment { chunk } = role { chunk } else { 0 }
+}
+
 /// Steps done, of latents; 0 of all else.
 pub(crate) fn step_of(role: Role) -> u32 {
     if let Role::Latents { step } = role { step } else { 0 }
 }
 
 impl Job {
+    /// Which shard of its stage the current one is.
+    pub fn index(&self) -> u16 {
+        self.part.map_or(0, |part| part.index)
+    }
+
     pub fn standing(&self) -> Standing {
         self.live.as_ref().map_or(Standing::Ready, |live| live.standing)
     }

@@ -23,6 +23,7 @@ mod moves;
 mod node;
 mod observe;
 pub mod output;
+mod part;
 mod place;
 mod preempt;
 mod quarantine;

@@ -19,6 +19,12 @@ impl Core {
             Some(Some(to)) => Some(self.state.workers[to].node),
             Some(None) => return out.push(Output::Ignored { why: Ignored::NoSuchWorker }),
         };
+        for shard in self.shards_of(slot) {
+            self.move_shard(shard, node, out);
+        }
+    }
+
+    fn move_shard(&mut self, slot: Slot, node: Option<NodeId>, out: &mut Vec<Output>) {
         let standing = self.state.jobs[slot].standing();
         match standing {
             Standing::Running { worker } => self.move_running(slot, worker, node, out),
@@ -36,7 +42,7 @@ impl Core {
                 self.forgive(slot, None);
                 self.publish(slot, out);
             }
-            Standing::Ready | Standing::Publishing => {
+            Standing::Ready | Standing::Parted | Standing::Publishing => {
                 out.push(Output::Ignored { why: Ignored::NothingToDo });
             }
         }
@@ -45,14 +51,14 @@ impl Core {
     /// Whether `MoveAsked` would do something.
     pub fn movable(&self, job: JobId, to: Option<WorkerId>) -> bool {
         let Some(slot) = self.job_slot(job) else { return false };
-        let job = &self.state.jobs[slot];
         let there = to.and_then(|to| self.worker_slot(to));
-        match job.standing() {
+        let movable = |slot: Slot| match self.state.jobs[slot].standing() {
             Standing::Running { worker } => there != Some(worker),
-            Standing::Ready => job.live.is_some(),
+            Standing::Ready => self.state.jobs[slot].live.is_some(),
             Standing::BackingOff { .. } | Standing::PublishBackingOff { .. } => true,
-            Standing::Publishing => false,
-        }
+            Standing::Parted | Standing::Publishing => false,
+        };
+        self.shards_of(slot).into_iter().any(movable)
     }
 
     fn move_running(&mut self, slot: Slot, at: Slot, node: Option<NodeId>, out: &mut Vec<Output>) {

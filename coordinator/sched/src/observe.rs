@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::input::Placed;
-use crate::job::{Job, Standing};
+use crate::job::{Job, Live, Standing};
 use crate::output::JobState;
 use crate::slab::Slot;
 use crate::view::{Counts, JobView, QuarantineView, TenantView, WorkerState, WorkerView};
@@ -75,7 +75,7 @@ impl Core {
             Some((_, outputs)) => outputs.clone(),
             None => live.prompt.iter().chain(live.latents.last()).copied().collect(),
         });
-        let placed = match standing {
+        let placed = |shard: Slot| match self.state.jobs[shard].standing() {
             Standing::Running { worker } => {
                 let worker = &self.state.workers[worker];
                 worker.running().map(|running| {
@@ -85,6 +85,8 @@ impl Core {
             }
             _ => None,
         };
+        let shards = self.shards_of(slot);
+        let parts = |live: &Live| live.part_attempts.iter().sum::<u32>();
         Some(JobView {
             job: job.id,
             tenant: self.state.tenants[job.tenant as usize].id,
@@ -98,9 +100,9 @@ impl Core {
             ),
             submitted: job.submitted,
             deadline: job.deadline,
-            placed,
+            placed: shards.into_iter().find_map(placed),
             artifacts,
-            attempts: live.map_or(0, |live| live.attempts.iter().sum()),
+            attempts: live.map_or(0, |live| live.attempts.iter().sum::<u32>() + parts(live)),
         })
     }
 

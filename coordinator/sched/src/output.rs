@@ -24,10 +24,13 @@ pub enum Output {
         shard: ShardId,
         /// The attempt.
         fence: Fence,
-        /// Inputs: for `Denoise` the prompt, and the newest latents if there are some.
+        /// Inputs: for `Denoise` the prompt, and the newest latents if there are some; for `Decode` the latents, and
+        /// its segments that are there already; for `Finish` the latents, or all segments.
         inputs: Vec<ArtifactRef>,
         /// The worker ends the attempt itself after this time.
         hard_limit: Millis,
+        /// Into how many shards the stage of this job is cut.
+        shards: u16,
     },
     /// End an attempt. Also sent for attempts that the core has replaced.
     Stop {

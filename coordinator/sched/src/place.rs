@@ -9,7 +9,7 @@ use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::worker::{Doing, Running, Worker};
 use zoetrope_protocol::id::{AttemptNumber, Fence, Millis, ShardId};
-use zoetrope_protocol::job::Class;
+use zoetrope_protocol::job::{Class, Stage};
 
 /// What an input made possible; empty between inputs. A slot in it may have been emptied since.
 #[derive(Debug, Default)]
@@ -254,8 +254,10 @@ impl Core {
         let inputs = job.live.as_ref().map(|live| live.inputs_of(stage)).unwrap_or_default();
         let worker = &self.state.workers[to];
         let hard_limit = worker.running().map_or(Millis(0), |running| running.hard_limit);
-        let shard = ShardId { job: job.id, stage, index: 0 };
-        out.push(Output::Assign { worker: worker.id, shard, fence, inputs, hard_limit });
+        let shard = ShardId { job: job.id, stage, index: job.index() };
+        let shards = if stage == Stage::Decode { job.shards } else { 1 };
+        let worker = worker.id;
+        out.push(Output::Assign { worker, shard, fence, inputs, hard_limit, shards });
     }
 
     /// Puts a ready shard on a worker under a new attempt number.

@@ -132,8 +132,10 @@ impl Core {
         for job in jobs {
             // The worker is guilty, so the jobs are not.
             let Some(slot) = self.job_slot(job) else { continue };
-            if let Some(live) = &mut self.state.jobs[slot].live {
-                live.soft.retain(|soft| !(soft.node == node && soft.stage == stage));
+            for slot in self.shards_of(slot) {
+                if let Some(live) = &mut self.state.jobs[slot].live {
+                    live.soft.retain(|soft| !(soft.node == node && soft.stage == stage));
+                }
             }
         }
     }

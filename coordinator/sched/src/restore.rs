@@ -60,7 +60,9 @@ impl Core {
         let slots: Vec<Slot> = self.state.jobs.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let job = &self.state.jobs[slot];
-            self.index.jobs.insert(hash_of(job.id), slot);
+            if job.part.is_none() {
+                self.index.jobs.insert(hash_of(job.id), slot);
+            }
             if let Some(deadline) = job.deadline {
                 self.index.deadlines.insert((deadline, slot));
             }

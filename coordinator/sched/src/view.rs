@@ -108,11 +108,11 @@ pub struct JobView {
     pub submitted: Millis,
     /// The moment by which the caller needs it.
     pub deadline: Option<Millis>,
-    /// Its running attempt.
+    /// Its running attempt; of several the first.
     pub placed: Option<Placed>,
     /// Its newest artifacts: prompt, newest latents, or the finished outputs.
     pub artifacts: Vec<ArtifactRef>,
-    /// Attempts made so far, of all stages.
+    /// Attempts made so far, of all stages; those of parts that are under way are left out.
     pub attempts: u32,
 }
 
@@ -199,6 +199,8 @@ pub(crate) struct Gauges {
     pub class: Class,
     /// The class that it is served in.
     pub rank: Class,
+    /// It is a part of a job, which counts itself.
+    pub part: bool,
     pub phase: JobPhase,
     /// Its current shard, unless all stages are done.
     pub shard: Option<(Stage, ShardPhase)>,
@@ -212,7 +214,7 @@ pub(crate) struct Gauges {
 
 impl Counts {
     pub(crate) fn add(&mut self, of: &Gauges) {
-        self.jobs[of.class as usize][of.phase as usize] += 1;
+        self.jobs[of.class as usize][of.phase as usize] += u64::from(!of.part);
         if let Some((stage, phase)) = of.shard {
             self.shards[stage as usize][phase as usize] += 1;
         }
@@ -220,7 +222,7 @@ impl Counts {
     }
 
     pub(crate) fn take(&mut self, of: &Gauges) {
-        self.jobs[of.class as usize][of.phase as usize] -= 1;
+        self.jobs[of.class as usize][of.phase as usize] -= u64::from(!of.part);
         if let Some((stage, phase)) = of.shard {
             self.shards[stage as usize][phase as usize] -= 1;
         }

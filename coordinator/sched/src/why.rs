@@ -116,10 +116,12 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} is {}", self.job, self.phase.word())?;
         for shard in &self.shards {
-            let stage = shard.shard.stage;
+            let (stage, index) = (shard.shard.stage, shard.shard.index);
+            let cut = self.shards.iter().any(|s| s.shard.stage == stage && s.shard.index > 0);
+            let number = if cut { format!(" {index}") } else { String::new() };
             let since = self.now.minus(shard.since).seconds();
             let ShardWhy { reason, frees, who, .. } = shard;
-            writeln!(f, "  {stage}: {reason} for {since} s; {frees} ({who})")?;
+            writeln!(f, "  {stage}{number}: {reason} for {since} s; {frees} ({who})")?;
         }
         Ok(())
     }

@@ -286,10 +286,10 @@ impl Core {
 
     /// The lost attempt of a returning boot, if its shard was not placed again since and may run.
     fn lost_one(&self, node: NodeId, boot: u64, held: Held) -> Option<Slot> {
-        let slot = self.job_slot(held.shard.job)?;
+        let slot = self.shard_slot(held.shard)?;
         let job = &self.state.jobs[slot];
         let lost = job.live.as_ref()?.lost?;
-        let current = held.shard.stage == self.state.stage_of(job) && held.shard.index == 0;
+        let current = held.shard.stage == self.state.stage_of(job);
         let same = lost.node == node
             && lost.boot == boot
             && lost.fence == held.fence

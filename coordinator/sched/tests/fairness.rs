@@ -89,6 +89,7 @@ fn farm(seed: u64) -> Farm {
             expected: vec![Millis(ms)],
             deadline: None,
             learned: false,
+            decode: Decode::default(),
         };
         farm.take(Input::Submitted { job: id, ask });
     }
@@ -147,6 +148,7 @@ fn a_flood_takes_only_its_own_share() {
             expected: vec![Millis(10_000)],
             deadline: None,
             learned: false,
+            decode: Decode::default(),
         };
         farm.take(Input::Submitted { job: id, ask });
     }

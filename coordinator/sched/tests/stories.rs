@@ -9,6 +9,7 @@
 //! | `model 1 encode:1G denoise:8G` | a model and the memory of its stages |
 //! | `tenant 1 weight=2 max=8` | a tenant |
 //! | `epoch 2` | a new leader |
+//! | `submit j1 chunks=6 shards=3` | a job whose decode is cut |
 //! | `submit j1 tenant=1 class=flex steps=4 expected=1s,8s,2s deadline=60s` | a job; all but its name can be left out; `learned=yes`: its times are measured |
 //! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1 on=m` | worker 1 on node a of machine m |
 //! | `stored w1 latents:3`, `finish w1 gpu=2s`, `fail w1 stalled`, `stall w1` | reports on what w1 runs; `of=j1/denoise@1.1` names another attempt |
@@ -22,6 +23,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::*;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
@@ -34,6 +36,7 @@ struct Story {
     core: Core,
     now: Millis,
     told: String,
+    decodes: BTreeMap<JobId, Decode>,
 }
 
 /// The words of a command: those without `=` in their order, the others by name.
@@ -85,14 +88,16 @@ fn worker(text: &str) -> WorkerId {
     WorkerId(text.strip_prefix('w').expect("a worker").parse().expect("a worker"))
 }
 
-/// `j1/denoise@1.2`: epoch 1, attempt 2.
+/// `j1/denoise@1.2`: epoch 1, attempt 2; `j1/decode:1@1.1`: the second of several decode shards.
 fn held(text: &str) -> Held {
     let (shard, fence) = text.split_once('@').expect("an attempt");
     let (name, of) = shard.split_once('/').expect("a shard");
+    let (of, index) = of.split_once(':').unwrap_or((of, "0"));
     let (epoch, attempt) = fence.split_once('.').expect("a fence");
     let epoch = Epoch(epoch.parse().expect("an epoch"));
     let attempt = AttemptNumber(attempt.parse().expect("an attempt"));
-    let shard = ShardId { job: job(name), stage: stage(of), index: 0 };
+    let index = index.parse().expect("a number");
+    let shard = ShardId { job: job(name), stage: stage(of), index };
     Held { shard, fence: Fence { epoch, attempt } }
 }
 
@@ -117,7 +122,8 @@ fn made(job: JobId, role: Role) -> ArtifactRef {
 
 fn show_held(held: Held) -> String {
     let Held { shard, fence } = held;
-    format!("j{}/{}@{}.{}", shard.job.0, shard.stage, fence.epoch.0, fence.attempt.0)
+    let index = if shard.index > 0 { format!(":{}", shard.index) } else { String::new() };
+    format!("j{}/{}{index}@{}.{}", shard.job.0, shard.stage, fence.epoch.0, fence.attempt.0)
 }
 
 fn show_role(artifact: &ArtifactRef) -> String {
@@ -149,7 +155,7 @@ fn show(output: &Output) -> String {
                 .collect();
             format!("welcome w{} keep [{}]", worker.0, keep.join(" "))
         }
-        Output::Assign { worker, shard, fence, inputs, hard_limit } => {
+        Output::Assign { worker, shard, fence, inputs, hard_limit, .. } => {
             let held = show_held(Held { shard: *shard, fence: *fence });
             let (inputs, limit) = (show_all(inputs), seconds(*hard_limit));
             format!("assign w{} {held} from {inputs} within {limit}", worker.0)
@@ -185,7 +191,12 @@ fn show(output: &Output) -> String {
 
 impl Story {
     fn new() -> Self {
-        Story { core: Core::new(Config::default()), now: Millis(0), told: String::new() }
+        Story {
+            core: Core::new(Config::default()),
+            now: Millis(0),
+            told: String::new(),
+            decodes: BTreeMap::new(),
+        }
     }
 
     fn take(&mut self, input: Input) {
@@ -213,7 +224,12 @@ impl Story {
         let roles = match held.shard.stage {
             Stage::Encode => vec![Role::Prompt],
             Stage::Denoise => vec![Role::Latents { step: 4 }],
-            Stage::Decode => vec![Role::Segment { chunk: 0 }],
+            Stage::Decode => {
+                let Decode { chunks, shards } = self.decodes.get(&job).copied().unwrap_or_default();
+                let index = held.shard.index.into();
+                let chunks = chunk_range(chunks.max(1).into(), index, shards.max(1).into());
+                chunks.map(|chunk| Role::Segment { chunk }).collect()
+            }
             Stage::Finish => vec![Role::Clip, Role::Thumbnail, Role::Spritesheet],
         };
         roles.into_iter().map(|role| made(job, role)).collect()
@@ -268,7 +284,11 @@ impl Story {
                 Input::TenantSet { tenant: TenantId(number(plain[1]) as u32), policy }
             }
             "epoch" => Input::EpochBegan { epoch: Epoch(number(plain[1])) },
-            _ => Input::Submitted { job: job(plain[1]), ask: self.ask(words) },
+            _ => {
+                let (job, ask) = (job(plain[1]), self.ask(words));
+                self.decodes.insert(job, ask.decode);
+                Input::Submitted { job, ask }
+            }
         };
         self.take(input);
     }
@@ -294,6 +314,10 @@ impl Story {
             expected: expected.split(',').map(millis).collect(),
             deadline: words.named.get("deadline").map(|at| self.now.plus(millis(at))),
             learned: words.named.contains_key("learned"),
+            decode: Decode {
+                chunks: words.number("chunks", 0) as u16,
+                shards: words.number("shards", 0) as u16,
+            },
         }
     }
 

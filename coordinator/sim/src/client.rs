@@ -8,7 +8,7 @@ use zoetrope_coordinator::dispatch::farm::{Repeat, repeat};
 use zoetrope_coordinator::jobs::Submission;
 use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
-use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
+use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec, Stage};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Ask as CoreAsk, EndWhy};
 use zoetrope_sched::output::JobState;
@@ -205,18 +205,25 @@ impl World {
     }
 
     fn ask(&self, spec: &JobSpec) -> CoreAsk {
-        let models = models();
+        let models = models(&self.plan);
         let model = models.default();
         let step = self.plan.step_ms;
         let steps = spec.render.steps;
+        let expected = |stage| match stage {
+            Stage::Encode => Millis(step / 4),
+            Stage::Denoise => Millis(step * u64::from(steps)),
+            Stage::Decode => Millis(step * 4),
+            Stage::Finish => Millis(step * 2),
+        };
         CoreAsk {
             tenant: spec.tenant,
             class: spec.class,
             model: model.id,
             steps,
-            expected: vec![Millis(step / 4), Millis(step * u64::from(steps)), Millis(step * 2)],
+            expected: model.chain().into_iter().map(expected).collect(),
             deadline: spec.deadline,
             learned: true,
+            decode: model.decode(spec.render.shape()),
         }
     }
 

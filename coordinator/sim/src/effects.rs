@@ -39,14 +39,22 @@ impl World {
     fn output(&mut self, host: usize, output: Output) {
         match output {
             Output::Welcome { worker, keep } => self.welcome(host, worker, keep),
-            Output::Assign { worker, shard, fence, inputs, hard_limit } => {
+            Output::Assign { worker, shard, fence, inputs, hard_limit, shards } => {
                 let Some(running) = &self.hosts[host].running else { return };
                 let Some(row) = running.books.table.row(shard.job) else { return };
                 let spec = row.spec.render.clone();
                 let checkpoint_every = self.plan.checkpoint_every;
                 let mark = None;
-                let order =
-                    Order { shard, fence, spec, inputs, checkpoint_every, hard_limit, mark };
+                let order = Order {
+                    shard,
+                    fence,
+                    spec,
+                    inputs,
+                    checkpoint_every,
+                    hard_limit,
+                    mark,
+                    shards,
+                };
                 self.tell(host, worker, ToWorker::Order(order));
             }
             Output::Stop { worker, held, when } => {
@@ -203,7 +211,8 @@ impl World {
                 let session = Session::new(crate::host::link_limits(&self.plan), self.instant());
                 let Some(running) = &mut self.hosts[host].running else { return };
                 running.sessions.insert(conn, session);
-                let (worker, entry) = joined(&running.books, &models(), identity, &profile, held);
+                let (worker, entry) =
+                    joined(&running.books, &models(&self.plan), identity, &profile, held);
                 running.workers.insert(conn, worker);
                 running.links.insert(worker, conn);
                 self.record(host, entry);

@@ -5,6 +5,7 @@ use crate::plan::Gpu;
 use crate::world::{Event, World};
 use zoetrope_agent::{AttemptKey, Report};
 use zoetrope_protocol::Stage;
+use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::id::{ArtifactId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
 use zoetrope_protocol::wire::{FromWorker, Order, Phase, StopWhen};
@@ -196,7 +197,12 @@ impl World {
             }
             Stage::Encode => self.send_outputs(worker, vec![artifact(&order, Role::Prompt)]),
             Stage::Decode => {
-                self.send_outputs(worker, vec![artifact(&order, Role::Segment { chunk: 0 })]);
+                let chunks = order.spec.shape().chunks();
+                let chunks = chunk_range(chunks, order.shard.index.into(), order.shards.into());
+                let made = |role: &Role| !order.inputs.iter().any(|input| input.role == *role);
+                let roles = chunks.map(|chunk| Role::Segment { chunk }).filter(made);
+                let outputs: Vec<ArtifactRef> = roles.map(|role| artifact(&order, role)).collect();
+                self.send_outputs(worker, outputs);
             }
             Stage::Finish => {
                 let roles = [Role::Clip, Role::Thumbnail, Role::Spritesheet];

@@ -108,11 +108,13 @@ impl Host {
 }
 
 /// The models of every simulated farm.
-pub fn models() -> Models {
+pub fn models(plan: &Plan) -> Models {
     thread_local! {
         static MODELS: Models = Models::with(&[]).expect("the embedded manifest is good");
     }
-    MODELS.with(Clone::clone)
+    let models = MODELS.with(Clone::clone);
+    let cut = plan.decode_chunks.map(|chunks| (models.default().manifest.id.clone(), chunks));
+    models.cut(&cut.into_iter().collect()).expect("the default model is in the table")
 }
 
 /// The limits of every simulated farm.
@@ -129,6 +131,7 @@ pub fn limits(plan: &Plan) -> DispatchLimits {
         tenants: numbered.map(|(tenant, cap)| (TenantId(tenant), policy(cap))).collect(),
         vram_bytes: BTreeMap::new(),
         keep_unused: Duration::from_millis(plan.keep_unused),
+        keep: plan.keep,
     }
 }
 
@@ -183,7 +186,7 @@ impl World {
         });
         let limits = limits(&self.plan);
         if let Some(running) = &self.hosts[host].running {
-            for entry in opening(&running.books, &models(), &limits) {
+            for entry in opening(&running.books, &models(&self.plan), &limits) {
                 self.record(host, entry);
             }
         }
@@ -457,6 +460,11 @@ impl World {
         let Some(running) = &self.hosts[host].running else { return };
         for job in running.books.table.expired(wall, 256) {
             self.record(host, Entry::Expired { job });
+        }
+        let keep = self.plan.keep;
+        let Some(running) = &self.hosts[host].running else { return };
+        for job in running.books.table.left_behind(wall, keep, 256) {
+            self.record(host, Entry::CleanedUp { job });
         }
         self.delete_due(host);
         let Some(running) = &self.hosts[host].running else { return };

@@ -2,6 +2,8 @@
 //! the seed, so that a seed is a whole bug report.
 
 use crate::chance::Chance;
+use zoetrope_coordinator::jobs::Keep;
+use zoetrope_protocol::id::Millis;
 
 /// How a worker's gpu does its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +90,14 @@ pub struct Plan {
     pub faults: Faults,
     /// Latents are stored after every so many steps.
     pub checkpoint_every: u32,
+    /// Decode chunks of one decode shard; none where clips are decoded as they are finished.
+    pub decode_chunks: Option<u16>,
     /// Records between two snapshots.
     pub snapshot_every: u64,
     /// What nobody uses stays so long, in milliseconds.
     pub keep_unused: u64,
+    /// What led to a clip stays so long after the job's end.
+    pub keep: Keep,
     /// Whether callers cancel, delete and send twice.
     pub fickle: bool,
     /// The core's own check runs after every so many inputs.
@@ -144,8 +150,13 @@ impl Plan {
             faults_until,
             faults,
             checkpoint_every: if c.one_in(4) { c.range(2, 4) as u32 } else { 1 },
+            decode_chunks: c.one_in(2).then(|| c.range(1, 3) as u16),
             snapshot_every: if c.one_in(3) { c.range(5, 60) } else { 100_000 },
             keep_unused: c.range(0, 60_000),
+            keep: Keep {
+                completed: Millis(c.range(0, 60_000)),
+                failed: Millis(c.range(0, 120_000)),
+            },
             fickle: c.one_in(2),
             check_every: 1,
         }
@@ -165,8 +176,10 @@ impl Plan {
             faults_until: 3_600_000,
             faults: Faults::default(),
             checkpoint_every: 1,
+            decode_chunks: None,
             snapshot_every: 100_000,
             keep_unused: 60_000,
+            keep: Keep { completed: Millis(3_600_000), failed: Millis(86_400_000) },
             fickle: true,
             check_every: 1_000,
         }

@@ -124,7 +124,7 @@ impl Worker {
 
     /// What it serves.
     pub fn served() -> Vec<ServedModel> {
-        let stages = vec![Stage::Encode, Stage::Denoise, Stage::Finish];
+        let stages = Stage::ALL.to_vec();
         vec![ServedModel { id: "toybox".to_owned(), fingerprint: ArtifactId([7; 32]), stages }]
     }
 

@@ -10,6 +10,7 @@ use super::table::{print, print_json};
 use crate::clock;
 use crate::config::ServeConfig;
 use crate::keys::{Project, Role};
+use crate::models::DECODE_CHUNKS_MAX;
 use crate::serve::{ServeInfo, serve_until, signalled};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -61,6 +62,10 @@ pub struct UpArgs {
     /// The moderation policy [default: the one that is built in]
     #[arg(long, value_name = "FILE", env = "ZOETROPE_POLICY")]
     policy: Option<PathBuf>,
+    /// Decode chunks (of 17 frames) of one decode shard: longer clips are decoded by several workers at once
+    /// [default: clips are decoded as they are finished]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(DECODE_CHUNKS_MAX)))]
+    decode_chunks: Option<u16>,
     /// Start although the journal has lost records; what is lost is told
     #[arg(long)]
     accept_journal_loss: bool,
@@ -104,6 +109,11 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
         && !is_toybox(folder)
     {
         config.models = vec![std::path::absolute(folder)?.join("manifest.json")];
+    }
+    if let Some(chunks) = args.decode_chunks {
+        let models = crate::ground::models(&config)?;
+        let names = models.all().iter().map(|model| model.manifest.id.clone());
+        config.decode_chunks = names.map(|name| (name, chunks)).collect();
     }
     let (tell, told) = oneshot::channel();
     // Nobody listens only if this function has ended already.

@@ -155,6 +155,11 @@ pub enum Entry {
         /// The mark.
         issued: Issued,
     },
+    /// The intermediate artifacts of an ended job are past their time.
+    CleanedUp {
+        /// The job.
+        job: JobId,
+    },
 }
 
 /// What an entry caused.
@@ -198,7 +203,7 @@ pub struct Snapshot {
     marks: MarkRows,
 }
 
-const SNAPSHOT_VERSION: u32 = 5;
+const SNAPSHOT_VERSION: u32 = 6;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -254,6 +259,7 @@ impl Books {
             Entry::Shared { job, share } => self.table.shared(job, *share),
             Entry::ShareRevoked { share } => self.table.share_revoked(now, share),
             Entry::ShareRead { share } => self.table.share_read(now, share),
+            Entry::CleanedUp { job } => effects.free.extend(self.table.clean_up(job)),
             Entry::Signed { job, claim } => self.table.signed(job, claim),
             Entry::Marked { job, issued } => self.table.marked(job, issued),
             Entry::Proven { job, proofs } => {

@@ -51,14 +51,22 @@ impl DispatchState {
                 let epoch = self.books.core.epoch();
                 self.tell(worker, LinkMsg::Welcome { worker, epoch, keep });
             }
-            Output::Assign { worker, shard, fence, inputs, hard_limit } => {
+            Output::Assign { worker, shard, fence, inputs, hard_limit, shards } => {
                 let Some(row) = self.books.table.row(shard.job) else { return };
                 let checkpoint_every = self.limits.checkpoint_every;
                 let spec = row.spec.render.clone();
                 let mark = None;
-                let order =
-                    Order { shard, fence, spec, inputs, checkpoint_every, hard_limit, mark };
-                self.placed.insert(shard.job, Instant::now());
+                let order = Order {
+                    shard,
+                    fence,
+                    spec,
+                    inputs,
+                    checkpoint_every,
+                    hard_limit,
+                    mark,
+                    shards,
+                };
+                self.placed.insert(shard, Instant::now());
                 if shard.stage == Stage::Finish {
                     return self.mark_order(worker, order);
                 }
@@ -144,7 +152,7 @@ impl DispatchState {
         let used = if cause.is_none() { "useful" } else { "lost" };
         self.metrics.add(&metric::GPU_SECONDS, &[&pool, used], seconds);
         self.board.pause(held.shard.job);
-        let began = self.placed.remove(&held.shard.job);
+        let began = self.placed.remove(&held.shard);
         let Some(row) = self.books.table.row(held.shard.job) else { return };
         let model = row.spec.render.model.clone();
         if let (None, Some(began)) = (cause, began) {
@@ -154,11 +162,18 @@ impl DispatchState {
                 began.elapsed(),
             );
         }
-        // A resumed denoise says nothing of a whole one; the first attempt of a shard is whole.
-        let whole = stage != Stage::Denoise || held.fence.attempt.0 == 1;
+        // A resumed shard says nothing of a whole one; its first attempt is whole.
+        let resumes = matches!(stage, Stage::Denoise | Stage::Decode);
+        let whole = !resumes || held.fence.attempt.0 == 1;
         if cause.is_none() && whole && gpu.0 > 0 {
             let spec = row.spec.render.clone();
             if let Some(model) = self.models.find(&model) {
+                // A stage takes what all its shards take.
+                let shards = match stage {
+                    Stage::Decode => model.decode(spec.shape()).shards,
+                    _ => 1,
+                };
+                let gpu = Millis(gpu.0.saturating_mul(shards.into()));
                 self.medians.add(model.id, stage, &spec, gpu);
             }
         }

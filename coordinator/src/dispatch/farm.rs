@@ -217,6 +217,7 @@ impl DispatchState {
             expected,
             deadline: spec.deadline,
             learned,
+            decode: model.decode(spec.render.shape()),
         };
         if !self.books.core.feasible(now, &ask) {
             return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));

@@ -192,10 +192,20 @@ mod tests {
     use super::*;
     use zoetrope_protocol::id::ModelId;
     use zoetrope_protocol::job::Class;
+    use zoetrope_sched::input::Decode;
 
     fn ask(deadline: Option<Millis>) -> Ask {
         let (tenant, class, model) = (TenantId(1), Class::Default, ModelId(0));
-        Ask { tenant, class, model, steps: 4, expected: vec![], deadline, learned: false }
+        Ask {
+            tenant,
+            class,
+            model,
+            steps: 4,
+            expected: vec![],
+            deadline,
+            learned: false,
+            decode: Decode::default(),
+        }
     }
 
     /// Promise: a sidecar that hangs or fails never lets a job through; it is asked again, and in the end says so.

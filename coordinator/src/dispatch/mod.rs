@@ -91,6 +91,8 @@ pub enum DispatchMsg {
     },
     /// These artifacts could not be deleted yet.
     NotDeleted(Vec<ArtifactId>),
+    /// Artifacts that the store has: the answer to a sweep, piece by piece.
+    Listed(Vec<ArtifactId>),
     /// The storage sidecar runs (again, perhaps).
     StorageUp(ActorRef<StorageMsg>),
     /// The provenance sidecar runs (again, perhaps).
@@ -268,6 +270,7 @@ impl Actor for DispatchActor {
                 state.claim_signed(worker, held, result);
             }
             DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
+            DispatchMsg::Listed(artifacts) => state.swept(artifacts),
             DispatchMsg::StorageUp(storage) => state.storage_up(storage),
             DispatchMsg::ProvenanceUp(provenance) => state.provenance_up(provenance),
             DispatchMsg::ModerationUp(sidecar) => state.moderation_up(sidecar),

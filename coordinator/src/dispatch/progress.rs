@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::JobId;
+use zoetrope_protocol::id::{JobId, ShardId};
+use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::output::JobState;
 
@@ -23,6 +24,8 @@ const ENCODED: u32 = 5;
 const DENOISED: u32 = 75;
 /// Percent at the end of decoding frames.
 const DECODED: u32 = 95;
+/// Percent that a decode shard beside others comes to.
+const SPREAD: u8 = 85;
 /// The most that an unfinished job shows; 100 is for completed ones.
 const ALMOST: u32 = 99;
 /// Jobs that failed of which the percent is still shown: those that a caller may be polling. Later it may go back to
@@ -110,10 +113,14 @@ pub struct ProgressBoard {
 
 impl ProgressBoard {
     /// A running attempt reports.
-    pub fn report(&self, job: JobId, phase: PhaseView) {
-        let percent = percent(phase);
+    pub fn report(&self, shard: ShardId, phase: PhaseView) {
+        let percent = match shard.stage {
+            // One of several: how far they all are, no single one says.
+            Stage::Decode => percent(phase).min(SPREAD),
+            _ => percent(phase),
+        };
         let mut board = self.board();
-        let latest = board.entry(job).or_insert(Latest { percent: 0, shown: 0, phase: None });
+        let latest = board.entry(shard.job).or_insert(Latest { percent: 0, shown: 0, phase: None });
         latest.percent = latest.percent.max(percent);
         latest.phase = Some(phase);
     }
@@ -233,17 +240,24 @@ fn percent(PhaseView { phase, done, total }: PhaseView) -> u8 {
 mod tests {
     use super::*;
 
+    fn shard(stage: Stage) -> ShardId {
+        ShardId { job: JobId(1), stage, index: 0 }
+    }
+
     #[test]
     fn progress_never_goes_back_and_is_never_100() {
         let board = ProgressBoard::default();
         let job = JobId(1);
+        let finish = shard(Stage::Finish);
         let view = |phase, done, total| PhaseView { phase, done, total };
         let shown = |board: &ProgressBoard| board.board().get(&job).map(|latest| latest.percent);
-        board.report(job, view(Phase::Denoising, 3, 4));
+        board.report(finish, view(Phase::Denoising, 3, 4));
         assert_eq!(shown(&board), Some(57));
-        board.report(job, view(Phase::Denoising, 1, 4));
+        board.report(finish, view(Phase::Denoising, 1, 4));
         assert_eq!(shown(&board), Some(57));
-        board.report(job, view(Phase::Muxing, u32::MAX, 7));
+        board.report(shard(Stage::Decode), view(Phase::Decoding, 3, 3));
+        assert_eq!(shown(&board), Some(85), "others may not have begun");
+        board.report(finish, view(Phase::Muxing, u32::MAX, 7));
         assert_eq!(shown(&board), Some(99));
     }
 
@@ -253,7 +267,8 @@ mod tests {
         let board = ProgressBoard::default();
         let shown = |board: &ProgressBoard, job| board.board().get(&job).map(|latest| latest.shown);
         for job in (0..=FAILED_MAX as u128).map(JobId) {
-            board.report(job, PhaseView { phase: Phase::Muxing, done: 1, total: 2 });
+            let finish = ShardId { job, stage: Stage::Finish, index: 0 };
+            board.report(finish, PhaseView { phase: Phase::Muxing, done: 1, total: 2 });
             board.show(&[(job, 97)]);
             board.failed(job);
             assert_eq!((shown(&board, job), board.changed()), (Some(97), None));
@@ -268,7 +283,7 @@ mod tests {
         let file = folder.path().join("progress");
         let board = Arc::new(ProgressBoard::default());
         let shown = |board: &ProgressBoard| board.board().get(&JobId(1)).map(|latest| latest.shown);
-        board.report(JobId(1), PhaseView { phase: Phase::Decoding, done: 1, total: 2 });
+        board.report(shard(Stage::Finish), PhaseView { phase: Phase::Decoding, done: 1, total: 2 });
         assert_eq!(shown(&board), Some(0), "not before it is kept");
         let kept = Kept::File(file.clone());
         let keeper = tokio::spawn(keep(board.clone(), kept.clone()));

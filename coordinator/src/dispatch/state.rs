@@ -9,6 +9,7 @@ use super::progress::ProgressBoard;
 use super::{DispatchMsg, DispatchView};
 use crate::authority::Authority;
 use crate::clock;
+use crate::jobs::Keep;
 use crate::journal::{JournalError, JournalMsg};
 use crate::leadership::Leadership;
 use crate::link::LinkMsg;
@@ -24,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, TenantId, WorkerId};
+use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, ShardId, TenantId, WorkerId};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
@@ -38,6 +39,11 @@ const WAKE_MIN: Duration = Duration::from_millis(10);
 const EXPIRIES_A_TICK: usize = 256;
 /// Artifacts that are deleted at one tick: some thousand files a second is what a disk does.
 const DELETES_A_TICK: usize = 1_024;
+/// Artifacts that are looked at for it: a few milliseconds.
+const LOOKED_AT_A_TICK: usize = 16_384;
+/// How often the store is looked through for artifacts of which no decision speaks: those that an upload left
+/// behind whose report never came, or a crash between a decision and its deletion.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The limits that the configuration sets.
 #[derive(Clone, Debug)]
@@ -60,6 +66,8 @@ pub struct DispatchLimits {
     pub vram_bytes: BTreeMap<String, u64>,
     /// Artifacts that nobody uses stay so long, for a person who looks.
     pub keep_unused: Duration,
+    /// How long what led to a clip stays after the job's end.
+    pub keep: Keep,
 }
 
 /// What the dispatch actor needs.
@@ -120,7 +128,7 @@ pub struct DispatchState {
     pub(super) rescanning: Option<Instant>,
     /// Questions to the watermark sidecar.
     pub(super) marking: Marking,
-    pub(super) placed: BTreeMap<JobId, Instant>,
+    pub(super) placed: BTreeMap<ShardId, Instant>,
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
     pub(super) waiting: Arc<AtomicU64>,
@@ -130,6 +138,8 @@ pub struct DispatchState {
     ledger: Ledger<Effect>,
     snapshot_at: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
+    /// When the store is looked through next.
+    sweep_at: Instant,
     alarm: Option<(Millis, JoinHandle<()>)>,
     _tasks: [Task; 2],
 }
@@ -184,6 +194,7 @@ impl DispatchState {
             ledger: Ledger::new(next),
             snapshot_at,
             deletes: VecDeque::new(),
+            sweep_at: Instant::now(),
             alarm: None,
             _tasks: tasks,
         }
@@ -194,6 +205,13 @@ impl DispatchState {
         let epoch = next_epoch(&self.books);
         for entry in opening(&self.books, &self.models.clone(), &self.limits) {
             self.record(entry);
+        }
+        for model in self.models.all() {
+            let chain = self.books.core.chain(model.id);
+            if chain.is_some_and(|chain| chain != model.chain()) {
+                let model = &model.manifest.id;
+                tracing::warn!(%model, "its jobs keep their stages: decode_chunks takes effect at a start without unfinished ones");
+            }
         }
         self.metrics.set(&metric::EPOCH, &[], epoch.0 as f64);
         self.metrics.set(&metric::LEADER, &[], 1.0);
@@ -299,6 +317,10 @@ impl DispatchState {
             self.record(Entry::Expired { job });
             self.after_sync(Effect::Unpublish(job));
         }
+        for job in self.books.table.left_behind(now, self.limits.keep, EXPIRIES_A_TICK) {
+            self.record(Entry::CleanedUp { job });
+        }
+        self.sweep_due();
         self.delete_due();
         self.judging_due();
         self.rescan_due();
@@ -331,15 +353,39 @@ impl DispatchState {
         artifacts
     }
 
+    /// Has the store looked through, at the start and then now and again.
+    fn sweep_due(&mut self) {
+        let now = Instant::now();
+        if now < self.sweep_at || !self.leadership.is_held() {
+            return;
+        }
+        let message = StorageMsg::Sweep { back: self.myself.clone() };
+        if self.storage.as_ref().is_some_and(|storage| storage.cast(message).is_ok()) {
+            self.sweep_at = now + SWEEP_EVERY;
+        }
+    }
+
+    /// The store has these; those that no job uses go, unless a job comes to use them meanwhile.
+    pub(super) fn swept(&mut self, artifacts: Vec<ArtifactId>) {
+        let unused = artifacts.into_iter().filter(|artifact| !self.books.table.uses(artifact));
+        let unused: Vec<ArtifactId> = unused.collect();
+        if !unused.is_empty() {
+            tracing::info!(count = unused.len(), "artifacts that no job uses will go");
+            self.delete_later(unused);
+        }
+    }
+
     fn delete_due(&mut self) {
         if !self.leadership.is_held() {
             return;
         }
         let now = Instant::now();
-        let mut due = Vec::new();
+        let (mut due, mut looked_at) = (Vec::new(), 0);
         while due.len() < DELETES_A_TICK
+            && looked_at < LOOKED_AT_A_TICK
             && let Some((_, artifact)) = self.deletes.pop_front_if(|(at, _)| *at <= now)
         {
+            looked_at += 1;
             // Another job may have made the same bytes since.
             if !self.books.table.uses(&artifact) {
                 due.push(artifact);
@@ -389,7 +435,8 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
         let name = &model.manifest.id;
         // Always said: the memory that it needs may be configured anew.
         let vram_bytes = limits.vram_bytes.get(name).copied().unwrap_or(0);
-        let chain = model.chain().map(|stage| StageNeed { stage, vram_bytes }).to_vec();
+        let chain = model.chain().into_iter();
+        let chain = chain.map(|stage| StageNeed { stage, vram_bytes }).collect();
         inputs.push(Input::ModelSet { model: model.id, name: name.clone(), chain });
     }
     for (tenant, policy) in &limits.tenants {
@@ -409,6 +456,7 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Measured { .. } => "measured",
         Entry::Deleted { .. } => "deleted",
         Entry::Expired { .. } => "expired",
+        Entry::CleanedUp { .. } => "cleaned_up",
         Entry::Signed { .. } => "signed",
         Entry::Proven { .. } => "published",
         Entry::Asked { .. } => "submitted",

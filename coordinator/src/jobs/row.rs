@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, ClipFacts, JobSpec, Role};
-use zoetrope_sched::output::JobState;
+use zoetrope_sched::output::{FailWhy, JobState};
 
 /// The shortest life of the files of a job, counted from completion.
 const EXPIRY_MIN: Millis = Millis(3_600_000);
@@ -45,7 +45,7 @@ pub struct JobRow {
     pub assets_gone: bool,
     /// Hidden for ever.
     pub deleted: bool,
-    /// Artifacts that the unfinished job may still need.
+    /// Artifacts that the unfinished job may still need; of an ended one, those that have not gone yet.
     pub working: BTreeSet<ArtifactId>,
     /// Its attempts and its chain, for operators.
     pub history: History,
@@ -90,6 +90,28 @@ impl JobRow {
     pub fn keeps_pointer(&self) -> bool {
         let taken = self.taken_down.is_some() || self.assets_gone;
         !self.deleted && !taken && !matches!(self.state, JobState::Failed(_))
+    }
+
+    /// Whether it ended without a clip.
+    pub fn failed(&self) -> bool {
+        matches!(self.state, JobState::Failed(_))
+    }
+
+    /// Since when what is left of it counts as left. What was cancelled, deleted or blocked is not to be looked into: it
+    /// is long since.
+    pub(super) fn left_since(&self) -> Option<Millis> {
+        let outside = matches!(self.state, JobState::Failed(FailWhy::Ended(_)));
+        self.ended.map(|ended| if outside { Millis(0) } else { ended })
+    }
+
+    /// What is left of the way to its clip, and is neither of its files nor what was measured of them.
+    pub(super) fn intermediates(&self) -> impl Iterator<Item = &ArtifactId> {
+        let outputs = self.publishing.iter().flat_map(|(_, outputs)| outputs);
+        let kept: Vec<ArtifactId> = outputs
+            .filter(|_| self.state == JobState::Completed && !self.assets_gone)
+            .map(|output| output.artifact)
+            .collect();
+        self.working.iter().filter(move |artifact| !kept.contains(artifact))
     }
 
     /// When its files go; none unless completed.

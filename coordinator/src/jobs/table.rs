@@ -68,6 +68,15 @@ pub struct TableRows {
     pub models: Vec<(ModelId, String)>,
 }
 
+/// How long the intermediate artifacts of a job stay after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Of one that has its clip: long enough to look at what made it.
+    pub completed: Millis,
+    /// Of one that ended otherwise: long enough to find out why.
+    pub failed: Millis,
+}
+
 /// The place of a job in the total order.
 type Place = (Millis, JobId);
 /// What makes two requests the same: who sent what.
@@ -84,6 +93,8 @@ pub struct JobTable {
     contents: BTreeMap<Content, BTreeSet<Place>>,
     contents_age: BTreeSet<Place>,
     expiries: BTreeSet<Place>,
+    /// Jobs that ended and whose intermediate artifacts are still there, by their end: completed, failed.
+    ended: [BTreeSet<Place>; 2],
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
@@ -134,6 +145,14 @@ impl JobTable {
         }
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(row.job);
+        }
+        self.note_ended(row);
+    }
+
+    /// An ended job's intermediate artifacts wait for their time.
+    fn note_ended(&mut self, row: &JobRow) {
+        if let Some(since) = row.left_since().filter(|_| row.intermediates().next().is_some()) {
+            self.ended[usize::from(row.failed())].insert((since, row.job));
         }
     }
 
@@ -359,6 +378,7 @@ impl JobTable {
         if let Some(expires) = row.expires() {
             self.expiries.remove(&(expires, job));
         }
+        self.forget_ended(&row);
         self.release(job, |row| {
             row.assets_gone = true;
             if row.is_terminal() {
@@ -366,6 +386,22 @@ impl JobTable {
                 row.working.clear();
             }
         })
+    }
+
+    /// The intermediate artifacts of an ended job go. Returns those that nobody uses any more.
+    pub fn clean_up(&mut self, job: JobId) -> Vec<ArtifactId> {
+        let Some(row) = self.rows.get(&job).filter(|row| row.is_terminal()).cloned() else {
+            return Vec::new();
+        };
+        self.forget_ended(&row);
+        let go: BTreeSet<ArtifactId> = row.intermediates().copied().collect();
+        self.release(job, |row| row.working.retain(|artifact| !go.contains(artifact)))
+    }
+
+    fn forget_ended(&mut self, row: &JobRow) {
+        if let Some(since) = row.left_since() {
+            self.ended[usize::from(row.failed())].remove(&(since, row.job));
+        }
     }
 
     /// Takes in one output of the core. Returns artifacts that nobody uses any more.
@@ -405,6 +441,8 @@ impl JobTable {
             Output::Publish { job, fence, outputs } => {
                 self.change(*job, |row| row.publishing = Some((*fence, outputs.clone())));
             }
+            // What an ended job leaves behind stays for a while: see `clean_up`.
+            Output::Forget { job, .. } if self.row(*job).is_some_and(JobRow::is_terminal) => {}
             Output::Forget { job, artifacts } => {
                 return self.release(*job, |row| {
                     for artifact in artifacts {
@@ -445,6 +483,7 @@ impl JobTable {
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(job);
         }
+        self.note_ended(&row);
     }
 
     fn began(&mut self, job: JobId, worker: WorkerId) {
@@ -505,6 +544,18 @@ impl JobTable {
             .take(at_most)
             .map(|(_, job)| *job)
             .collect()
+    }
+
+    /// Jobs whose intermediate artifacts are due to go: so long after their end.
+    pub fn left_behind(&self, now: Millis, keep: Keep, at_most: usize) -> Vec<JobId> {
+        let due = |places: &BTreeSet<Place>, keep: Millis| -> Vec<JobId> {
+            let due = places.iter().take_while(|(ended, _)| ended.plus(keep) <= now);
+            due.take(at_most).map(|(_, job)| *job).collect()
+        };
+        let [completed, failed] = &self.ended;
+        let mut jobs = due(completed, keep.completed);
+        jobs.extend(due(failed, keep.failed));
+        jobs
     }
 
     /// A row, also of a deleted job.

@@ -293,7 +293,7 @@ impl LinkState {
                     self.shut(myself, CloseCode::Leaving, "all is said");
                 }
             }
-            Act::Show(job, view) => self.board.report(job, view),
+            Act::Show(shard, view) => self.board.report(shard, view),
             Act::Fetch(artifact) => self.fetch(myself, artifact),
             Act::Say(message) => self.send(myself, *message),
             Act::Shut(code, reason) => self.shut(myself, code, reason),

@@ -8,7 +8,7 @@ use crate::dispatch::Report;
 use crate::jobs::PhaseView;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use zoetrope_protocol::id::{ArtifactId, JobId, ShardId};
+use zoetrope_protocol::id::{ArtifactId, ShardId};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{
     CloseCode, FromWorker, HEARTBEAT, Held, Kept, LOSS_AFTER, Phase, ToWorker,
@@ -38,7 +38,7 @@ pub enum Act {
     /// Tell the dispatch actor.
     Report(Report),
     /// Show how far a job is.
-    Show(JobId, PhaseView),
+    Show(ShardId, PhaseView),
     /// Send this artifact.
     Fetch(ArtifactId),
     /// Tell the worker this.
@@ -170,7 +170,7 @@ impl Session {
             motion.phase = at.or(motion.phase);
             motion.since = now;
         }
-        phase.map(|view| Act::Show(held.shard.job, view))
+        phase.map(|view| Act::Show(held.shard, view))
     }
 
     /// The attempt ended: returns it under its present fence, or as it came if it is none of ours.

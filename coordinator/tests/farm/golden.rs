@@ -19,7 +19,7 @@ use zoetrope_protocol::provenance::{
     MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
-use zoetrope_sched::input::{Ask, Capacity, EndWhy, LostHow, StageNeed, TenantPolicy};
+use zoetrope_sched::input::{Ask, Capacity, Decode, EndWhy, LostHow, StageNeed, TenantPolicy};
 use zoetrope_sched::{Config, Input, Output};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/farm/golden_journal.txt");
@@ -87,6 +87,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         expected: vec![Millis(200), Millis(400), Millis(900)],
         deadline: None,
         learned: true,
+        decode: Decode { chunks: 6, shards: 1 },
     };
     let passed = Verdict {
         outcome: Outcome::Pass,
@@ -221,6 +222,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             "marked",
             Entry::Marked { job: JobId(2), issued: Issued { serial: 5, epoch: 1, mark: 36 } },
         ),
+        ("cleaned_up", Entry::CleanedUp { job }),
     ]
 }
 

@@ -6,10 +6,20 @@ use crate::{PATIENCE, TestFarm, submission};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use zoetrope_coordinator::config::ServeConfig;
 use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::wire::{FromWorker, Held, Order};
 use zoetrope_sched::output::JobState;
+
+/// Nothing stays longer than it is needed.
+fn keep_nothing(config: &mut ServeConfig) {
+    config.limits.keep_unused_seconds = 0;
+    config.limits.keep_intermediate_seconds = 0;
+    config.limits.keep_failed_seconds = 0;
+}
 
 async fn stored(farm: &TestFarm) -> BTreeSet<ArtifactId> {
     farm.running.store.list().try_collect().await.expect("lists")
@@ -25,9 +35,26 @@ async fn until_stored(farm: &TestFarm, wanted: &BTreeSet<ArtifactId>) {
     assert!(came.is_ok(), "{:?} is there, wanted was {wanted:?}", stored(farm).await);
 }
 
+/// What stays of a completed job.
+async fn ended_with(farm: &TestFarm, job: JobId) -> Vec<ArtifactId> {
+    let view = farm.until(job, |view| view.state == JobState::Completed).await;
+    let assets = view.assets.expect("its files");
+    // What was measured of the clip stays with it, so that another policy can judge it again.
+    let record = record(view.spec.render.frames, crate::worker::unsigned_clip());
+    let mut stays = vec![ArtifactId::of(&codec::encode(&record).expect("encodes"))];
+    stays.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
+    stays
+}
+
+fn failed(order: &Order) -> FromWorker {
+    let held = Held { shard: order.shard, fence: order.fence };
+    let (cause, detail) = (Cause::EngineError, "a test's".to_owned());
+    FromWorker::Failed { held, cause, detail, gpu: Millis(5) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_completion_only_the_clip_stays_and_after_deletion_nothing() {
-    only_the_clip_stays(TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await).await;
+    only_the_clip_stays(TestFarm::with(keep_nothing).await).await;
 }
 
 /// The same on any store; nothing unused is kept.
@@ -50,12 +77,7 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
         }
     }
     for job in [1, 2] {
-        let view = farm.until(JobId(job), |view| view.state == JobState::Completed).await;
-        let assets = view.assets.expect("its files");
-        // What was measured of the clip stays with it, so that another policy can judge it again.
-        let record = record(view.spec.render.frames, crate::worker::unsigned_clip());
-        wanted.insert(ArtifactId::of(&codec::encode(&record).expect("encodes")));
-        wanted.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
+        wanted.extend(ended_with(&farm, JobId(job)).await);
     }
     until_stored(&farm, &wanted).await;
     let farm = farm.restart().await;
@@ -71,7 +93,12 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
 /// A cancelled job leaves nothing behind, and neither does a farm that died before it could clean up.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_left_behind_is_swept() {
-    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await;
+    // What failed is kept for whoever looks into it; nobody looks into what was cancelled.
+    let farm = TestFarm::with(|config| {
+        keep_nothing(config);
+        config.limits.keep_failed_seconds = 3_600;
+    })
+    .await;
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.order().await;
@@ -87,5 +114,45 @@ async fn what_a_crash_left_behind_is_swept() {
     farm.farm().ask(cancel).await.expect("answers").expect("cancelled");
     let farm = farm.restart().await;
     until_stored(&farm, &BTreeSet::new()).await;
+    farm.running.stop().await;
+}
+
+/// What led to a clip stays for a while after the job's end, over a restart, and then goes without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_led_to_a_clip_stays_for_its_time() {
+    let farm = TestFarm::with(|config| {
+        keep_nothing(config);
+        config.limits.keep_intermediate_seconds = 8;
+        config.limits.keep_failed_seconds = 3_600;
+    })
+    .await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let mut led = BTreeSet::new();
+    for _ in 0..3 {
+        let order = worker.order().await;
+        led.extend(order.inputs.iter().map(|input| input.artifact));
+        worker.carry_out(&order).await;
+    }
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    farm.submit(submission(2)).await.expect("admitted");
+    let encode = worker.order().await;
+    worker.carry_out(&encode).await;
+    // Three workers fail the second one.
+    let mut order = worker.order().await;
+    for node in ["gpu-1", "gpu-2"] {
+        let mut next = Worker::fresh(&farm, node).await;
+        worker.say(failed(&order)).await;
+        order = next.order().await;
+        worker = next;
+    }
+    worker.say(failed(&order)).await;
+    farm.until(JobId(2), |view| matches!(view.state, JobState::Failed(_))).await;
+    let farm = farm.restart().await;
+    assert!(stored(&farm).await.is_superset(&led), "it is too early");
+    let clip = ended_with(&farm, JobId(1)).await;
+    // Both jobs have the same prompt, and the one that failed keeps it longer.
+    let prompt = ArtifactId::of(b"prompt");
+    until_stored(&farm, &clip.into_iter().chain([prompt]).collect()).await;
     farm.running.stop().await;
 }

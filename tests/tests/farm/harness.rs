@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Engine {
     /// No tensors: so many milliseconds for each denoising step.
     Emulated { step_ms: u64 },
+    /// The same, and frames are painted, with so many milliseconds for each decode chunk.
+    Painted { step_ms: u64, chunk_ms: u64 },
     /// The model that ships with the project.
     Toybox,
 }
@@ -46,10 +48,19 @@ impl Farm {
         let mut arguments = ["--workers", &workers.to_string(), "--listen", "127.0.0.1:0"]
             .map(str::to_owned)
             .to_vec();
-        if let Engine::Emulated { step_ms } = engine {
-            let file = folder.path().join("emulated.toml");
+        let times = match engine {
             // Clips are encoded once and used again: what is tested is the farm, not ffmpeg.
-            let text = format!("models = [\"toybox\"]\nstep_ms = {step_ms}\nclip = \"cached\"\n");
+            Engine::Emulated { step_ms } => {
+                Some(format!("step_ms = {step_ms}\nclip = \"cached\"\n"))
+            }
+            Engine::Painted { step_ms, chunk_ms } => {
+                Some(format!("step_ms = {step_ms}\ndecode_chunk_ms = {chunk_ms}\n"))
+            }
+            Engine::Toybox => None,
+        };
+        if let Some(times) = times {
+            let file = folder.path().join("emulated.toml");
+            let text = format!("models = [\"toybox\"]\n{times}");
             std::fs::write(&file, text).expect("the emulation file");
             let file = file.display().to_string();
             arguments.extend(["--engine", "emulated", "--emulated", &file].map(str::to_owned));

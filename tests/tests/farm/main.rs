@@ -6,6 +6,7 @@
 mod bad_input;
 mod cli;
 mod cluster;
+mod decode;
 mod etcd_trouble;
 mod failover;
 mod harness;

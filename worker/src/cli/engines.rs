@@ -100,7 +100,7 @@ impl Engines {
             served.push(ServedModel {
                 id: manifest.id.clone(),
                 fingerprint: model::fingerprint(folder)?,
-                stages: vec![Stage::Encode, Stage::Denoise, Stage::Finish],
+                stages: Stage::ALL.to_vec(),
             });
             manifests.push(manifest);
         }

@@ -149,6 +149,9 @@ struct RenderArgs {
     /// Render it once before, unmeasured, so that weights and memory are as on a worker that has been running
     #[arg(long)]
     warm: bool,
+    /// Moderate and mark the clip as a worker of a farm does, with a key that no farm has
+    #[arg(long)]
+    finish_as_farm: bool,
     /// Print timings and digests as JSON
     #[arg(long)]
     json: bool,
@@ -156,6 +159,8 @@ struct RenderArgs {
     engine: EngineArgs,
     #[command(flatten)]
     tools: ToolArgs,
+    #[command(flatten)]
+    moderation: ModerationArgs,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -9,7 +9,7 @@ use super::program::{FinishSettings, Running, SHORT_LIMIT};
 use super::sink::FfmpegSink;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder, still};
 use crate::emulated::{paint, paint_frame};
-use crate::engine::{ClipSink, EngineError, Frames};
+use crate::engine::{ClipSink, EngineError, Frames, Piece};
 use crate::link::stream::Payload;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -66,7 +66,7 @@ impl ClipCache {
             return Ok(clip.clone());
         }
         let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec, None)?);
-        paint(spec, sink.as_mut(), &mut |_| true)
+        paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
             .map_err(|error| FinishError::Encoder(error.to_string()))?;
         let made = sink.close()?;
         let load = |file: &FinishedFile| match &file.payload {
@@ -159,6 +159,10 @@ impl ClipSink for CachedSink {
 
     fn frames(&mut self, _frames: Frames<'_>) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    fn takes_frames(&self) -> bool {
+        false
     }
 }
 

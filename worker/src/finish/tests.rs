@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::emulated::paint;
-use crate::engine::Frames;
+use crate::engine::{Frames, Piece};
 use crate::gpu::attempt::tests::order;
+use crate::pack::{Content, pack, unpack};
+use crate::segment::{SegmentSink, pour};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use zoetrope_mark::picture::Strength;
@@ -13,7 +15,7 @@ use zoetrope_moderation::{
     CardClassifier, CardListener, Classifier, Engine, Listener, NetListener, Policy,
 };
 use zoetrope_protocol::codec;
-use zoetrope_protocol::mark::{MarkOrder, MarkRecord, SoundMark, Visible, pack};
+use zoetrope_protocol::mark::{self, MarkOrder, MarkRecord, SoundMark, Visible};
 use zoetrope_protocol::moderation::{Audience, Category, FrameRecord, Outcome, SCORE_ONE};
 use zoetrope_protocol::{Size, Stage};
 
@@ -35,7 +37,7 @@ fn spec() -> RenderSpec {
 
 fn make(settings: &Arc<FinishSettings>, spec: &RenderSpec) -> Result<FinishedClip, FinishError> {
     let mut sink = Finisher::Ffmpeg(settings.clone()).begin(spec)?;
-    paint(spec, sink.as_mut(), &mut |_| true)
+    paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
         .map_err(|error| FinishError::Encoder(error.to_string()))?;
     sink.close()
 }
@@ -353,7 +355,11 @@ fn marking() -> (zoetrope_mark::MarkKey, zoetrope_mark::MarkId, MarkOrder) {
     let mark = key.mark_of(3);
     let tiles = key.tiles(mark);
     let visible = Visible::Name("Zoetrope".into());
-    let order = MarkOrder { pixels: pack(&tiles.pixels), sound: pack(&tiles.sound), visible };
+    let order = MarkOrder {
+        pixels: mark::pack(&tiles.pixels),
+        sound: mark::pack(&tiles.sound),
+        visible,
+    };
     (key, mark, order)
 }
 
@@ -382,7 +388,7 @@ fn a_marked_clip_shows_its_mark_to_whoever_has_the_key() {
         let make = || {
             let marks = ClipMarks::new(&order, Strength::Normal).expect("tiles");
             let mut sink = finisher.begin_with(&spec, Some(marks)).expect("begins");
-            paint(&spec, sink.as_mut(), &mut |_| true).expect("takes frames");
+            paint(&spec, &Piece::whole(&spec), sink.as_mut(), &mut |_| true).expect("takes frames");
             sink.close().expect("a clip that shows its mark")
         };
         let clip = make();
@@ -438,10 +444,38 @@ fn a_mark_that_cannot_be_read_back_is_an_error() {
     let flat = MarkOrder { pixels: vec![0xff; 512], ..order.clone() };
     let marks = ClipMarks::new(&flat, Strength::Normal).expect("tiles");
     let mut sink = Finisher::Ffmpeg(settings).begin_with(&spec(), Some(marks)).expect("begins");
-    paint(&spec(), sink.as_mut(), &mut |_| true).expect("takes frames");
+    paint(&spec(), &Piece::whole(&spec()), sink.as_mut(), &mut |_| true).expect("takes frames");
     let error = sink.close().err().expect("no clip");
     assert!(matches!(error, FinishError::Unmarked(agreement) if agreement < 18.0), "{error}");
     let short = MarkOrder { sound: vec![0; 3], ..order };
     assert!(matches!(ClipMarks::new(&short, Strength::Normal), Err(FinishError::Check(_))));
     assert_eq!(leftovers(temp.path()), 0);
+}
+/// Promise: a clip from segments that others have decoded is byte for byte that of one stream.
+#[test]
+fn a_clip_from_segments_is_the_same_file() {
+    let temp = tempfile::tempdir().expect("folder");
+    let settings = settings(temp.path());
+    let spec = RenderSpec { frames: 50, ..spec() };
+    let whole = make(&settings, &spec).expect("a clip");
+    let chunks = spec.shape().chunks();
+    assert_eq!(chunks, 3);
+    let mut sink = Finisher::Ffmpeg(settings.clone()).begin(&spec).expect("begins");
+    for chunk in 0..chunks {
+        // As one worker decodes them, packed and unpacked as on their way.
+        let mut stored = Vec::new();
+        let mut keep = |_, bytes| {
+            stored.push(pack(bytes, Content::Pixels));
+            Ok(())
+        };
+        let piece = Piece { chunks: chunk..chunk + 1, sound: chunk == 0 };
+        let mut segments = SegmentSink::new(&spec, chunk, &mut keep);
+        paint(&spec, &piece, &mut segments, &mut |_| true).expect("paints");
+        let segment = unpack(stored.remove(0)).expect("unpacks");
+        pour(&spec, chunk, &segment, sink.as_mut()).expect("is a segment");
+    }
+    let shared = sink.close().expect("a clip");
+    for (one, other) in whole.files().into_iter().zip(shared.files()) {
+        assert!(bytes(one.1) == bytes(other.1), "{:?}", one.0);
+    }
 }

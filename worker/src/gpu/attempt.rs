@@ -174,6 +174,7 @@ pub(crate) mod tests {
             },
             inputs: vec![],
             checkpoint_every: 1,
+            shards: 1,
             hard_limit: Millis(60_000),
             mark: None,
         }

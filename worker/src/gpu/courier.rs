@@ -6,6 +6,7 @@ use super::attempt::{Attempt, AttemptKey};
 use crate::cache::ArtifactCache;
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
+use crate::pack::{Content, pack, unpack};
 use bytes::Bytes;
 use ractor::ActorRef;
 use std::path::PathBuf;
@@ -139,7 +140,7 @@ impl Courier {
     /// `Missing`, `Down`, `Disk`, `GivenUp`.
     pub fn fetch(&self, attempt: &Attempt, artifact: ArtifactRef) -> Result<Vec<u8>, CourierError> {
         if let Some(bytes) = self.cache.read(artifact.artifact) {
-            return Ok(bytes);
+            return unpacked(bytes);
         }
         let (reply, answer) = oneshot::channel();
         let request = FetchRequest { key: attempt.key, artifact, reply };
@@ -149,10 +150,10 @@ impl Courier {
         let bytes = std::fs::read(&path)
             .map_err(|error| CourierError::Disk(format!("{}: {error}", path.display())))?;
         self.cache.adopt(artifact.artifact, &path);
-        Ok(bytes)
+        unpacked(bytes)
     }
 
-    /// Sends bytes made here to the store, and keeps a copy for whatever stage comes next.
+    /// Sends bytes made here to the store, packed where that pays, and keeps a copy for whatever stage comes next.
     ///
     /// # Errors
     /// `GivenUp` if the link is gone.
@@ -162,7 +163,11 @@ impl Courier {
         role: Role,
         bytes: Vec<u8>,
     ) -> Result<Pending, CourierError> {
-        let bytes = Bytes::from(bytes);
+        let content = match role {
+            Role::Segment { .. } => Content::Pixels,
+            _ => Content::Words,
+        };
+        let bytes = Bytes::from(pack(bytes, content));
         let id = ArtifactId::of(&bytes);
         let artifact = ArtifactRef { role, artifact: id, bytes: bytes.len() as u64 };
         let pending = self.send(attempt, artifact, Payload::Memory(bytes.clone()))?;
@@ -220,4 +225,9 @@ impl Courier {
         self.link.cast(LinkMsg::Store(request)).map_err(|_| CourierError::GivenUp)?;
         Ok(Pending { artifact, answer })
     }
+}
+
+/// What the digest has proven unpacks, unless whoever made it was broken: then it is to be made again.
+fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>, CourierError> {
+    unpack(bytes).map_err(|error| CourierError::Missing(error.to_string()))
 }

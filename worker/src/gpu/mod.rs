@@ -5,6 +5,7 @@
 
 pub mod attempt;
 pub mod courier;
+mod pace;
 mod thread;
 
 use crate::cache::ArtifactCache;

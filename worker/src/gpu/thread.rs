@@ -5,20 +5,23 @@
 //! link and to `GpuActor` by casts, and waits only for artifacts.
 
 use super::attempt::{Attempt, Progress, Report};
-use super::courier::{Courier, CourierError};
+use super::courier::{Courier, CourierError, Pending};
+use super::pace::Pace;
 use super::{GpuMsg, OpenEngine};
-use crate::engine::{Ended, Engine, EngineError, Observer};
+use crate::engine::{ClipSink, Ended, Engine, EngineError, Observer, Piece};
 use crate::finish::{ClipMarks, FinishError, FinishedClip, Finisher, Sealing};
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
 use crate::metrics::Metrics;
+use crate::segment::{self, SegmentSink};
 use ractor::ActorRef;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zoetrope_mark::picture::Strength;
 use zoetrope_protocol::Stage;
+use zoetrope_protocol::clip::{ClipShape, chunk_range};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
 use zoetrope_protocol::mark::SOUND_ALG;
 use zoetrope_protocol::wire::{Phase, StopWhen};
@@ -72,6 +75,8 @@ pub struct GpuThread {
     open: OpenEngine,
     finisher: Finisher,
     metrics: Arc<Metrics>,
+    /// What a checkpoint cost last, and of which shape.
+    cost: Option<(ClipShape, Duration)>,
 }
 
 /// Tells the actor if the thread goes down by a panic.
@@ -95,7 +100,7 @@ impl GpuThread {
         finisher: Finisher,
         metrics: Arc<Metrics>,
     ) -> Self {
-        GpuThread { gpu, link, courier, open, finisher, metrics }
+        GpuThread { gpu, link, courier, open, finisher, metrics, cost: None }
     }
 
     /// Starts it. It ends when the sender is dropped.
@@ -165,15 +170,17 @@ impl GpuThread {
             Stage::Encode => self.encode(attempt, engine),
             Stage::Denoise => self.denoise(attempt, engine),
             Stage::Finish => self.finish(attempt, engine),
-            Stage::Decode => Err(Failure {
-                cause: Cause::Refused,
-                detail: "this worker decodes only as part of finishing".into(),
-            }),
+            Stage::Decode => self.decode(attempt, engine),
         }
     }
 
     fn watch<'a>(&'a self, attempt: &'a Attempt) -> Watch<'a> {
+        let shape = attempt.order.spec.shape();
+        let cost = self.cost.filter(|(of, _)| *of == shape).map(|(_, cost)| cost);
         Watch {
+            pace: Pace::new(attempt.order.checkpoint_every, cost),
+            pending: None,
+            waited: Duration::ZERO,
             attempt,
             courier: &self.courier,
             metrics: &self.metrics,
@@ -192,7 +199,7 @@ impl GpuThread {
         Ok(Made { outputs: vec![sent.wait(attempt)?], facts: None })
     }
 
-    fn denoise(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+    fn denoise(&mut self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let order = &attempt.order;
         let prompt = input(attempt, |role| role == Role::Prompt)?;
         let latents = order
@@ -211,7 +218,10 @@ impl GpuThread {
         check_stop(attempt)?;
         let mut watch = self.watch(attempt);
         let result = engine.denoise(&order.spec, &prompt, resume.as_deref(), &mut watch);
-        watch.settle()?;
+        let settled = watch.settle();
+        let cost = watch.pace.cost();
+        self.cost = cost.map(|cost| (order.spec.shape(), cost)).or(self.cost);
+        settled?;
         match result? {
             (Ended::Done, Some(latents)) => {
                 let role = Role::Latents { step: order.spec.steps };
@@ -224,19 +234,85 @@ impl GpuThread {
         }
     }
 
-    fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
-        let spec = &attempt.order.spec;
-        let latents = input(attempt, |role| role == Role::Latents { step: spec.steps })?;
+    /// Decodes the chunks of this shard whose segments are not stored yet, and stores each as it is whole.
+    fn decode(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+        let (order, spec) = (&attempt.order, &attempt.order.spec);
+        let (chunks, index) = (spec.shape().chunks(), u32::from(order.shard.index));
+        let range = chunk_range(chunks, index, order.shards.into());
+        let there = |chunk: &u32| {
+            order.inputs.iter().any(|input| input.role == Role::Segment { chunk: *chunk })
+        };
+        let Some(first) = range.clone().find(|chunk| !there(chunk)) else {
+            return Ok(Made { outputs: Vec::new(), facts: None });
+        };
+        let latents = self.final_latents(attempt)?;
+        let mut watch = self.watch(attempt);
+        let piece = Piece { chunks: first..range.end, sound: spec.audio && first == 0 };
+        let mut segments = Segments {
+            attempt,
+            courier: &self.courier,
+            pending: None,
+            made: vec![],
+            failure: None,
+        };
+        let began = Instant::now();
+        let mut keep = |chunk, bytes| segments.keep(chunk, bytes);
+        let mut sink = SegmentSink::new(spec, first, &mut keep);
+        let result = engine.decode_piece(spec, &latents, &piece, &mut sink, &mut watch);
+        // What is on its way is worth waiting for, unless nobody wants it.
+        let outputs = segments.settle(attempt.stops_now());
+        if matches!(result, Ok(Ended::Stopped)) {
+            return Err(stopped(attempt));
+        }
+        let outputs = outputs?;
+        result?;
+        self.metrics.finished_part("decode", began.elapsed());
+        Ok(Made { outputs, facts: None })
+    }
+
+    fn final_latents(&self, attempt: &Attempt) -> Result<Vec<u8>, Failure> {
+        let step = attempt.order.spec.steps;
+        let latents = input(attempt, |role| role == Role::Latents { step })?;
         let latents = self.courier.fetch(attempt, latents)?;
         check_stop(attempt)?;
-        let clip = match self.make(attempt, engine, &latents, Strength::Normal)? {
+        Ok(latents)
+    }
+
+    /// Pours sound and frames into the clip: from the segments if others have decoded them, else from the latents.
+    fn pour(
+        &self,
+        attempt: &Attempt,
+        engine: &mut dyn Engine,
+        sink: &mut dyn ClipSink,
+    ) -> Result<(), Failure> {
+        let (spec, inputs) = (&attempt.order.spec, &attempt.order.inputs);
+        let mut watch = self.watch(attempt);
+        if !inputs.iter().any(|input| matches!(input.role, Role::Segment { .. })) {
+            let latents = self.final_latents(attempt)?;
+            let result = engine.decode(spec, &latents, sink, &mut watch);
+            watch.settle()?;
+            return if result? == Ended::Stopped { Err(stopped(attempt)) } else { Ok(()) };
+        }
+        let chunks = spec.shape().chunks();
+        for chunk in 0..chunks {
+            if watch.progress(Phase::Decoding, chunk, chunks).is_break() {
+                return Err(stopped(attempt));
+            }
+            let segment = input(attempt, |role| role == Role::Segment { chunk })?;
+            let bytes = self.courier.fetch(attempt, segment)?;
+            segment::pour(spec, chunk, &bytes, sink)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+        let clip = match self.make(attempt, engine, Strength::Normal)? {
             Err(FinishError::Unmarked(agreement)) => {
                 tracing::info!(shard = %attempt.order.shard, agreement, "marked once more, and stronger");
-                self.make(attempt, engine, &latents, Strength::Strong)?
+                self.make(attempt, engine, Strength::Strong)?
             }
             made => made,
         }?;
-        drop(latents);
         check_stop(attempt)?;
         let began = Instant::now();
         let clip = self.sign(attempt, clip)?;
@@ -260,24 +336,18 @@ impl GpuThread {
         Ok(Made { outputs, facts: Some(clip.facts) })
     }
 
-    /// Decodes the latents into a clip with marks of this strength.
+    /// Makes a clip with marks of this strength.
     fn make(
         &self,
         attempt: &Attempt,
         engine: &mut dyn Engine,
-        latents: &[u8],
         strength: Strength,
     ) -> Result<Result<FinishedClip, FinishError>, Failure> {
         let spec = &attempt.order.spec;
         let marks = attempt.order.mark.as_ref().map(|order| ClipMarks::new(order, strength));
         let mut sink = self.finisher.begin_with(spec, marks.transpose()?)?;
-        let mut watch = self.watch(attempt);
         let began = Instant::now();
-        let result = engine.decode(spec, latents, sink.as_mut(), &mut watch);
-        watch.settle()?;
-        if result? == Ended::Stopped {
-            return Err(stopped(attempt));
-        }
+        self.pour(attempt, engine, sink.as_mut())?;
         self.metrics.finished_part("decode", began.elapsed());
         attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
         let made = sink.close();
@@ -334,11 +404,60 @@ fn is_device_error(failure: &Failure) -> bool {
     failure.cause == Cause::EngineError && marks.iter().any(|mark| failure.detail.contains(mark))
 }
 
+/// The segments of a decode shard on their way to the store, one beside the chunk in hand.
+struct Segments<'a> {
+    attempt: &'a Attempt,
+    courier: &'a Courier,
+    pending: Option<Pending>,
+    made: Vec<ArtifactRef>,
+    /// What went wrong with one, which the engine only saw as a sink that failed.
+    failure: Option<CourierError>,
+}
+
+impl Segments<'_> {
+    fn keep(&mut self, chunk: u32, bytes: Vec<u8>) -> Result<(), EngineError> {
+        let sent = self.settle_pending().and_then(|()| {
+            let role = Role::Segment { chunk };
+            self.pending = Some(self.courier.store(self.attempt, role, bytes)?);
+            Ok(())
+        });
+        sent.map_err(|error| {
+            let told = EngineError::Sink(error.to_string());
+            self.failure = Some(error);
+            told
+        })
+    }
+
+    fn settle_pending(&mut self) -> Result<(), CourierError> {
+        if let Some(pending) = self.pending.take() {
+            self.made.push(pending.wait(self.attempt)?);
+        }
+        Ok(())
+    }
+
+    /// All that was stored, once it is.
+    fn settle(mut self, give_up: bool) -> Result<Vec<ArtifactRef>, Failure> {
+        if let Some(error) = self.failure.take() {
+            return Err(error.into());
+        }
+        if !give_up {
+            sending(self.attempt, 0, 1);
+            self.settle_pending()?;
+        }
+        Ok(self.made)
+    }
+}
+
 /// Watches a stage for the farm: shows progress, stores checkpoints, and stops where it was told to.
 struct Watch<'a> {
     attempt: &'a Attempt,
     courier: &'a Courier,
     metrics: &'a Metrics,
+    pace: Pace,
+    /// The checkpoint that is on its way to the store beside the step in hand.
+    pending: Option<Pending>,
+    /// Time that the thread waited for it, since the last checkpoint was made.
+    waited: Duration,
     loading: Option<Instant>,
     step_began: Instant,
     failure: Option<CourierError>,
@@ -356,9 +475,43 @@ impl Watch<'_> {
         }
     }
 
-    fn checkpoint(&self, step: u32, latents: Vec<u8>) -> Result<(), CourierError> {
-        let role = Role::Latents { step };
-        self.courier.store(self.attempt, role, latents)?.wait(self.attempt).map(|_| ())
+    /// Waits for the checkpoint that is on its way.
+    fn settle_pending(&mut self) -> Result<(), CourierError> {
+        match self.pending.take() {
+            Some(pending) => pending.wait(self.attempt).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the latents of a step on their way, and waits for the store where the next step must.
+    fn checkpoint(&mut self, step: u32, latents: Vec<u8>, wait: bool) -> Result<(), CourierError> {
+        self.pending = Some(self.courier.store(self.attempt, Role::Latents { step }, latents)?);
+        if wait { self.settle_pending() } else { Ok(()) }
+    }
+
+    /// Stores the latents of a step if it is time, and notes what that cost.
+    fn keep(
+        &mut self,
+        step: u32,
+        took: Duration,
+        stopping: bool,
+        latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
+    ) -> Result<Result<(), CourierError>, EngineError> {
+        let began = Instant::now();
+        // One at a time: the chain grows in the order of the steps.
+        if let Err(error) = self.settle_pending() {
+            return Ok(Err(error));
+        }
+        if !stopping && !self.pace.due(step, took) {
+            self.waited += began.elapsed();
+            return Ok(Ok(()));
+        }
+        let bytes = latents()?;
+        let kept = self.checkpoint(step, bytes, stopping || self.pace.waits());
+        let cost = began.elapsed() + std::mem::take(&mut self.waited);
+        self.pace.made(step, cost);
+        self.metrics.checkpoint(&self.attempt.order.spec.model, cost);
+        Ok(kept)
     }
 }
 
@@ -395,17 +548,18 @@ impl Observer for Watch<'_> {
         }
         if step >= total {
             // The last latents are the output itself; stopping here would throw a whole render away.
-            return Ok(ControlFlow::Continue(()));
+            self.failure = self.settle_pending().err();
+            return Ok(match self.failure {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            });
         }
         let stopping = self.attempt.stopped().is_some();
-        if stopping || step.is_multiple_of(self.attempt.order.checkpoint_every.max(1)) {
-            let bytes = latents()?;
-            if let Err(error) = self.checkpoint(step, bytes) {
-                self.failure = Some(error);
-                return Ok(ControlFlow::Break(()));
-            }
+        if let Err(error) = self.keep(step, took, stopping, latents)? {
+            self.failure = Some(error);
+            return Ok(ControlFlow::Break(()));
         }
-        // The next step begins only now: a kill costs at most the step in hand.
+        // The next step begins only now: a kill costs at most the step in hand, and one that is not safe yet.
         self.step_began = Instant::now();
         let stop =
             self.attempt.stopped().is_some_and(|stop| stop.when == StopWhen::Now || stopping);

@@ -394,6 +394,7 @@ pub fn order(stage: Stage, inputs: Vec<ArtifactRef>) -> Order {
         checkpoint_every: 1,
         hard_limit: Millis(60_000),
         mark: None,
+        shards: 1,
     }
 }
 

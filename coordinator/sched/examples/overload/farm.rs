@@ -185,6 +185,7 @@ impl Farm {
             expected: shape.stages_ms.map(Millis).to_vec(),
             deadline: deadline.map(Millis),
             learned: true,
+            decode: Decode::default(),
         };
         let now = Millis(self.now);
         let queued = self.core.tenant(TenantId(tenant)).map_or(0, |view| view.unfinished);

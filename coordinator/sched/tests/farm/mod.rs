@@ -8,6 +8,7 @@ pub mod watch;
 use chance::Chance;
 use std::collections::BTreeMap;
 use watch::Watch;
+use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::id::*;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, StopWhen};
@@ -40,6 +41,7 @@ pub struct Farm {
     pub watch: Watch,
     processes: Vec<Process>,
     steps: BTreeMap<JobId, u32>,
+    decodes: BTreeMap<JobId, Decode>,
     publishing: Vec<JobId>,
     jobs: u64,
     epoch: u64,
@@ -65,6 +67,7 @@ impl Farm {
             watch: Watch::default(),
             processes: Vec::new(),
             steps: BTreeMap::new(),
+            decodes: BTreeMap::new(),
             publishing: Vec::new(),
             jobs: 0,
             epoch: 0,
@@ -199,6 +202,10 @@ impl Farm {
         let deadline = far.then(|| self.now.plus(Millis(self.chance.range(0, 4_000_000))));
         let expected = MODELS[model as usize].iter();
         let expected = expected.map(|_| Millis(self.chance.range(0, 30_000))).collect();
+        let decode = Decode {
+            chunks: self.chance.range(0, 6) as u16,
+            shards: self.chance.range(0, 4) as u16,
+        };
         let ask = Ask {
             tenant: TenantId(self.chance.range(0, u64::from(TENANTS) - 1) as u32),
             class: Class::ALL[self.chance.range(0, 2) as usize],
@@ -207,7 +214,9 @@ impl Farm {
             expected,
             deadline,
             learned: self.chance.one_in(2),
+            decode,
         };
+        self.decodes.insert(job, decode);
         self.steps.insert(job, steps);
         self.take(Input::Submitted { job, ask });
     }
@@ -246,7 +255,15 @@ impl Farm {
         let roles = match held.shard.stage {
             Stage::Encode => vec![Role::Prompt],
             Stage::Denoise => vec![Role::Latents { step }],
-            Stage::Decode => vec![Role::Segment { chunk: 0 }, Role::Segment { chunk: 1 }],
+            Stage::Decode => {
+                let decode = self.decodes.get(&held.shard.job).copied().unwrap_or_default();
+                let shards = decode.shards.min(decode.chunks).max(1);
+                let all = u32::from(decode.chunks.max(1));
+                let chunks = chunk_range(all, held.shard.index.into(), shards.into());
+                // A shard that there is not has nothing to make, but what nobody asked for.
+                let chunks = if chunks.is_empty() { 0..1 } else { chunks };
+                chunks.map(|chunk| Role::Segment { chunk }).collect()
+            }
             Stage::Finish => vec![Role::Clip, Role::Thumbnail, Role::Spritesheet],
         };
         let job = held.shard.job;
@@ -280,6 +297,15 @@ impl Farm {
             }
         }
         let outputs = self.made(held, steps);
+        if held.shard.stage == Stage::Decode {
+            // Each is told of as it is stored, and some are the last that is heard of the attempt.
+            for artifact in outputs.iter().take(self.chance.range(0, 3) as usize) {
+                self.take(Input::ArtifactStored { worker, held, artifact: *artifact });
+            }
+            if self.chance.one_in(3) {
+                return;
+            }
+        }
         self.processes[at].holds = None;
         self.take(Input::ShardFinished { worker, held, outputs, gpu });
     }

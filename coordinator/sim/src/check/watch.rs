@@ -23,6 +23,8 @@ pub struct Watch {
     /// What counts as stored for a job: its chain, then its clip.
     stored: BTreeMap<JobId, Vec<ArtifactRef>>,
     publishing: BTreeMap<JobId, Vec<ArtifactRef>>,
+    /// What led to a clip, of jobs that ended, until it is cleaned up.
+    left: BTreeMap<JobId, Vec<ArtifactRef>>,
     /// Jobs of which an artifact was found missing.
     shaken: BTreeSet<JobId>,
     identities: BTreeMap<WorkerId, (String, u64)>,
@@ -49,7 +51,8 @@ impl Watch {
 
     /// A job that one of these artifacts belongs to.
     pub fn user_of(&self, gone: &BTreeSet<ArtifactId>) -> Option<(JobId, ArtifactId)> {
-        let all = self.stored.iter().flat_map(|(job, all)| all.iter().map(|a| (*job, a.artifact)));
+        let all = self.stored.iter().chain(&self.left);
+        let all = all.flat_map(|(job, all)| all.iter().map(|a| (*job, a.artifact)));
         all.into_iter().find(|(_, artifact)| gone.contains(artifact))
     }
 
@@ -78,6 +81,11 @@ impl Watch {
         match entry {
             Entry::Deleted { job } | Entry::Expired { job } => {
                 self.stored.remove(job);
+                self.left.remove(job);
+            }
+            Entry::CleanedUp { job } => {
+                hold!(self.ended(*job), "{job} runs, and is cleaned up");
+                self.left.remove(job);
             }
             _ => {}
         }
@@ -94,6 +102,7 @@ impl Watch {
         if matches!(entry, Entry::Deleted { job } if self.ended(*job)) {
             let Entry::Deleted { job } = entry else { return Ok(()) };
             self.stored.remove(job);
+            self.left.remove(job);
         }
         if thorough {
             for view in core.workers() {
@@ -259,10 +268,13 @@ impl Watch {
                 match state {
                     JobState::Completed => {
                         let clip = self.publishing.remove(job).unwrap_or_default();
-                        self.stored.insert(*job, clip);
+                        let mut left = self.stored.insert(*job, clip.clone()).unwrap_or_default();
+                        left.retain(|artifact| !clip.contains(artifact));
+                        self.left.insert(*job, left);
                     }
                     JobState::Failed(_) => {
-                        self.stored.remove(job);
+                        let left = self.stored.remove(job).unwrap_or_default();
+                        self.left.insert(*job, left);
                     }
                     _ => {}
                 }

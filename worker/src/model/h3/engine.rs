@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::text::{TextEncoder, read_tokenizer, tokenize};
 use super::transformer::{Tables, Transformer};
 use super::video_vae::{self, Tiling, VideoVae};
-use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer};
+use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
 use crate::model::artifact::Bundle;
 use crate::model::noise::{Stream, normal};
 use crate::model::weights::{Precision, Weights, Width};
@@ -373,15 +373,19 @@ impl Engine for H3Engine {
         Ok((Ended::Done, Some(bytes)))
     }
 
-    fn decode(
+    fn decode_piece(
         &mut self,
         spec: &RenderSpec,
         latents: &[u8],
+        piece: &Piece,
         sink: &mut dyn ClipSink,
         observer: &mut dyn Observer,
     ) -> Result<Ended, EngineError> {
         const STAGE: &str = "decode";
-        check_spec(spec).map_err(ModelError::at(STAGE))?;
+        let shape = check_spec(spec).map_err(ModelError::at(STAGE))?;
+        if piece.chunks.is_empty() || piece.chunks.end > shape.chunks() {
+            return Err(EngineError::BadInput(format!("no chunks {:?}", piece.chunks)));
+        }
         let latents = self.read_latents(spec, latents).map_err(ModelError::at(STAGE))?;
         if latents.step != spec.steps {
             let (step, steps) = (latents.step, spec.steps);
@@ -390,7 +394,7 @@ impl Engine for H3Engine {
         if observer.progress(Phase::Loading, 0, 1).is_break() {
             return Ok(Ended::Stopped);
         }
-        if spec.audio {
+        if spec.audio && piece.sound {
             if observer.progress(Phase::Sound, 0, 1).is_break() {
                 return Ok(Ended::Stopped);
             }
@@ -400,7 +404,7 @@ impl Engine for H3Engine {
                 return Ok(Ended::Stopped);
             }
         }
-        self.picture(spec, &latents.video, sink, observer)
+        self.picture(spec, &latents.video, piece, sink, observer)
     }
 }
 
@@ -412,11 +416,13 @@ impl H3Engine {
         audio_vae::interleave(&vae.decode(&latents)?, spec.shape().asked_samples())
     }
 
-    /// Decodes chunk after chunk: each fades in from the end of the one before, and only that end is kept.
+    /// Decodes chunk after chunk: each fades in from the end of the one before, and only that end is kept. A piece
+    /// that begins later decodes the chunk before it for its end alone.
     fn picture(
         &mut self,
         spec: &RenderSpec,
         rows: &Tensor,
+        piece: &Piece,
         sink: &mut dyn ClipSink,
         observer: &mut dyn Observer,
     ) -> Result<Ended, EngineError> {
@@ -426,10 +432,12 @@ impl H3Engine {
         let vae = self.video_vae().map_err(ModelError::at(STAGE))?;
         let latents = unpack_video(rows, shape, channels).map_err(ModelError::at(STAGE))?;
         let latents = vae.denormalise(&latents).map_err(ModelError::at(STAGE))?;
-        let mut left = spec.frames;
+        let (start, end) = (piece.chunks.start, piece.chunks.end);
+        let mut left = shape.frames_of(end - 1).end - shape.frames_of(start).start;
         let mut before: Option<Tensor> = None;
-        for index in 0..shape.chunks() {
-            if observer.progress(Phase::Decoding, index, shape.chunks()).is_break() {
+        for index in start.saturating_sub(1)..end {
+            let done = index.saturating_sub(start);
+            if observer.progress(Phase::Decoding, done, end - start).is_break() {
                 return Ok(Ended::Stopped);
             }
             let (added, shared) = (|| {
@@ -441,14 +449,16 @@ impl H3Engine {
                 Ok((added, shared))
             })()
             .map_err(ModelError::at::<Fault>(STAGE))?;
-            emit(&added, &mut left, sink)?;
+            if index >= start {
+                emit(&added, &mut left, sink)?;
+            }
             before = Some(shared);
         }
         if let Some(last) = &before {
             emit(last, &mut left, sink)?;
         }
         // Nothing is left to stop.
-        let _: ControlFlow<()> = observer.progress(Phase::Decoding, shape.chunks(), shape.chunks());
+        let _: ControlFlow<()> = observer.progress(Phase::Decoding, end - start, end - start);
         Ok(Ended::Done)
     }
 }

@@ -1,0 +1,106 @@
+//! How often latents are stored on the way: as the operator says, or as often as it costs at most 1 % of the time.
+//!
+//! Pure: durations come in, numbers of steps go out. Used by the gpu thread's observer alone.
+
+use std::time::Duration;
+
+/// Checkpoints may take a hundredth of the time of the steps: below what a render's time varies by itself.
+const STEPS_A_COST: u32 = 100;
+
+/// The rhythm of one attempt's checkpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The operator's number of steps; none: by what is measured.
+    fixed: Option<u32>,
+    /// The step of the last checkpoint, or the one before the attempt's first.
+    last: Option<u32>,
+    /// What the gpu thread spends on a checkpoint.
+    cost: Option<Duration>,
+}
+
+impl Pace {
+    /// The pace of an order; `cost` is what checkpoints of the same shape cost before.
+    pub fn new(checkpoint_every: u32, cost: Option<Duration>) -> Self {
+        let fixed = (checkpoint_every > 0).then_some(checkpoint_every);
+        Pace { fixed, last: None, cost }
+    }
+
+    /// Whether the next step waits until the checkpoint is safe. An operator who names a number wants it to be the
+    /// most that is ever redone.
+    pub fn waits(&self) -> bool {
+        self.fixed.is_some()
+    }
+
+    /// Whether a step that took so long is to be stored.
+    pub fn due(&mut self, step: u32, took: Duration) -> bool {
+        let last = *self.last.get_or_insert(step.saturating_sub(1));
+        match self.fixed {
+            Some(every) => step.is_multiple_of(every),
+            None => step.saturating_sub(last) >= self.every(took),
+        }
+    }
+
+    /// Steps from one checkpoint to the next; 1 as long as nothing is known.
+    fn every(&self, took: Duration) -> u32 {
+        let cost = self.cost.unwrap_or_default().as_micros() * u128::from(STEPS_A_COST);
+        u32::try_from(cost.div_ceil(took.as_micros().max(1))).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// A checkpoint was made, and held the gpu thread up for so long.
+    pub fn made(&mut self, step: u32, cost: Duration) {
+        self.last = Some(step);
+        // Half old, half new: one slow answer of the disk does not decide.
+        self.cost = Some(self.cost.map_or(cost, |before| (before + cost) / 2));
+    }
+
+    /// What a checkpoint costs, as far as it is known.
+    pub fn cost(&self) -> Option<Duration> {
+        self.cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn stored(pace: &mut Pace, steps: u32, step: Duration, cost: Duration) -> Vec<u32> {
+        let mut all = Vec::new();
+        for done in 1..=steps {
+            if pace.due(done, step) {
+                pace.made(done, cost);
+                all.push(done);
+            }
+        }
+        all
+    }
+
+    /// Promise: checkpoints cost at most 1 % of the steps' time, and every step is stored where that is cheap.
+    #[test]
+    fn the_pace_follows_from_step_time_and_cost() {
+        let mut cheap = Pace::new(0, None);
+        assert_eq!(stored(&mut cheap, 4, 1_000 * MS, 10 * MS), [1, 2, 3, 4]);
+        let mut dear = Pace::new(0, None);
+        // The first says what it costs; then every third: 25 ms of 3 s.
+        assert_eq!(stored(&mut dear, 8, 1_000 * MS, 25 * MS), [1, 4, 7]);
+        let mut known = Pace::new(0, dear.cost());
+        assert_eq!(stored(&mut known, 8, 1_000 * MS, 25 * MS), [3, 6]);
+        for (step, cost) in [(70, 3), (400, 4), (400, 5), (20_000, 900), (1, 50)] {
+            let (step, cost) = (step * MS, cost * MS);
+            let count = stored(&mut Pace::new(0, Some(cost)), 1_000, step, cost).len() as u32;
+            assert!(cost * count * 100 <= step * 1_000, "{count} of {step:?}");
+        }
+    }
+
+    /// Promise: an operator's number is kept, whatever it costs, from whatever step an attempt goes on.
+    #[test]
+    fn an_operators_number_is_kept() {
+        let mut pace = Pace::new(2, None);
+        assert!(pace.waits());
+        assert_eq!(stored(&mut pace, 5, MS, 1_000 * MS), [2, 4]);
+        let mut resumed = Pace::new(0, Some(20 * MS));
+        assert!(!resumed.due(6, 1_000 * MS), "one step after the latents that it began from");
+        assert!(resumed.due(7, 1_000 * MS));
+    }
+}
