@@ -175,7 +175,13 @@ impl Core {
         let StageNeed { stage, vram_bytes } = need;
         let same = |kind: &Kind| kind.model == model && kind.stage == stage;
         let at = self.state.kinds.iter().position(same).unwrap_or_else(|| {
-            self.state.kinds.push(Kind { model, stage, vram_bytes, paused_until: None, relearn: 0 });
+            self.state.kinds.push(Kind {
+                model,
+                stage,
+                vram_bytes,
+                paused_until: None,
+                relearn: 0,
+            });
             self.state.kinds.len() - 1
         });
         at as KindIx

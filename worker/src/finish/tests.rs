@@ -355,11 +355,8 @@ fn marking() -> (zoetrope_mark::MarkKey, zoetrope_mark::MarkId, MarkOrder) {
     let mark = key.mark_of(3);
     let tiles = key.tiles(mark);
     let visible = Visible::Name("Zoetrope".into());
-    let order = MarkOrder {
-        pixels: mark::pack(&tiles.pixels),
-        sound: mark::pack(&tiles.sound),
-        visible,
-    };
+    let order =
+        MarkOrder { pixels: mark::pack(&tiles.pixels), sound: mark::pack(&tiles.sound), visible };
     (key, mark, order)
 }
 

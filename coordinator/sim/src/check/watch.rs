@@ -126,7 +126,8 @@ impl Watch {
             Input::ArtifactStored { held, artifact, .. } if !ignored => {
                 self.stored.entry(held.shard.job).or_default().push(*artifact);
             }
-            Input::ShardFinished { held, outputs, .. } if !ignored => {
+            // The last word of an attempt that was stopped says only that its gpu is free.
+            Input::ShardFinished { held, outputs, .. } if ended_well(out, held) => {
                 self.stored.entry(held.shard.job).or_default().extend(outputs);
             }
             Input::ShardFailed { held, cause: Cause::ArtifactMissing, .. } => {
@@ -314,6 +315,11 @@ impl Watch {
         hold!(from >= newest, "resumes: {shard} starts at step {from}, step {newest} is stored");
         Ok(())
     }
+}
+
+fn ended_well(out: &[Output], held: &Held) -> bool {
+    let well = |output: &Output| matches!(output, Output::AttemptEnded { held: of, cause: None, .. } if of == held);
+    out.iter().any(well)
 }
 
 fn step_of(role: Role) -> u32 {
