@@ -146,7 +146,7 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Link { connections: 10_000, stall_seconds: 120, load_seconds: 900, checkpoint_every: 0 }
+        Link { connections: 10_000, stall_seconds: 120, load_seconds: 900, checkpoint_every: 1 }
     }
 }
 

@@ -81,7 +81,9 @@ def attempts(job, history, found):
     found.hold(9, numbers == sorted(set(numbers)), f"{job}: latents {numbers} are not one of each step, in order")
     for attempt in history["attempts"]:
         if attempt["stage"] == "denoise":
-            newest = max((a["number"] for a in latents if a["attempt"] < attempt["attempt"]), default=0)
+            # An attempt that was re-attached has a number above that of what it stored before, and began before that.
+            before = [a for a in latents if a["attempt"] < attempt["attempt"] and a["stored_at_ms"] <= attempt["began_at_ms"]]
+            newest = max((a["number"] for a in before), default=0)
             found.hold(9, attempt["from_step"] == newest,
                        f"{job}: attempt {attempt['attempt']} began at step {attempt['from_step']}, {newest} were stored")
 

@@ -192,7 +192,7 @@ async fn short_trouble_is_waited_out_and_long_trouble_is_an_error_in_time() {
 async fn a_farm_on_a_bucket_keeps_the_clip_alone_and_after_deletion_nothing() {
     let server = Server::start(Kind::Moto).await;
     let farm = TestFarm::with(|config| {
-        config.limits.keep_unused_seconds = 0;
+        crate::store::keep_nothing(config);
         config.store = server.config("farm", server.address());
     })
     .await;

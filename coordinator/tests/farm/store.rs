@@ -15,7 +15,7 @@ use zoetrope_protocol::wire::{FromWorker, Held, Order};
 use zoetrope_sched::output::JobState;
 
 /// Nothing stays longer than it is needed.
-fn keep_nothing(config: &mut ServeConfig) {
+pub(crate) fn keep_nothing(config: &mut ServeConfig) {
     config.limits.keep_unused_seconds = 0;
     config.limits.keep_intermediate_seconds = 0;
     config.limits.keep_failed_seconds = 0;
@@ -46,6 +46,13 @@ async fn ended_with(farm: &TestFarm, job: JobId) -> Vec<ArtifactId> {
     stays
 }
 
+/// What the marks showed stays with the clip too, for look-ups.
+fn mark_record(order: &Order) -> Option<ArtifactId> {
+    order.mark.as_ref()?;
+    let record = crate::watermark::record(order, crate::worker::unsigned_clip());
+    Some(ArtifactId::of(&codec::encode(&record).expect("encodes")))
+}
+
 fn failed(order: &Order) -> FromWorker {
     let held = Held { shard: order.shard, fence: order.fence };
     let (cause, detail) = (Cause::EngineError, "a test's".to_owned());
@@ -70,10 +77,7 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
                 worker.fetch(input.artifact).await;
             }
             worker.carry_out(&order).await;
-            if order.mark.is_some() {
-                let record = crate::watermark::record(&order, crate::worker::unsigned_clip());
-                wanted.insert(ArtifactId::of(&codec::encode(&record).expect("encodes")));
-            }
+            wanted.extend(mark_record(&order));
         }
     }
     for job in [1, 2] {
@@ -128,11 +132,12 @@ async fn what_led_to_a_clip_stays_for_its_time() {
     .await;
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     farm.submit(submission(1)).await.expect("admitted");
-    let mut led = BTreeSet::new();
+    let (mut led, mut kept) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..3 {
         let order = worker.order().await;
         led.extend(order.inputs.iter().map(|input| input.artifact));
         worker.carry_out(&order).await;
+        kept.extend(mark_record(&order));
     }
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     farm.submit(submission(2)).await.expect("admitted");
@@ -150,9 +155,9 @@ async fn what_led_to_a_clip_stays_for_its_time() {
     farm.until(JobId(2), |view| matches!(view.state, JobState::Failed(_))).await;
     let farm = farm.restart().await;
     assert!(stored(&farm).await.is_superset(&led), "it is too early");
-    let clip = ended_with(&farm, JobId(1)).await;
+    kept.extend(ended_with(&farm, JobId(1)).await);
     // Both jobs have the same prompt, and the one that failed keeps it longer.
-    let prompt = ArtifactId::of(b"prompt");
-    until_stored(&farm, &clip.into_iter().chain([prompt]).collect()).await;
+    kept.insert(ArtifactId::of(b"prompt"));
+    until_stored(&farm, &kept).await;
     farm.running.stop().await;
 }

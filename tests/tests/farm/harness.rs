@@ -44,7 +44,26 @@ impl Farm {
 
     /// The same with further arguments of `zoetrope up`.
     pub async fn start_with(engine: Engine, workers: usize, more: &[&str]) -> Farm {
+        Farm::start_in(tempfile::tempdir().expect("a temporary folder"), engine, workers, more)
+            .await
+    }
+
+    /// The same with another farm's key of marks, so that the n-th clip of both carries the same mark.
+    pub async fn start_like(other: &Farm, engine: Engine, workers: usize, more: &[&str]) -> Farm {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = Path::new("data/watermark/mark.key");
+        let copy = folder.path().join(place);
+        std::fs::create_dir_all(copy.parent().expect("a folder")).expect("the folder");
+        std::fs::copy(other.folder.path().join(place), copy).expect("the key");
+        Farm::start_in(folder, engine, workers, more).await
+    }
+
+    async fn start_in(
+        folder: tempfile::TempDir,
+        engine: Engine,
+        workers: usize,
+        more: &[&str],
+    ) -> Farm {
         let mut arguments = ["--workers", &workers.to_string(), "--listen", "127.0.0.1:0"]
             .map(str::to_owned)
             .to_vec();

@@ -53,6 +53,8 @@ async fn chain(farm: &Farm, id: &str) -> BTreeMap<(String, u64), String> {
         let before = |artifact: &&Value| {
             artifact["role"] == "latents"
                 && number(&artifact["attempt"]) < number(&attempt["attempt"])
+                // A re-attached attempt has a newer number than what it stored before, and began before that.
+                && number(&artifact["stored_at_ms"]) <= number(&attempt["began_at_ms"])
         };
         let made = list("artifacts");
         let newest = made.iter().filter(before).map(|a| number(&a["number"])).max().unwrap_or(0);
