@@ -385,7 +385,7 @@ impl ServeConfig {
         let tls = !ca_file.as_os_str().is_empty() || !certificate_file.as_os_str().is_empty();
         let scheme = if tls { "https://" } else { "http" };
         let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        let rows: [(&str, bool, &str); 11] = [
+        let rows: [(&str, bool, &str); 10] = [
             (
                 "cluster.endpoints",
                 (1..=16).contains(&endpoints.len()),
@@ -412,13 +412,6 @@ impl ServeConfig {
                 "cluster.store",
                 !store.as_os_str().is_empty() || self.store.is_bucket(),
                 "a folder that every coordinator reaches, unless store.place is a bucket",
-            ),
-            (
-                "provenance.signer",
-                !store.as_os_str().is_empty()
-                    || self.provenance.signer.is_some()
-                    || self.provenance.chain.is_some(),
-                "set, or chain, key and root: without cluster.store coordinators share no folder for certificates",
             ),
             (
                 "store.place",

@@ -188,16 +188,16 @@ impl Fsck {
         let own = self.clone();
         tokio::spawn(async move {
             let run = Run { fsck: own.clone(), farm, options };
-            let ended = run.all().await;
+            // On a task of its own, so that its end is told however it ends.
+            let ended = tokio::spawn(async move { run.all().await }).await;
+            let error = match ended {
+                Ok(ended) => ended.err().map(|error| error.to_string()),
+                Err(error) => Some(format!("it broke off: {error}")),
+            };
             let mut report = own.lock();
             report.step = "";
-            match ended {
-                Ok(()) => report.state = "done",
-                Err(error) => {
-                    report.state = "failed";
-                    report.error = Some(error.to_string());
-                }
-            }
+            report.state = if error.is_none() { "done" } else { "failed" };
+            report.error = error;
             let Report { jobs, artifacts, problems, repaired, .. } = *report;
             tracing::info!(state = report.state, jobs, artifacts, problems, repaired, "fsck");
         });
@@ -417,7 +417,11 @@ fn proven(listed: &Listed, assets: &Assets) -> bool {
     let proofs = listed.proofs.as_ref();
     let signed = proofs.and_then(|proofs| proofs.signed.as_ref());
     let moderated = proofs.and_then(|proofs| proofs.moderated.as_ref());
-    signed.zip(moderated).is_some_and(|(signed, moderated)| {
-        signed.file == assets.video.artifact && moderated.file == signed.unsigned
+    let marked = proofs.and_then(|proofs| proofs.marked.as_ref());
+    signed.zip(moderated).zip(marked).is_some_and(|((signed, moderated), marked)| {
+        let unsigned = signed.unsigned;
+        signed.file == assets.video.artifact
+            && moderated.file == unsigned
+            && marked.file == unsigned
     })
 }

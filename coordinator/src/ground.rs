@@ -9,6 +9,7 @@ use crate::journal::{self, JournalError, Recovered};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::provenance::settings::OwnCertificates;
 use crate::store::{Store, Writers};
 use anyhow::{Context, anyhow};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Ground {
     pub authority: Box<dyn Documents>,
     /// The API keys' document.
     pub keys: Box<dyn Documents>,
+    /// The certificates that clips are signed under, if the farm makes its own.
+    pub certificates: OwnCertificates,
     /// The secret of share links.
     pub links: Box<dyn Documents>,
     /// The document of the watermark's key.
@@ -63,6 +66,7 @@ impl Ground {
             journal: Box::new(move || journal::open(&folder, accept_loss)),
             authority: Box::new(Folder(data.join("ca"))),
             keys: Box::new(Folder(data.clone())),
+            certificates: OwnCertificates::Folder(data.join("provenance")),
             links: Box::new(Folder(data.clone())),
             mark: Box::new(Folder(data.join("watermark"))),
             store: store(config, Writers::One)?,
@@ -142,9 +146,14 @@ impl Common {
         };
         let accept_loss = config.accept_journal_loss;
         let folder = &config.cluster.store;
-        let progress = match folder.as_os_str().is_empty() {
-            true => Kept::Store(store.clone()),
-            false => Kept::File(folder.join("progress")),
+        // Without a folder that all reach, what lay there lies with the other documents, or in the store.
+        let (progress, certificates) = if folder.as_os_str().is_empty() {
+            let root = config.data.join("provenance/root.pem");
+            let documents = Box::new(documents.clone());
+            (Kept::Store(store.clone()), OwnCertificates::Documents { documents, root })
+        } else {
+            let certificates = folder.join("provenance");
+            (Kept::File(folder.join("progress")), OwnCertificates::Folder(certificates))
         };
         Ok(Ground {
             models: self.models.clone(),
@@ -152,6 +161,7 @@ impl Common {
             journal: Box::new(move || journal::shared::open(shared, accept_loss)),
             authority: Box::new(documents.clone()),
             keys: Box::new(documents.clone()),
+            certificates,
             links: Box::new(documents.clone()),
             mark: Box::new(documents),
             store,

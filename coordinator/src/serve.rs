@@ -158,7 +158,7 @@ pub async fn start(config: &ServeConfig) -> anyhow::Result<Running> {
 /// Whatever stops the farm from starting; a `JournalError::Deposed` among the causes says that another leads.
 pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Running> {
     let Ground { models, metrics, journal, authority, keys, links, store, .. } = ground;
-    let Ground { progress: kept, leadership, coordinators, mark, .. } = ground;
+    let Ground { progress: kept, leadership, coordinators, mark, certificates, .. } = ground;
     let looks = config.watermark.open()?;
     let epoch = config.watermark.epoch;
     let core = zoetrope_sched::Config::default();
@@ -184,9 +184,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let remote = remote.map(Remote::new).transpose()?;
     let desk = Arc::new(Desk::with(config.moderation.open()?, remote));
     // Coordinators of one farm must sign under one root, so theirs lies where all reach it.
-    let shared = &config.cluster.store;
-    let home = if shared.as_os_str().is_empty() { data } else { shared };
-    let provenance = config.provenance.open(home, metrics.clone())?;
+    let (settings, counts) = (config.provenance.clone(), metrics.clone());
+    let opened = tokio::task::spawn_blocking(move || settings.open(&certificates, counts));
+    let provenance = opened.await??;
     let root = provenance.root.clone();
     let mut roots = root.to_string();
     for path in &config.provenance.trust {

@@ -266,6 +266,8 @@ impl Store {
             .try_filter_map(|meta| async move {
                 Ok(meta.location.filename().and_then(|name| name.parse().ok()))
             })
+            // Those of a service break when they are asked again after their end.
+            .fuse()
             .boxed()
     }
 
@@ -278,6 +280,7 @@ impl Store {
                 let old = std::time::SystemTime::from(meta.last_modified) <= before;
                 Ok(meta.location.filename().filter(|_| old).and_then(|name| name.parse().ok()))
             })
+            .fuse()
             .boxed()
     }
 
@@ -343,6 +346,7 @@ impl Store {
                 let name = meta.location.filename().and_then(|name| name.strip_suffix(".json"));
                 Ok(name.and_then(|name| name.parse().ok()))
             })
+            .fuse()
             .boxed()
     }
 

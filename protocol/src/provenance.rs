@@ -29,7 +29,7 @@ pub struct Terms {
     pub license: String,
     /// The seed.
     pub seed: u64,
-    /// Version of the policy that the clip was judged by; none where nothing judges.
+    /// Version of the policy that the farm judges by when it signs; none where nothing judges.
     pub policy: Option<String>,
     /// The marks in picture and sound that lead back to this manifest.
     pub marks: Vec<MarkBinding>,

@@ -12,7 +12,7 @@ use std::io::Cursor;
 pub const BYTES_MAX: usize = 20 << 20;
 /// The longest side.
 const SIDE_MAX: u32 = 16_384;
-/// The most pixels: 8K video has 33 million.
+/// The most pixels, of all frames together: 8K video has 33 million in one.
 const PIXELS_MAX: u64 = 40_000_000;
 /// Memory of a decoder: such a picture with four 16-bit channels.
 const ALLOC_MAX: u64 = 512 << 20;
@@ -42,8 +42,13 @@ pub enum ImageError {
         height: u32,
     },
     /// Too many frames.
-    #[error("the animation has more than {ANIMATION_FRAMES_MAX} frames")]
+    #[error(
+        "the animation has more than {ANIMATION_FRAMES_MAX} frames, or more than {PIXELS_MAX} pixels in all of them"
+    )]
     Frames,
+    /// Several pictures in a format of which we read the first alone.
+    #[error("an animated PNG or WebP is not looked at: send a GIF, or its frames one by one")]
+    Animated,
     /// Broken.
     #[error("the image cannot be decoded: {0}")]
     Decode(String),
@@ -65,6 +70,9 @@ pub fn pictures(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     }
     if let Some(behind) = behind(format, bytes) {
         return Err(ImageError::Polyglot(behind));
+    }
+    if is_animated(format, bytes) {
+        return Err(ImageError::Animated);
     }
     let decode = |e: image::ImageError| ImageError::Decode(e.to_string());
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -97,7 +105,14 @@ fn animation(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     decoder.set_limits(limits()).map_err(decode)?;
     let (width, height) = decoder.dimensions();
     let each = (u64::from(width) * u64::from(height)).max(1);
-    let most = ANIMATION_FRAMES_MAX.min((4 * PIXELS_MAX / each) as usize).max(1);
+    let most = ANIMATION_FRAMES_MAX.min((PIXELS_MAX / each) as usize).max(1);
+    // Before the first is decoded: a frame of a few bytes takes as long as its canvas is large.
+    let Some((_, frames)) = gif_layout(bytes) else {
+        return Err(ImageError::Decode("the animation has no end".into()));
+    };
+    if frames > most {
+        return Err(ImageError::Frames);
+    }
     let mut pictures = Vec::new();
     for frame in decoder.into_frames() {
         if pictures.len() == most {
@@ -124,11 +139,11 @@ fn on_white(picture: &DynamicImage) -> RgbImage {
 
 /// Bytes behind the end of the picture, where the format says where that is and there are more than a pad.
 fn behind(format: ImageFormat, bytes: &[u8]) -> Option<usize> {
-    let last =
-        |mark: &[u8]| bytes.windows(mark.len()).rposition(|w| w == mark).map(|at| at + mark.len());
     let end = match format {
-        ImageFormat::Png => last(b"IEND\xae\x42\x60\x82")?,
-        ImageFormat::Jpeg => last(b"\xff\xd9")?,
+        ImageFormat::Png => png_chunk(bytes, b"IEND")?,
+        ImageFormat::Gif => gif_layout(bytes)?.0,
+        // The last mark, not the first: telephones put a second picture, for large screens, behind the first.
+        ImageFormat::Jpeg => bytes.windows(2).rposition(|w| w == b"\xff\xd9")? + 2,
         ImageFormat::WebP => {
             let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))?;
             (length as usize).checked_add(8)?
@@ -136,6 +151,56 @@ fn behind(format: ImageFormat, bytes: &[u8]) -> Option<usize> {
         _ => return None,
     };
     bytes.len().checked_sub(end).filter(|behind| *behind > 16)
+}
+
+/// Whether a PNG or WebP has pictures behind its first.
+fn is_animated(format: ImageFormat, bytes: &[u8]) -> bool {
+    match format {
+        ImageFormat::Png => png_chunk(bytes, b"acTL").is_some(),
+        // The extended format, and its flag.
+        ImageFormat::WebP => {
+            bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0)
+        }
+        _ => false,
+    }
+}
+
+/// Where the first chunk of this kind ends; none if there is none.
+fn png_chunk(bytes: &[u8], kind: &[u8; 4]) -> Option<usize> {
+    let mut at = 8usize;
+    loop {
+        let head = bytes.get(at..at.checked_add(8)?)?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let end = at.checked_add(12)?.checked_add(length)?;
+        match &head[4..] {
+            found if found == kind => return Some(end),
+            b"IEND" => return None,
+            _ => at = end,
+        }
+    }
+}
+
+/// Where the trailer of a GIF ends, and how many frames stand before it; none if there is none.
+fn gif_layout(bytes: &[u8]) -> Option<(usize, usize)> {
+    // A table of colours, by the byte that says whether there is one and how large it is.
+    let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
+    let (mut at, mut frames) = (13 + table(*bytes.get(10)?), 0);
+    loop {
+        match bytes.get(at)? {
+            b',' => {
+                at += 11 + table(*bytes.get(at + 9)?);
+                frames += 1;
+            }
+            b'!' => at += 2,
+            b';' => return Some((at + 1, frames)),
+            _ => return None,
+        }
+        // Blocks of up to 255 bytes, each with its length, up to an empty one.
+        while *bytes.get(at)? != 0 {
+            at += 1 + usize::from(bytes[at]);
+        }
+        at += 1;
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,11 @@ fn other_formats_and_two_files_in_one_are_refused() {
     let mut two = png(8, 8);
     two.extend_from_slice(b"PK\x03\x04 a zip archive stands behind the picture");
     assert!(matches!(pictures(&two), Err(ImageError::Polyglot(_))));
+    // Also if it ends as a picture does.
+    two.extend_from_slice(&png(8, 8)[png(8, 8).len() - 12..]);
+    assert!(matches!(pictures(&two), Err(ImageError::Polyglot(_))));
+    let script = [&gif(2)[..], b"/* <script>alert(1)</script> */;"].concat();
+    assert!(matches!(pictures(&script), Err(ImageError::Polyglot(_))));
     let mut cut = png(8, 8);
     cut.truncate(cut.len() / 2);
     assert!(pictures(&cut).is_err());

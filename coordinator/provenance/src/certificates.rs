@@ -1,6 +1,7 @@
 //! The farm's own certificates for signing: a root, an intermediate, and the leaf whose key signs claims.
 //!
-//! Made at the first start; private keys are files of mode 0600, and never leave the process that reads them.
+//! Made at the first start; private keys are files of mode 0600, or lie sealed where the farm keeps its documents
+//! ([`Shelf`]), and never leave the process that reads them.
 //! The leaf holds a year and is renewed a month before its end. An operator with a certificate of a public trust
 //! list names files instead. Profiles as C2PA wants them: P-256, SHA-256, key identifiers in each.
 
@@ -28,6 +29,13 @@ const DOCUMENT_SIGNING: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 36];
 const C2PA_SIGNING: &[u64] = &[1, 3, 6, 1, 4, 1, 62_558, 2, 1];
 /// A chain of certificates as a file: three of 2 KB are usual.
 const FILE_BYTES_MAX: u64 = 256 << 10;
+/// The names of the farm's own certificates and keys.
+const ROOT: &str = "root.pem";
+const ROOT_KEY: &str = "root.key.pem";
+const INTERMEDIATE: &str = "intermediate.pem";
+const INTERMEDIATE_KEY: &str = "intermediate.key.pem";
+const CHAIN: &str = "chain.pem";
+const KEY: &str = "leaf.key.pem";
 /// Certificates of a chain, the root left out.
 const CHAIN_MAX: usize = 5;
 
@@ -76,6 +84,45 @@ pub struct Files {
     pub root: PathBuf,
 }
 
+/// Where the farm's own certificates and keys are kept. All calls block.
+pub trait Shelf {
+    /// A text, if there is one.
+    ///
+    /// # Errors
+    /// Those of the place; one that is there and cannot be read is never told as absent.
+    fn read(&self, name: &str) -> std::io::Result<Option<Vec<u8>>>;
+
+    /// Replaces a text, durably, and so that nobody else can read it.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn write(&self, name: &str, text: &[u8]) -> std::io::Result<()>;
+
+    /// Where a text is, for a person.
+    fn place(&self, name: &str) -> PathBuf;
+}
+
+/// A shelf that is a folder.
+struct Folder<'a>(&'a Path);
+
+impl Shelf for Folder<'_> {
+    fn read(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.place(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        write(&self.place(name), bytes)
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
 impl Credential {
     /// The farm's own certificates in a folder; made there if it is empty, the leaf renewed when it is due.
     ///
@@ -84,14 +131,27 @@ impl Credential {
     pub fn open(folder: &Path) -> Result<Credential, CredentialError> {
         let io = |source| CredentialError::Io { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(io)?;
-        let files = own(folder);
-        if !files.root.exists() {
-            make_authority(folder)?;
+        Credential::open_on(&Folder(folder))
+    }
+
+    /// The same on any shelf.
+    ///
+    /// # Errors
+    /// As [`Credential::open`].
+    pub fn open_on(shelf: &dyn Shelf) -> Result<Credential, CredentialError> {
+        if kept(shelf, ROOT)?.is_none() {
+            make_authority(shelf)?;
         }
-        if !files.chain.exists() || days_left(&files.chain)? < RENEW_DAYS {
-            rotate(folder)?;
+        let due = match kept(shelf, CHAIN)? {
+            None => true,
+            Some(chain) => days_left(&shelf.place(CHAIN), &chain)? < RENEW_DAYS,
+        };
+        if due {
+            rotate_on(shelf)?;
         }
-        Credential::read(&files)
+        let files =
+            Files { chain: shelf.place(CHAIN), key: shelf.place(KEY), root: shelf.place(ROOT) };
+        Credential::of(&files, &there(shelf, CHAIN)?, &there(shelf, KEY)?, there(shelf, ROOT)?)
     }
 
     /// An operator's certificate.
@@ -99,17 +159,25 @@ impl Credential {
     /// # Errors
     /// `File` says what is wrong; `Io`.
     pub fn read(files: &Files) -> Result<Credential, CredentialError> {
+        let (chain, key, root) = (text(&files.chain)?, text(&files.key)?, text(&files.root)?);
+        Credential::of(files, &chain, &key, root)
+    }
+
+    fn of(
+        files: &Files,
+        chain: &str,
+        key: &str,
+        root: String,
+    ) -> Result<Credential, CredentialError> {
         let wrong =
             |path: &Path, reason: String| CredentialError::File { path: path.into(), reason };
-        let chain = certificates(&files.chain)?;
-        let root = text(&files.root)?;
-        certificates(&files.root)?;
+        let chain = certificates(&files.chain, chain)?;
+        certificates(&files.root, &root)?;
         if !(1..=CHAIN_MAX).contains(&chain.len()) {
             let reason = format!("{} certificates; 1 to {CHAIN_MAX}, leaf first", chain.len());
             return Err(wrong(&files.chain, reason));
         }
-        let key = text(&files.key)?;
-        let key = KeyPair::from_pem(&key).map_err(|e| wrong(&files.key, e.to_string()))?;
+        let key = KeyPair::from_pem(key).map_err(|e| wrong(&files.key, e.to_string()))?;
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_FIXED_SIGNING,
@@ -153,13 +221,25 @@ pub fn fingerprint(pem: &str) -> Option<[u8; 32]> {
     Some(Sha256::digest(&first.contents).into())
 }
 
-/// The files of the farm's own certificates.
-pub fn own(folder: &Path) -> Files {
-    Files {
-        chain: folder.join("chain.pem"),
-        key: folder.join("leaf.key.pem"),
-        root: folder.join("root.pem"),
-    }
+/// A text that is there and not empty.
+fn kept(shelf: &dyn Shelf, name: &str) -> Result<Option<String>, CredentialError> {
+    let path = || shelf.place(name);
+    let read = shelf.read(name).map_err(|source| CredentialError::Io { path: path(), source })?;
+    let Some(bytes) = read.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| CredentialError::File { path: path(), reason: "no PEM".into() })
+}
+
+/// The same of one that must be there.
+fn there(shelf: &dyn Shelf, name: &str) -> Result<String, CredentialError> {
+    let reason = || "it is not there".to_owned();
+    kept(shelf, name)?
+        .ok_or_else(|| CredentialError::File { path: shelf.place(name), reason: reason() })
+}
+
+fn keep(shelf: &dyn Shelf, name: &str, text: &str) -> Result<(), CredentialError> {
+    let io = |source| CredentialError::Io { path: shelf.place(name), source };
+    shelf.write(name, text.as_bytes()).map_err(io)
 }
 
 /// A new leaf with a new key, from the same intermediate; the old leaf's certificate is kept, its key is not.
@@ -168,31 +248,35 @@ pub fn own(folder: &Path) -> Files {
 /// # Errors
 /// `File`, `Io`, `Make`.
 pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
-    let files = own(folder);
-    let (certificate, key) = (folder.join("intermediate.pem"), folder.join("intermediate.key.pem"));
+    rotate_on(&Folder(folder))
+}
+
+/// The same on any shelf.
+///
+/// # Errors
+/// As [`rotate`].
+pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
+    let (certificate, key) = (shelf.place(INTERMEDIATE), shelf.place(INTERMEDIATE_KEY));
     let wrong = |path: &Path, e: rcgen::Error| CredentialError::File {
         path: path.into(),
         reason: e.to_string(),
     };
-    let pem = text(&certificate)?;
-    let key = KeyPair::from_pem(&text(&key)?).map_err(|e| wrong(&key, e))?;
+    let pem = there(shelf, INTERMEDIATE)?;
+    let key = KeyPair::from_pem(&there(shelf, INTERMEDIATE_KEY)?).map_err(|e| wrong(&key, e))?;
     let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| wrong(&certificate, e))?;
     let leaf_key = KeyPair::generate()?;
     let leaf = leaf_params().signed_by(&leaf_key, &issuer)?;
-    if let Ok(old) = std::fs::read(&files.chain) {
+    if let Some(old) = kept(shelf, CHAIN)? {
         let name = format!("retired-{}.pem", hex::encode(&Sha256::digest(&old)[..8]));
-        write(&folder.join(name), &old)?;
+        keep(shelf, &name, &old)?;
+        // The key first: where no chain is found at the next start, a new leaf is made.
+        keep(shelf, CHAIN, "")?;
     }
-    // The key first: a chain without its key is found at the next start, and a new leaf made.
-    if files.chain.exists() {
-        let io = |source| CredentialError::Io { path: files.chain.clone(), source };
-        std::fs::remove_file(&files.chain).map_err(io)?;
-    }
-    write(&files.key, leaf_key.serialize_pem().as_bytes())?;
-    write(&files.chain, format!("{}{pem}", leaf.pem()).as_bytes())
+    keep(shelf, KEY, &leaf_key.serialize_pem())?;
+    keep(shelf, CHAIN, &format!("{}{pem}", leaf.pem()))
 }
 
-fn make_authority(folder: &Path) -> Result<(), CredentialError> {
+fn make_authority(shelf: &dyn Shelf) -> Result<(), CredentialError> {
     let root_key = KeyPair::generate()?;
     let root_params = authority_params(
         "Zoetrope farm provenance root",
@@ -208,11 +292,11 @@ fn make_authority(folder: &Path) -> Result<(), CredentialError> {
         INTERMEDIATE_DAYS,
     );
     let intermediate = params.signed_by(&key, &issuer)?;
-    write(&folder.join("intermediate.key.pem"), key.serialize_pem().as_bytes())?;
-    write(&folder.join("intermediate.pem"), intermediate.pem().as_bytes())?;
-    write(&folder.join("root.key.pem"), issuer.key().serialize_pem().as_bytes())?;
+    keep(shelf, INTERMEDIATE_KEY, &key.serialize_pem())?;
+    keep(shelf, INTERMEDIATE, &intermediate.pem())?;
+    keep(shelf, ROOT_KEY, &issuer.key().serialize_pem())?;
     // Last: it says that the others are complete.
-    write(&own(folder).root, root.pem().as_bytes())
+    keep(shelf, ROOT, &root.pem())
 }
 
 fn authority_params(name: &str, constraints: BasicConstraints, days: i64) -> CertificateParams {
@@ -247,18 +331,17 @@ fn named(name: &str, days: i64) -> CertificateParams {
     params
 }
 
-fn days_left(chain: &Path) -> Result<i64, CredentialError> {
-    let wrong = |reason: String| CredentialError::File { path: chain.into(), reason };
-    let all = certificates(chain)?;
+fn days_left(path: &Path, chain: &str) -> Result<i64, CredentialError> {
+    let wrong = |reason: String| CredentialError::File { path: path.into(), reason };
+    let all = certificates(path, chain)?;
     let leaf = all.first().ok_or_else(|| wrong("no certificate".into()))?;
     let (_, leaf) =
         x509_parser::parse_x509_certificate(leaf).map_err(|error| wrong(error.to_string()))?;
     Ok(leaf.validity().time_to_expiration().map_or(0, |left| left.whole_days()))
 }
 
-fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CredentialError> {
+fn certificates(path: &Path, pem: &str) -> Result<Vec<Vec<u8>>, CredentialError> {
     let wrong = |reason: String| CredentialError::File { path: path.into(), reason };
-    let pem = text(path)?;
     let mut all = Vec::new();
     for block in x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()) {
         let block = block.map_err(|error| wrong(format!("no PEM: {error}")))?;
@@ -281,8 +364,7 @@ fn text(path: &Path) -> Result<String, CredentialError> {
 }
 
 /// Writes a file that only its owner may read, and makes it durable.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), CredentialError> {
-    let io = |source| CredentialError::Io { path: path.into(), source };
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let draft = path.with_extension("draft");
     let mut options = std::fs::File::options();
     options.write(true).create(true).truncate(true);
@@ -291,10 +373,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), CredentialError> {
         use std::os::unix::fs::OpenOptionsExt;
         options.mode(0o600);
     }
-    let mut file = options.open(&draft).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.sync_all().map_err(io)?;
-    std::fs::rename(&draft, path).map_err(io)?;
+    let mut file = options.open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all())
 }

@@ -32,7 +32,7 @@ pub(super) struct Marking {
     /// Orders that wait for their tiles.
     orders: std::collections::BTreeMap<JobId, (Instant, WorkerId, Held)>,
     /// Clips whose marks are being read.
-    clips: std::collections::BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
+    clips: std::collections::BTreeMap<JobId, (Instant, Fence, ArtifactId, Vec<ArtifactRef>)>,
 }
 
 impl DispatchState {
@@ -129,7 +129,7 @@ impl DispatchState {
         let back = self.myself.clone();
         let message = WatermarkMsg::Read { job, fence, record, clip, issued, audio, back };
         if self.ask_watermark(message) {
-            self.marking.clips.insert(job, (Instant::now(), fence, outputs.to_vec()));
+            self.marking.clips.insert(job, (Instant::now(), fence, clip, outputs.to_vec()));
         } else {
             self.not_marked(job, Cause::DependencyDown);
         }
@@ -150,17 +150,17 @@ impl DispatchState {
         result: Result<MarkedProof, MarkFault>,
     ) {
         // An answer that comes after its time, or of an attempt before, is nobody's.
-        let Some((_, of, outputs)) = self.marking.clips.remove(&job) else { return };
+        let Some((_, of, clip, outputs)) = self.marking.clips.remove(&job) else { return };
         if of != fence {
             return;
         }
         match result {
             Ok(proof) => {
                 let issued = self.books.table.marks().of(job);
-                if issued.is_some_and(|issued| issued.mark == proof.mark) {
+                if issued.is_some_and(|issued| issued.mark == proof.mark) && proof.file == clip {
                     self.publish(job, fence, &outputs, Some(proof));
                 } else {
-                    tracing::error!(%job, "the watermark sidecar read a mark that is not this job's");
+                    tracing::error!(%job, "the watermark sidecar read a mark, or a file, that is not this job's");
                     self.not_marked(job, Cause::DependencyDown);
                 }
             }

@@ -34,7 +34,7 @@ impl DispatchState {
             model: row.resolved_model.clone().unwrap_or_else(|| render.model.clone()),
             license: model.manifest.license.clone(),
             seed: render.seed,
-            policy: None,
+            policy: Some(self.policy.to_string()),
             marks: self.bindings(job, render.audio),
             origin: Origin::Generated,
             signature_bytes: SIGNATURE_BYTES,

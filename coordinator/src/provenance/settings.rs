@@ -2,11 +2,13 @@
 
 use super::{ProvenanceArguments, SignerSource};
 use crate::config::ConfigError;
+use crate::documents::Documents;
 use crate::metrics::Metrics;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zoetrope_provenance::certificates::Shelf;
 use zoetrope_provenance::{Credential, Signer, certificates};
 
 /// Who signs clips, and whom readers must trust.
@@ -23,6 +25,45 @@ pub struct Provenance {
     pub root: Option<PathBuf>,
     /// Roots of others whose clips count as trusted where files are checked, PEM. Our own is always among them.
     pub trust: Vec<PathBuf>,
+}
+
+/// Where the farm's own certificates are, if it makes them.
+pub enum OwnCertificates {
+    /// In a folder, which every coordinator of the farm reaches.
+    Folder(PathBuf),
+    /// Among the farm's documents.
+    Documents {
+        /// These.
+        documents: Box<dyn Documents>,
+        /// The file with the root, which is no secret, for whoever is to trust it.
+        root: PathBuf,
+    },
+}
+
+/// What stands before their names there.
+const DRAWER: &str = "provenance-";
+
+struct Drawer<'a>(&'a dyn Documents);
+
+impl Shelf for Drawer<'_> {
+    fn read(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        self.0.read(&format!("{DRAWER}{name}"))
+    }
+
+    fn write(&self, name: &str, text: &[u8]) -> std::io::Result<()> {
+        self.0.write(&format!("{DRAWER}{name}"), text)
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.0.place(&format!("{DRAWER}{name}"))
+    }
+}
+
+fn show(file: &Path, pem: &str) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(file, pem)
 }
 
 impl Provenance {
@@ -55,11 +96,15 @@ impl Provenance {
         }
     }
 
-    /// What the provenance sidecar needs. Makes the farm's own certificates at the first start.
+    /// What the provenance sidecar needs; blocking. Makes the farm's own certificates at the first start.
     ///
     /// # Errors
     /// If a file is not what it must be: which, and why.
-    pub fn open(&self, data: &Path, metrics: Arc<Metrics>) -> anyhow::Result<ProvenanceArguments> {
+    pub fn open(
+        &self,
+        own: &OwnCertificates,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<ProvenanceArguments> {
         let (source, root) = match (&self.signer, &self.chain, &self.key, &self.root) {
             (Some(socket), _, _, Some(root)) => {
                 let pem = std::fs::read_to_string(root)
@@ -73,7 +118,15 @@ impl Provenance {
                 (SignerSource::Here(Arc::new(Signer::new(credential))), root)
             }
             _ => {
-                let credential = Credential::open(&data.join("provenance"))?;
+                let credential = match own {
+                    OwnCertificates::Folder(folder) => Credential::open(folder)?,
+                    OwnCertificates::Documents { documents, root } => {
+                        let credential = Credential::open_on(&Drawer(&**documents))?;
+                        show(root, &credential.root)
+                            .with_context(|| format!("cannot write {}", root.display()))?;
+                        credential
+                    }
+                };
                 let root = credential.root.clone();
                 (SignerSource::Here(Arc::new(Signer::new(credential))), root)
             }

@@ -13,8 +13,17 @@ use zoetrope_sched::output::JobState;
 
 fn child<M: ractor::Message>(farm: &TestFarm) -> ActorCell {
     let root = farm.running.dispatch.get_cell().try_get_supervisor().expect("a root");
+    child_of::<M>(&root)
+}
+
+fn child_of<M: ractor::Message>(parent: &ActorCell) -> ActorCell {
     let is = |cell: &ActorCell| cell.is_message_type_of::<M>() == Some(true);
-    root.get_children().into_iter().find(is).expect("a child of this kind")
+    parent.get_children().into_iter().find(is).expect("a child of this kind")
+}
+
+/// Kills the sidecar that is told such messages; its supervisor starts another one, which says that it is there.
+pub(crate) fn kill_sidecar<M: ractor::Message>(farm: &TestFarm) {
+    child_of::<M>(&child::<SidecarSupMsg>(farm)).kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

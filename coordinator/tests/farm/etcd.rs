@@ -18,14 +18,14 @@ use zoetrope_coordinator::metrics::Metrics;
 use zoetrope_coordinator::store::Store;
 
 /// A real etcd, on a port and in a folder of its own.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     folder: TempDir,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Server {
-    fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let folder = tempfile::tempdir().expect("temporary folder");
         let port = || {
             let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -47,7 +47,7 @@ impl Server {
         Server { process, folder, url: client }
     }
 
-    fn client(&self) -> Etcd {
+    pub(crate) fn client(&self) -> Etcd {
         let options = EtcdOptions {
             endpoints: vec![self.url.clone()],
             prefix: "test".to_owned(),
@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// A new leader, whatever the last one thinks.
-    async fn elect(&self, etcd: &Etcd) -> Arc<Leadership> {
+    pub(crate) async fn elect(&self, etcd: &Etcd) -> Arc<Leadership> {
         let began = Instant::now();
         let lease = loop {
             match etcd.grant(Duration::from_secs(600)).await {

@@ -160,6 +160,24 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     farm.running.stop().await;
 }
 
+/// In a bucket too: one page of names is the last, and says so once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_checked_as_a_folder_is() {
+    let server = crate::bucket::Server::start(crate::bucket::Kind::Moto).await;
+    let farm = TestFarm::with(|config| config.store = server.config("", server.address())).await;
+    assert_eq!(check(&farm, false, false).await.problems, 0, "nothing is there");
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    complete(&farm, &mut worker, 1).await;
+    let clean = check(&farm, false, false).await;
+    assert_eq!((clean.problems, clean.jobs), (0, 1), "{:?}", clean.findings);
+    farm.running.store.unpublish(JobId(1)).await.expect("removes");
+    farm.running.store.publish(JobId(99), b"{}".to_vec()).await.expect("writes");
+    let wrong = BTreeMap::from([(Fault::PointerMissing, 1), (Fault::PointerStale, 1)]);
+    assert_eq!(faults(&check(&farm, true, false).await), wrong);
+    assert_eq!(check(&farm, false, false).await.problems, 0);
+    farm.running.stop().await;
+}
+
 /// A deletion whose files were not gone yet when the farm died is done by the next start: no byte is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deleted_is_gone_also_after_a_crash_in_between() {

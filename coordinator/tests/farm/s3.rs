@@ -2,13 +2,16 @@
 //! and nothing is lost or published twice.
 
 use crate::bucket::{Kind, Proxy, Server, Trouble};
-use crate::worker::{Worker, facts, held};
+use crate::worker::{Papers, Worker, facts, held, identity};
 use crate::{TestFarm, submission};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zoetrope_coordinator::config::ServeConfig;
+use zoetrope_coordinator::ground::Common;
+use zoetrope_coordinator::serve;
 use zoetrope_coordinator::store::{Conditional, Store, StoreError, Writers};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::wire::FromWorker;
@@ -236,6 +239,80 @@ async fn a_publication_waits_for_a_bucket_that_is_away_and_comes_once() {
     let store = open(&server, "farm");
     let pointers: Vec<JobId> = store.pointers().try_collect().await.expect("lists");
     assert_eq!(pointers.len(), 2);
+    farm.running.stop().await;
+}
+
+/// Two coordinators share an etcd and a bucket and no folder: the second goes on where the first was, and signs under
+/// the same root.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_coordinators_on_a_bucket_need_no_folder() {
+    let (etcd, bucket) = (crate::etcd::Server::start(), Server::start(Kind::Moto).await);
+    let client = etcd.client();
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("temporary folder"));
+    std::fs::write(folders[0].path().join("secret"), "7".repeat(64)).expect("writes");
+    let config = |own: usize| {
+        let text = format!(
+            "link_listen = \"127.0.0.1:0\"\n[journal]\nstore = \"etcd\"\n[cluster]\nprefix = \"test\"\n\
+             endpoints = [\"{}\"]\nsecret_file = \"{}\"\n",
+            etcd.url,
+            folders[0].path().join("secret").display(),
+        );
+        let mut config: ServeConfig = toml::from_str(&text).expect("parses");
+        let folder = folders[own].path();
+        config.data = folder.to_owned();
+        config.moderation.policy = Some(crate::moderation::policy(folder));
+        config.store = bucket.config("farm", bucket.address());
+        // The check wants a port that workers are told; here they are told none.
+        config.link_listen.set_port(1);
+        config.check().expect("is whole");
+        config.link_listen.set_port(0);
+        config
+    };
+    let mut roots = Vec::new();
+    let mut term = async |own: usize, folder: tempfile::TempDir| {
+        let config = config(own);
+        let leadership = etcd.elect(&client).await;
+        let mut checked = config.clone();
+        checked.link_listen.set_port(1);
+        let common = Common::new(&checked).expect("a cluster");
+        let links = tokio::sync::watch::channel(Vec::new()).1;
+        let ground = common.ground(&config, leadership, links).expect("a ground");
+        let running = serve::start_on(&config, ground).await.expect("starts");
+        roots.push(running.root.to_string());
+        TestFarm { folder, config, running }
+    };
+    let join = async |farm: &TestFarm, node: &str| {
+        // The authority writes to etcd, and waits.
+        let (authority, name) = (farm.running.authority.clone(), node.to_owned());
+        let issue = tokio::task::spawn_blocking(move || Papers::issue(&authority, &name));
+        let papers = issue.await.expect("issues");
+        Worker::connect(farm, &papers, identity(node, 1, 1), Vec::new()).await
+    };
+    let spare = || tempfile::tempdir().expect("temporary folder");
+    let farm = term(0, spare()).await;
+    let mut worker = join(&farm, "gpu-0").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    for _ in 0..2 {
+        let order = worker.order().await;
+        worker.carry_out(&order).await;
+    }
+    worker.order().await;
+    worker.die();
+    while farm.observe().await.links > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    farm.running.stop().await;
+    let farm = term(1, spare()).await;
+    let mut worker = join(&farm, "gpu-1").await;
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    assert_eq!(roots[0], roots[1], "one root for both");
+    for own in &folders {
+        let kept = std::fs::read_dir(own.path().join("provenance")).expect("a folder");
+        let names: Vec<_> = kept.map(|entry| entry.expect("an entry").file_name()).collect();
+        assert_eq!(names, ["root.pem"], "no key lies in a folder");
+    }
     farm.running.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! Promise: nothing is published that does not show its own mark; without the watermark sidecar jobs wait.
 
+use crate::actors::kill_sidecar;
+use crate::moderation::is_published;
 use crate::worker::{Worker, facts, held};
 use crate::{PATIENCE, TestFarm, submission};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use zoetrope_coordinator::dispatch::DispatchMsg;
-use zoetrope_coordinator::watermark::WatermarkMsg;
+use zoetrope_coordinator::watermark::{MarkFault, WatermarkMsg};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
@@ -126,17 +128,26 @@ async fn a_clip_that_does_not_show_its_mark_is_never_published() {
     farm.running.stop().await;
 }
 
-/// A sidecar that hangs, or says of every clip what it likes.
+/// A sidecar that hangs, or says what it likes.
 struct Liar;
 
 /// How a sidecar is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
+    /// Answers nothing.
     Hangs,
     /// Gives all jobs one mark.
     OneMark,
+    /// Gives a mark of a serial that nobody asked for.
+    OtherSerial,
     /// Has read a mark that nobody gave.
     OtherMark,
+    /// Has read the right mark, in another file.
+    OtherFile,
+    /// Has read nothing in a clip that is marked.
+    NoMark,
+    /// Cannot read, it says.
+    Down,
 }
 
 #[ractor::async_trait]
@@ -159,68 +170,184 @@ impl Actor for Liar {
         message: WatermarkMsg,
         lie: &mut Lie,
     ) -> Result<(), ActorProcessingErr> {
-        match (message, *lie) {
-            (WatermarkMsg::MakeTiles { request, back }, Lie::OneMark) => {
-                let issued = Issued { serial: request.serial, epoch: 0, mark: 7 };
+        match message {
+            WatermarkMsg::MakeTiles { request, back } => {
+                let serial = match lie {
+                    Lie::OneMark => request.serial,
+                    Lie::OtherSerial => request.serial + 7,
+                    _ => return Ok(()),
+                };
+                let issued = Issued { serial, epoch: 0, mark: 7 };
                 let visible = zoetrope_protocol::mark::Visible::Name("x".to_owned());
                 let mark = MarkOrder { pixels: vec![0; 512], sound: vec![0; 120], visible };
                 back.cast(DispatchMsg::TilesMade { request, issued, mark })?;
             }
-            (WatermarkMsg::Read { job, fence, clip, issued, back, .. }, Lie::OtherMark) => {
-                let proof = MarkedProof { file: clip, mark: issued.mark ^ 1 };
-                back.cast(DispatchMsg::MarksRead { job, fence, result: Ok(proof) })?;
+            WatermarkMsg::Read { job, fence, clip, issued, back, .. } => {
+                let read = |file, mark| Ok(MarkedProof { file, mark });
+                let result = match lie {
+                    Lie::OtherMark => read(clip, issued.mark ^ 1),
+                    Lie::OtherFile => read(ArtifactId([9; 32]), issued.mark),
+                    Lie::NoMark => Err(MarkFault::NoEvidence),
+                    Lie::Down => Err(MarkFault::Down),
+                    Lie::Hangs | Lie::OneMark | Lie::OtherSerial => return Ok(()),
+                };
+                back.cast(DispatchMsg::MarksRead { job, fence, result })?;
             }
-            _ => {}
+            WatermarkMsg::Observe(_) => {}
         }
         Ok(())
     }
 }
 
-#[tokio::test]
-async fn a_sidecar_that_is_down_hangs_or_lies_makes_jobs_wait() {
+impl Lie {
+    /// From now on this one is asked.
+    async fn begin(self, farm: &TestFarm) -> ActorRef<WatermarkMsg> {
+        let (liar, _) = Actor::spawn(None, Liar, self).await.expect("spawns");
+        farm.running.dispatch.cast(DispatchMsg::WatermarkUp(liar.clone())).expect("alive");
+        liar
+    }
+}
+
+const PUBLISH_FAILED: &str = "zoetrope_inputs_total{input=\"publish_failed\"}";
+const SHARD_FAILED: &str = "zoetrope_inputs_total{input=\"shard_failed\"}";
+/// The dispatch actor waits 30 s for a clip's marks, and 10 s for tiles.
+const HANG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Carries out what comes until the job is completed.
+async fn completes(farm: &TestFarm, worker: &mut Worker, job: JobId) {
+    let rest = async {
+        loop {
+            let order = worker.order().await;
+            worker.carry_out(&order).await;
+        }
+    };
+    let done = farm.until(job, |view| view.state == JobState::Completed);
+    tokio::select! {
+        _ = done => {}
+        () = rest => {}
+    }
+    assert!(is_published(farm, job));
+}
+
+/// What a sidecar says of a finished clip that cannot be so is no answer: the clip waits for a right one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_lies_about_a_clip_publishes_nothing_and_the_clip_waits() {
+    for lie in [Lie::OtherMark, Lie::OtherFile, Lie::Down] {
+        let farm = TestFarm::start().await;
+        let mut worker = Worker::fresh(&farm, "a").await;
+        farm.submit(submission(1)).await.expect("admitted");
+        // Once the real one has said that it is there, only the liar is asked.
+        let order = finish_order(&mut worker).await;
+        let liar = lie.begin(&farm).await;
+        worker.carry_out(&order).await;
+        seen(&farm, PUBLISH_FAILED, 2.0, PATIENCE).await;
+        assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress, "{lie:?}");
+        assert!(!is_published(&farm, JobId(1)), "{lie:?}");
+        liar.stop(None);
+        kill_sidecar::<WatermarkMsg>(&farm);
+        farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+        assert!(is_published(&farm, JobId(1)), "{lie:?}");
+        farm.running.stop().await;
+    }
+}
+
+/// A sidecar that finds no mark in a marked clip cannot be told from one that is right: the job ends, unpublished.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_denies_a_mark_ends_the_job() {
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
-    // Once the real one has said that it is there, only the liar is asked.
     farm.submit(submission(1)).await.expect("admitted");
     let order = finish_order(&mut worker).await;
-    let (liar, _) = Actor::spawn(None, Liar, Lie::OtherMark).await.expect("spawns");
-    farm.running.dispatch.cast(DispatchMsg::WatermarkUp(liar.clone())).expect("alive");
+    Lie::NoMark.begin(&farm).await;
     worker.carry_out(&order).await;
-    let failed = "zoetrope_inputs_total{input=\"publish_failed\"}";
-    seen(&farm, failed, 1.0).await;
-    assert!(farm.read(JobId(1)).await.assets.is_none());
-    liar.stop(None);
-
-    // One that is dead: no order to finish leaves.
-    let waits = "zoetrope_inputs_total{input=\"shard_failed\"}";
-    let (liar, task) = Actor::spawn(None, Liar, Lie::Hangs).await.expect("spawns");
-    liar.stop(None);
-    task.await.expect("stops");
-    farm.running.dispatch.cast(DispatchMsg::WatermarkUp(liar)).expect("alive");
-    farm.submit(submission(2)).await.expect("admitted");
-    for _ in 0..2 {
-        let order = worker.order().await;
-        worker.carry_out(&order).await;
-    }
-    seen(&farm, waits, 1.0).await;
-    assert_eq!(farm.read(JobId(2)).await.state, JobState::InProgress);
-
-    // One that gives every job the mark of another.
-    let (liar, _) = Actor::spawn(None, Liar, Lie::OneMark).await.expect("spawns");
-    farm.running.dispatch.cast(DispatchMsg::WatermarkUp(liar)).expect("alive");
-    farm.submit(submission(3)).await.expect("admitted");
-    let finish = finish_order(&mut worker).await;
-    assert_eq!(farm.metric("zoetrope_inputs_total{input=\"marked\"}"), 2.0, "the first is news");
-    assert!(farm.read(finish.shard.job).await.assets.is_none());
+    let view = farm.until(JobId(1), |view| matches!(view.state, JobState::Failed(_))).await;
+    assert_eq!(view.state, JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed)));
+    assert!(view.assets.is_none() && !is_published(&farm, JobId(1)));
     farm.running.stop().await;
 }
 
-async fn seen(farm: &TestFarm, line: &str, least: f64) {
+/// Without right tiles no order to finish leaves, so nothing is made that could be published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_dead_hangs_or_lies_about_tiles_makes_jobs_wait() {
+    for (lie, dies) in [(Lie::Hangs, true), (Lie::Hangs, false), (Lie::OtherSerial, false)] {
+        let farm = TestFarm::start().await;
+        let mut worker = Worker::fresh(&farm, "a").await;
+        farm.submit(submission(1)).await.expect("admitted");
+        let order = worker.order().await;
+        let liar = lie.begin(&farm).await;
+        if dies {
+            liar.stop_and_wait(None, None).await.expect("stops");
+        }
+        worker.carry_out(&order).await;
+        let order = worker.order().await;
+        worker.carry_out(&order).await;
+        seen(&farm, SHARD_FAILED, 1.0, HANG_PATIENCE).await;
+        assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress, "{lie:?}");
+        kill_sidecar::<WatermarkMsg>(&farm);
+        completes(&farm, &mut worker, JobId(1)).await;
+        farm.running.stop().await;
+    }
+}
+
+/// One that gives every job the mark of another: the second one's order does not leave, and the first one's clip does
+/// not show a mark of the farm's key.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_jobs_never_get_one_mark() {
+    let farm = TestFarm::start().await;
+    let (mut first, mut second) =
+        (Worker::fresh(&farm, "a").await, Worker::fresh(&farm, "b").await);
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = first.order().await;
+    Lie::OneMark.begin(&farm).await;
+    first.carry_out(&order).await;
+    let finish = finish_order(&mut first).await;
+    farm.submit(submission(2)).await.expect("admitted");
+    for _ in 0..2 {
+        let order = second.order().await;
+        assert_eq!(order.shard.job, JobId(2));
+        second.carry_out(&order).await;
+    }
+    seen(&farm, SHARD_FAILED, 1.0, PATIENCE).await;
+    assert_eq!(farm.metric("zoetrope_inputs_total{input=\"marked\"}"), 1.0, "the first is news");
+    kill_sidecar::<WatermarkMsg>(&farm);
+    first.carry_out(&finish).await;
+    let view = farm.until(JobId(1), |view| matches!(view.state, JobState::Failed(_))).await;
+    assert_eq!(view.state, JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed)));
+    assert!(!is_published(&farm, JobId(1)));
+    // Either may get it.
+    tokio::select! {
+        () = completes(&farm, &mut second, JobId(2)) => {}
+        () = completes(&farm, &mut first, JobId(2)) => {}
+    }
+    farm.running.stop().await;
+}
+
+/// Promise: one that hangs is not waited for longer than it may take, and jobs go on with one that does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_hangs_over_a_clip_publishes_nothing_and_the_clip_waits() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = finish_order(&mut worker).await;
+    Lie::Hangs.begin(&farm).await;
+    worker.carry_out(&order).await;
+    seen(&farm, PUBLISH_FAILED, 1.0, HANG_PATIENCE).await;
+    assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress);
+    assert!(!is_published(&farm, JobId(1)));
+    kill_sidecar::<WatermarkMsg>(&farm);
+    // A second question may be open at the one that hangs; only then is the right one asked.
+    let published = seen(&farm, "zoetrope_inputs_total{input=\"published\"}", 1.0, HANG_PATIENCE);
+    published.await;
+    assert_eq!(farm.read(JobId(1)).await.state, JobState::Completed);
+    farm.running.stop().await;
+}
+
+async fn seen(farm: &TestFarm, line: &str, least: f64, patience: std::time::Duration) {
     let seen = async {
         // A series begins with its first count.
         while !farm.running.metrics.text().contains(line) || farm.metric(line) < least {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("never {line} {least}"));
+    tokio::time::timeout(patience, seen).await.unwrap_or_else(|_| panic!("never {line} {least}"));
 }

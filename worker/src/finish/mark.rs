@@ -145,6 +145,48 @@ impl ClipMarks {
     }
 }
 
+/// A finished file that is being read, on a thread of its own: the gpu thread has other parts of finishing to wait for.
+///
+/// Dropped before its end, the thread goes on until the reader meets the end of a file that is gone, or its limit.
+pub(super) struct ReadingBack(JoinHandle<(Result<Shown, FinishError>, Duration)>);
+
+impl ReadingBack {
+    /// Begins to read a clip; the arguments are those of [`ClipMarks::read_back`].
+    ///
+    /// # Errors
+    /// `Disk` if the system gives no thread.
+    pub(super) fn begin(
+        marks: ClipMarks,
+        programs: &Programs,
+        clip: &Path,
+        spec: &RenderSpec,
+        sound: Option<bool>,
+    ) -> Result<ReadingBack, FinishError> {
+        let (programs, clip, spec) = (programs.clone(), clip.to_owned(), spec.clone());
+        let read = move || {
+            let began = Instant::now();
+            let shown = marks.read_back(&programs, &clip, &spec, sound);
+            (shown, began.elapsed())
+        };
+        let thread = std::thread::Builder::new().name("marks".into()).spawn(read);
+        let thread = thread.map_err(|source| FinishError::Disk {
+            doing: "starting the thread that reads marks",
+            source,
+        })?;
+        Ok(ReadingBack(thread))
+    }
+
+    /// What the file shows, and how long it took to read.
+    ///
+    /// # Errors
+    /// As [`ClipMarks::read_back`].
+    pub(super) fn finish(self) -> Result<(Shown, Duration), FinishError> {
+        let died = || Err(FinishError::Check("the thread that reads marks died".into()));
+        let (shown, took) = self.0.join().unwrap_or_else(|_| (died(), Duration::ZERO));
+        Ok((shown?, took))
+    }
+}
+
 /// Marks the frames of one clip, one after the other.
 pub(super) struct FrameMarks {
     emblem: Emblem,

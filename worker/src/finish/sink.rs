@@ -6,7 +6,7 @@
 use super::check::read_back;
 use super::encoder::{Encoder, Eyes};
 use super::listen::Listening;
-use super::mark::{ClipMarks, Shown, SoundFile};
+use super::mark::{ClipMarks, ReadingBack, Shown, SoundFile};
 use super::moderate::{Moderation, Scores};
 use super::program::FinishSettings;
 use super::stills::Stills;
@@ -147,6 +147,12 @@ impl FinishSink for FfmpegSink {
         let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
 
+        let clip = this.path("clip.mp4");
+        let sound = this.sound.as_ref().map(SoundFile::is_marked);
+        let read_marks =
+            |marks| ReadingBack::begin(marks, &this.settings.programs, &clip, &this.spec, sound);
+        let reading = this.marks.take().map(read_marks).transpose()?;
+
         let began = Instant::now();
         // What is left to understand and to score once the encoder has all frames.
         let heard = this.listening.take().map(Listening::finish).transpose()?;
@@ -154,16 +160,8 @@ impl FinishSink for FfmpegSink {
         let moderated = began.elapsed();
 
         let began = Instant::now();
-        let clip = this.path("clip.mp4");
         let read = read_back(&this.settings.programs, &clip, &this.spec)?;
         let checked = began.elapsed();
-
-        let began = Instant::now();
-        let sound = this.sound.as_ref().map(SoundFile::is_marked);
-        let read_marks =
-            |marks: &ClipMarks| marks.read_back(&this.settings.programs, &clip, &this.spec, sound);
-        let shown = this.marks.as_ref().map(read_marks).transpose()?;
-        let marked = began.elapsed();
 
         let began = Instant::now();
         let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
@@ -172,6 +170,8 @@ impl FinishSink for FfmpegSink {
         let (sprite_columns, sprite_rows) = stills.grid();
         let (clip, thumbnail, spritesheet) = (file(&clip)?, file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
+        // Last: all the rest goes on while the marks are read.
+        let (shown, marked) = reading.map(ReadingBack::finish).transpose()?.unzip();
         let scores = scores.map(|scores| record(&scores, clip.artifact)).transpose()?;
         let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
@@ -194,7 +194,7 @@ impl FinishSink for FfmpegSink {
                 ("encode", encoded),
                 ("moderate", moderated),
                 ("check", checked),
-                ("mark", marked),
+                ("mark", marked.unwrap_or_default()),
                 ("mux", mux),
             ],
             folder: Some(this.folder),
