@@ -46,11 +46,15 @@ impl Closed {
     /// What the core is told.
     pub fn cause(&self) -> Cause {
         match self {
+            Closed::Store(StoreError::Missing | StoreError::WrongLength { .. }) => {
+                Cause::ArtifactMissing
+            }
+            // Other bytes than were put there, which another try may not meet: the clip is not at fault.
             Closed::Store(
-                StoreError::Missing | StoreError::WrongDigest | StoreError::WrongLength { .. },
-            ) => Cause::ArtifactMissing,
-            Closed::Store(
-                StoreError::Failed(_) | StoreError::Io(_) | StoreError::Unconditional,
+                StoreError::WrongDigest
+                | StoreError::Failed(_)
+                | StoreError::Io(_)
+                | StoreError::Unconditional,
             )
             | Closed::Io(_) => Cause::DependencyDown,
             Closed::Store(StoreError::Taken)

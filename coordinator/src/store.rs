@@ -68,9 +68,9 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the store itself is in trouble, so that another try may help; otherwise what it has is not what was
-    /// asked for.
+    /// asked for. Other bytes than were put under an address are its fault, or that of the way: they were right once.
     pub fn is_trouble(&self) -> bool {
-        matches!(self, StoreError::Failed(_) | StoreError::Io(_))
+        matches!(self, StoreError::Failed(_) | StoreError::Io(_) | StoreError::WrongDigest)
     }
 }
 

@@ -106,9 +106,9 @@ def etcd_process(folder):
 class Farm:
     """Coordinators with one journal, and workers that reach them directly or through a proxy."""
 
-    def __init__(self, folder, programs, coordinators=1, etcd=False, environment=None):
+    def __init__(self, folder, programs, coordinators=1, etcd=False, environment=None, configuration=""):
         self.folder, self.programs = folder, programs
-        self.etcd, journal = None, ""
+        self.etcd, journal = None, configuration
         if etcd:
             self.etcd, endpoint = etcd_process(folder)
             (folder / "secret").write_text("7" * 64)
@@ -143,12 +143,16 @@ class Farm:
 
     def ask(self, method, path, body=None, headers=None, key=None, timeout=15.0, of=None):
         """Status and JSON; status 0 if there is no answer. Asks each coordinator until one answers."""
+        data = None if body is None else json.dumps(body).encode()
+        return self.ask_raw(method, path, data, "application/json", key, headers, timeout, of)
+
+    def ask_raw(self, method, path, data, kind, key=None, headers=None, timeout=60.0, of=None):
+        """The same with a body of any kind."""
         for coordinator in [of] if of else self.coordinators:
-            request = urllib.request.Request(coordinator.url + path, method=method,
+            request = urllib.request.Request(coordinator.url + path, method=method, data=data,
                                              headers={"authorization": f"Bearer {key or self.key}", **(headers or {})})
-            if body is not None:
-                request.data = json.dumps(body).encode()
-                request.add_header("content-type", "application/json")
+            if data is not None:
+                request.add_header("content-type", kind)
             try:
                 with urllib.request.urlopen(request, timeout=timeout) as answer:
                     return answer.status, json.load(answer)

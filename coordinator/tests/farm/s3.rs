@@ -272,6 +272,14 @@ async fn several_coordinators_on_a_bucket_need_no_folder() {
     let mut term = async |own: usize, folder: tempfile::TempDir| {
         let config = config(own);
         let leadership = etcd.elect(&client).await;
+        // Who does not renew acts for two seconds only.
+        let renewed = leadership.clone();
+        tokio::spawn(async move {
+            loop {
+                renewed.confirm(Instant::now());
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
         let mut checked = config.clone();
         checked.link_listen.set_port(1);
         let common = Common::new(&checked).expect("a cluster");

@@ -1,7 +1,7 @@
 //! Promise: what nobody needs any more leaves the store, and what somebody needs stays.
 
 use crate::moderation::record;
-use crate::worker::Worker;
+use crate::worker::{Worker, facts, held};
 use crate::{PATIENCE, TestFarm, submission};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use zoetrope_coordinator::config::ServeConfig;
 use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
-use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{FromWorker, Held, Order};
 use zoetrope_sched::output::JobState;
 
@@ -159,5 +159,47 @@ async fn what_led_to_a_clip_stays_for_its_time() {
     // Both jobs have the same prompt, and the one that failed keeps it longer.
     kept.insert(ArtifactId::of(b"prompt"));
     until_stored(&farm, &kept).await;
+    farm.running.stop().await;
+}
+
+/// What the store gives back damaged is no word about the clip: it waits until the store has what was put there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_waits_for_a_store_that_gives_other_bytes() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    for (job, role) in (1..).zip([Role::Marks, Role::Scores, Role::Clip]) {
+        farm.submit(submission(job)).await.expect("admitted");
+        for _ in 0..2 {
+            let order = worker.order().await;
+            worker.carry_out(&order).await;
+        }
+        let order = worker.order().await;
+        let (held, outputs) = (held(&order), worker.files(&order).await);
+        let output = outputs.iter().find(|output| output.role == role).expect("is made");
+        let name = output.artifact.to_string();
+        let file = farm.folder.path().join("store/artifacts").join(&name[..2]).join(&name);
+        let right = std::fs::read(&file).expect("reads");
+        let mut bent = right.clone();
+        *bent.last_mut().expect("not empty") ^= 1;
+        std::fs::write(&file, bent).expect("writes");
+        let (facts, gpu) = (Some(facts(&order)), Millis(50));
+        let line = "zoetrope_inputs_total{input=\"publish_failed\"}";
+        // A series begins with its first count.
+        let count = || {
+            let told = farm.running.metrics.text().contains(line);
+            if told { farm.metric(line) } else { 0.0 }
+        };
+        let before = count();
+        worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
+        let failed = async {
+            while count() <= before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, failed).await.expect("it is noticed");
+        assert_eq!(farm.read(JobId(job)).await.state, JobState::InProgress, "{role:?}");
+        std::fs::write(&file, right).expect("writes");
+        farm.until(JobId(job), |view| view.state == JobState::Completed).await;
+    }
     farm.running.stop().await;
 }
