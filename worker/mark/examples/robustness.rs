@@ -511,8 +511,17 @@ fn copied(
     state.add(name, set_of(film), [ATTACK, "called ours", how], agreed.into(), 0.0)
 }
 
+/// One cell of the table.
+#[derive(Default)]
+struct Cell {
+    right: u32,
+    wrong: u32,
+    best: Vec<f64>,
+}
+
 fn table(state: &State) {
-    let mut cells: BTreeMap<(&str, usize, &str, &str), (u32, u32, u32, Vec<f64>)> = BTreeMap::new();
+    // By kind, place in the list of attacks, attack and set.
+    let mut cells: BTreeMap<(&str, usize, &str, &str), Cell> = BTreeMap::new();
     let place = |attack: &str| ATTACKS.iter().position(|(name, ..)| *name == attack).unwrap_or(99);
     for [_, set, attack, kind, outcome, best, _] in &state.lines {
         if attack == "look" || attack == "done" {
@@ -520,19 +529,18 @@ fn table(state: &State) {
         }
         let key = (kind.as_str(), place(attack), attack.as_str(), set.as_str());
         let cell = cells.entry(key).or_default();
-        cell.0 += u32::from(outcome == "right");
-        cell.1 += u32::from(outcome == "wrong");
-        cell.2 += 1;
-        cell.3.push(best.parse().unwrap_or(0.0));
+        cell.right += u32::from(outcome == "right");
+        cell.wrong += u32::from(outcome == "wrong");
+        cell.best.push(best.parse().unwrap_or(0.0));
     }
     println!(
         "| kind | attack | set | recovered (95 % interval) | wrong id | agreement, least, median, most |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
-    for ((kind, _, attack, set), (right, wrong, of, mut best)) in cells {
+    for ((kind, _, attack, set), Cell { right, wrong, mut best }) in cells {
         best.sort_by(f64::total_cmp);
         let (least, median, most) = (best[0], best[best.len() / 2], best[best.len() - 1]);
-        let hits = interval(right, of);
+        let hits = interval(right, best.len() as u32);
         println!(
             "| {kind} | {attack} | {set} | {hits} | {wrong} | {least:.1}, {median:.1}, {most:.1} |"
         );
