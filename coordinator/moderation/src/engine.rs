@@ -4,11 +4,10 @@ use crate::classifier::{CardClassifier, Classifier, NetClassifier};
 use crate::image_in::{self, ImageError};
 use crate::judge::{self, Asked, Heard, RecordError, Scores};
 use crate::models::{ModelsError, NetName};
-use crate::nets::minilm::Minilm;
 use crate::nets::{Net, NetError, yunet};
 use crate::policy::{ClassifierKind, Policy};
 use crate::score;
-use crate::text::{Similarity, readings};
+use crate::text::{Meaning, readings};
 use rten::ThreadPool;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ pub enum EngineError {
 /// Judges by one policy.
 pub struct Engine {
     policy: Arc<Policy>,
-    text: Option<(Minilm, Similarity)>,
+    text: Option<Meaning>,
     classifier: Box<dyn Classifier>,
     faces: Option<Net>,
 }
@@ -49,13 +48,8 @@ impl Engine {
     pub fn load(policy: Arc<Policy>, folder: &Path) -> Result<Engine, EngineError> {
         // Requests run side by side; each takes one core.
         let threads = Arc::new(ThreadPool::with_num_threads(1));
-        let text = if policy.similarity {
-            let net = Minilm::load(folder, &policy.models, &threads)?;
-            let similarity = Similarity::new(&policy, &net, folder)?;
-            Some((net, similarity))
-        } else {
-            None
-        };
+        let text =
+            policy.similarity.then(|| Meaning::load(&policy, folder, &threads)).transpose()?;
         let (classifier, faces): (Box<dyn Classifier>, _) = match policy.frames.classifier {
             ClassifierKind::Card => (Box::new(CardClassifier), None),
             ClassifierKind::Nets => (
@@ -81,10 +75,10 @@ impl Engine {
         let together = (texts.len() > 1).then(|| texts.join(" "));
         for text in texts.iter().copied().chain(together.as_deref()) {
             for reading in readings(text) {
-                add(self.policy.rules.judge(&reading));
-                if let Some((net, similarity)) = &self.text {
-                    add(similarity.judge(net, &reading)?);
-                }
+                let meaning = self.text.as_ref().map(|text| text.judge(&self.policy, &reading));
+                let meaning = meaning.transpose()?;
+                add(self.policy.rules.judge(&reading, meaning.as_ref()));
+                add(meaning.unwrap_or_default());
             }
         }
         Ok(scores)
@@ -185,7 +179,7 @@ impl Engine {
         let together = texts.join(" ");
         for text in texts.iter().copied().chain([together.as_str()]) {
             for reading in readings(text) {
-                judge::raise(&mut scores, self.policy.rules.judge(&reading));
+                judge::raise(&mut scores, self.policy.rules.judge(&reading, None));
             }
         }
         scores.retain(|category, _| *category == Category::SexualMinors);

@@ -77,9 +77,18 @@ struct TextFile {
     similarity: bool,
     neighbours: u32,
     alike_min: f32,
+    heads: Option<HeadsFile>,
     default: PerAudience<ThresholdsFile>,
     #[serde(default)]
     category: BTreeMap<String, PerAudience<ThresholdsFile>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadsFile {
+    sha256: String,
+    minor_list: String,
+    minor_sexual: f32,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -260,6 +269,17 @@ pub struct EndUsers {
     pub banned: bool,
 }
 
+/// The heads that judge embeddings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadsPolicy {
+    /// Their file's digest.
+    pub sha256: ArtifactId,
+    /// The list of words that tell of minors.
+    pub minor_list: String,
+    /// From which score as `sexual` on a text with one of these words is `sexual/minors`.
+    pub minor_sexual: u16,
+}
+
 /// A violating sentence and its harmless twin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -292,6 +312,8 @@ pub struct Policy {
     pub neighbours: usize,
     /// The least likeness that counts.
     pub alike_min: f32,
+    /// Which heads judge beside the pairs.
+    pub heads: Option<HeadsPolicy>,
     default: PerAudience<Thresholds>,
     category: BTreeMap<Category, PerAudience<Thresholds>>,
     /// How frames are judged.
@@ -365,7 +387,7 @@ impl Policy {
         let rules: RuleFile = toml::from_str(&rules_text)
             .map_err(|e| wrong(&parsed.text.rules.display().to_string(), e))?;
         let version = version(&[text, &rules_text, &pairs_text]);
-        let TextFile { similarity, neighbours, alike_min, default, category, pairs, .. } =
+        let TextFile { similarity, neighbours, alike_min, heads, default, category, pairs, .. } =
             parsed.text;
         length("name", parsed.name.chars().count() as u64, 1, 64)?;
         length("text.neighbours", neighbours.into(), 1, 20)?;
@@ -387,16 +409,19 @@ impl Policy {
             let category = category_of(&format!("text.category.{word:?}"), &word)?;
             Ok((category, per.map(|a, t| thresholds(&format!("text.category.{word:?}.{a}"), t))?))
         });
+        let rules = Rules::new(rules)?;
+        let heads = heads.map(|file| heads_of(file, &rules)).transpose()?;
         Ok(Policy {
             name: parsed.name,
             version,
             reviewer: parsed.reviewer,
             models: models(parsed.models)?,
-            rules: Rules::new(rules)?,
+            rules,
             pairs: read_pairs(&pairs.display().to_string(), &pairs_text)?,
             similarity,
             neighbours: neighbours as usize,
             alike_min,
+            heads,
             default: default.map(|a, t| thresholds(&format!("text.default.{a}"), t))?,
             category: own.collect::<Result<_, PolicyError>>()?,
             frames: FramePolicy { classifier, block_votes, block_within_ms, votes },
@@ -410,6 +435,11 @@ impl Policy {
     /// The thresholds of a category's text score.
     pub fn thresholds(&self, category: Category, audience: Audience) -> Thresholds {
         *self.category.get(&category).unwrap_or(&self.default).of(audience)
+    }
+
+    /// Whether a text has a word that tells of minors, by the list that the heads' policy names.
+    pub fn speaks_of_minors(&self, text: &str) -> bool {
+        self.heads.as_ref().is_some_and(|heads| self.rules.mentions(&heads.minor_list, text))
     }
 
     /// Who must have scored a clip's frames.
@@ -486,6 +516,23 @@ fn thresholds(key: &str, file: ThresholdsFile) -> Result<Thresholds, PolicyError
         return Err(PolicyError::Range { key: format!("{key}.review"), allowed });
     }
     Ok(Thresholds { review, block })
+}
+
+fn heads_of(file: HeadsFile, rules: &Rules) -> Result<HeadsPolicy, PolicyError> {
+    let wrong = |key: &str, allowed: &str| PolicyError::Range {
+        key: format!("text.heads.{key}"),
+        allowed: allowed.to_owned(),
+    };
+    let digest = "the SHA-256 of their file, 64 hexadecimal digits";
+    let sha256 = file.sha256.parse().map_err(|_| wrong("sha256", digest))?;
+    if !rules.has(&file.minor_list) {
+        return Err(wrong(
+            "minor_list",
+            &format!("a list of the rules, got {:?}", file.minor_list),
+        ));
+    }
+    let minor_sexual = share("text.heads.minor_sexual", file.minor_sexual)?;
+    Ok(HeadsPolicy { sha256, minor_list: file.minor_list, minor_sexual })
 }
 
 fn votes(audience: &str, file: VotesFile) -> Result<Votes, PolicyError> {

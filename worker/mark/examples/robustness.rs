@@ -1,22 +1,25 @@
-//! Makes the table of README.md: marks films, attacks them, and counts in how many the mark is found blind.
+//! Makes the tables of README.md: marks films, attacks them, and counts in how many the mark is found blind.
 //!
-//! `cargo run --profile dev -p zoetrope-mark --example robustness -- [--strong] [--only WORD] [--keep FOLDER] FILM...`
-//! `... -- --chance KEYS FILM...` counts how well wrong keys agree with unmarked films.
-//! A film is taken with its sound; films with a short side below 480 count as "toybox", others as "natural".
+//! `cargo run --profile dev -p zoetrope-mark --example robustness -- --state FILE [--strong] [--keep FOLDER] FILM...`
+//! `... -- --state FILE --table` prints what was measured; `... -- --chance KEYS FILM...` counts how well wrong keys agree
+//! with unmarked films. A film is taken with its sound. Every measured number is a line of FILE at once, and is not
+//! measured again: the tables grow for as long as one lets it run.
 
-use anyhow::{Context, bail, ensure};
-use std::collections::BTreeMap;
-use std::io::Read;
+use anyhow::{Context, anyhow, bail, ensure};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film;
 use zoetrope_mark::picture::{PictureMarker, Strength};
+use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, search};
-use zoetrope_mark::{MarkId, MasterKey, sound};
+use zoetrope_mark::{MarkId, MarkKey, MasterKey, sound};
 
 /// Name, ffmpeg's arguments, and whether the picture and the sound are looked at.
-const ATTACKS: [(&str, &[&str], bool, bool); 19] = [
+const ATTACKS: [(&str, &[&str], bool, bool); 24] = [
     ("none (as published: CRF 18, AAC 192)", &["-c", "copy"], true, true),
     ("H.264 CRF 23", &["-c:v", "libx264", "-crf", "23", "-an"], true, false),
     ("H.264 CRF 30", &["-c:v", "libx264", "-crf", "30", "-an"], true, false),
@@ -30,6 +33,26 @@ const ATTACKS: [(&str, &[&str], bool, bool); 19] = [
     (
         "crop to 80 % of each side",
         &["-vf", "crop=trunc(iw*0.4)*2:trunc(ih*0.4)*2", "-crf", "23", "-an"],
+        true,
+        false,
+    ),
+    (
+        "crop to 55 % of each side",
+        &["-vf", "crop=trunc(iw*0.275)*2:trunc(ih*0.275)*2", "-crf", "23", "-an"],
+        true,
+        false,
+    ),
+    (
+        "strip, CRF 30, crop to half of the area, darker by half",
+        &[
+            "-vf",
+            "crop=trunc(iw*0.3535)*2:trunc(ih*0.3535)*2,lutyuv=y=(val-16)*0.5+16",
+            "-crf",
+            "30",
+            "-an",
+            "-map_metadata",
+            "-1",
+        ],
         true,
         false,
     ),
@@ -48,6 +71,7 @@ const ATTACKS: [(&str, &[&str], bool, bool); 19] = [
     ("AAC 128", &["-vn", "-c:a", "aac", "-b:a", "128k"], false, true),
     ("AAC 64", &["-vn", "-c:a", "aac", "-b:a", "64k"], false, true),
     ("MP3 128", &["-vn", "-c:a", "libmp3lame", "-b:a", "128k"], false, true),
+    ("MP3 64", &["-vn", "-c:a", "libmp3lame", "-b:a", "64k"], false, true),
     (
         "48 → 32 → 48 kHz",
         &["-vn", "-af", "aresample=32000,aresample=48000", "-c:a", "aac", "-b:a", "128k"],
@@ -55,6 +79,8 @@ const ATTACKS: [(&str, &[&str], bool, bool); 19] = [
         true,
     ),
     ("8 kHz", &["-vn", "-ar", "8000", "-c:a", "pcm_s16le", "-f", "matroska"], false, true),
+    ("speed 0.9", &["-vn", "-af", "atempo=0.9", "-c:a", "aac", "-b:a", "128k"], false, true),
+    ("speed 1.1", &["-vn", "-af", "atempo=1.1", "-c:a", "aac", "-b:a", "128k"], false, true),
     ("3 s cut", &["-vn", "-ss", "1.3", "-t", "3", "-c:a", "aac", "-b:a", "128k"], false, true),
 ];
 
@@ -103,14 +129,40 @@ fn psnr(a: &[u8], b: &[u8]) -> f64 {
     10.0 * (255.0 * 255.0 * a.len() as f64 / squares.max(1) as f64).log10()
 }
 
+/// What marking did to a film.
+#[derive(Default)]
+struct Facts {
+    psnr: f64,
+    worst: f64,
+    ssim: f64,
+    snr: f64,
+    frame_ms: f64,
+}
+
+/// Likeness of `marked.rgb` to the film, by ffmpeg.
+fn ssim(film: &Film, folder: &Path) -> anyhow::Result<f64> {
+    let own = folder.join("own.rgb");
+    std::fs::write(&own, &film.rgb)?;
+    let size = format!("{}x{}", film.width, film.height);
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostdin"]);
+    for path in [&folder.join("marked.rgb"), &own] {
+        command.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", &size, "-i"]).arg(path);
+    }
+    let said = command.args(["-lavfi", "ssim", "-f", "null", "-"]).output()?.stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let all = said.rsplit("All:").next().and_then(|rest| rest.split_whitespace().next());
+    Ok(all.context("ffmpeg says no SSIM")?.parse()?)
+}
+
 /// Marks a film and encodes it as a worker does.
 fn publish(
     film: &Film,
     tiles: &zoetrope_mark::Tiles,
     strength: Strength,
     folder: &Path,
-) -> anyhow::Result<(PathBuf, Vec<String>)> {
-    let mut facts = Vec::new();
+) -> anyhow::Result<(PathBuf, Facts)> {
+    let mut facts = Facts::default();
     let mut marked = film.rgb.clone();
     let began = Instant::now();
     let mut marker = PictureMarker::new(&tiles.pixels, film.width, film.height, strength);
@@ -121,12 +173,11 @@ fn publish(
     let worst =
         marked.chunks_exact(frame).zip(film.rgb.chunks_exact(frame)).map(|(a, b)| psnr(a, b));
     let worst = worst.fold(f64::INFINITY, f64::min);
-    facts.push(format!(
-        "PSNR {:.1} dB, worst frame {worst:.1}, {:.2} ms a frame",
-        psnr(&marked, &film.rgb),
-        took / frames as f64
-    ));
+    facts.psnr = psnr(&marked, &film.rgb);
+    facts.worst = worst;
+    facts.frame_ms = took / frames as f64;
     std::fs::write(folder.join("marked.rgb"), &marked)?;
+    facts.ssim = ssim(film, folder)?;
     let out = folder.join("published.mp4");
     let size = format!("{}x{}", film.width, film.height);
     let (rgb, wave) = (folder.join("marked.rgb"), folder.join("marked.f32"));
@@ -149,18 +200,12 @@ fn publish(
     ];
     if !film.samples.is_empty() {
         let mut samples = film.samples.clone();
-        let began = Instant::now();
         sound::mark(&tiles.sound, &mut samples, 32_000);
-        let took = began.elapsed().as_secs_f64() * 1e3;
         let power =
             |pairs: &mut dyn Iterator<Item = f32>| pairs.map(|x| f64::from(x).powi(2)).sum::<f64>();
         let signal = power(&mut film.samples.iter().copied());
         let noise = power(&mut samples.iter().zip(&film.samples).map(|(a, b)| a - b));
-        facts.push(format!(
-            "sound SNR {:.1} dB, {took:.0} ms, loud {:.1} s",
-            10.0 * (signal / noise.max(1e-12)).log10(),
-            sound::loud_seconds(&film.samples, 2, 32_000)
-        ));
+        facts.snr = 10.0 * (signal.max(1e-12) / noise.max(1e-12)).log10();
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         std::fs::write(wave, bytes)?;
         arguments.extend([
@@ -238,16 +283,293 @@ fn by_chance(films: &[PathBuf], keys: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What was measured before: lines of film, set, attack, kind, outcome, agreement, milliseconds, with tabs between.
+struct State {
+    path: PathBuf,
+    lines: Vec<[String; 7]>,
+    known: BTreeSet<(String, String, String)>,
+}
+
+impl State {
+    fn open(path: PathBuf) -> anyhow::Result<State> {
+        let mut state = State { path, lines: Vec::new(), known: BTreeSet::new() };
+        let text = std::fs::read_to_string(&state.path).unwrap_or_default();
+        for line in text.lines() {
+            let parts: Vec<String> = line.split('\t').map(str::to_owned).collect();
+            let parts: [String; 7] = parts.try_into().map_err(|_| anyhow!("state: {line:?}"))?;
+            state.keep(parts);
+        }
+        Ok(state)
+    }
+
+    fn keep(&mut self, line: [String; 7]) {
+        self.known.insert((line[0].clone(), line[2].clone(), line[3].clone()));
+        self.lines.push(line);
+    }
+
+    fn has(&self, film: &str, attack: &str, kind: &str) -> bool {
+        self.known.contains(&(film.to_owned(), attack.to_owned(), kind.to_owned()))
+    }
+
+    fn add(
+        &mut self,
+        film: &str,
+        set: &str,
+        line: [&str; 3],
+        best: f64,
+        ms: f64,
+    ) -> anyhow::Result<()> {
+        let [attack, kind, outcome] = line;
+        let numbers = [format!("{best:.4}"), format!("{ms:.0}")];
+        let words = [film, set, attack, kind, outcome].map(str::to_owned);
+        let [film, set, attack, kind, outcome] = words;
+        let [best, ms] = numbers;
+        let line = [film, set, attack, kind, outcome, best, ms];
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path)?;
+        writeln!(file, "{}", line.join("\t"))?;
+        self.keep(line);
+        Ok(())
+    }
+}
+
+/// A serial of its own for each film, whichever others are measured.
+fn serial_of(name: &str) -> u32 {
+    name.bytes().fold(2_166_136_261, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
+}
+
+fn set_of(film: &Film) -> &'static str {
+    match film.width.min(film.height) {
+        480.. => "natural",
+        240.. => "toybox 288×512",
+        _ => "toybox 160×288",
+    }
+}
+
+/// How a search ended.
+fn outcome(found: Option<MarkId>, mark: Option<MarkId>) -> &'static str {
+    match found {
+        None => "none",
+        found if found == mark => "right",
+        Some(_) => "wrong",
+    }
+}
+
+fn attack(published: &Path, options: &[&str], folder: &Path) -> anyhow::Result<PathBuf> {
+    let attacked = folder.join("attacked.mkv");
+    let mut arguments = vec!["-i", published.to_str().context("name")?];
+    arguments.extend(options);
+    arguments.push(attacked.to_str().context("name")?);
+    run(&arguments)?;
+    Ok(attacked)
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Looks for the mark in the picture of a file; with it how sure it is that the file shows what `own` shows.
+fn look(
+    file: &Path,
+    key: &MarkKey,
+    own: &Film,
+    glimpses: &Glimpses,
+) -> anyhow::Result<(Option<MarkId>, f32, f32)> {
+    let ffmpeg = Path::new("ffmpeg");
+    let stills = film::stills(ffmpeg, file, LIMIT)?;
+    let result = search(&stills, std::slice::from_ref(key), Depth::Anywhere);
+    let Some(found) = result.found else { return Ok((None, result.best, 0.0)) };
+    let seen = film::glimpses(ffmpeg, file, stills.size(), LIMIT)?;
+    let size = (own.width, own.height);
+    let agreed = agree::agreement(glimpses, Place::delivered(size, size).chip, &seen, &found);
+    Ok((Some(found.mark), result.best, agreed.unwrap_or(0.0)))
+}
+
+/// From which agreement on the farm says that a file is its clip: `coordinator/src/watermark/find.rs`.
+const AGREES: f32 = 0.5;
+
+/// All that is not measured yet of one film. `next` is what its mark is copied onto.
+fn measure(
+    state: &mut State,
+    path: &Path,
+    next: Option<&Path>,
+    strength: Strength,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?.to_owned();
+    let film = load(path).with_context(|| path.display().to_string())?;
+    let set = set_of(&film);
+    let key = MasterKey([42; 32]).epoch(0);
+    let mark = key.mark_of(serial_of(&name));
+    let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
+    let (published, facts) = publish(&film, &key.tiles(mark), strength, folder)?;
+    for (kind, value) in [
+        ("PSNR", facts.psnr),
+        ("PSNR of the worst frame", facts.worst),
+        ("SSIM", facts.ssim),
+        ("SNR of the sound", facts.snr),
+    ] {
+        if !state.has(&name, "look", kind) && (kind != "SNR of the sound" || loud) {
+            state.add(&name, set, ["look", kind, "measured"], value, facts.frame_ms)?;
+        }
+    }
+    let own = film::glimpses(Path::new("ffmpeg"), &published, (film.width, film.height), LIMIT)?;
+    for (attacked_by, options, picture, heard) in &ATTACKS {
+        let wants_picture = *picture && !state.has(&name, attacked_by, "picture");
+        let wants_sound = *heard && loud && !state.has(&name, attacked_by, "sound");
+        if !wants_picture && !wants_sound {
+            continue;
+        }
+        let attacked = attack(&published, options, folder)?;
+        if wants_picture {
+            let began = Instant::now();
+            let (found, best, agreed) = look(&attacked, &key, &film, &own)?;
+            let ms = began.elapsed().as_secs_f64() * 1e3;
+            let how = outcome(found, Some(mark));
+            state.add(&name, set, [attacked_by, "picture", how], best.into(), ms)?;
+            if how == "right" {
+                let how = if agreed >= AGREES { "right" } else { "none" };
+                state.add(&name, set, [attacked_by, "called ours", how], agreed.into(), ms)?;
+            }
+        }
+        if wants_sound {
+            let began = Instant::now();
+            let samples = film::sound(Path::new("ffmpeg"), &attacked, LIMIT)?;
+            let tempi = attacked_by.starts_with("speed");
+            let result = sound::search(&samples, std::slice::from_ref(&key), tempi);
+            let ms = began.elapsed().as_secs_f64() * 1e3;
+            let how = outcome(result.found.map(|found| found.mark), Some(mark));
+            state.add(&name, set, [attacked_by, "sound", how], result.best.into(), ms)?;
+        }
+    }
+    unmarked(state, &name, set, path, &key, loud)?;
+    match next {
+        Some(next) => copied(state, &name, &film, next, (&key, mark), &own, folder),
+        None => Ok(()),
+    }
+}
+
+/// A film that was never marked: what is found there is false.
+fn unmarked(
+    state: &mut State,
+    name: &str,
+    set: &str,
+    path: &Path,
+    key: &MarkKey,
+    loud: bool,
+) -> anyhow::Result<()> {
+    const ATTACK: &str = "never marked";
+    let ffmpeg = Path::new("ffmpeg");
+    if !state.has(name, ATTACK, "picture") {
+        let stills = film::stills(ffmpeg, path, LIMIT)?;
+        let result = search(&stills, std::slice::from_ref(key), Depth::Anywhere);
+        let how = outcome(result.found.map(|found| found.mark), None);
+        state.add(name, set, [ATTACK, "picture", how], result.best.into(), 0.0)?;
+    }
+    if loud && !state.has(name, ATTACK, "sound") {
+        let result =
+            sound::search(&film::sound(ffmpeg, path, LIMIT)?, std::slice::from_ref(key), true);
+        let how = outcome(result.found.map(|found| found.mark), None);
+        state.add(name, set, [ATTACK, "sound", how], result.best.into(), 0.0)?;
+    }
+    Ok(())
+}
+
+/// Takes what marking added to one film and adds it to another of the same size. The mark is found there, of course;
+/// what counts is whether the farm would call the forgery its clip.
+fn copied(
+    state: &mut State,
+    name: &str,
+    film: &Film,
+    next: &Path,
+    (key, mark): (&MarkKey, MarkId),
+    own: &Glimpses,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    const ATTACK: &str = "mark copied onto another film";
+    if state.has(name, ATTACK, "picture") {
+        return Ok(());
+    }
+    let mut foreign = load(next)?;
+    if (foreign.width, foreign.height) != (film.width, film.height) {
+        return Ok(());
+    }
+    let marked = std::fs::read(folder.join("marked.rgb"))?;
+    for ((pixel, marked), plain) in foreign.rgb.iter_mut().zip(&marked).zip(&film.rgb) {
+        *pixel = (i16::from(*pixel) + i16::from(*marked) - i16::from(*plain)).clamp(0, 255) as u8;
+    }
+    let raw = folder.join("forged.rgb");
+    std::fs::write(&raw, &foreign.rgb)?;
+    let size = format!("{}x{}", film.width, film.height);
+    let head = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-framerate", "24", "-video_size", &size];
+    let forged = folder.join("forged.mkv");
+    let mut arguments = head.to_vec();
+    arguments.extend(["-i", raw.to_str().context("name")?, "-crf", "18"]);
+    arguments.push(forged.to_str().context("name")?);
+    run(&arguments)?;
+    let (found, best, agreed) = look(&forged, key, film, own)?;
+    let how = outcome(found, Some(mark));
+    state.add(name, set_of(film), [ATTACK, "picture", how], best.into(), 0.0)?;
+    let how = if agreed >= AGREES { "right" } else { "none" };
+    state.add(name, set_of(film), [ATTACK, "called ours", how], agreed.into(), 0.0)
+}
+
+/// One cell of the table.
+#[derive(Default)]
+struct Cell {
+    right: u32,
+    wrong: u32,
+    best: Vec<f64>,
+}
+
+fn table(state: &State) {
+    // By kind, place in the list of attacks, attack and set.
+    let mut cells: BTreeMap<(&str, usize, &str, &str), Cell> = BTreeMap::new();
+    let place = |attack: &str| ATTACKS.iter().position(|(name, ..)| *name == attack).unwrap_or(99);
+    for [_, set, attack, kind, outcome, best, _] in &state.lines {
+        if attack == "look" || attack == "done" {
+            continue;
+        }
+        let key = (kind.as_str(), place(attack), attack.as_str(), set.as_str());
+        let cell = cells.entry(key).or_default();
+        cell.right += u32::from(outcome == "right");
+        cell.wrong += u32::from(outcome == "wrong");
+        cell.best.push(best.parse().unwrap_or(0.0));
+    }
+    println!(
+        "| kind | attack | set | recovered (95 % interval) | wrong id | agreement, least, median, most |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for ((kind, _, attack, set), Cell { right, wrong, mut best }) in cells {
+        best.sort_by(f64::total_cmp);
+        let (least, median, most) = (best[0], best[best.len() / 2], best[best.len() - 1]);
+        let hits = interval(right, best.len() as u32);
+        println!(
+            "| {kind} | {attack} | {set} | {hits} | {wrong} | {least:.1}, {median:.1}, {most:.1} |"
+        );
+    }
+    let mut looks: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    for [_, set, attack, kind, _, value, _] in &state.lines {
+        if attack == "look" {
+            looks.entry((set, kind)).or_default().push(value.parse().unwrap_or(0.0));
+        }
+    }
+    println!("\n| set | what | films | least | mean |\n| --- | --- | --- | --- | --- |");
+    for ((set, kind), values) in looks {
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        println!("| {set} | {kind} | {} | {least:.3} | {mean:.3} |", values.len());
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let (mut strength, mut only, mut films) = (Strength::Normal, String::new(), Vec::new());
-    let mut chance = 0u32;
+    let (mut strength, mut films, mut chance) = (Strength::Normal, Vec::new(), 0u32);
+    let (mut state, mut only_table) = (PathBuf::from("robustness.tsv"), false);
     let mut folder = std::env::temp_dir().join(format!("robustness-{}", std::process::id()));
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--strong" => strength = Strength::Strong,
+            "--table" => only_table = true,
             "--chance" => chance = arguments.next().context("--chance KEYS")?.parse()?,
-            "--only" => only = arguments.next().context("--only WORD")?,
+            "--state" => state = arguments.next().context("--state FILE")?.into(),
             "--keep" => folder = arguments.next().context("--keep FOLDER")?.into(),
             _ => films.push(PathBuf::from(argument)),
         }
@@ -255,83 +577,28 @@ fn main() -> anyhow::Result<()> {
     if chance > 0 {
         return by_chance(&films, chance);
     }
-    if films.is_empty() {
-        bail!("which films?");
-    }
-    std::fs::create_dir_all(&folder)?;
-    let key = MasterKey([42; 32]).epoch(0);
-    let mut table: BTreeMap<(usize, &str), (u32, u32, Vec<f32>)> = BTreeMap::new();
-    for (serial, path) in films.iter().enumerate() {
-        let film = load(path).with_context(|| path.display().to_string())?;
-        let mark = key.mark_of(serial as u32);
-        let (published, facts) = publish(&film, &key.tiles(mark), strength, &folder)?;
-        println!("{} {}x{}: {}", path.display(), film.width, film.height, facts.join("; "));
-        let set = if film.width.min(film.height) >= 480 {
-            "natural"
-        } else if film.width.min(film.height) >= 240 {
-            "small"
-        } else {
-            "tiny"
-        };
-        let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
-        for (number, (name, options, picture, heard)) in ATTACKS.iter().enumerate() {
-            if !name.contains(&only) || (!picture && !loud) {
+    let mut state = State::open(state)?;
+    if !only_table {
+        if films.is_empty() {
+            bail!("which films?");
+        }
+        std::fs::create_dir_all(&folder)?;
+        for (n, path) in films.iter().enumerate() {
+            let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?;
+            let attacks = ATTACKS.len().to_string();
+            if state.has(name, "done", &attacks) {
                 continue;
             }
-            let attacked = folder.join("attacked.mkv");
-            let mut arguments = vec!["-i", published.to_str().context("name")?];
-            arguments.extend(options.iter());
-            arguments.push(attacked.to_str().context("name")?);
-            run(&arguments)?;
-            let mut count = |kind: &'static str, found: Option<MarkId>, best: f32, took: f64| {
-                let right = found == Some(mark);
-                if found.is_some() && !right {
-                    println!("  WRONG ID in {name}");
-                }
-                println!("  {name} [{kind}]: {right} {best:.1} {took:.0} ms");
-                let cell =
-                    table.entry((number, if kind == "sound" { "sound" } else { set })).or_default();
-                cell.0 += u32::from(right);
-                cell.1 += 1;
-                cell.2.push(best);
+            // The next film of the same kind of name, which is of the same size.
+            let kind = |path: &Path| {
+                path.to_string_lossy().rsplit_once('-').map(|(kind, _)| kind.to_owned())
             };
-            if *picture {
-                let began = Instant::now();
-                let stills = film::stills(Path::new("ffmpeg"), &attacked, Duration::from_secs(60))?;
-                let read = began.elapsed().as_secs_f64() * 1e3;
-                let result = search(&stills, std::slice::from_ref(&key), Depth::Anywhere);
-                count(
-                    "picture",
-                    result.found.map(|found| found.mark),
-                    result.best,
-                    began.elapsed().as_secs_f64() * 1e3,
-                );
-                let _ = read;
-            }
-            if *heard && loud {
-                let began = Instant::now();
-                let samples = film::sound(Path::new("ffmpeg"), &attacked, Duration::from_secs(60))?;
-                let result = sound::search(&samples, std::slice::from_ref(&key), false);
-                count(
-                    "sound",
-                    result.found.map(|found| found.mark),
-                    result.best,
-                    began.elapsed().as_secs_f64() * 1e3,
-                );
-            }
+            let others = films.iter().cycle().skip(n + 1).take(films.len() - 1);
+            let next = others.into_iter().find(|other| kind(other) == kind(path));
+            measure(&mut state, path, next.map(PathBuf::as_path), strength, &folder)?;
+            state.add(name, "all", ["done", &attacks, "measured"], 0.0, 0.0)?;
         }
     }
-    println!(
-        "\n| attack | set | recovered (95 % interval) | agreement, least and median |\n| --- | --- | --- | --- |"
-    );
-    for ((number, set), (hits, of, mut best)) in table {
-        best.sort_by(f32::total_cmp);
-        let (least, median) = (best[0], best[best.len() / 2]);
-        println!(
-            "| {} | {set} | {} | {least:.1}, {median:.1} |",
-            ATTACKS[number].0,
-            interval(hits, of)
-        );
-    }
+    table(&state);
     Ok(())
 }

@@ -1,8 +1,12 @@
-//! Text: undoes disguises, applies word rules, and compares sentences with the policy's pairs.
+//! Text: undoes disguises, applies word rules, and judges what sentences mean, by the policy's pairs and heads.
 
+pub mod heads;
+pub mod meaning;
 pub mod normalise;
 pub mod rules;
 pub mod similarity;
 
+pub use heads::Heads;
+pub use meaning::Meaning;
 pub use normalise::readings;
 pub use similarity::Similarity;

@@ -56,6 +56,9 @@ struct RuleEntry {
     /// Within one sentence; otherwise anywhere in the text.
     #[serde(default = "yes")]
     within_sentence: bool,
+    /// Counts only if what the text means scores so high in the category, where that is judged at all.
+    #[serde(default)]
+    meaning_min: f32,
 }
 
 fn yes() -> bool {
@@ -68,6 +71,7 @@ struct Rule {
     all_of: Vec<usize>,
     none_of: Vec<usize>,
     within_sentence: bool,
+    meaning_min: u16,
 }
 
 /// Lists that are not words of the policy but of `rustrict`, in the order of their bits.
@@ -127,8 +131,10 @@ impl Rules {
                 let place = |name| place(format!("rule[{n}].{word}"), name);
                 names.iter().map(place).collect::<Result<Vec<_>, _>>()
             };
-            if rule.all_of.is_empty() || !(0.0..=1.0).contains(&rule.score) {
-                let allowed = "a score of 0 to 1 and at least one list in all_of".to_owned();
+            let shares = [rule.score, rule.meaning_min];
+            if rule.all_of.is_empty() || shares.iter().any(|s| !(0.0..=1.0).contains(s)) {
+                let allowed = "a score and a meaning_min of 0 to 1 and at least one list in all_of"
+                    .to_owned();
                 return Err(value(format!("rule[{n}]"), allowed));
             }
             let category = rule.category.parse().map_err(|()| {
@@ -141,6 +147,7 @@ impl Rules {
                 all_of: places("all_of", &rule.all_of)?,
                 none_of: places("none_of", &rule.none_of)?,
                 within_sentence: rule.within_sentence,
+                meaning_min: score(rule.meaning_min),
             })
         };
         let rules = file.rule.into_iter().enumerate().map(rule).collect::<Result<_, _>>()?;
@@ -148,8 +155,13 @@ impl Rules {
         Ok(Rules { lists, words, list_of, rules })
     }
 
-    /// The categories that a reading of a text scores in, with the highest score of each.
-    pub fn judge(&self, reading: &str) -> BTreeMap<Category, u16> {
+    /// The categories that a reading of a text scores in, with the highest score of each. `meaning` is what its meaning
+    /// scored, if that was judged: some words are harmless in most company.
+    pub fn judge(
+        &self,
+        reading: &str,
+        meaning: Option<&BTreeMap<Category, u16>>,
+    ) -> BTreeMap<Category, u16> {
         let mut found = BTreeMap::new();
         let whole = self.lists_in(reading);
         let cut: Vec<Vec<bool>> = sentences(reading).map(|s| self.lists_in(s)).collect();
@@ -158,6 +170,12 @@ impl Rules {
                 rule.all_of.iter().all(|list| lists[*list])
                     && !rule.none_of.iter().any(|list| lists[*list])
             };
+            let agreed = meaning.is_none_or(|scores| {
+                scores.get(&rule.category).copied().unwrap_or(0) >= rule.meaning_min
+            });
+            if !agreed {
+                continue;
+            }
             let broken = if rule.within_sentence { cut.iter().any(breaks) } else { breaks(&whole) };
             if broken {
                 let kept: &mut u16 = found.entry(rule.category).or_default();
@@ -165,6 +183,17 @@ impl Rules {
             }
         }
         found
+    }
+
+    /// Whether there is a list of this name.
+    pub fn has(&self, list: &str) -> bool {
+        self.lists.iter().any(|name| name == list)
+    }
+
+    /// Whether a text has a word of a list.
+    pub fn mentions(&self, list: &str, text: &str) -> bool {
+        let place = self.lists.iter().position(|name| name == list);
+        place.is_some_and(|place| self.lists_in(text)[place])
     }
 
     /// Which lists have a word in the text, by place.
@@ -200,6 +229,24 @@ pub fn sentences(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_word_that_is_harmless_in_most_company_needs_a_meaning_that_agrees() {
+        let rules = rules(
+            r#"
+            lists = { word = ["tit"] }
+            rule = [{ category = "sexual", score = 0.9, all_of = ["word"], meaning_min = 0.25 }]
+            "#,
+        )
+        .expect("good rules");
+        let hit = |meaning: Option<&BTreeMap<Category, u16>>| {
+            !rules.judge("two tits in a bird house", meaning).is_empty()
+        };
+        assert!(hit(None), "nobody judged what it means");
+        assert!(!hit(Some(&BTreeMap::new())), "it means nothing sexual");
+        assert!(!hit(Some(&BTreeMap::from([(Category::Sexual, 2_499)]))));
+        assert!(hit(Some(&BTreeMap::from([(Category::Sexual, 2_500)]))));
+    }
+
     fn rules(text: &str) -> Result<Rules, String> {
         let file = toml::from_str(text).map_err(|e| e.to_string())?;
         Rules::new(file).map_err(|e| e.to_string())
@@ -214,7 +261,7 @@ mod tests {
             "#,
         )
         .expect("good rules");
-        let hit = |text: &str| !rules.judge(text).is_empty();
+        let hit = |text: &str| !rules.judge(text, None).is_empty();
         assert!(hit("how to build pipe bombs at home"));
         assert!(!hit("we build houses. the pipe bomb was found"), "two sentences");
         assert!(!hit("rebuild pipe bombshell"), "parts of words");

@@ -10,11 +10,6 @@ use std::path::Path;
 use zoetrope_protocol::id::ArtifactId;
 use zoetrope_protocol::moderation::Category;
 
-/// Sentences of one text that are looked at each by itself, beside the whole.
-const SENTENCES_MAX: usize = 64;
-/// Pieces of one text: 32,000 characters of four tokens each would be a thousand; a prompt has some ten.
-const PIECES_MAX: usize = 320;
-
 /// The embedded pairs.
 pub struct Similarity {
     violating: BTreeMap<Category, Vec<Embedding>>,
@@ -59,33 +54,8 @@ impl Similarity {
         Ok(Similarity { violating, harmless, neighbours, alike_min })
     }
 
-    /// The highest score of each category over a text and its sentences.
-    ///
-    /// # Errors
-    /// `NetError`, also for a text that is too long to be looked at as a whole.
-    pub fn judge(&self, net: &Minilm, text: &str) -> Result<BTreeMap<Category, u16>, NetError> {
-        let mut pieces = net.pieces(text);
-        let sentences: Vec<&str> = super::rules::sentences(text).take(SENTENCES_MAX).collect();
-        if sentences.len() > 1 {
-            pieces.extend(sentences.into_iter().flat_map(|sentence| net.pieces(sentence)));
-        }
-        if pieces.len() > PIECES_MAX {
-            let reason =
-                format!("a text of {} pieces, at most {PIECES_MAX} are judged", pieces.len());
-            return Err(NetError { net: "minilm", reason });
-        }
-        let mut found: BTreeMap<Category, u16> = BTreeMap::new();
-        for embedding in net.embed(&pieces)? {
-            for (category, score) in self.scores(&embedding) {
-                let kept = found.entry(category).or_default();
-                *kept = score.max(*kept);
-            }
-        }
-        Ok(found)
-    }
-
     /// The score of one embedding in each category that it is alike to at all.
-    fn scores(&self, of: &Embedding) -> Vec<(Category, u16)> {
+    pub fn scores(&self, of: &Embedding) -> Vec<(Category, u16)> {
         let harmless = self.nearest(of, &self.harmless);
         let score_of = |(category, all): (&Category, &Vec<Embedding>)| {
             let alike = self.nearest(of, all);
