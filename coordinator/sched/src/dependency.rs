@@ -82,14 +82,14 @@ impl Core {
                 Some(Gate { tokens: rate, rate: Some(rate * 2), at, ..gate })
             }
             // One at a time: a probe that still runs has not been answered.
-            None => {
-                let at = now.plus(self.state.config.backoff_max);
-                let tokens = u32::from(!self.probes(gate));
-                Some(Gate { tokens, at, ..gate })
+            None if self.probes(gate) => {
+                Some(Gate { at: now.plus(self.state.config.backoff_max), ..gate })
             }
+            // Whoever comes next is the probe, and sets the time again; an idle farm waits for nothing.
+            None => Some(Gate { tokens: 1, ..gate }),
         };
         self.state.gate = next;
-        if let Some(gate) = next {
+        if let Some(gate) = next.filter(|gate| gate.at > now) {
             self.set_timer(gate.at, Timer::Gate);
         }
         self.look_everywhere();
@@ -104,11 +104,12 @@ impl Core {
     /// A shard was placed.
     pub(crate) fn passed_gate(&mut self, slot: Slot) {
         let seq = self.state.jobs[slot].seq;
-        if let Some(gate) = &mut self.state.gate {
-            gate.tokens = gate.tokens.saturating_sub(1);
-            if gate.rate.is_none() {
-                gate.probe = Some((slot, seq));
-            }
+        let again = self.state.now.plus(self.state.config.backoff_max);
+        let Some(gate) = &mut self.state.gate else { return };
+        gate.tokens = gate.tokens.saturating_sub(1);
+        if gate.rate.is_none() {
+            (gate.probe, gate.at) = (Some((slot, seq)), again);
+            self.set_timer(again, Timer::Gate);
         }
     }
 
