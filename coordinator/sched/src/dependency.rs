@@ -133,11 +133,11 @@ impl Core {
         self.todo.preempt = true;
     }
 
-    /// A job that waits for the gate ends when its dependency has been down for too long.
-    pub(crate) fn limit_waiting(&mut self, slot: Slot) {
-        let job = &self.state.jobs[slot];
-        let (seq, since) = (job.seq, job.live.as_ref().and_then(|live| live.outage));
-        if let Some(outage) = since {
+    /// A job that waits for the gate ends when its dependency has been down for too long. A part may have had all its
+    /// segments stored before its attempt failed: then there is none any more.
+    pub(crate) fn limit_waiting(&mut self, slot: Slot, seq: u64) {
+        let job = self.state.jobs.get(slot).filter(|job| job.seq == seq);
+        if let Some(outage) = job.and_then(|job| job.live.as_ref()?.outage) {
             let at = outage.since.plus(self.state.config.backoff_give_up);
             self.set_timer(at, Timer::Job { slot, seq });
         }

@@ -112,8 +112,9 @@ impl Core {
                 (None, _) => self.give_up(slot, cause, out),
                 // It is down for all: the gate says when it is tried again, and by whom.
                 (Some(_), true) => {
+                    let seq = self.state.jobs[slot].seq;
                     self.advance(slot, out);
-                    self.limit_waiting(slot);
+                    self.limit_waiting(slot, seq);
                 }
                 (Some(until), false) => self.wait(slot, Standing::BackingOff { until }, until),
             },

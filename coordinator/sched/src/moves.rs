@@ -36,7 +36,7 @@ impl Core {
             }
             Standing::BackingOff { .. } => {
                 self.forgive(slot, node.map(|node| (node, true)));
-                self.make_ready(slot);
+                self.advance(slot, out);
             }
             Standing::PublishBackingOff { .. } => {
                 self.forgive(slot, None);

@@ -123,7 +123,7 @@ impl Core {
         let now = self.state.now;
         let Some(job) = self.state.jobs.get(slot).filter(|job| job.seq == seq) else { return };
         match job.standing() {
-            Standing::BackingOff { until } if until <= now => self.make_ready(slot),
+            Standing::BackingOff { until } if until <= now => self.advance(slot, out),
             Standing::PublishBackingOff { until } if until <= now => self.publish(slot, out),
             Standing::Ready if self.waited_too_long(slot) => {
                 self.give_up(slot, Cause::DependencyDown, out);
