@@ -12,6 +12,7 @@ use crate::store::{Flip, Store};
 use crate::worker::Worker;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use zoetrope_coordinator::jobs::Assets;
 use zoetrope_protocol::id::{ArtifactId, JobId};
@@ -141,11 +142,14 @@ const HEALED_MS: u64 = 6 * 3_600_000;
 /// Runs a schedule.
 ///
 /// # Errors
-/// What was broken, in words.
+/// What was broken, in words. That a part panicked too, so that its seed is told and the next ones run.
 pub fn run(plan: Plan) -> Result<Ran, String> {
     let mut world = World::new(plan);
-    world.begin();
-    let result = world.go();
+    let went = panic::catch_unwind(AssertUnwindSafe(|| {
+        world.begin();
+        world.go()
+    }));
+    let result = went.unwrap_or_else(|_| Err("a part of the farm panicked, see above".to_owned()));
     result.map_err(|broken| format!("at {} ms: {broken}", world.now))?;
     Ok(world.ran())
 }
