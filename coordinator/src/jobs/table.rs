@@ -264,9 +264,12 @@ impl JobTable {
         self.models.get(&model).map(String::as_str)
     }
 
-    /// A clip was measured.
+    /// A clip was measured. An attempt that was stopped may still say so after its successor did: that changes nothing.
     pub fn measured(&mut self, job: JobId, fence: Fence, facts: ClipFacts) {
-        self.change(job, |row| row.facts = Some((fence, facts)));
+        let newer = |row: &Arc<JobRow>| row.facts.is_none_or(|(known, _)| known <= fence);
+        if self.rows.get(&job).is_some_and(newer) {
+            self.change(job, |row| row.facts = Some((fence, facts)));
+        }
     }
 
     /// A mark was issued for the job's clip.

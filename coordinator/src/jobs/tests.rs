@@ -69,6 +69,11 @@ fn an_artifact_goes_when_its_last_user_is_done_and_rows_rebuild_the_table() {
     let facts = ClipFacts { size, frames: 96, av_gap_micros: 0, sprite_columns: 5, sprite_rows: 2 };
     table.measured(JobId(1), fence, facts);
     table.output(Millis(2), &Output::Publish { job: JobId(1), fence, outputs: outputs.clone() });
+    // The last word of an attempt of an earlier epoch comes late.
+    let before = Fence { epoch: Epoch(0), attempt: AttemptNumber(9) };
+    table.measured(JobId(1), before, ClipFacts { frames: 95, ..facts });
+    let row = table.row(JobId(1)).expect("a row");
+    assert_eq!(row.facts, Some((fence, facts)), "what is published is what was measured of it");
     table.output(Millis(3), &Output::JobMoved { job: JobId(1), state: JobState::Completed });
     let all = Output::Forget { job: JobId(1), artifacts: outputs };
     assert!(table.output(Millis(3), &all).is_empty(), "published files stay");
