@@ -13,7 +13,7 @@ use zoetrope_coordinator::link::session::{Act, Session};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{Fence, JobId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause};
-use zoetrope_protocol::wire::{ArtifactHeader, FromWorker, Held, Kept, Order, ToWorker};
+use zoetrope_protocol::wire::{ArtifactHeader, FromWorker, Held, Kept, ToWorker};
 use zoetrope_sched::input::LostHow;
 use zoetrope_sched::{Input, Output};
 
@@ -39,23 +39,11 @@ impl World {
     fn output(&mut self, host: usize, output: Output) {
         match output {
             Output::Welcome { worker, keep } => self.welcome(host, worker, keep),
-            Output::Assign { worker, shard, fence, inputs, hard_limit, shards } => {
+            Output::Assign { worker, .. } => {
                 let Some(running) = &self.hosts[host].running else { return };
-                let Some(row) = running.books.table.row(shard.job) else { return };
-                let spec = row.spec.render.clone();
-                let checkpoint_every = self.plan.checkpoint_every;
-                let mark = None;
-                let order = Order {
-                    shard,
-                    fence,
-                    spec,
-                    inputs,
-                    checkpoint_every,
-                    hard_limit,
-                    mark,
-                    shards,
-                };
-                self.tell(host, worker, ToWorker::Order(order));
+                if let Some(order) = running.books.order(output, self.plan.checkpoint_every) {
+                    self.tell(host, worker, ToWorker::Order(order));
+                }
             }
             Output::Stop { worker, held, when } => {
                 self.tell_if_there(host, worker, ToWorker::Stop { held, when });

@@ -18,6 +18,7 @@ use zoetrope_protocol::job::ClipFacts;
 use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
 use zoetrope_protocol::provenance::{Proofs, SignedClaim};
+use zoetrope_protocol::wire::Order;
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::output::{FailWhy, JobState};
 use zoetrope_sched::{Config, Core, Input, Output, State};
@@ -347,6 +348,16 @@ impl Books {
         let moved = Output::JobMoved { job, state: JobState::Failed(why) };
         effects.free.extend(self.table.output(now, &moved));
         effects.outputs.push(moved);
+    }
+
+    /// The order that the core's `Assign` is, still without a mark; none if its job is not known any more.
+    pub fn order(&self, assigned: Output, checkpoint_every: u32) -> Option<Order> {
+        let Output::Assign { shard, fence, inputs, hard_limit, shards, .. } = assigned else {
+            return None;
+        };
+        let spec = self.table.row(shard.job)?.spec.render.clone();
+        let mark = None;
+        Some(Order { shard, fence, spec, inputs, checkpoint_every, hard_limit, mark, shards })
     }
 
     /// When `TimePassed` is due.

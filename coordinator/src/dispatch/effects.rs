@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{Cause, Stage};
 use zoetrope_protocol::metric;
-use zoetrope_protocol::wire::{CloseCode, Held, Order, ToWorker};
+use zoetrope_protocol::wire::{CloseCode, Held, ToWorker};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{EndWhy, LostHow};
 use zoetrope_sched::output::{FailWhy, GoneHow, Ignored, JobState, Output};
@@ -51,21 +51,9 @@ impl DispatchState {
                 let epoch = self.books.core.epoch();
                 self.tell(worker, LinkMsg::Welcome { worker, epoch, keep });
             }
-            Output::Assign { worker, shard, fence, inputs, hard_limit, shards } => {
-                let Some(row) = self.books.table.row(shard.job) else { return };
-                let checkpoint_every = self.limits.checkpoint_every;
-                let spec = row.spec.render.clone();
-                let mark = None;
-                let order = Order {
-                    shard,
-                    fence,
-                    spec,
-                    inputs,
-                    checkpoint_every,
-                    hard_limit,
-                    mark,
-                    shards,
-                };
+            Output::Assign { worker, shard, .. } => {
+                let every = self.limits.checkpoint_every;
+                let Some(order) = self.books.order(output, every) else { return };
                 self.placed.insert(shard, Instant::now());
                 if shard.stage == Stage::Finish {
                     return self.mark_order(worker, order);

@@ -215,11 +215,7 @@ async fn a_publication_waits_for_a_bucket_that_is_away_and_comes_once() {
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     for (job, trouble) in [(1, Trouble::Busy), (2, Trouble::Stall)] {
         farm.submit(submission(job)).await.expect("admitted");
-        for _ in 0..2 {
-            let order = worker.order().await;
-            worker.carry_out(&order).await;
-        }
-        let order = worker.order().await;
+        let order = worker.finish_order().await;
         let (held, outputs) = (held(&order), worker.files(&order).await);
         proxy.set(trouble);
         let (facts, gpu) = (Some(facts(&order)), Millis(50));

@@ -169,11 +169,7 @@ async fn a_clip_waits_for_a_store_that_gives_other_bytes() {
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     for (job, role) in (1..).zip([Role::Marks, Role::Scores, Role::Clip]) {
         farm.submit(submission(job)).await.expect("admitted");
-        for _ in 0..2 {
-            let order = worker.order().await;
-            worker.carry_out(&order).await;
-        }
-        let order = worker.order().await;
+        let order = worker.finish_order().await;
         let (held, outputs) = (held(&order), worker.files(&order).await);
         let output = outputs.iter().find(|output| output.role == role).expect("is made");
         let name = output.artifact.to_string();

@@ -9,7 +9,7 @@ use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::watermark::{MarkFault, WatermarkMsg};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
-use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::mark::{
     Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SOUND_CHIPS, SoundMark, unpack,
 };
@@ -32,24 +32,12 @@ pub(crate) fn record(order: &Order, clip: ArtifactId) -> MarkRecord {
     }
 }
 
-/// Carries out orders up to the one to finish.
-async fn finish_order(worker: &mut Worker) -> Order {
-    loop {
-        let order = worker.order().await;
-        if order.shard.stage == Stage::Finish {
-            return order;
-        }
-        assert!(order.mark.is_none(), "only who makes a clip is told its mark");
-        worker.carry_out(&order).await;
-    }
-}
-
 /// Renders a job up to its clip, whose record of marks was changed; none: it is left out.
 async fn finish_with(
     worker: &mut Worker,
     change: impl FnOnce(&Order, MarkRecord) -> Option<MarkRecord>,
 ) -> JobId {
-    let order = finish_order(worker).await;
+    let order = worker.finish_order().await;
     let held = held(&order);
     worker.say(FromWorker::Started(held)).await;
     let mut outputs: Vec<ArtifactRef> = worker.files(&order).await;
@@ -69,11 +57,11 @@ async fn attempts_of_a_job_carry_one_mark_and_jobs_carry_different_ones() {
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
-    let first = finish_order(&mut worker).await;
+    let first = worker.finish_order().await;
     worker.say(FromWorker::Started(held(&first))).await;
     worker.die();
     let mut worker = Worker::fresh(&farm, "b").await;
-    let again = finish_order(&mut worker).await;
+    let again = worker.finish_order().await;
     assert_eq!((again.shard, &again.mark), (first.shard, &first.mark));
     assert_ne!(again.fence, first.fence);
     worker.carry_out(&again).await;
@@ -83,7 +71,7 @@ async fn attempts_of_a_job_carry_one_mark_and_jobs_carry_different_ones() {
     let farm = farm.restart().await;
     let mut worker = Worker::fresh(&farm, "c").await;
     farm.submit(submission(2)).await.expect("admitted");
-    let other = finish_order(&mut worker).await;
+    let other = worker.finish_order().await;
     let tiles = |order: &Order| {
         let MarkOrder { pixels, sound, .. } = *order.mark.clone().expect("is marked");
         (pixels, sound)
@@ -237,7 +225,7 @@ async fn a_sidecar_that_lies_about_a_clip_publishes_nothing_and_the_clip_waits()
         let mut worker = Worker::fresh(&farm, "a").await;
         farm.submit(submission(1)).await.expect("admitted");
         // Once the real one has said that it is there, only the liar is asked.
-        let order = finish_order(&mut worker).await;
+        let order = worker.finish_order().await;
         let liar = lie.begin(&farm).await;
         worker.carry_out(&order).await;
         seen(&farm, PUBLISH_FAILED, 2.0, PATIENCE).await;
@@ -257,7 +245,7 @@ async fn a_sidecar_that_denies_a_mark_ends_the_job() {
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
-    let order = finish_order(&mut worker).await;
+    let order = worker.finish_order().await;
     Lie::NoMark.begin(&farm).await;
     worker.carry_out(&order).await;
     let view = farm.until(JobId(1), |view| matches!(view.state, JobState::Failed(_))).await;
@@ -300,7 +288,7 @@ async fn two_jobs_never_get_one_mark() {
     let order = first.order().await;
     Lie::OneMark.begin(&farm).await;
     first.carry_out(&order).await;
-    let finish = finish_order(&mut first).await;
+    let finish = first.finish_order().await;
     farm.submit(submission(2)).await.expect("admitted");
     for _ in 0..2 {
         let order = second.order().await;
@@ -328,7 +316,7 @@ async fn a_sidecar_that_hangs_over_a_clip_publishes_nothing_and_the_clip_waits()
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
-    let order = finish_order(&mut worker).await;
+    let order = worker.finish_order().await;
     Lie::Hangs.begin(&farm).await;
     worker.carry_out(&order).await;
     seen(&farm, PUBLISH_FAILED, 1.0, HANG_PATIENCE).await;

@@ -206,6 +206,18 @@ impl Worker {
         }
     }
 
+    /// Carries out orders up to the one to finish.
+    pub(crate) async fn finish_order(&mut self) -> Order {
+        loop {
+            let order = self.order().await;
+            if order.shard.stage == Stage::Finish {
+                return order;
+            }
+            assert!(order.mark.is_none(), "only who makes a clip is told its mark");
+            self.carry_out(&order).await;
+        }
+    }
+
     pub(crate) async fn say(&self, message: FromWorker) {
         self.out.send(message).await.expect("the writer runs");
     }
