@@ -3,6 +3,7 @@
 //! The version of a policy is a digest of its text, its lists and its nets' digests: two policies with one version
 //! judge alike.
 
+use crate::text::heads::{HeadsFile, HeadsPolicy};
 use crate::text::rules::{RuleFile, Rules, RulesError};
 use crate::{models::NetName, score};
 use serde::Deserialize;
@@ -81,14 +82,6 @@ struct TextFile {
     default: PerAudience<ThresholdsFile>,
     #[serde(default)]
     category: BTreeMap<String, PerAudience<ThresholdsFile>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HeadsFile {
-    sha256: String,
-    minor_list: String,
-    minor_sexual: f32,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -269,17 +262,6 @@ pub struct EndUsers {
     pub banned: bool,
 }
 
-/// The heads that judge embeddings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadsPolicy {
-    /// Their file's digest.
-    pub sha256: ArtifactId,
-    /// The list of words that tell of minors.
-    pub minor_list: String,
-    /// From which score as `sexual` on a text with one of these words is `sexual/minors`.
-    pub minor_sexual: u16,
-}
-
 /// A violating sentence and its harmless twin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -410,7 +392,7 @@ impl Policy {
             Ok((category, per.map(|a, t| thresholds(&format!("text.category.{word:?}.{a}"), t))?))
         });
         let rules = Rules::new(rules)?;
-        let heads = heads.map(|file| heads_of(file, &rules)).transpose()?;
+        let heads = heads.map(|file| HeadsPolicy::of(file, &rules)).transpose()?;
         Ok(Policy {
             name: parsed.name,
             version,
@@ -501,7 +483,7 @@ fn length(key: &str, value: u64, least: u64, most: u64) -> Result<(), PolicyErro
     Err(PolicyError::Range { key: key.into(), allowed: format!("{least} to {most}, got {value}") })
 }
 
-fn share(key: &str, value: f32) -> Result<u16, PolicyError> {
+pub(crate) fn share(key: &str, value: f32) -> Result<u16, PolicyError> {
     if (0.0..=1.0).contains(&value) {
         return Ok(score(value));
     }
@@ -516,23 +498,6 @@ fn thresholds(key: &str, file: ThresholdsFile) -> Result<Thresholds, PolicyError
         return Err(PolicyError::Range { key: format!("{key}.review"), allowed });
     }
     Ok(Thresholds { review, block })
-}
-
-fn heads_of(file: HeadsFile, rules: &Rules) -> Result<HeadsPolicy, PolicyError> {
-    let wrong = |key: &str, allowed: &str| PolicyError::Range {
-        key: format!("text.heads.{key}"),
-        allowed: allowed.to_owned(),
-    };
-    let digest = "the SHA-256 of their file, 64 hexadecimal digits";
-    let sha256 = file.sha256.parse().map_err(|_| wrong("sha256", digest))?;
-    if !rules.has(&file.minor_list) {
-        return Err(wrong(
-            "minor_list",
-            &format!("a list of the rules, got {:?}", file.minor_list),
-        ));
-    }
-    let minor_sexual = share("text.heads.minor_sexual", file.minor_sexual)?;
-    Ok(HeadsPolicy { sha256, minor_list: file.minor_list, minor_sexual })
 }
 
 fn votes(audience: &str, file: VotesFile) -> Result<Votes, PolicyError> {

@@ -4,9 +4,10 @@
 //! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
 
 use super::history::{AttemptRecord, steps_of};
+use super::retention::LeftBehind;
 use super::{
-    Assets, ClipProofs, History, JobRow, JobView, ListQuery, MarkRows, MarkTable, Page, ProofTable,
-    Share, ShareId, ShareTable, Submission,
+    Assets, ClipProofs, History, JobRow, JobView, Keep, ListQuery, MarkRows, MarkTable, Page,
+    ProofTable, Share, ShareId, ShareTable, Submission,
 };
 use crate::farm::NoSuchCursor;
 use serde::{Deserialize, Serialize};
@@ -68,15 +69,6 @@ pub struct TableRows {
     pub models: Vec<(ModelId, String)>,
 }
 
-/// How long the intermediate artifacts of a job stay after its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Of one that has its clip: long enough to look at what made it.
-    pub completed: Millis,
-    /// Of one that ended otherwise: long enough to find out why.
-    pub failed: Millis,
-}
-
 /// The place of a job in the total order.
 type Place = (Millis, JobId);
 /// What makes two requests the same: who sent what.
@@ -93,8 +85,7 @@ pub struct JobTable {
     contents: BTreeMap<Content, BTreeSet<Place>>,
     contents_age: BTreeSet<Place>,
     expiries: BTreeSet<Place>,
-    /// Jobs that ended and whose intermediate artifacts are still there, by their end: completed, failed.
-    ended: [BTreeSet<Place>; 2],
+    left: LeftBehind,
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
@@ -146,14 +137,7 @@ impl JobTable {
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(row.job);
         }
-        self.note_ended(row);
-    }
-
-    /// An ended job's intermediate artifacts wait for their time.
-    fn note_ended(&mut self, row: &JobRow) {
-        if let Some(since) = row.left_since().filter(|_| row.intermediates().next().is_some()) {
-            self.ended[usize::from(row.failed())].insert((since, row.job));
-        }
+        self.left.note(row);
     }
 
     /// A job was admitted.
@@ -381,7 +365,7 @@ impl JobTable {
         if let Some(expires) = row.expires() {
             self.expiries.remove(&(expires, job));
         }
-        self.forget_ended(&row);
+        self.left.forget(&row);
         self.release(job, |row| {
             row.assets_gone = true;
             if row.is_terminal() {
@@ -396,15 +380,9 @@ impl JobTable {
         let Some(row) = self.rows.get(&job).filter(|row| row.is_terminal()).cloned() else {
             return Vec::new();
         };
-        self.forget_ended(&row);
+        self.left.forget(&row);
         let go: BTreeSet<ArtifactId> = row.intermediates().copied().collect();
         self.release(job, |row| row.working.retain(|artifact| !go.contains(artifact)))
-    }
-
-    fn forget_ended(&mut self, row: &JobRow) {
-        if let Some(since) = row.left_since() {
-            self.ended[usize::from(row.failed())].remove(&(since, row.job));
-        }
     }
 
     /// Takes in one output of the core. Returns artifacts that nobody uses any more.
@@ -486,7 +464,7 @@ impl JobTable {
         for artifact in row.uses() {
             self.users.entry(artifact).or_default().insert(job);
         }
-        self.note_ended(&row);
+        self.left.note(&row);
     }
 
     fn began(&mut self, job: JobId, worker: WorkerId) {
@@ -551,14 +529,7 @@ impl JobTable {
 
     /// Jobs whose intermediate artifacts are due to go: so long after their end.
     pub fn left_behind(&self, now: Millis, keep: Keep, at_most: usize) -> Vec<JobId> {
-        let due = |places: &BTreeSet<Place>, keep: Millis| -> Vec<JobId> {
-            let due = places.iter().take_while(|(ended, _)| ended.plus(keep) <= now);
-            due.take(at_most).map(|(_, job)| *job).collect()
-        };
-        let [completed, failed] = &self.ended;
-        let mut jobs = due(completed, keep.completed);
-        jobs.extend(due(failed, keep.failed));
-        jobs
+        self.left.due(now, keep, at_most)
     }
 
     /// A row, also of a deleted job.

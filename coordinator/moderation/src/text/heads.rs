@@ -6,9 +6,11 @@
 
 use crate::models::{ModelsError, NetName};
 use crate::nets::minilm::{Embedding, WIDTH};
-use crate::policy::HeadsPolicy;
+use crate::policy::{PolicyError, share};
 use crate::score;
+use crate::text::rules::Rules;
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use zoetrope_protocol::id::ArtifactId;
@@ -22,6 +24,47 @@ const FILE: &str = "text-heads.safetensors";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The class that is no category.
 const HARMLESS: &str = "harmless";
+
+/// What a policy's file says of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeadsFile {
+    sha256: String,
+    minor_list: String,
+    minor_sexual: f32,
+}
+
+/// The heads that judge embeddings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadsPolicy {
+    /// Their file's digest.
+    pub sha256: ArtifactId,
+    /// The list of words that tell of minors.
+    pub minor_list: String,
+    /// From which score as `sexual` on a text with one of these words is `sexual/minors`.
+    pub minor_sexual: u16,
+}
+
+impl HeadsPolicy {
+    /// # Errors
+    /// `PolicyError` names the key and what is allowed.
+    pub(crate) fn of(file: HeadsFile, rules: &Rules) -> Result<HeadsPolicy, PolicyError> {
+        let wrong = |key: &str, allowed: &str| PolicyError::Range {
+            key: format!("text.heads.{key}"),
+            allowed: allowed.to_owned(),
+        };
+        let digest = "the SHA-256 of their file, 64 hexadecimal digits";
+        let sha256 = file.sha256.parse().map_err(|_| wrong("sha256", digest))?;
+        if !rules.has(&file.minor_list) {
+            return Err(wrong(
+                "minor_list",
+                &format!("a list of the rules, got {:?}", file.minor_list),
+            ));
+        }
+        let minor_sexual = share("text.heads.minor_sexual", file.minor_sexual)?;
+        Ok(HeadsPolicy { sha256, minor_list: file.minor_list, minor_sexual })
+    }
+}
 
 /// The heads.
 pub struct Heads {
