@@ -179,22 +179,25 @@ impl StorageState {
     }
 
     fn sweep(&self, back: ActorRef<DispatchMsg>) {
-        let (store, permits) = (self.store.clone(), self.permits.clone());
+        let (store, metrics, permits) =
+            (self.store.clone(), self.metrics.clone(), self.permits.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
             let mut listed = store.list().try_chunks(SWEEP_CHUNK);
-            loop {
+            let outcome = loop {
                 match listed.try_next().await {
                     Ok(Some(artifacts)) => {
                         // Without a dispatch actor the process ends; the next start sweeps again.
                         drop(back.cast(DispatchMsg::Listed(artifacts)));
                     }
-                    Ok(None) => return,
+                    Ok(None) => break "ok",
                     Err(error) => {
-                        return tracing::warn!(%error, "the store could not be swept");
+                        tracing::warn!(%error, "the store could not be swept");
+                        break "error";
                     }
                 }
-            }
+            };
+            metrics.count(&metric::STORE_SWEEPS, &[outcome]);
         });
     }
 

@@ -110,6 +110,7 @@ metrics! {
     ETCD_REQUEST_DURATION = Coordinator Histogram(IO), "zoetrope_etcd_request_duration_seconds" ["op"] "Time that etcd took for a request, answered or not.";
     ETCD_SIZE = Coordinator Gauge, "zoetrope_etcd_database_bytes" [] "Size of etcd's database, which its quota limits.";
     RECOVERY_DURATION = Coordinator Gauge, "zoetrope_recovery_duration_seconds" [] "Time that the last recovery from the journal took.";
+    STORE_SWEEPS = Coordinator Counter, "zoetrope_store_sweeps_total" ["outcome"] "Looks through the store for what no job uses, at each start and each hour; outcome is ok or error.";
     JOURNAL_SYNC = Coordinator Histogram(IO), "zoetrope_journal_sync_duration_seconds" [] "Time to make one batch of inputs durable.";
     JOURNAL_BYTES = Coordinator Counter, "zoetrope_journal_bytes_total" [] "Bytes of records written to the journal.";
     JOURNAL_INPUTS = Coordinator Counter, "zoetrope_journal_inputs_total" [] "Records written to the journal; divided by syncs it is the group commit.";

@@ -36,6 +36,17 @@ fn faults(report: &Report) -> BTreeMap<Fault, usize> {
     counts
 }
 
+/// Waits until the farm has looked through its store once.
+async fn swept(farm: &TestFarm) {
+    let looked = async {
+        let line = "zoetrope_store_sweeps_total{outcome=\"ok\"}";
+        while !farm.running.metrics.text().contains(line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looked).await.expect("it is swept at the start");
+}
+
 async fn complete(farm: &TestFarm, worker: &mut Worker, job: u128) -> Assets {
     farm.submit(submission(job)).await.expect("admitted");
     for _ in 0..3 {
@@ -80,6 +91,8 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     assert_eq!((clean.problems, clean.jobs), (0, 6), "{:?}", clean.findings);
     assert!(clean.bytes > 0 && check(&farm, false, true).await.bytes == 0);
 
+    // What the sweep of the start has listed is about to go, and no finding.
+    swept(&farm).await;
     std::fs::remove_file(pointer(&farm, 1)).expect("removes");
     std::fs::write(pointer(&farm, 2), "{}").expect("writes");
     std::fs::write(pointer(&farm, 99), "{}").expect("writes");

@@ -6,6 +6,7 @@
 //! against: the three proofs of a publication beside the measures (3), kill at a step of real tensors (9).
 
 mod end;
+mod holdings;
 mod watch;
 
 use crate::plan::Plan;

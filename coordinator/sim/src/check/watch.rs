@@ -1,6 +1,7 @@
 //! What the core's outputs mean to those outside, followed record by record: who runs what, who may, and what
 //! was promised. Outputs that it does not know yet pass unseen.
 
+use super::holdings::Holdings;
 use super::{Held2, input_of, sortable};
 use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_coordinator::dispatch::books::Entry;
@@ -21,10 +22,10 @@ pub struct Watch {
     tenants: BTreeMap<JobId, TenantId>,
     running_max: BTreeMap<TenantId, u32>,
     /// What counts as stored for a job: its chain, then its clip.
-    stored: BTreeMap<JobId, Vec<ArtifactRef>>,
+    stored: Holdings,
     publishing: BTreeMap<JobId, Vec<ArtifactRef>>,
     /// What led to a clip, of jobs that ended, until it is cleaned up.
-    left: BTreeMap<JobId, Vec<ArtifactRef>>,
+    left: Holdings,
     /// Jobs of which an artifact was found missing.
     shaken: BTreeSet<JobId>,
     identities: BTreeMap<WorkerId, (String, u64)>,
@@ -51,14 +52,15 @@ impl Watch {
 
     /// A job that one of these artifacts belongs to.
     pub fn user_of(&self, gone: &BTreeSet<ArtifactId>) -> Option<(JobId, ArtifactId)> {
-        let all = self.stored.iter().chain(&self.left);
-        let all = all.flat_map(|(job, all)| all.iter().map(|a| (*job, a.artifact)));
-        all.into_iter().find(|(_, artifact)| gone.contains(artifact))
+        gone.iter().find_map(|artifact| {
+            let user = self.stored.user_of(artifact).or_else(|| self.left.user_of(artifact))?;
+            Some((user, *artifact))
+        })
     }
 
     /// Whether an artifact of this attempt is on its job's chain.
     pub fn counts(&self, held: Held, artifact: &ArtifactRef) -> bool {
-        self.stored.get(&held.shard.job).is_some_and(|all| all.contains(artifact))
+        self.stored.of(held.shard.job).contains(artifact)
     }
 
     /// Whether an artifact of the job was found missing, so that steps have to be made again.
@@ -80,12 +82,12 @@ impl Watch {
     ) -> Result<(), String> {
         match entry {
             Entry::Deleted { job } | Entry::Expired { job } => {
-                self.stored.remove(job);
-                self.left.remove(job);
+                self.stored.remove(*job);
+                self.left.remove(*job);
             }
             Entry::CleanedUp { job } => {
                 hold!(self.ended(*job), "{job} runs, and is cleaned up");
-                self.left.remove(job);
+                self.left.remove(*job);
             }
             _ => {}
         }
@@ -101,8 +103,8 @@ impl Watch {
         }
         if matches!(entry, Entry::Deleted { job } if self.ended(*job)) {
             let Entry::Deleted { job } = entry else { return Ok(()) };
-            self.stored.remove(job);
-            self.left.remove(job);
+            self.stored.remove(*job);
+            self.left.remove(*job);
         }
         if thorough {
             for view in core.workers() {
@@ -124,11 +126,11 @@ impl Watch {
                 self.running_max.insert(*tenant, policy.running_max);
             }
             Input::ArtifactStored { held, artifact, .. } if !ignored => {
-                self.stored.entry(held.shard.job).or_default().push(*artifact);
+                self.stored.add(held.shard.job, &[*artifact]);
             }
             // The last word of an attempt that was stopped says only that its gpu is free.
             Input::ShardFinished { held, outputs, .. } if ended_well(out, held) => {
-                self.stored.entry(held.shard.job).or_default().extend(outputs);
+                self.stored.add(held.shard.job, outputs);
             }
             Input::ShardFailed { held, cause: Cause::ArtifactMissing, .. } => {
                 self.shaken.insert(held.shard.job);
@@ -138,9 +140,7 @@ impl Watch {
             }
             Input::ArtifactGone { job, artifact } => {
                 self.shaken.insert(*job);
-                if let Some(stored) = self.stored.get_mut(job) {
-                    stored.retain(|other| other.artifact != artifact.artifact);
-                }
+                self.stored.retain(*job, |other| other.artifact != artifact.artifact);
             }
             Input::WorkerJoined { worker, identity, held, .. } => {
                 let place = (identity.node.clone(), identity.boot);
@@ -269,13 +269,14 @@ impl Watch {
                 match state {
                     JobState::Completed => {
                         let clip = self.publishing.remove(job).unwrap_or_default();
-                        let mut left = self.stored.insert(*job, clip.clone()).unwrap_or_default();
+                        let mut left = self.stored.remove(*job);
                         left.retain(|artifact| !clip.contains(artifact));
-                        self.left.insert(*job, left);
+                        self.stored.add(*job, &clip);
+                        self.left.add(*job, &left);
                     }
                     JobState::Failed(_) => {
-                        let left = self.stored.remove(job).unwrap_or_default();
-                        self.left.insert(*job, left);
+                        let left = self.stored.remove(*job);
+                        self.left.add(*job, &left);
                     }
                     _ => {}
                 }
@@ -286,11 +287,10 @@ impl Watch {
             }
             Output::Forget { job, artifacts } => {
                 let completed = self.states.get(job) == Some(&JobState::Completed);
-                if let Some(stored) = self.stored.get_mut(job) {
-                    let kept = |a: &ArtifactRef| completed && stored.contains(a);
-                    hold!(!artifacts.iter().any(kept), "{job}'s published clip is forgotten");
-                    stored.retain(|artifact| !artifacts.contains(artifact));
-                }
+                let stored = self.stored.of(*job);
+                let kept = |a: &ArtifactRef| completed && stored.contains(a);
+                hold!(!artifacts.iter().any(kept), "{job}'s published clip is forgotten");
+                self.stored.retain(*job, |artifact| !artifacts.contains(artifact));
             }
             Output::WorkerGone { worker, .. } => {
                 hold!(self.gone.insert(*worker), "{worker} is gone twice");
@@ -302,15 +302,15 @@ impl Watch {
 
     /// An attempt starts from artifacts that are stored, and from the newest latents.
     fn starts_from_the_newest(&self, shard: ShardId, inputs: &[ArtifactRef]) -> Result<(), String> {
-        let stored = self.stored.get(&shard.job);
+        let stored = self.stored.of(shard.job);
         for artifact in inputs {
-            let there = stored.is_some_and(|all| all.contains(artifact));
+            let there = stored.contains(artifact);
             hold!(there, "{shard} is to start from {artifact:?}, which is not stored");
         }
         if shard.stage != Stage::Denoise || self.shaken.contains(&shard.job) {
             return Ok(());
         }
-        let newest = stored.into_iter().flatten().map(|a| step_of(a.role)).max().unwrap_or(0);
+        let newest = stored.iter().map(|a| step_of(a.role)).max().unwrap_or(0);
         let from = inputs.iter().map(|a| step_of(a.role)).max().unwrap_or(0);
         hold!(from >= newest, "resumes: {shard} starts at step {from}, step {newest} is stored");
         Ok(())
