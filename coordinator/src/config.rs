@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zoetrope_protocol::id::{Millis, TenantId};
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_sched::input::TenantPolicy;
 
 /// What `zoetrope serve` is told.
@@ -142,11 +143,19 @@ pub struct Link {
     pub load_seconds: u64,
     /// Latents are stored after every so many denoising steps; 0: as often as it costs at most 1 % of their time.
     pub checkpoint_every: u32,
+    /// The newest version of the link that is spoken.
+    pub version_max: LinkVersion,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Link { connections: 10_000, stall_seconds: 120, load_seconds: 900, checkpoint_every: 1 }
+        Link {
+            connections: 10_000,
+            stall_seconds: 120,
+            load_seconds: 900,
+            checkpoint_every: 1,
+            version_max: LinkVersion::NEWEST,
+        }
     }
 }
 
@@ -563,6 +572,8 @@ mod tests {
         let config = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect("parses");
         let error = config.check().expect_err("too small").to_string();
         assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 1");
+        let error = ServeConfig::parse("[link]\nversion_max = \"9\"\n").expect_err("there is none");
+        assert!(error.to_string().contains("this program speaks 1.0, 1.1"), "{error}");
     }
 
     #[test]

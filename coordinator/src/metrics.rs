@@ -51,8 +51,8 @@ impl Metrics {
             registered.expect("process metrics have names of their own");
         }
         let version = env!("CARGO_PKG_VERSION");
-        let wire = String::from_utf8_lossy(zoetrope_protocol::wire::ALPN_LINK).into_owned();
-        metrics.set(&metric::BUILD_INFO, &[version, &wire], 1.0);
+        let wire = zoetrope_protocol::version::LinkVersion::NEWEST.word();
+        metrics.set(&metric::BUILD_INFO, &[version, wire], 1.0);
         metrics
     }
 

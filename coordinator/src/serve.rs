@@ -216,8 +216,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         }
     }
     let unread: BTreeSet<JobId> = books.table.without_pointer().collect();
-    let endpoint = link::listen(&authority, config.link_listen, &config.names)
-        .with_context(|| format!("link_listen = {}", config.link_listen))?;
+    let endpoint =
+        link::listen(&authority, config.link_listen, &config.names, config.link.version_max)
+            .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
     let standing = |job| progress::Standing::of(books.table.row(job));
     let board = Arc::new(ProgressBoard::restore(&kept, standing).await);

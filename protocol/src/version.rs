@@ -9,37 +9,86 @@
 //! A frame that is sent against this rule is one that the peer cannot read: it closes the connection with
 //! [`CloseCode::BadFrame`](crate::wire::CloseCode::BadFrame), and says so in its log.
 
-use crate::wire::{FromWorker, ToWorker};
+use crate::wire::{ALPN_LINK, FromWorker, ToWorker};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
-/// A version of the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A version of the link. In configuration and on the command line it is a word such as `1.0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LinkVersion(u8);
 
-/// All versions that this program speaks, the newest first, with their names in the handshake. A new one is put in
-/// front; the last two releases' stay, so that workers and coordinators need not change at one moment.
-const KNOWN: [(LinkVersion, &[u8]); 1] = [(LinkVersion::FIRST, crate::wire::ALPN_LINK)];
+/// All versions that this program speaks, the newest first, with their words and their names in the handshake. A new
+/// one is put in front; the last two releases' stay, so that workers and coordinators need not change at one moment.
+const KNOWN: [(LinkVersion, &str, &[u8]); 2] = [
+    (LinkVersion::COORDINATORS, "1.1", b"zoetrope-link/1.1"),
+    (LinkVersion::FIRST, "1.0", ALPN_LINK),
+];
+
+/// A word that is no version which this program speaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no version {0:?} of the link: this program speaks {words}", words = LinkVersion::words())]
+pub struct NoSuchVersion(pub String);
 
 impl LinkVersion {
-    /// The version of the first release.
+    /// The version that everything else is of.
     pub const FIRST: LinkVersion = LinkVersion(0);
+
+    /// Workers are told of all coordinators, not only of those that they were started with.
+    pub const COORDINATORS: LinkVersion = LinkVersion(1);
 
     /// The newest version that this program speaks.
     pub const NEWEST: LinkVersion = KNOWN[0].0;
 
-    /// The names to offer or to take in a handshake, the newest first.
-    pub fn names() -> Vec<Vec<u8>> {
-        KNOWN.iter().map(|(_, name)| name.to_vec()).collect()
+    /// The names to offer or to take in a handshake by one that speaks nothing newer than this, the newest first.
+    pub fn names(self) -> Vec<Vec<u8>> {
+        let spoken = KNOWN.iter().filter(|(version, ..)| *version <= self);
+        spoken.map(|(.., name)| name.to_vec()).collect()
     }
 
     /// The version of this name; none if it is not one of ours.
     pub fn named(name: &[u8]) -> Option<LinkVersion> {
-        KNOWN.iter().find(|(_, known)| *known == name).map(|(version, _)| *version)
+        KNOWN.iter().find(|(.., known)| *known == name).map(|(version, ..)| *version)
     }
 
-    /// All names, for people.
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        KNOWN.iter().find(|(version, ..)| *version == self).map_or("", |(_, word, _)| word)
+    }
+
+    /// All words, for people.
     pub fn words() -> String {
-        let word = |name: &&[u8]| String::from_utf8_lossy(name).into_owned();
-        KNOWN.iter().map(|(_, name)| word(name)).collect::<Vec<_>>().join(", ")
+        KNOWN.iter().rev().map(|(_, word, _)| *word).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for LinkVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for LinkVersion {
+    type Err = NoSuchVersion;
+
+    fn from_str(word: &str) -> Result<LinkVersion, NoSuchVersion> {
+        let known = KNOWN.iter().find(|(_, known, _)| *known == word);
+        known.map(|(version, ..)| *version).ok_or_else(|| NoSuchVersion(word.to_owned()))
+    }
+}
+
+impl TryFrom<String> for LinkVersion {
+    type Error = NoSuchVersion;
+
+    fn try_from(word: String) -> Result<LinkVersion, NoSuchVersion> {
+        word.parse()
+    }
+}
+
+impl From<LinkVersion> for String {
+    fn from(version: LinkVersion) -> String {
+        version.word().to_owned()
     }
 }
 
@@ -74,11 +123,11 @@ impl ToWorker {
             | ToWorker::NotStored { .. }
             | ToWorker::NoArtifact(_)
             | ToWorker::Heartbeat
-            | ToWorker::Coordinators(_)
             | ToWorker::Terms { .. }
             | ToWorker::Signed { .. }
             | ToWorker::NotSigned { .. }
             | ToWorker::StoreDown(_) => LinkVersion::FIRST,
+            ToWorker::Coordinators(_) => LinkVersion::COORDINATORS,
         }
     }
 }
@@ -89,12 +138,22 @@ mod tests {
 
     #[test]
     fn names_are_known_and_the_newest_comes_first() {
-        assert_eq!(LinkVersion::names()[0], b"zoetrope-link/1");
-        for name in LinkVersion::names() {
+        assert_eq!(LinkVersion::NEWEST.names(), [&b"zoetrope-link/1.1"[..], b"zoetrope-link/1"]);
+        assert_eq!(LinkVersion::FIRST.names(), [b"zoetrope-link/1"], "held at the first one");
+        for name in LinkVersion::NEWEST.names() {
             assert!(LinkVersion::named(&name).is_some());
         }
         assert!(KNOWN.is_sorted_by(|before, after| before.0 > after.0));
         assert_eq!(LinkVersion::named(b"zoetrope-link/2"), None);
-        assert_eq!(LinkVersion::words(), "zoetrope-link/1");
+    }
+
+    #[test]
+    fn words_are_read_and_written() {
+        for (version, word, _) in KNOWN {
+            assert_eq!((word.parse(), version.to_string()), (Ok(version), word.to_owned()));
+        }
+        let error = "2.0".parse::<LinkVersion>().expect_err("there is none");
+        let said = "there is no version \"2.0\" of the link: this program speaks 1.0, 1.1";
+        assert_eq!(error.to_string(), said);
     }
 }

@@ -8,7 +8,8 @@ use prometheus::{
 };
 use std::time::Duration;
 use zoetrope_protocol::metric::{self, Kind, Metric};
-use zoetrope_protocol::wire::{ALPN_LINK, Profile};
+use zoetrope_protocol::version::LinkVersion;
+use zoetrope_protocol::wire::Profile;
 
 /// Parts of finishing a clip.
 pub const FINISH_PARTS: [&str; 9] =
@@ -64,8 +65,8 @@ impl Metrics {
             registry,
         };
         let build = GaugeVec::new(opts(&metric::BUILD_INFO), metric::BUILD_INFO.labels)?;
-        let protocol = String::from_utf8_lossy(ALPN_LINK).into_owned();
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), protocol.as_str()]).set(1.0);
+        let protocol = LinkVersion::NEWEST.word();
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), protocol]).set(1.0);
         let registry = &metrics.registry;
         registry.register(Box::new(build))?;
         registry.register(Box::new(metrics.gpu_info.clone()))?;

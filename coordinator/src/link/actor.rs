@@ -154,7 +154,7 @@ impl Actor for LinkActor {
             metrics: metrics.clone(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(read(receive, myself.clone()));
+        tasks.spawn(read(receive, version, myself.clone()));
         tasks.spawn(write(send, queue, myself.clone()));
         tasks.spawn(upload::accept(connection.clone(), uploads));
         tasks.spawn(tick(myself.clone()));
@@ -257,7 +257,8 @@ impl LinkState {
         keep: Vec<Kept>,
     ) {
         let early = self.session.welcome(&keep, Instant::now());
-        tracing::info!(%worker, node = self.identity.node, kept = keep.len(), "a worker is connected");
+        let (node, link, kept) = (&self.identity.node, self.version, keep.len());
+        tracing::info!(%worker, node, %link, kept, "a worker is connected");
         self.send(myself, ToWorker::Welcome { worker, epoch, keep });
         self.greeted = true;
         self.tell_coordinators(myself);
@@ -361,10 +362,14 @@ impl Drop for LinkState {
     }
 }
 
-async fn read(mut stream: RecvStream, link: ActorRef<LinkMsg>) {
+async fn read(mut stream: RecvStream, version: LinkVersion, link: ActorRef<LinkMsg>) {
     let permits = Arc::new(Semaphore::new(FRAMES_MAX));
     let (code, reason) = loop {
         match read_frame::<FromWorker>(&mut stream, FRAME_BYTES_MAX).await {
+            Ok(frame) if frame.since() > version => {
+                let reason = "a frame that the agreed version of the link does not have";
+                break (Some(CloseCode::BadFrame), reason.to_owned());
+            }
             Ok(frame) => {
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 if link.cast(LinkMsg::Frame(frame, permit)).is_err() {

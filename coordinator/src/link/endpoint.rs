@@ -63,7 +63,7 @@ pub struct Established {
     pub version: LinkVersion,
 }
 
-/// Binds the endpoint.
+/// Binds the endpoint; it speaks nothing newer than `version`.
 ///
 /// # Errors
 /// If the address cannot be bound, or the certificates do not make a TLS configuration.
@@ -71,6 +71,7 @@ pub fn listen(
     authority: &Authority,
     address: SocketAddr,
     names: &[String],
+    version: LinkVersion,
 ) -> anyhow::Result<Endpoint> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -83,7 +84,7 @@ pub fn listen(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain, identity.key)?;
-    tls.alpn_protocols = LinkVersion::names();
+    tls.alpn_protocols = version.names();
     tls.alpn_protocols.push(ALPN_JOIN.to_vec());
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config

@@ -7,7 +7,9 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use zoetrope_protocol::version::LinkVersion;
 
+const NEWEST: LinkVersion = LinkVersion::NEWEST;
 /// What takes seconds on a quiet machine may take so long on a busy one.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at something that can only be seen from outside.
@@ -169,7 +171,7 @@ impl Cluster {
             cluster.go(n);
         }
         cluster.find_key().await;
-        cluster.start_workers(step_ms).await;
+        cluster.start_workers(Some(step_ms), NEWEST).await;
         cluster
     }
 
@@ -181,6 +183,7 @@ impl Cluster {
             (format!("127.0.0.1:{}", tcp_port()), format!("127.0.0.1:{}", udp_port()));
         let text = format!(
             "listen = \"{http}\"\nlink_listen = \"{link}\"\ndata = \"data\"\n\
+             [link]\nversion_max = \"{NEWEST}\"\n\
              [limits]\nrequests_per_second = 100000\nburst = 100000\njobs_of_tenant = 100000\n\
              [journal]\nstore = \"etcd\"\nsnapshot_every = 200\n\
              [cluster]\nendpoints = [\"{}\"]\nsecret_file = \"{}\"\nstore = \"{}\"\n",
@@ -192,6 +195,19 @@ impl Cluster {
         std::fs::write(&config, text).expect("the configuration");
         let process = Process { child: None };
         Coordinator { url: format!("http://{http}"), link, config, process }
+    }
+
+    /// Kills a coordinator and starts it again, speaking this version of the link at most.
+    pub fn go_at(&mut self, n: usize, version: LinkVersion) {
+        let config = &self.coordinators[n].config;
+        let text = std::fs::read_to_string(config).expect("its configuration");
+        let line = |line: &str| match line.starts_with("version_max") {
+            true => format!("version_max = \"{version}\"\n"),
+            false => format!("{line}\n"),
+        };
+        std::fs::write(config, text.lines().map(line).collect::<String>()).expect("writes");
+        self.coordinators[n].process.kill();
+        self.go(n);
     }
 
     /// Starts a coordinator, again after a kill.
@@ -223,10 +239,21 @@ impl Cluster {
         }
     }
 
-    async fn start_workers(&mut self, step_ms: u64) {
+    /// Has the workers leave, and starts them again, speaking this version of the link at most.
+    pub async fn workers_at(&mut self, version: LinkVersion) {
+        if let Some(workers) = &mut self.workers {
+            workers.signal("TERM");
+            eventually(PATIENCE, "the workers left", async || workers.has_ended()).await;
+        }
+        self.start_workers(None, version).await;
+    }
+
+    async fn start_workers(&mut self, step_ms: Option<u64>, version: LinkVersion) {
         let root = self.folder.path().to_owned();
-        let text = format!("models = [\"toybox\"]\nstep_ms = {step_ms}\nclip = \"cached\"\n");
-        std::fs::write(root.join("emulated.toml"), text).expect("the emulation file");
+        if let Some(step_ms) = step_ms {
+            let text = format!("models = [\"toybox\"]\nstep_ms = {step_ms}\nclip = \"cached\"\n");
+            std::fs::write(root.join("emulated.toml"), text).expect("the emulation file");
+        }
         let leader = self.leader().await;
         let body = json!({"uses": 2});
         let (status, token) = self.post(leader, "/farm/join_tokens", &body, None).await;
@@ -239,6 +266,7 @@ impl Cluster {
                 .arg("--data")
                 .arg(root.join("workers"))
                 .args(["--coordinator", &links.join(",")])
+                .args(["--link-version-max", version.word()])
                 .env("ZOETROPE_JOIN_TOKEN", token["token"].as_str().expect("a token"))
                 .env("ZOETROPE_LOG", "info"),
             &root.join("workers.log"),
@@ -282,6 +310,12 @@ impl Cluster {
             assert!(began.elapsed() < PATIENCE, "nobody leads:\n{}", self.logs());
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether a coordinator said this in its log.
+    pub fn said(&self, n: usize, words: &str) -> bool {
+        let log = std::fs::read_to_string(self.coordinators[n].config.with_extension("log"));
+        log.is_ok_and(|log| log.contains(words))
     }
 
     /// Reads JSON from a coordinator; null if there is no answer.

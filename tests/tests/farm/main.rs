@@ -17,4 +17,5 @@ mod overload;
 mod provenance;
 mod restart;
 mod sdk;
+mod upgrade;
 mod worker_loss;

@@ -218,7 +218,7 @@ fn compose(
         coordinator: args.coordinator.clone(),
         node: identity.node.clone(),
         endpoint: socket.clone(),
-        config: link_config(identity)?,
+        config: link_config(identity, args.link_version_max)?,
         profile,
         open: shared.engines.opener(),
         finisher: shared.finisher.clone(),

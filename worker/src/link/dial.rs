@@ -228,7 +228,7 @@ pub async fn join(
                 ));
             }
             // Proves that the certificate is for our key, before it replaces a token that is now spent.
-            super::tls::link_config(&identity)?;
+            super::tls::link_config(&identity, LinkVersion::NEWEST)?;
             Ok(identity)
         }
     }

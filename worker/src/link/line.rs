@@ -47,7 +47,7 @@ impl UpLine {
         let (frames, queue) = mpsc::channel(FRAMES_OUT_MAX);
         let Line { connection, send, receive, version } = line;
         tokio::spawn(write(send, queue, connection.clone(), session, link.clone()));
-        tokio::spawn(read(receive, connection.clone(), session, link.clone()));
+        tokio::spawn(read(receive, version, connection.clone(), session, link.clone()));
         tokio::spawn(accept(connection.clone(), session, link.clone()));
         UpLine { connection, frames, version }
     }
@@ -112,6 +112,7 @@ async fn write(
 
 async fn read(
     mut stream: RecvStream,
+    version: LinkVersion,
     connection: Connection,
     session: u64,
     link: ActorRef<LinkMsg>,
@@ -129,6 +130,12 @@ async fn read(
                 return;
             }
         };
+        if frame.since() > version {
+            let reason = "the coordinator said what this version of the link does not have";
+            connection.close(close_code(CloseCode::BadFrame), reason.as_bytes());
+            report_lost(&link, session, reason.into());
+            return;
+        }
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         if link.cast(LinkMsg::Heard { session, frame, permit }).is_err() {
             return;

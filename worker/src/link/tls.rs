@@ -67,18 +67,21 @@ fn client(mut tls: rustls::ClientConfig, names: Vec<Vec<u8>>) -> Result<ClientCo
     Ok(config)
 }
 
-/// For the link: both sides show a certificate of the farm's CA.
+/// For the link: both sides show a certificate of the farm's CA. Nothing newer than `version` is spoken.
 ///
 /// # Errors
 /// `Rustls` if key and certificate do not fit together.
-pub fn link_config(identity: &NodeIdentity) -> Result<ClientConfig, TlsError> {
+pub fn link_config(
+    identity: &NodeIdentity,
+    version: LinkVersion,
+) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.authority.clone())?;
     let tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![identity.certificate.clone()], identity.key())?;
-    client(tls, LinkVersion::names())
+    client(tls, version.names())
 }
 
 /// Why the peer of a first contact was not believed; empty if it was.

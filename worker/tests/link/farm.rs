@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use zoetrope_protocol::job::{ArtifactRef, Role};
 use zoetrope_protocol::provenance::{Origin, SIGNATURE_BYTES, Terms};
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::*;
 use zoetrope_protocol::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, RenderSpec, ShardId, Size, Stage,
@@ -86,7 +87,8 @@ impl Farm {
                 PrivatePkcs8KeyDer::from(leaf_key.serialize_der()).into(),
             )
             .unwrap();
-        tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_JOIN.to_vec()];
+        tls.alpn_protocols = LinkVersion::NEWEST.names();
+        tls.alpn_protocols.push(ALPN_JOIN.to_vec());
         let config =
             quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
         let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
@@ -440,7 +442,7 @@ impl Setup {
             coordinator: farm.address.to_string(),
             node: "node-1".into(),
             endpoint: endpoint().unwrap(),
-            config: link_config(&farm.identity("node-1")).unwrap(),
+            config: link_config(&farm.identity("node-1"), LinkVersion::NEWEST).unwrap(),
             profile,
             open: Box::new(move |_| Ok(Box::new(EmulatedEngine::new(emulation.clone())))),
             finisher: Finisher::Cached(Arc::new(ClipCache::new(settings))),
