@@ -1,17 +1,22 @@
 //! The gate in front of publication: the stored bytes themselves must prove what is said of them.
 //!
-//! Reads the clip from the store once, into a file of its own, with its digest; what is judged is that file. The
-//! pointer is flipped only if the proofs close on exactly these bytes. Called by the storage sidecar.
+//! Reads the clip from the store once, into a file of its own, with its digest; what is judged is that file: its
+//! signature, and with the farm's key its marks. The pointer is flipped only if the proofs close on exactly these bytes.
+//! Called by the storage sidecar.
 
 use crate::clock;
 use crate::jobs::{Asset, Assets};
 use crate::store::{Store, StoreError};
+use crate::watermark::Prover;
+use crate::watermark::prove::{Proven, Unproven};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use zoetrope_protocol::id::{ArtifactId, JobId};
-use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::job::{Cause, RenderSpec};
+use zoetrope_protocol::mark::{Issued, SOUND_ALG};
 use zoetrope_protocol::provenance::{
     Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
@@ -34,6 +39,12 @@ pub enum Closed {
     /// It is signed, and says it is another clip, or by another claim than was signed for it.
     #[error("the stored clip is signed for something else")]
     OtherClaim,
+    /// It does not show the mark that was issued for it, or its marks cannot be read.
+    #[error("the stored clip is not proven to be marked: {0}")]
+    Marks(#[from] Unproven),
+    /// Its manifest names a mark of the sound that is not there.
+    #[error("the stored clip's manifest names a mark that its sound does not show")]
+    Unbound,
     /// A proof is missing or of other bytes.
     #[error(transparent)]
     Gap(#[from] Gap),
@@ -56,10 +67,13 @@ impl Closed {
                 | StoreError::Io(_)
                 | StoreError::Unconditional,
             )
+            | Closed::Marks(Unproven::Fault(_))
             | Closed::Io(_) => Cause::DependencyDown,
             Closed::Store(StoreError::Taken)
             | Closed::Signature { .. }
             | Closed::OtherClaim
+            | Closed::Marks(Unproven::Unmarked(_))
+            | Closed::Unbound
             | Closed::Gap(_) => Cause::CheckFailed,
         }
     }
@@ -68,6 +82,7 @@ impl Closed {
     pub fn proof(&self) -> Option<&'static str> {
         match self {
             Closed::Signature { .. } | Closed::OtherClaim => Some("signature"),
+            Closed::Marks(Unproven::Unmarked(_)) | Closed::Unbound => Some("watermark"),
             Closed::Gap(Gap::Missing("marked") | Gap::OtherBytes("marked")) => Some("watermark"),
             Closed::Gap(Gap::Missing("moderated") | Gap::OtherBytes("moderated")) => {
                 Some("moderation")
@@ -75,7 +90,7 @@ impl Closed {
             Closed::Gap(Gap::Missing(_) | Gap::OtherBytes(_)) => Some("signature"),
             Closed::Gap(Gap::OtherPolicy) => Some("moderation"),
             Closed::Store(_) if self.cause() != Cause::DependencyDown => Some("digest"),
-            Closed::Store(_) | Closed::Io(_) => None,
+            Closed::Store(_) | Closed::Marks(_) | Closed::Io(_) => None,
         }
     }
 }
@@ -89,8 +104,12 @@ pub struct Candidate {
     pub claim: SignedClaim,
     /// That the file passed moderation before the claim came into it.
     pub moderated: ModeratedProof,
-    /// That its mark was read from that file.
+    /// That the worker's record of that file shows its mark.
     pub marked: MarkedProof,
+    /// The mark that it must show itself.
+    pub issued: Issued,
+    /// What was ordered.
+    pub render: RenderSpec,
 }
 
 /// What a clip is held against.
@@ -98,6 +117,7 @@ pub struct Gate {
     trust: Trust,
     root: [u8; 32],
     demand: Demand,
+    prover: Prover,
     scratch: PathBuf,
 }
 
@@ -115,12 +135,17 @@ impl Drop for Scratch {
 }
 
 impl Gate {
-    /// A gate that believes this root (PEM) and asks for these proofs. `scratch` is its folder for temporary
+    /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` is its folder for temporary
     /// files; what an earlier process left there goes.
     ///
     /// # Errors
     /// If the root is no certificate or the folder cannot be used.
-    pub fn new(root: &str, demand: Demand, scratch: &Path) -> std::io::Result<Gate> {
+    pub fn new(
+        root: &str,
+        demand: Demand,
+        prover: Prover,
+        scratch: &Path,
+    ) -> std::io::Result<Gate> {
         let fingerprint = certificates::fingerprint(root)
             .ok_or_else(|| std::io::Error::other("the provenance root is no certificate in PEM"))?;
         if scratch.exists() {
@@ -128,7 +153,7 @@ impl Gate {
         }
         std::fs::create_dir_all(scratch)?;
         let trust = Trust { roots: root.to_owned() };
-        Ok(Gate { trust, root: fingerprint, demand, scratch: scratch.to_owned() })
+        Ok(Gate { trust, root: fingerprint, demand, prover, scratch: scratch.to_owned() })
     }
 
     /// Reads a stored clip back and gives the proofs that it may be published with.
@@ -141,19 +166,44 @@ impl Gate {
         job: JobId,
         candidate: &Candidate,
     ) -> Result<Proofs, Closed> {
-        let Candidate { assets: Assets { video: clip, .. }, claim, moderated, marked } = candidate;
+        let Candidate { assets: Assets { video: clip, .. }, claim, moderated, marked, .. } =
+            candidate;
         let scratch = self.fetch(store, clip).await?;
-        let (path, trust) = (scratch.0.clone(), self.trust.clone());
-        let read = move || -> std::io::Result<Verdict> {
-            Ok(zoetrope_provenance::read("video/mp4", std::fs::File::open(path)?, &trust))
-        };
-        let verdict = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
+        // Side by side: the one waits for a decoder, the other hashes.
+        let (verdict, shown) =
+            tokio::join!(self.read(&scratch.0), self.marks(&scratch.0, candidate));
         drop(scratch);
+        let verdict = verdict?;
         let signed = self.judge(&verdict, job, clip.artifact, claim)?;
+        if shown?.is_some_and(|shown| !shown.in_sound && verdict.binds(SOUND_ALG)) {
+            return Err(Closed::Unbound);
+        }
         let (moderated, marked) = (Some(moderated.clone()), Some(*marked));
         let proofs = Proofs { moderated, marked, signed: Some(signed) };
         proofs.close(clip.artifact, &self.demand)?;
         Ok(proofs)
+    }
+
+    /// How long it may take to read a clip's marks.
+    pub fn reading_limit(&self, candidate: &Candidate) -> Duration {
+        if self.demand.marked { Prover::limit(&candidate.render) } else { Duration::ZERO }
+    }
+
+    async fn read(&self, path: &Path) -> std::io::Result<Verdict> {
+        let (path, trust) = (path.to_owned(), self.trust.clone());
+        let read = move || -> std::io::Result<Verdict> {
+            Ok(zoetrope_provenance::read("video/mp4", std::fs::File::open(path)?, &trust))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
+    }
+
+    /// What the file shows of its marks; none where the farm does not ask for them.
+    async fn marks(&self, path: &Path, candidate: &Candidate) -> Result<Option<Proven>, Unproven> {
+        if !self.demand.marked {
+            return Ok(None);
+        }
+        let (issued, render) = (candidate.issued, candidate.render.clone());
+        self.prover.read(path.to_owned(), issued, render).await.map(Some)
     }
 
     fn judge(

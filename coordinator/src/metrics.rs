@@ -133,6 +133,9 @@ impl Metrics {
             ]),
             "what" => words(&["input", "output"]),
             "verdict" => words(&["pass", "review", "block"]),
+            "outcome" if name == metric::MARK_READING.name => {
+                words(&["read", "read_twice", "unread", "error"])
+            }
             "outcome" => words(&["ok", "refused", "error"]),
             "track" => words(&["picture", "sound"]),
             "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),

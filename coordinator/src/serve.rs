@@ -22,7 +22,7 @@ use crate::root::{RootActor, RootArguments};
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Conditional, Store, StoreError, StoreReader};
-use crate::watermark::{Finder, MarkDesk, WatermarkArguments};
+use crate::watermark::{Finder, MarkDesk, Prover, WatermarkArguments};
 use crate::{clock, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
@@ -160,11 +160,14 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let Ground { models, metrics, journal, authority, keys, links, store, .. } = ground;
     let Ground { progress: kept, leadership, coordinators, mark, certificates, .. } = ground;
     let looks = config.watermark.open()?;
-    let epoch = config.watermark.epoch;
+    let (epoch, watermark) = (config.watermark.epoch, config.watermark.clone());
     let core = zoetrope_sched::Config::default();
     look_at(&store, config).await?;
     let public_url = config.public_url.clone();
     let opened = tokio::task::spawn_blocking(move || {
+        if let Some(problem) = watermark.problem() {
+            tracing::error!(problem, "marks cannot be read, so no clip is published: jobs wait");
+        }
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
         let links = Links::open(&*links, &public_url).context("the secret of share links")?;
         let recovered = recover(journal, core)?;
@@ -196,7 +199,8 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     }
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
     let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: true };
-    let gate = Gate::new(&root, demand, &data.join("scratch"))
+    let prover = Prover::new(marks.clone(), config.watermark.ffmpeg.clone(), metrics.clone());
+    let gate = Gate::new(&root, demand, prover, &data.join("scratch"))
         .context("the gate in front of publication")?;
     let gate = Arc::new(gate);
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());

@@ -17,7 +17,7 @@ use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Proofs;
 
-/// Reading three files back and writing a pointer takes well under a second on a disk.
+/// Reading three files back and writing a pointer takes well under a second on a disk; reading marks has its own limit.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Publications and deletions that run at a time; each holds a few open files.
 const TASKS_MAX: usize = 32;
@@ -122,7 +122,8 @@ impl StorageState {
             let permit = permits.acquire_owned().await;
             let began = Instant::now();
             let flipping = flip(&store, &gate, job, &candidate);
-            let tried = tokio::time::timeout(PUBLISH_TIMEOUT, flipping).await;
+            let limit = PUBLISH_TIMEOUT + gate.reading_limit(&candidate);
+            let tried = tokio::time::timeout(limit, flipping).await;
             drop(permit);
             let result = match tried {
                 Ok(Ok(proofs)) => Ok(proofs),

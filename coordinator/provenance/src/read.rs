@@ -63,6 +63,21 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Whether the newest manifest names a soft binding of this kind.
+    pub fn binds(&self, alg: &str) -> bool {
+        let active = self.manifest.as_ref().and_then(|store| {
+            let label = store["active_manifest"].as_str()?;
+            store["manifests"][label]["assertions"].as_array()
+        });
+        let names = |assertion: &Value| {
+            let label = assertion["label"].as_str().unwrap_or_default();
+            label.starts_with(words::SOFT_BINDING) && assertion["data"]["alg"].as_str() == Some(alg)
+        };
+        active.is_some_and(|assertions| assertions.iter().any(names))
+    }
+}
+
 /// Reads a file of this media type, and judges it.
 ///
 /// A file that cannot be read at all is `Invalid`, with the reason among the failures.

@@ -135,7 +135,7 @@ impl DispatchState {
         }
     }
 
-    fn not_marked(&mut self, job: JobId, cause: Cause) {
+    pub(super) fn not_marked(&mut self, job: JobId, cause: Cause) {
         if cause != Cause::DependencyDown {
             self.metrics.count(&metric::PUBLISHES_REFUSED, &["watermark"]);
         }

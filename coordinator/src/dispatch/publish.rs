@@ -93,8 +93,12 @@ impl DispatchState {
             return self.read_marks(job, fence, claim.unsigned, outputs);
         };
         let Some(row) = self.books.table.row(job) else { return };
+        let Some(issued) = self.books.table.marks().of(job) else {
+            return self.not_marked(job, Cause::CheckFailed);
+        };
+        let render = row.spec.render.clone();
         let candidate = match proven(row, fence) {
-            Ok(assets) => Box::new(Candidate { assets, claim, moderated, marked }),
+            Ok(assets) => Box::new(Candidate { assets, claim, moderated, marked, issued, render }),
             Err(refusal) => return self.refuse(job, refusal),
         };
         let message = StorageMsg::Publish { job, candidate, back: self.myself.clone() };

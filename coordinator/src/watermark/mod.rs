@@ -6,9 +6,11 @@
 //! `DispatchMsg::TilesMade` and `DispatchMsg::MarksRead`.
 
 pub mod find;
+pub mod prove;
 pub mod settings;
 
 pub use find::Finder;
+pub use prove::Prover;
 
 use crate::dispatch::DispatchMsg;
 use crate::documents::Documents;

@@ -5,11 +5,15 @@ use image::ImageDecoder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+use zoetrope_mark::film;
 use zoetrope_protocol::id::TenantId;
 use zoetrope_protocol::mark::{ARTWORK_BYTES_MAX, MARK_NAME_CHARS_MAX, Visible};
 
 /// The largest side of an artwork, in pixels: what a large clip shows of it is smaller.
 const ARTWORK_SIDE_MAX: u32 = 1_024;
+/// It says its version at once.
+const TRY_LIMIT: Duration = Duration::from_secs(20);
 /// The newest epoch of the key; one a month lasts for 80 years.
 const EPOCH_MAX: u32 = 1_000;
 
@@ -62,6 +66,13 @@ impl Looks {
 }
 
 impl Watermark {
+    /// Why no clip could be published; none if the program that reads films is there. Blocking.
+    pub fn problem(&self) -> Option<String> {
+        film::try_out(&self.ffmpeg, TRY_LIMIT)
+            .err()
+            .map(|error| format!("watermark.ffmpeg: {error}"))
+    }
+
     /// Holds the keys against their ranges.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod actors;
 mod bucket;
 mod cancel;
+mod clip;
 mod etcd;
 mod fsck;
 mod golden;

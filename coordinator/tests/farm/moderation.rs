@@ -76,7 +76,7 @@ pub(crate) async fn finish_with(
     let mut outputs: Vec<ArtifactRef> = worker.files(&order).await;
     let scores = outputs.iter().position(|output| output.role == Role::Scores);
     outputs.remove(scores.expect("a record"));
-    let mut told = record(order.spec.frames, crate::worker::unsigned_clip());
+    let mut told = record(order.spec.frames, crate::worker::unsigned_clip(&order));
     if change(&mut told) {
         let bytes = codec::encode(&told).expect("encodes");
         outputs.push(worker.store(held, Role::Scores, &bytes).await);

@@ -1,7 +1,7 @@
 //! Promise: nothing is published that is not signed, by this farm, for this job, over exactly the stored bytes; and
 //! the signer signs nothing else.
 
-use crate::worker::{Worker, facts, held, held_as};
+use crate::worker::{Worker, facts, held, held_as, unsigned_clip};
 use crate::{TestFarm, submission};
 use zoetrope_coordinator::provenance::socket;
 use zoetrope_protocol::id::{JobId, Millis};
@@ -23,7 +23,7 @@ async fn at_finish(farm: &TestFarm) -> (Worker, Order) {
 }
 
 async fn finish(worker: &mut Worker, order: &Order, clip: &[u8]) {
-    let outputs = worker.files_with(order, clip).await;
+    let outputs = worker.files_with(order, clip, unsigned_clip(order)).await;
     let (held, facts) = (held(order), Some(facts(order)));
     worker.say(FromWorker::Finished { held, outputs, facts, gpu: Millis(1) }).await;
 }

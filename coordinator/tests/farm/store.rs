@@ -39,18 +39,19 @@ async fn until_stored(farm: &TestFarm, wanted: &BTreeSet<ArtifactId>) {
 async fn ended_with(farm: &TestFarm, job: JobId) -> Vec<ArtifactId> {
     let view = farm.until(job, |view| view.state == JobState::Completed).await;
     let assets = view.assets.expect("its files");
-    // What was measured of the clip stays with it, so that another policy can judge it again.
-    let record = record(view.spec.render.frames, crate::worker::unsigned_clip());
-    let mut stays = vec![ArtifactId::of(&codec::encode(&record).expect("encodes"))];
-    stays.extend([&assets.video, &assets.thumbnail, &assets.spritesheet].map(|a| a.artifact));
-    stays
+    [&assets.video, &assets.thumbnail, &assets.spritesheet].map(|asset| asset.artifact).to_vec()
 }
 
-/// What the marks showed stays with the clip too, for look-ups.
-fn mark_record(order: &Order) -> Option<ArtifactId> {
-    order.mark.as_ref()?;
-    let record = crate::watermark::record(order, crate::worker::unsigned_clip());
-    Some(ArtifactId::of(&codec::encode(&record).expect("encodes")))
+/// What was measured of the clip of an order to finish stays with it, so that another policy can judge it again; and
+/// what its marks showed, for look-ups.
+fn records(order: &Order) -> Vec<ArtifactId> {
+    if order.mark.is_none() {
+        return Vec::new();
+    }
+    let clip = crate::worker::unsigned_clip(order);
+    let scores = codec::encode(&record(order.spec.frames, clip)).expect("encodes");
+    let marks = codec::encode(&crate::watermark::record(order, clip)).expect("encodes");
+    vec![ArtifactId::of(&scores), ArtifactId::of(&marks)]
 }
 
 fn failed(order: &Order) -> FromWorker {
@@ -77,7 +78,7 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
                 worker.fetch(input.artifact).await;
             }
             worker.carry_out(&order).await;
-            wanted.extend(mark_record(&order));
+            wanted.extend(records(&order));
         }
     }
     for job in [1, 2] {
@@ -137,7 +138,7 @@ async fn what_led_to_a_clip_stays_for_its_time() {
         let order = worker.order().await;
         led.extend(order.inputs.iter().map(|input| input.artifact));
         worker.carry_out(&order).await;
-        kept.extend(mark_record(&order));
+        kept.extend(records(&order));
     }
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     farm.submit(submission(2)).await.expect("admitted");

@@ -3,33 +3,27 @@
 use crate::actors::kill_sidecar;
 use crate::moderation::is_published;
 use crate::worker::{Worker, facts, held};
-use crate::{PATIENCE, TestFarm, submission};
+use crate::{PATIENCE, TestFarm, clip, submission};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::watermark::{MarkFault, WatermarkMsg};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
-use zoetrope_protocol::mark::{
-    Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SOUND_CHIPS, SoundMark, unpack,
-};
+use zoetrope_protocol::mark::{Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SoundMark};
 use zoetrope_protocol::provenance::MarkedProof;
 use zoetrope_protocol::wire::{FromWorker, Order};
 use zoetrope_sched::output::{FailWhy, JobState};
 
-/// What an honest worker reads in a clip that it marked as it was told.
+/// What an honest worker reads in a clip that it marked as it was told; its sound is silence.
 pub(crate) fn record(order: &Order, clip: ArtifactId) -> MarkRecord {
-    let loud = |bits: &[u8], count| -> Vec<i8> {
-        let chips = unpack(bits, count).expect("a tile");
-        chips.into_iter().map(|chip| chip * 20).collect()
-    };
-    let mark = order.mark.as_ref().expect("an order to finish carries tiles");
-    MarkRecord {
-        clip,
-        picture: loud(&mark.pixels, PIXEL_CHIPS),
-        sound: SoundMark::Heard(loud(&mark.sound, SOUND_CHIPS)),
-        strong: false,
-    }
+    let (picture, sound) = (loud(clip::tile(order)), SoundMark::Quiet);
+    MarkRecord { clip, picture, sound, strong: false }
+}
+
+/// A tile as it is read where nothing disturbs it.
+fn loud(tile: Vec<i8>) -> Vec<i8> {
+    tile.into_iter().map(|chip| chip * 20).collect()
 }
 
 /// Renders a job up to its clip, whose record of marks was changed; none: it is left out.
@@ -42,7 +36,7 @@ async fn finish_with(
     worker.say(FromWorker::Started(held)).await;
     let mut outputs: Vec<ArtifactRef> = worker.files(&order).await;
     outputs.retain(|output| output.role != Role::Marks);
-    let honest = record(&order, crate::worker::unsigned_clip());
+    let honest = record(&order, crate::worker::unsigned_clip(&order));
     if let Some(told) = change(&order, honest) {
         let bytes = codec::encode(&told).expect("encodes");
         outputs.push(worker.store(held, Role::Marks, &bytes).await);
@@ -102,17 +96,153 @@ async fn a_clip_that_does_not_show_its_mark_is_never_published() {
         farm.submit(submission(n)).await.expect("admitted");
         let job = finish_with(&mut worker, wrong).await;
         let view = farm.until(job, |view| matches!(view.state, JobState::Failed(_))).await;
-        assert_eq!(view.state, JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed)), "{n}");
+        assert_eq!(view.state, NOT_PUBLISHED, "{n}");
         assert!(view.assets.is_none());
     }
     assert_eq!(farm.metric("zoetrope_publishes_refused_total{proof=\"watermark\"}"), 6.0);
 
-    // Sound that cannot carry the mark need not.
+    // Sound that cannot carry the mark need not: so it was in four of them, and in this one.
     farm.submit(submission(9)).await.expect("admitted");
-    let quiet = |_: &Order, honest| Some(MarkRecord { sound: SoundMark::Quiet, ..honest });
-    let job = finish_with(&mut worker, quiet).await;
+    let job = finish_with(&mut worker, |_, honest| Some(honest)).await;
     farm.until(job, |view| view.state == JobState::Completed).await;
-    assert_eq!(farm.metric("zoetrope_marks_total{mark=\"quiet\",track=\"sound\"}"), 1.0);
+    assert_eq!(farm.metric("zoetrope_marks_total{mark=\"quiet\",track=\"sound\"}"), 5.0);
+    farm.running.stop().await;
+}
+
+/// Ends a job with this clip, whose record says that all is well. `sound`: what it says of the sound, and that the
+/// manifest names its mark.
+async fn finish_clip(worker: &mut Worker, order: &Order, clip: &[u8], sound: Option<SoundMark>) {
+    let held = held(order);
+    worker.say(FromWorker::Started(held)).await;
+    let mut outputs = worker.files_of(order, clip, sound.is_some()).await;
+    if let Some(sound) = sound {
+        outputs.retain(|output| output.role != Role::Marks);
+        let told = MarkRecord { sound, ..record(order, ArtifactId::of(clip)) };
+        let bytes = codec::encode(&told).expect("encodes");
+        outputs.push(worker.store(held, Role::Marks, &bytes).await);
+    }
+    let (facts, gpu) = (Some(facts(order)), Millis(50));
+    worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
+}
+
+const NOT_PUBLISHED: JobState = JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed));
+
+/// Promise: a worker is not believed in what it says of marks. Whatever its record says, the stored file must show the
+/// mark of this job, all along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    // The mark of a job that it rendered before.
+    farm.submit(submission(1)).await.expect("admitted");
+    let before = worker.finish_order().await;
+    worker.carry_out(&before).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    let (foreign, refused) = (clip::tile(&before), std::cell::Cell::new(0.0));
+    type Make = fn(&Order, &[i8]) -> Vec<u8>;
+    let lies: [(&str, Make); 7] = [
+        ("no mark", |order, _| clip::still(&order.spec, None)),
+        ("the mark of another job", |order, foreign| clip::still(&order.spec, Some(foreign))),
+        ("half of it marked", |order, _| {
+            let (spec, tile) = (&order.spec, clip::tile(order));
+            let half = |frame| (frame < spec.frames / 2).then_some(tile.as_slice());
+            clip::moving(spec, spec.frames, half, &[0.0; 256_000])
+        }),
+        ("one frame in six marked", |order, _| {
+            let (spec, tile) = (&order.spec, clip::tile(order));
+            let some = |frame| (frame % 6 == 0).then_some(tile.as_slice());
+            clip::moving(spec, spec.frames, some, &[0.0; 256_000])
+        }),
+        ("too short", |order, _| {
+            let (spec, tile) = (&order.spec, clip::tile(order));
+            clip::moving(spec, spec.frames - 5, |_| Some(tile.as_slice()), &[0.0; 256_000])
+        }),
+        ("a second picture", |order, _| clip::with_second_picture(&clip::unsigned(order))),
+        ("no sound", |order, _| {
+            let silent = zoetrope_protocol::RenderSpec { audio: false, ..order.spec.clone() };
+            clip::still(&silent, Some(&clip::tile(order)))
+        }),
+    ];
+    for (job, (what, make)) in (2..).zip(lies) {
+        farm.submit(submission(job)).await.expect("admitted");
+        let order = worker.finish_order().await;
+        let clip = make(&order, &foreign);
+        finish_clip(&mut worker, &order, &clip, None).await;
+        let ended = |view: &zoetrope_coordinator::jobs::JobView| view.ended.is_some();
+        let view = farm.until(JobId(job), ended).await;
+        assert_eq!(view.state, NOT_PUBLISHED, "{what}");
+        assert!(view.assets.is_none() && !is_published(&farm, JobId(job)), "{what}");
+        refused.set(refused.get() + 1.0);
+        let line = "zoetrope_publishes_refused_total{proof=\"watermark\"}";
+        assert_eq!(farm.metric(line), refused.get(), "{what}");
+    }
+    farm.running.stop().await;
+}
+
+/// Promise: a clip that carries its marks is published, and one whose manifest names a mark of the sound has it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sound_shows_the_mark_that_the_manifest_names() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut foreign: Option<Vec<i8>> = None;
+    for (job, (marked, named, published)) in
+        (1..).zip([(true, true, true), (false, true, false), (false, false, true)])
+    {
+        farm.submit(submission(job)).await.expect("admitted");
+        let order = worker.finish_order().await;
+        let (spec, tile) = (&order.spec, clip::tile(&order));
+        let own = clip::sound_tile(&order);
+        let samples = clip::noise(spec, marked.then_some(own.as_slice()));
+        let film = clip::moving(spec, spec.frames, |_| Some(tile.as_slice()), &samples);
+        let heard = named.then(|| SoundMark::Heard(loud(own.clone())));
+        foreign.get_or_insert(own);
+        finish_clip(&mut worker, &order, &film, heard).await;
+        let view = farm.until(JobId(job), |view| view.ended.is_some()).await;
+        let wanted = if published { JobState::Completed } else { NOT_PUBLISHED };
+        assert_eq!(view.state, wanted, "marked {marked}, named {named}");
+        assert_eq!(is_published(&farm, JobId(job)), published);
+    }
+    // Sound with the mark of another job is refused, whatever is said of it.
+    farm.submit(submission(9)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    let (spec, tile) = (&order.spec, clip::tile(&order));
+    let samples = clip::noise(spec, foreign.as_deref());
+    let film = clip::moving(spec, spec.frames, |_| Some(tile.as_slice()), &samples);
+    finish_clip(&mut worker, &order, &film, None).await;
+    let view = farm.until(JobId(9), |view| view.ended.is_some()).await;
+    assert_eq!(view.state, NOT_PUBLISHED);
+    farm.running.stop().await;
+}
+
+/// Without the program that reads films nothing is published, and no clip is to blame: it waits for the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_waits_for_a_farm_that_cannot_read_it() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = folder.path().join("ffmpeg");
+    let farm = TestFarm::with(|config| config.watermark.ffmpeg = program.clone()).await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    worker.carry_out(&order).await;
+    seen(&farm, PUBLISH_FAILED, 1.0, PATIENCE).await;
+    assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress);
+    assert!(!is_published(&farm, JobId(1)));
+    // One that dies of the system says nothing of the clip either.
+    let script = |text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let new = folder.path().join("new");
+        std::fs::write(&new, text).expect("writes");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&new, executable).expect("is ours");
+        std::fs::rename(&new, &program).expect("replaces");
+    };
+    script("#!/bin/sh\nkill -9 $$\n");
+    seen(&farm, PUBLISH_FAILED, 3.0, PATIENCE).await;
+    assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress);
+    script("#!/bin/sh\nexec ffmpeg \"$@\"\n");
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    let read = "zoetrope_mark_reading_duration_seconds_count{outcome=\"read\"}";
+    assert_eq!(farm.metric(read), 1.0);
     farm.running.stop().await;
 }
 

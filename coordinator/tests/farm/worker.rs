@@ -1,13 +1,12 @@
 //! A scripted worker: speaks the wire protocol, renders nothing.
 
-use crate::PATIENCE;
+use crate::{PATIENCE, clip};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::NamedTempFile;
@@ -19,11 +18,9 @@ use zoetrope_coordinator::{clock, link};
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Fence, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role, Stage};
+use zoetrope_protocol::mark::SOUND_ALG;
 use zoetrope_protocol::wire::*;
 use zoetrope_provenance::{Draft, build};
-
-/// A clip of one frame, made once by ffmpeg.
-const CLIP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny.mp4");
 
 /// A worker's certificate and key.
 pub(crate) struct Papers {
@@ -288,42 +285,69 @@ impl Worker {
         self.store(held, Role::Latents { step }, bytes.as_bytes()).await
     }
 
-    /// The three files of a finished clip.
+    /// The files of a finished clip, as an honest worker makes them.
     pub(crate) async fn files(&mut self, order: &Order) -> Vec<ArtifactRef> {
-        let held = held(order);
-        let (draft, file, unsigned) = self.draft(order).await;
-        let signature = self.signature(held, unsigned, draft.manifest.clone()).await;
-        draft.complete(&signature.expect("is signed")).expect("fits");
-        self.files_with(order, &std::fs::read(file.path()).expect("reads")).await
+        self.files_of(order, &clip::unsigned(order), false).await
     }
 
-    /// The three files, with this clip.
-    pub(crate) async fn files_with(&mut self, order: &Order, clip: &[u8]) -> Vec<ArtifactRef> {
+    /// The same of this clip, which is not signed yet. `sound`: whether its manifest names the mark of the sound.
+    pub(crate) async fn files_of(
+        &mut self,
+        order: &Order,
+        clip: &[u8],
+        sound: bool,
+    ) -> Vec<ArtifactRef> {
+        let (draft, file, unsigned) = self.draft_of(order, clip, sound).await;
+        let signature = self.signature(held(order), unsigned, draft.manifest.clone()).await;
+        draft.complete(&signature.expect("is signed")).expect("fits");
+        let signed = std::fs::read(file.path()).expect("reads");
+        self.files_with(order, &signed, unsigned).await
+    }
+
+    /// The files, with this clip, and with records of the one before it was signed.
+    pub(crate) async fn files_with(
+        &mut self,
+        order: &Order,
+        clip: &[u8],
+        unsigned: ArtifactId,
+    ) -> Vec<ArtifactRef> {
         let held = held(order);
         let mut outputs = vec![self.store(held, Role::Clip, clip).await];
         for (role, word) in [(Role::Thumbnail, "thumbnail"), (Role::Spritesheet, "spritesheet")] {
             let bytes = format!("{word} of {}", order.shard.job);
             outputs.push(self.store(held, role, bytes.as_bytes()).await);
         }
-        let record = crate::moderation::record(order.spec.frames, unsigned_clip());
+        let record = crate::moderation::record(order.spec.frames, unsigned);
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Scores, &bytes).await);
-        let record = crate::watermark::record(order, unsigned_clip());
+        let record = crate::watermark::record(order, unsigned);
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Marks, &bytes).await);
         outputs
     }
 
-    /// A real clip of one frame with the manifest that the farm wants, not signed yet.
+    /// An honest worker's clip with the manifest that the farm wants, not signed yet.
     pub(crate) async fn draft(&mut self, order: &Order) -> (Draft, NamedTempFile, ArtifactId) {
+        self.draft_of(order, &clip::unsigned(order), false).await
+    }
+
+    async fn draft_of(
+        &mut self,
+        order: &Order,
+        clip: &[u8],
+        sound: bool,
+    ) -> (Draft, NamedTempFile, ArtifactId) {
         self.say(FromWorker::TermsAsked(held(order))).await;
-        let terms = match self.answer().await {
+        let mut terms = match self.answer().await {
             ToWorker::Terms { terms, .. } => terms,
             other => panic!("no terms but {other:?}"),
         };
-        let file = NamedTempFile::new().expect("temporary file");
-        let draft = build::draft(&terms, None, Path::new(CLIP), file.path()).expect("is written");
-        (draft, file, unsigned_clip())
+        terms.marks.retain(|mark| sound || mark.alg != SOUND_ALG);
+        let (unsigned, file) =
+            (NamedTempFile::new().expect("temporary file"), NamedTempFile::new().expect("another"));
+        std::fs::write(unsigned.path(), clip).expect("writes");
+        let draft = build::draft(&terms, None, unsigned.path(), file.path()).expect("is written");
+        (draft, file, ArtifactId::of(clip))
     }
 
     /// Has a claim signed.
@@ -357,9 +381,9 @@ impl Worker {
     }
 }
 
-/// The clip of all jobs, before it is signed.
-pub(crate) fn unsigned_clip() -> ArtifactId {
-    ArtifactId::of(&std::fs::read(CLIP).expect("the clip"))
+/// An honest worker's clip, before it is signed.
+pub(crate) fn unsigned_clip(order: &Order) -> ArtifactId {
+    ArtifactId::of(&clip::unsigned(order))
 }
 
 pub(crate) fn held(order: &Order) -> Held {

@@ -4,8 +4,10 @@
 use crate::agree::{self, Glimpses, Grey};
 use crate::reading::Stills;
 use crate::sound::READ_RATE;
+use crate::stretch::Look;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -26,6 +28,13 @@ const FRAMES_MIN: usize = 16;
 /// breaks its child alone.
 const MEMORY_KIB: u32 = 2 << 20;
 
+/// What the shell exits with if it cannot start a program.
+const NOT_STARTED: i32 = 127;
+/// What it exits with, by its command below, if it cannot limit the memory.
+const NO_LIMIT: i32 = 125;
+/// The signal that ends a program without its consent.
+const KILLED: i32 = 9;
+
 /// Why a film could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FilmError {
@@ -40,22 +49,31 @@ pub enum FilmError {
     /// It is no film, has no such track, or is damaged.
     #[error("not a film that can be read: {0}")]
     Unreadable(String),
-    /// It is too large, or reading it took too long.
+    /// It is too large.
     #[error("{0}")]
     Limit(&'static str),
+    /// Reading it took too long, or the system ended the reader: that says nothing of the film.
+    #[error("reading the film took too long, or was ended")]
+    Late,
 }
 
 /// A child that is killed when its time is over or nobody wants it any more.
 struct Reader {
+    program: String,
     child: Child,
     late: Arc<AtomicBool>,
     _done: mpsc::Sender<()>,
 }
 
 impl Reader {
-    fn start(command: &mut Command, limit: Duration) -> Result<(Reader, ChildStdout), FilmError> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    /// Starts it; `program` is what it is called in errors.
+    fn start(
+        program: &Path,
+        command: &mut Command,
+        limit: Duration,
+    ) -> Result<(Reader, ChildStdout), FilmError> {
+        let program = program.display().to_string();
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let failed = |source| FilmError::Program { program: program.clone(), source };
         let mut child = command.spawn().map_err(failed)?;
         let out =
@@ -74,14 +92,33 @@ impl Reader {
             }
         };
         std::thread::Builder::new().name("film".into()).spawn(watch).map_err(failed)?;
-        Ok((Reader { child, late, _done: done }, out))
+        Ok((Reader { program, child, late, _done: done }, out))
     }
 
-    fn error(&self, otherwise: &str) -> FilmError {
+    /// How it ended, once all that it writes was read or nobody reads it any more: it then ends by itself, or is
+    /// killed at its limit.
+    fn end(&mut self) -> Result<(), FilmError> {
+        let ended = self.child.wait();
         if self.late.load(Ordering::Relaxed) {
-            FilmError::Limit("reading the film took too long")
-        } else {
-            FilmError::Unreadable(otherwise.into())
+            return Err(FilmError::Late);
+        }
+        let cannot = |source| FilmError::Program { program: self.program.clone(), source };
+        match ended.map(|status| (status.code(), status.signal())) {
+            Ok((Some(0), _)) => Ok(()),
+            Ok((Some(NO_LIMIT), _)) => Err(cannot(std::io::ErrorKind::Unsupported.into())),
+            Ok((Some(NOT_STARTED), _)) => Err(cannot(std::io::ErrorKind::NotFound.into())),
+            // Not by us: a system that is short of memory does so.
+            Ok((None, Some(KILLED))) => Err(FilmError::Late),
+            Ok(_) => Err(FilmError::Unreadable("its reader gave up".into())),
+            Err(source) => Err(cannot(source)),
+        }
+    }
+
+    /// Why it said too little: how it ended, or what is wrong with the film if it ended well.
+    fn error(&mut self, otherwise: &str) -> FilmError {
+        match self.end() {
+            Ok(()) | Err(FilmError::Unreadable(_)) => FilmError::Unreadable(otherwise.into()),
+            Err(error) => error,
         }
     }
 }
@@ -94,13 +131,30 @@ impl Drop for Reader {
     }
 }
 
-fn command(ffmpeg: &Path, film: &Path) -> Command {
+/// Runs a program to its end, and leaves what it says.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<(), FilmError> {
+    let program = PathBuf::from(command.get_program());
+    let (mut reader, out) = Reader::start(&program, command, limit)?;
+    drop(out);
+    reader.end()
+}
+
+/// Whether this ffmpeg can be started.
+///
+/// # Errors
+/// `Program`, `Late`; `Unreadable` if it is another program.
+pub fn try_out(ffmpeg: &Path, limit: Duration) -> Result<(), FilmError> {
+    run(Command::new(ffmpeg).arg("-version").stderr(Stdio::null()), limit)
+}
+
+fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
     // The limit is the shell's, which the program then replaces.
     let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(format!("ulimit -v {MEMORY_KIB} && exec \"$0\" \"$@\"")).arg(ffmpeg);
+    let limited = format!("ulimit -v {MEMORY_KIB} || exit {NO_LIMIT}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(limited).arg(ffmpeg).stderr(Stdio::null());
     command.args(["-hide_banner", "-loglevel", "quiet", "-nostdin", "-threads", "1"]);
     // A playlist could name other files, and addresses of other machines.
-    command.args(["-protocol_whitelist", "file", "-t", &SECONDS_MAX.to_string()]);
+    command.args(["-protocol_whitelist", "file", "-t", &seconds.to_string()]);
     let mut address = std::ffi::OsString::from("file:");
     address.push(film);
     command.arg("-i").arg(address);
@@ -112,7 +166,7 @@ fn command(ffmpeg: &Path, film: &Path) -> Command {
 /// # Errors
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
 pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, FilmError> {
-    let mut command = command(ffmpeg, film);
+    let mut command = command(ffmpeg, film, SECONDS_MAX);
     command.args([
         "-map",
         "0:v:0",
@@ -125,7 +179,7 @@ pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, Fil
         "passthrough",
     ]);
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
-    let (reader, mut out, (width, height)) = frames(&mut command, limit)?;
+    let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
     if width.min(height) < SIDE_MIN || width.saturating_mul(height) > PIXELS_MAX {
         return Err(FilmError::Limit(
             "its picture has a side below 64 or more than 9.4 million pixels",
@@ -146,8 +200,11 @@ pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, Fil
         index += 1;
     }
     match stills.frames() {
-        0 => Err(reader.error("it has no frame")),
-        _ if reader.late.load(Ordering::Relaxed) => Err(reader.error("")),
+        0 => {
+            drop(out);
+            Err(reader.error("it has no frame"))
+        }
+        _ if reader.late.load(Ordering::Relaxed) => Err(FilmError::Late),
         _ => Ok(stills),
     }
 }
@@ -155,17 +212,16 @@ pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, Fil
 /// A child, the frames that it writes, and their width and height.
 type Frames = (Reader, BufReader<ChildStdout>, (usize, usize));
 
-fn frames(command: &mut Command, limit: Duration) -> Result<Frames, FilmError> {
-    let (reader, out) = Reader::start(command, limit)?;
+fn frames(ffmpeg: &Path, command: &mut Command, limit: Duration) -> Result<Frames, FilmError> {
+    let (mut reader, out) = Reader::start(ffmpeg, command, limit)?;
     let mut out = BufReader::with_capacity(1 << 16, out);
-    let head = line(&mut out).ok_or_else(|| reader.error("it has no picture"))?;
-    let size = |letter: char| {
-        let word = head.split(' ').find_map(|word| word.strip_prefix(letter));
-        word.and_then(|number| number.parse::<usize>().ok())
-    };
-    match (size('W'), size('H')) {
-        (Some(width), Some(height)) => Ok((reader, out, (width, height))),
-        _ => Err(reader.error("its picture has no size")),
+    match head(&mut out) {
+        Some(Some(size)) => Ok((reader, out, size)),
+        Some(None) => Err(FilmError::Unreadable("its picture has no size".into())),
+        None => {
+            drop(out);
+            Err(reader.error("it has no picture"))
+        }
     }
 }
 
@@ -182,11 +238,11 @@ pub fn glimpses(
     let (width, height) = size;
     let short = width.min(height).max(1);
     let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
-    let mut command = command(ffmpeg, film);
+    let mut command = command(ffmpeg, film, SECONDS_MAX);
     command.args(["-map", "0:v:0", "-an", "-sn", "-dn", "-pix_fmt", "gray", "-vf"]);
     command.arg(format!("fps=2,scale={}:{}:flags=area", side(width), side(height)));
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
-    let (reader, mut out, (width, height)) = frames(&mut command, limit)?;
+    let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
     // A long strip would be as large as a whole film.
     if width.saturating_mul(height) > agree::SIDE * agree::SIDE * 16 {
         return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
@@ -202,7 +258,10 @@ pub fn glimpses(
         pictures.push(Grey { width, height, luma });
     }
     match pictures.is_empty() {
-        true => Err(reader.error("it has no frame")),
+        true => {
+            drop(out);
+            Err(reader.error("it has no frame"))
+        }
         false => Ok(Glimpses { size, pictures }),
     }
 }
@@ -219,7 +278,7 @@ fn line(out: &mut impl BufRead) -> Option<String> {
 /// # Errors
 /// `Limit`, `Program`.
 pub fn sound(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Vec<f32>, FilmError> {
-    let mut command = command(ffmpeg, film);
+    let mut command = command(ffmpeg, film, SECONDS_MAX);
     command.args([
         "-map",
         "0:a:0?",
@@ -232,13 +291,262 @@ pub fn sound(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Vec<f32>, Fi
         &READ_RATE.to_string(),
     ]);
     command.args(["-f", "f32le", "pipe:1"]);
-    let (reader, out) = Reader::start(&mut command, limit)?;
-    let mut bytes = Vec::new();
-    let most = u64::from(SECONDS_MAX + 1) * u64::from(READ_RATE) * 4;
-    if out.take(most).read_to_end(&mut bytes).is_err() || reader.late.load(Ordering::Relaxed) {
+    let (mut reader, out) = Reader::start(ffmpeg, &mut command, limit)?;
+    let Ok(samples) = samples(out, SECONDS_MAX + 1) else {
         return Err(reader.error("its sound ends early"));
+    };
+    match reader.end() {
+        // A film without sound makes ffmpeg give up.
+        Ok(()) | Err(FilmError::Unreadable(_)) => Ok(samples),
+        Err(error) => Err(error),
     }
+}
+
+/// Samples at [`READ_RATE`], of so many seconds at most.
+fn samples(out: impl Read, seconds: u32) -> std::io::Result<Vec<f32>> {
+    let mut bytes = Vec::new();
+    let most = u64::from(seconds) * u64::from(READ_RATE) * 4;
+    out.take(most).read_to_end(&mut bytes)?;
     let sample = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
     let finite = |sample: f32| if sample.is_finite() { sample } else { 0.0 };
     Ok(bytes.chunks_exact(4).map(|four| finite(sample(four))).collect())
+}
+
+/// What a film is expected to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Width and height of its picture in pixels.
+    pub size: (usize, usize),
+    /// How many frames a player shows.
+    pub frames: u32,
+    /// How many of them in a second.
+    pub rate: u32,
+    /// Whether it has sound.
+    pub sound: bool,
+}
+
+/// Plays a film as a player does: `show` gets the frames that are `wanted` (luma, a byte a pixel), counted in the rhythm
+/// in which they are shown, with their numbers. Gives its sound, both channels as one, at [`READ_RATE`]; empty if it has
+/// none.
+///
+/// # Errors
+/// `Unreadable` if it is not what is expected: another size or length, or a track more or less. `Late`, `Program`.
+pub fn play(
+    ffmpeg: &Path,
+    film: &Path,
+    expected: Expected,
+    wanted: &[bool],
+    limit: Duration,
+    show: impl FnMut(u32, &[u8]),
+) -> Result<Vec<f32>, FilmError> {
+    let Expected { frames: count, rate, sound, .. } = expected;
+    // The last frame too, which must be there, and any behind it, which must not.
+    let last = count.saturating_sub(1);
+    let comes = |frame: &u32| *frame == last || wanted.get(*frame as usize) == Some(&true);
+    let frames: Vec<u32> = (0..count).filter(comes).collect();
+    // A film that goes on for hours is cut behind the first frame that is too much.
+    let seconds = count.div_ceil(rate.max(1)) + 1;
+    let mut command = command(ffmpeg, film, seconds);
+    // The stream that is written takes one track: with any other it fails, and the film is not what it should be.
+    for track in ["0:v", "0:s?", "0:d?", "0:t?"] {
+        command.args(["-map", track]);
+    }
+    if !sound {
+        command.args(["-map", "0:a?"]);
+    }
+    // What nobody looks at is dropped where it is decoded.
+    command.args(["-vf", &format!("fps={rate},select='{}+gte(n,{count})'", numbers(&frames))]);
+    command.args(["-fps_mode", "passthrough", "-pix_fmt", "gray"]);
+    command.args(["-frames:v", &(frames.len() + 1).to_string()]);
+    command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
+    if sound {
+        // It says nothing else there.
+        command.args(["-map", "0:a", "-ac", "1", "-ar", &READ_RATE.to_string()]);
+        command.args(["-f", "f32le", "pipe:2"]).stderr(Stdio::piped());
+    }
+    let (mut reader, out) = Reader::start(ffmpeg, &mut command, limit)?;
+    let heard = reader.child.stderr.take();
+    std::thread::scope(|scope| {
+        let listen = || heard.map_or(Ok(Vec::new()), |heard| samples(heard, seconds + 1));
+        let listening = scope.spawn(listen);
+        let seen = picture(out, expected.size, &frames, show);
+        if let Err(Wrong::Picture(why)) = seen {
+            // With it ends what it says in sound.
+            reader.child.kill().ok();
+            return Err(FilmError::Unreadable(why));
+        }
+        let heard = listening.join();
+        if let Err(Wrong::Ended(why)) = seen {
+            return Err(reader.error(why));
+        }
+        reader.end()?;
+        match heard {
+            Ok(Ok(samples)) => Ok(samples),
+            _ => Err(FilmError::Unreadable("its sound cannot be read".into())),
+        }
+    })
+}
+
+/// Frames that wait to be looked at, at most 8 MB each: the decoder is ahead by no more.
+const FRAMES_WAITING: usize = 4;
+
+/// Plays a film as [`play`] does, while another thread looks at the frames that it is to look at.
+///
+/// # Errors
+/// As [`play`].
+pub fn watch<'l>(
+    ffmpeg: &Path,
+    film: &Path,
+    expected: Expected,
+    limit: Duration,
+    look: Look<'l>,
+) -> Result<(Look<'l>, Vec<f32>), FilmError> {
+    let wanted = look.wanted().to_vec();
+    std::thread::scope(|scope| {
+        let (shown, to_see) = mpsc::sync_channel::<(u32, Vec<u8>)>(FRAMES_WAITING);
+        let looking = scope.spawn(move || {
+            let mut look = look;
+            to_see.iter().for_each(|(frame, luma)| look.see(frame, &luma));
+            look
+        });
+        let show = |frame: u32, luma: &[u8]| {
+            if wanted.get(frame as usize) == Some(&true) {
+                // Who looks and dies is met below.
+                shown.send((frame, luma.to_vec())).ok();
+            }
+        };
+        let heard = play(ffmpeg, film, expected, &wanted, limit, show);
+        drop(shown);
+        let look = looking.join().map_err(|_| FilmError::Late)?;
+        Ok((look, heard?))
+    })
+}
+
+/// Why a picture is not what was expected.
+enum Wrong {
+    /// Its end came early; the reader may know why.
+    Ended(&'static str),
+    /// It is another one.
+    Picture(String),
+}
+
+fn picture(
+    out: impl Read,
+    size: (usize, usize),
+    frames: &[u32],
+    mut show: impl FnMut(u32, &[u8]),
+) -> Result<(), Wrong> {
+    let mut out = BufReader::with_capacity(1 << 16, out);
+    let is = head(&mut out).ok_or(Wrong::Ended("it has no picture, or a track too many"))?;
+    if is != Some(size) {
+        return Err(Wrong::Picture("its picture has another size".into()));
+    }
+    let mut luma = vec![0u8; size.0 * size.1];
+    for frame in frames {
+        let comes = line(&mut out).is_some_and(|head| head.starts_with("FRAME"));
+        if !comes || out.read_exact(&mut luma).is_err() {
+            return Err(Wrong::Ended("it has fewer frames than it should have"));
+        }
+        show(*frame, &luma);
+    }
+    match line(&mut out) {
+        None => Ok(()),
+        Some(_) => Err(Wrong::Picture("it has more frames than it should have".into())),
+    }
+}
+
+/// Frames in the words of a filter: a sum that is not 0 for them.
+fn numbers(frames: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for frame in frames {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *frame => *last = *frame,
+            _ => runs.push((*frame, *frame)),
+        }
+    }
+    let words: Vec<String> =
+        runs.iter().map(|(first, last)| format!("between(n,{first},{last})")).collect();
+    words.join("+")
+}
+
+/// Width and height of the frames that come; none if there is no head, or it does not say.
+fn head(out: &mut impl BufRead) -> Option<Option<(usize, usize)>> {
+    let head = line(out)?;
+    let size = |letter: char| {
+        let word = head.split(' ').find_map(|word| word.strip_prefix(letter));
+        word.and_then(|number| number.parse::<usize>().ok())
+    };
+    Some(size('W').zip(size('H')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// A program that does this in place of ffmpeg.
+    fn program(folder: &Path, script: &str) -> PathBuf {
+        let path = folder.join("reader");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, executable).expect("is ours");
+        path
+    }
+
+    /// What is said of a film of two frames of 2x2 with sound, read by this program; and the frames that came.
+    fn played(ffmpeg: &Path, limit: Duration) -> (Result<usize, FilmError>, Vec<Vec<u8>>) {
+        let expected = Expected { size: (2, 2), frames: 2, rate: 24, sound: true };
+        let mut frames = Vec::new();
+        let show = |_: u32, luma: &[u8]| frames.push(luma.to_vec());
+        let heard = play(ffmpeg, Path::new("film.mp4"), expected, &[true; 2], limit, show);
+        (heard.map(|samples| samples.len()), frames)
+    }
+
+    #[test]
+    fn runs_of_frames_are_named_in_short() {
+        assert_eq!(numbers(&[3, 5, 6, 7, 11]), "between(n,3,3)+between(n,5,7)+between(n,11,11)");
+    }
+
+    /// Promise: what the reader of films says is held against what the film must be, and its own faults are not the
+    /// film's.
+    #[test]
+    fn a_reader_that_lies_hangs_or_is_not_there_says_nothing_good() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let run = |script: &str| played(&program(folder.path(), script), LIMIT);
+        let frame = "printf 'FRAME\\nabcd'";
+        let head = |size: &str| format!("printf 'YUV4MPEG2 {size} F24:1\\n'");
+        let good = head("W2 H2");
+        let (heard, frames) = run(&format!("{good}; {frame}; {frame}; printf '01234567' >&2"));
+        assert_eq!((heard.expect("is right"), frames), (2, vec![b"abcd".to_vec(); 2]));
+        let other = head("W4 H2");
+        for lie in [
+            format!("{other}; {frame}; {frame}"),
+            format!("{good}; {frame}"),
+            format!("{good}; {frame}; printf 'FRAME\\nab'"),
+            format!("{good}; {frame}; {frame}; {frame}"),
+            format!("{good}; {frame}; {frame}; exit 1"),
+            format!("{good}; {frame}; {frame}; kill -11 $$"),
+            format!("{other}; exec cat /dev/zero"),
+            "exec cat /dev/zero".to_owned(),
+            "printf nonsense".to_owned(),
+            "exit 1".to_owned(),
+        ] {
+            let (heard, _) = run(&lie);
+            assert!(matches!(heard, Err(FilmError::Unreadable(_))), "{lie}: {heard:?}");
+        }
+        let hung = program(folder.path(), "exec sleep 60");
+        let (heard, _) = played(&hung, Duration::from_millis(100));
+        assert!(matches!(heard, Err(FilmError::Late)), "{heard:?}");
+        let (heard, _) = run("kill -9 $$");
+        assert!(matches!(heard, Err(FilmError::Late)), "{heard:?}");
+        let gone = folder.path().join("nobody");
+        let (heard, _) = played(&gone, LIMIT);
+        assert!(matches!(heard, Err(FilmError::Program { .. })), "{heard:?}");
+        let missing = stills(&gone, Path::new("film.mp4"), LIMIT);
+        assert!(matches!(missing, Err(FilmError::Program { .. })));
+        let missing = sound(&gone, Path::new("film.mp4"), LIMIT);
+        assert!(matches!(missing, Err(FilmError::Program { .. })));
+    }
 }

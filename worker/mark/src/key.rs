@@ -185,6 +185,18 @@ impl Layout {
         if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
     }
 
+    /// As [`Layout::agreement`], of the payload chips with a codeword.
+    pub fn agreement_of(&self, word: u64, chip: impl Fn(usize) -> f32) -> f32 {
+        let (mut sum, mut squares) = (0.0f32, 0.0f32);
+        for payload in &self.payload {
+            let value = chip(payload.place as usize);
+            let bit = if word >> payload.bit & 1 == 1 { 1.0 } else { -1.0 };
+            sum += f32::from(payload.sign) * bit * value;
+            squares += value * value;
+        }
+        if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
+    }
+
     /// The soft bits of the codeword.
     pub fn bits(&self, chip: impl Fn(usize) -> f32) -> [f32; CODE_BITS] {
         let mut bits = [0.0; CODE_BITS];

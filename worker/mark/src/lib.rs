@@ -14,6 +14,8 @@ pub mod reading;
 pub mod search;
 pub mod sound;
 mod spectrum;
+pub mod still;
+pub mod stretch;
 
 pub use key::{MarkId, MarkKey, MasterKey, Tiles};
 pub use reading::{PictureReading, SoundReading};

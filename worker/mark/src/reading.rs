@@ -68,6 +68,17 @@ impl Stills {
         self.frames += 1;
     }
 
+    /// All that was added to another one of the same size; one of another is left out.
+    pub fn add_all(&mut self, other: &Stills) {
+        if self.size() != other.size() {
+            return;
+        }
+        for (sum, more) in self.sum.iter_mut().zip(&other.sum) {
+            *sum += more;
+        }
+        self.frames += other.frames;
+    }
+
     /// The frame less its blurred self.
     fn take_detail(&mut self, luma: &[u8]) {
         let (width, height) = (self.width, self.height);
@@ -260,6 +271,14 @@ impl PictureReading {
         agreement_with(&self.0, tile)
     }
 
+    /// How well the chips that tell one mark from another agree with this one: noise stays below 5.
+    pub fn agreement_of(&self, key: &MarkKey, mark: MarkId) -> f32 {
+        if self.0.len() != PIXEL_CHIPS {
+            return 0.0;
+        }
+        key.pixels.agreement_of(code::encode(mark.0), |place| f32::from(self.0[place]))
+    }
+
     /// Reads the id. Nothing if the reading has another length than a tile.
     pub fn read(&self, key: &MarkKey) -> Read {
         if self.0.len() != PIXEL_CHIPS {
@@ -305,6 +324,14 @@ impl SoundReading {
     /// As [`PictureReading::read`].
     pub fn read(&self, key: &MarkKey) -> Read {
         self.read_above(key, AGREEMENT_KNOWN)
+    }
+
+    /// As [`PictureReading::agreement_of`].
+    pub fn agreement_of(&self, key: &MarkKey, mark: MarkId) -> f32 {
+        if self.0.len() != SOUND_CHIPS {
+            return 0.0;
+        }
+        key.sound.agreement_of(code::encode(mark.0), |place| f32::from(self.0[place]))
     }
 
     pub(crate) fn read_above(&self, key: &MarkKey, least: f32) -> Read {

@@ -5,18 +5,18 @@
 //! marked shows a picture that stands still, with its own marks in it: only its pixels are put into the cached file.
 
 use super::mark::{ClipMarks, Shown};
-use super::program::{FinishSettings, Running, SHORT_LIMIT};
+use super::program::FinishSettings;
 use super::sink::FfmpegSink;
-use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder, still};
+use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
 use crate::emulated::{paint, paint_frame};
 use crate::engine::{ClipSink, EngineError, Frames, Piece};
 use crate::link::stream::Payload;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use zoetrope_mark::PictureReading;
 use zoetrope_mark::reading::{Place, Stills};
+use zoetrope_mark::still::{self, StillFilm};
 use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
@@ -32,13 +32,7 @@ struct Encoded {
     spritesheet: Bytes,
     scores: Option<Bytes>,
     facts: ClipFacts,
-    still: StillClip,
-}
-
-/// A clip of one picture, and where in it the picture is.
-struct StillClip {
-    clip: Bytes,
-    at: usize,
+    still: StillFilm,
 }
 
 /// Clips that were encoded before.
@@ -89,28 +83,15 @@ impl ClipCache {
     }
 
     /// A clip with the sound of this one and a picture that stands still.
-    fn still(&self, spec: &RenderSpec, clip: &[u8]) -> Result<StillClip, FinishError> {
+    fn still(&self, spec: &RenderSpec, clip: &[u8]) -> Result<StillFilm, FinishError> {
         let folder = TempFolder::new(&self.settings.temp)?;
-        let path = |name: &str| folder.path.join(name);
-        let (sounding, stream, still) = (path("clip.mp4"), path("still.h264"), path("still.mp4"));
-        let disk = |source| FinishError::Disk { doing: "writing a still clip", source };
-        let grey = vec![128; spec.deliver.area() as usize * 3];
-        std::fs::write(&sounding, clip).map_err(disk)?;
-        std::fs::write(&stream, still::stream(&grey, spec.deliver, spec.frames)).map_err(disk)?;
-        let mut command = Command::new(&self.settings.programs.ffmpeg);
-        command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
-        command.args(["-f", "h264", "-framerate", &FPS.to_string(), "-i"]).arg(&stream);
-        command.arg("-i").arg(&sounding).args(["-map", "0:v:0", "-map", "1:a:0?", "-c", "copy"]);
-        // A bare stream has no times; these are exact.
-        command.arg("-bsf:v").arg(format!("setts=ts=N*512:duration=512:time_base=1/{}", FPS * 512));
-        command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]);
-        Running::start(command.arg(&still))?.finish(SHORT_LIMIT)?;
-        let clip = std::fs::read(&still).map_err(disk)?;
-        // In the file a length stands in place of the start code.
-        let picture = &still::picture(&grey, spec.deliver)[4..];
-        let found = clip.windows(picture.len()).position(|window| window == picture);
-        let missing = || FinishError::Encoder("a still clip does not hold its picture".into());
-        Ok(StillClip { at: found.ok_or_else(missing)?, clip: clip.into() })
+        let sounding = folder.path.join("clip.mp4");
+        std::fs::write(&sounding, clip)
+            .map_err(|source| FinishError::Disk { doing: "writing a clip", source })?;
+        let ffmpeg = &self.settings.programs.ffmpeg;
+        let size = (spec.deliver.width as usize, spec.deliver.height as usize);
+        StillFilm::make(ffmpeg, (size, spec.frames, FPS), Some(&sounding), &folder.path)
+            .map_err(|error| FinishError::Encoder(error.to_string()))
     }
 }
 
@@ -130,7 +111,7 @@ impl CachedSink {
     /// The clip with its own marks in it, and what it shows of them.
     fn marked(
         &self,
-        still: &StillClip,
+        still: &StillFilm,
         marks: &ClipMarks,
     ) -> Result<(Vec<u8>, Shown), FinishError> {
         let size = self.spec.deliver;
@@ -138,12 +119,10 @@ impl CachedSink {
         let mut rgb = vec![0; width * height * 3];
         paint_frame(&self.spec, 0, width, height, &mut rgb);
         marks.frames(size)?.mark(&mut rgb);
-        let picture = still::picture(&rgb, size);
-        let mut clip = still.clip.to_vec();
-        clip[still.at..][..picture.len() - 4].copy_from_slice(&picture[4..]);
+        let clip = still.showing(&rgb);
         // Any decoder gives these pixels back as they are, so they are read where they are made.
         let mut stills = Stills::new(width, height);
-        stills.add(&still::luma(&rgb, size));
+        stills.add(&still::luma(&rgb, (width, height)));
         let place = Place::delivered((width, height), (width, height));
         // A beep each second is too little sound to carry a mark.
         let sound = if self.spec.audio { SoundMark::Quiet } else { SoundMark::Silent };

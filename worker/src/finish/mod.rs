@@ -13,7 +13,6 @@ mod moderate;
 mod program;
 mod seal;
 mod sink;
-mod still;
 mod stills;
 #[cfg(test)]
 mod tests;
