@@ -126,6 +126,10 @@ impl Metrics {
             "affinity" => words(&["hot", "load"]),
             "direction" => words(&["in", "out"]),
             "content" => words(&["control", "artifact", "media"]),
+            // Whom the provenance sidecar asks is none itself.
+            "sidecar" if name != metric::SIDECAR_UP.name => {
+                words(&["storage", "moderation", "provenance", "watermark", "time_stamps"])
+            }
             "sidecar" => words(&["storage", "moderation", "provenance", "watermark"]),
             "op" => words(&[
                 "get", "range", "txn", "claim", "put", "grant", "renew", "revoke", "compact",

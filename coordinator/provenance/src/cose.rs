@@ -52,12 +52,17 @@ pub fn to_be_signed(protected: &[u8], claim: &[u8]) -> Result<Vec<u8>, Refusal> 
     ]))
 }
 
-/// What a time stamp of a signature is over.
+/// What a time stamp of a signature is over: a countersignature of it (C2PA 2, `sigTst2`).
 ///
 /// # Errors
 /// `Signer` if it cannot be encoded.
-pub fn to_be_stamped(signature: &[u8]) -> Result<Vec<u8>, Refusal> {
-    encode(&Value::Bytes(signature.to_vec()))
+pub fn to_be_stamped(protected: &[u8], signature: &[u8]) -> Result<Vec<u8>, Refusal> {
+    encode(&Value::Array(vec![
+        Value::Text("CounterSignature".into()),
+        Value::Bytes(protected.to_vec()),
+        Value::Bytes(Vec::new()),
+        Value::Bytes(encode(&Value::Bytes(signature.to_vec()))?),
+    ]))
 }
 
 /// The envelope, of exactly `bytes` bytes.

@@ -14,6 +14,7 @@ pub mod cose;
 pub mod jumbf;
 pub mod read;
 pub mod signer;
+pub mod stamp;
 pub mod words;
 
 pub use build::{Draft, Parent};

@@ -3,6 +3,7 @@
 //! For files of strangers call it in a child process with limits of memory and time.
 
 use crate::words;
+use c2pa::validation_status::{TIMESTAMP_TRUSTED, ValidationStatus};
 use c2pa::{Context, Error, Reader, ValidationState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -110,12 +111,14 @@ fn judge(reader: &Reader, claim: Option<[u8; 32]>) -> Verdict {
     };
     let active = reader.active_manifest();
     let render = active.and_then(|one| one.find_assertion::<Value>(words::RENDER).ok());
-    let failures = reader.validation_results().and_then(|results| results.active_manifest());
-    let failures = failures.map(|codes| codes.failure().clone()).unwrap_or_default();
+    let codes = reader.validation_results().and_then(|results| results.active_manifest());
+    let failures = codes.map(|codes| codes.failure().clone()).unwrap_or_default();
+    let trusted = |code: &ValidationStatus| code.code() == TIMESTAMP_TRUSTED;
+    let timed = codes.is_some_and(|codes| codes.success().iter().any(trusted));
     Verdict {
         state,
         issuer: active.and_then(|one| one.issuer()),
-        signed_at: active.and_then(|one| one.time()),
+        signed_at: active.filter(|_| timed).and_then(|one| one.time()),
         render,
         claim,
         failures: failures.iter().map(|status| status.code().to_owned()).collect(),

@@ -1,11 +1,13 @@
 //! Promise: a clip is signed so that any verifier trusts it, and the signer signs nothing but that clip.
 
+use rcgen::{CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
 use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, Terms};
 use zoetrope_protocol::wire::Held;
+use zoetrope_provenance::stamp::Question;
 use zoetrope_provenance::{
     Credential, Parent, Refusal, Signer, State, Trust, Verdict, build, claim, cose, read,
 };
@@ -63,6 +65,17 @@ impl Farm {
     }
 
     fn sign(&self, held: Held, terms: &Terms, parent: Option<&Path>) -> PathBuf {
+        self.sign_and(held, terms, parent, |envelope| envelope)
+    }
+
+    /// The same, with something done to the signature's envelope before it goes into the file.
+    fn sign_and(
+        &self,
+        held: Held,
+        terms: &Terms,
+        parent: Option<&Path>,
+        change: impl FnOnce(Vec<u8>) -> Vec<u8>,
+    ) -> PathBuf {
         let source = clip(self.folder.path(), "unsigned.mp4");
         let target =
             self.folder.path().join(format!("{}-{}.mp4", terms.video, held.fence.attempt.0));
@@ -71,8 +84,48 @@ impl Farm {
         let signed = self.signer.sign(held, terms, &draft.manifest).expect("is signed");
         let claim = claim::check(&draft.manifest, terms).expect("says what it must");
         cose::verify(&signed.envelope, claim.bytes, &self.signer.credential().root).expect("holds");
-        draft.complete(&signed.envelope).expect("fits");
+        draft.complete(&change(signed.envelope)).expect("fits");
         target
+    }
+
+    /// What OpenSSL answers as an authority of time whose certificate the farm's own intermediate issued.
+    fn time(&self, question: &[u8]) -> Vec<u8> {
+        let path = |name: &str| self.folder.path().join(name);
+        let pem = |name: &str| std::fs::read_to_string(path("ca").join(name)).expect("reads");
+        let key = KeyPair::from_pem(&pem("intermediate.key.pem")).expect("a key");
+        let issuer = Issuer::from_ca_cert_pem(&pem("intermediate.pem"), key).expect("an issuer");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Zoetrope farm time");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // Time stamping alone, and critical, which the library does not write by itself.
+        let usage = [0x30, 0x0a, 6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 8];
+        let mut usage = CustomExtension::from_oid_content(&[2, 5, 29, 37], usage.to_vec());
+        usage.set_criticality(true);
+        params.custom_extensions.push(usage);
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &issuer).expect("a certificate");
+        let write = |name: &str, text: &[u8]| std::fs::write(path(name), text).expect("writes");
+        write("time.pem", leaf.pem().as_bytes());
+        write("time.key.pem", key.serialize_pem().as_bytes());
+        write("question.tsq", question);
+        write("serial", b"01\n");
+        let settings = format!(
+            "[tsa]\ndefault_tsa = one\n[one]\nserial = {}\ncrypto_device = builtin\n\
+             default_policy = 1.2.3.4.1\ndigests = sha256\nsigner_digest = sha256\n\
+             ess_cert_id_alg = sha256\n",
+            path("serial").display()
+        );
+        write("time.cnf", settings.as_bytes());
+        let mut openssl = Command::new("openssl");
+        openssl.args(["ts", "-reply", "-config"]).arg(path("time.cnf"));
+        openssl.arg("-queryfile").arg(path("question.tsq")).arg("-out").arg(path("answer.tsr"));
+        openssl.arg("-signer").arg(path("time.pem")).arg("-inkey").arg(path("time.key.pem"));
+        openssl.arg("-chain").arg(path("ca").join("intermediate.pem"));
+        let output = openssl.output().expect("openssl starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(path("answer.tsr")).expect("reads")
     }
 
     fn read(&self, file: &Path, trust: &Trust) -> Verdict {
@@ -195,6 +248,50 @@ fn a_rotated_key_signs_and_the_old_clips_stay_trusted() {
     for file in [old, new] {
         assert_eq!(farm.read(&file, &farm.trust()).state, State::Trusted);
     }
+}
+
+/// A time stamp is trusted by this library and by one that shares no code with it; and a token of another signature, of
+/// another question or of nobody known is no time.
+#[test]
+fn a_time_stamp_is_trusted_and_no_other_is_taken() {
+    let farm = Farm::new();
+    let root = farm.signer.credential().root.clone();
+    let stamped = |envelope: Vec<u8>| {
+        let question = Question::about(&envelope).expect("ours");
+        let answer = farm.time(&question.body());
+        let again = Question::about(&envelope).expect("ours");
+        let refused = again.stamped(&answer, &root).expect_err("another number");
+        assert!(refused.to_string().contains("another question"), "{refused}");
+        let stranger = Farm::new().signer.credential().root.clone();
+        question.stamped(&answer, &stranger).expect_err("nobody known");
+        question.stamped(&answer[..answer.len() - 1], &root).expect_err("cut off");
+        question.stamped(b"", &root).expect_err("nothing");
+        let stamped = question.stamped(&answer, &root).expect("holds");
+        assert_eq!(stamped.len(), envelope.len());
+        stamped
+    };
+    let file = farm.sign_and(held(1), &terms(), None, stamped);
+    let verdict = farm.read(&file, &farm.trust());
+    assert_eq!((verdict.state, &verdict.failures), (State::Trusted, &vec![]), "{verdict:#?}");
+    assert!(verdict.signed_at.is_some());
+    let options = encypher_c2pa::VerifyOptions {
+        trust_pem: Some(root.clone()),
+        tsa_trust_pem: Some(root),
+        no_default_trust: true,
+        strict_conformance: true,
+        ..encypher_c2pa::VerifyOptions::default()
+    };
+    let report = encypher_c2pa::verify_file(&file, Some("video/mp4"), &options).expect("reads");
+    let codes = |all: &Vec<encypher_c2pa::VerificationStatus>| {
+        all.iter().map(|one| one.code.clone()).collect::<Vec<_>>()
+    };
+    let (good, bad) =
+        (codes(&report.validation_results.success), codes(&report.validation_results.failure));
+    for code in ["timeStamp.validated", "timeStamp.trusted"] {
+        assert!(good.iter().any(|one| one == code), "{good:?} {bad:?}");
+    }
+    // What its strict mode misses is what nobody here answers: whether the certificate was revoked.
+    assert_eq!(bad, ["com.encypher.conformance.revocationInformationMissing"]);
 }
 
 /// Another implementation of the standard, which shares no code with the one that writes.

@@ -7,8 +7,10 @@
 pub mod settings;
 pub mod socket;
 pub mod source;
+pub mod stamp;
 
 pub use source::{SignFault, SignerSource};
+pub use stamp::Stamper;
 
 use crate::clock;
 use crate::dispatch::DispatchMsg;
@@ -74,6 +76,8 @@ pub struct ProvenanceArguments {
     pub source: SignerSource,
     /// The root that signatures must lead to, PEM.
     pub root: Arc<str>,
+    /// Who gets time stamps; none where the farm asks for none.
+    pub stamper: Option<Arc<Stamper>>,
     /// Where its requests are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -114,7 +118,7 @@ impl Actor for ProvenanceActor {
 
 impl ProvenanceState {
     fn sign(&self, request: SignRequest, back: ActorRef<DispatchMsg>) {
-        let ProvenanceArguments { source, root, metrics } = self.arguments.clone();
+        let ProvenanceArguments { source, root, stamper, metrics } = self.arguments.clone();
         let permits = self.permits.clone();
         tokio::spawn(async move {
             let (worker, held) = (request.worker, request.held);
@@ -122,11 +126,18 @@ impl ProvenanceState {
             let began = Instant::now();
             let signing = signed(&source, &root, request);
             let signed = tokio::time::timeout(SIGN_TIMEOUT, signing).await;
-            drop(permit);
-            let result = signed.unwrap_or_else(|_| {
+            let signed = signed.unwrap_or_else(|_| {
                 let seconds = SIGN_TIMEOUT.as_secs();
                 Err(SignFault::Down(format!("the signer did not answer within {seconds} s")))
             });
+            let result = match (signed, stamper) {
+                // It has a limit of its own.
+                (Ok((claim, envelope)), Some(stamper)) => {
+                    stamper.stamp(envelope).await.map(|stamped| (claim, stamped))
+                }
+                (signed, _) => signed,
+            };
+            drop(permit);
             let outcome = match &result {
                 Ok(_) => "ok",
                 Err(SignFault::Refused(reason)) => {

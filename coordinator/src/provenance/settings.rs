@@ -1,13 +1,15 @@
 //! The section `[provenance]` of the configuration.
 
-use super::{ProvenanceArguments, SignerSource};
+use super::{ProvenanceArguments, SignerSource, Stamper};
 use crate::config::ConfigError;
 use crate::documents::Documents;
 use crate::metrics::Metrics;
+use crate::outward::{self, ALLOW_MAX, Allow};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use zoetrope_provenance::certificates::Shelf;
 use zoetrope_provenance::{Credential, Signer, certificates};
 
@@ -25,6 +27,78 @@ pub struct Provenance {
     pub root: Option<PathBuf>,
     /// Roots of others whose clips count as trusted where files are checked, PEM. Our own is always among them.
     pub trust: Vec<PathBuf>,
+    /// Whose time stamps clips carry; none without.
+    pub time_stamps: Option<TimeStamps>,
+}
+
+/// A time stamp authority (RFC 3161).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeStamps {
+    /// Where it is asked.
+    pub url: String,
+    /// The roots that its certificates lead to, PEM.
+    pub roots: PathBuf,
+    /// Whether clips wait while it gives none; otherwise they go without.
+    #[serde(default)]
+    pub required: bool,
+    /// How long it may take for an answer.
+    #[serde(default = "stamp_timeout")]
+    pub timeout_seconds: u64,
+    /// Hosts and networks that may be dialled although they are not public.
+    #[serde(default)]
+    pub allow: Vec<String>,
+}
+
+fn stamp_timeout() -> u64 {
+    3
+}
+
+/// An authority that needs longer would make every clip wait for it.
+const STAMP_SECONDS_MAX: u64 = 10;
+
+impl TimeStamps {
+    fn allowed(&self) -> Result<Allow, ConfigError> {
+        let allowed = Allow::read(&self.allow).filter(|_| self.allow.len() <= ALLOW_MAX);
+        allowed.ok_or_else(|| {
+            let range = format!("at most {ALLOW_MAX} of such as 10.0.0.0/8 or tsa.internal");
+            out_of_range("time_stamps.allow", range)
+        })
+    }
+
+    fn address(&self) -> Result<reqwest::Url, ConfigError> {
+        let wrong = |error: outward::UrlError| out_of_range("time_stamps.url", error.to_string());
+        outward::url(&self.url, &self.allowed()?).map_err(wrong)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=STAMP_SECONDS_MAX).contains(&self.timeout_seconds) {
+            let range = format!("1 to {STAMP_SECONDS_MAX}");
+            return Err(out_of_range("time_stamps.timeout_seconds", range));
+        }
+        self.address().map(|_| ())
+    }
+
+    /// The text of the roots. Blocking.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds no certificate.
+    pub fn roots(&self) -> anyhow::Result<String> {
+        let place = || format!("provenance.time_stamps.roots = {}", self.roots.display());
+        let pem = std::fs::read_to_string(&self.roots).with_context(place)?;
+        anyhow::ensure!(certificates::fingerprint(&pem).is_some(), "{}: no PEM", place());
+        Ok(pem)
+    }
+
+    fn open(&self, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Stamper>> {
+        let (allow, timeout) = (self.allowed()?, Duration::from_secs(self.timeout_seconds));
+        let (url, roots) = (self.address()?, self.roots()?);
+        Ok(Arc::new(Stamper::new(url, (&allow, timeout), roots, self.required, metrics)?))
+    }
+}
+
+fn out_of_range(key: &str, range: String) -> ConfigError {
+    ConfigError::Range { key: format!("provenance.{key}"), range }
 }
 
 /// Where the farm's own certificates are, if it makes them.
@@ -69,8 +143,9 @@ fn show(file: &Path, pem: &str) -> std::io::Result<()> {
 impl Provenance {
     /// All paths, to be made absolute.
     pub fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Provenance { signer, chain, key, root, trust } = self;
-        [signer, chain, key, root].into_iter().flatten().chain(trust)
+        let Provenance { signer, chain, key, root, trust, time_stamps } = self;
+        let stamps = time_stamps.as_mut().map(|stamps| &mut stamps.roots);
+        [signer, chain, key, root].into_iter().flatten().chain(trust).chain(stamps)
     }
 
     /// Holds the keys against each other.
@@ -78,9 +153,8 @@ impl Provenance {
     /// # Errors
     /// `Range` names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, range: &str| {
-            Err(ConfigError::Range { key: format!("provenance.{key}"), range: range.to_owned() })
-        };
+        let wrong = |key: &str, range: &str| Err(out_of_range(key, range.to_owned()));
+        self.time_stamps.as_ref().map_or(Ok(()), TimeStamps::check)?;
         let files = [&self.chain, &self.key].map(Option::is_some);
         match (self.signer.is_some(), files, self.root.is_some()) {
             (true, [false, false], true)
@@ -131,6 +205,8 @@ impl Provenance {
                 (SignerSource::Here(Arc::new(Signer::new(credential))), root)
             }
         };
-        Ok(ProvenanceArguments { source, root: root.into(), metrics })
+        let stamper = self.time_stamps.as_ref().map(|stamps| stamps.open(metrics.clone()));
+        let stamper = stamper.transpose()?;
+        Ok(ProvenanceArguments { source, root: root.into(), stamper, metrics })
     }
 }

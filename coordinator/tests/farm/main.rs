@@ -18,6 +18,7 @@ mod rescan;
 mod restart;
 mod s3;
 mod shares;
+mod stamps;
 mod store;
 mod versions;
 mod watermark;
