@@ -131,11 +131,12 @@ impl Drop for Reader {
     }
 }
 
-/// Runs a program to its end, and leaves what it says.
+/// Runs a program to its end, whatever it says.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<(), FilmError> {
     let program = PathBuf::from(command.get_program());
-    let (mut reader, out) = Reader::start(&program, command, limit)?;
-    drop(out);
+    let (mut reader, mut out) = Reader::start(&program, command, limit)?;
+    // One that nobody listened to would fail. How it ends says more than an error here.
+    std::io::copy(&mut out, &mut std::io::sink()).ok();
     reader.end()
 }
 
@@ -544,6 +545,8 @@ mod tests {
         let gone = folder.path().join("nobody");
         let (heard, _) = played(&gone, LIMIT);
         assert!(matches!(heard, Err(FilmError::Program { .. })), "{heard:?}");
+        try_out(Path::new("ffmpeg"), LIMIT).expect("is there");
+        assert!(matches!(try_out(&gone, LIMIT), Err(FilmError::Program { .. })));
         let missing = stills(&gone, Path::new("film.mp4"), LIMIT);
         assert!(matches!(missing, Err(FilmError::Program { .. })));
         let missing = sound(&gone, Path::new("film.mp4"), LIMIT);
