@@ -164,10 +164,13 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let core = zoetrope_sched::Config::default();
     look_at(&store, config).await?;
     let public_url = config.public_url.clone();
-    let opened = tokio::task::spawn_blocking(move || {
+    // Nobody waits for it: a farm without it takes jobs.
+    drop(tokio::task::spawn_blocking(move || {
         if let Some(problem) = watermark.problem() {
             tracing::error!(problem, "marks cannot be read, so no clip is published: jobs wait");
         }
+    }));
+    let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
         let links = Links::open(&*links, &public_url).context("the secret of share links")?;
         let recovered = recover(journal, core)?;

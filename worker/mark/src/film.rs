@@ -131,11 +131,12 @@ impl Drop for Reader {
     }
 }
 
-/// Runs a program to its end, and leaves what it says.
+/// Runs a program to its end, whatever it says.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<(), FilmError> {
     let program = PathBuf::from(command.get_program());
-    let (mut reader, out) = Reader::start(&program, command, limit)?;
-    drop(out);
+    let (mut reader, mut out) = Reader::start(&program, command, limit)?;
+    // One that nobody listened to would fail. How it ends says more than an error here.
+    std::io::copy(&mut out, &mut std::io::sink()).ok();
     reader.end()
 }
 
@@ -464,9 +465,19 @@ fn numbers(frames: &[u32]) -> String {
             _ => runs.push((*frame, *frame)),
         }
     }
-    let words: Vec<String> =
-        runs.iter().map(|(first, last)| format!("between(n,{first},{last})")).collect();
-    words.join("+")
+    sum(&runs)
+}
+
+/// In pairs of pairs: ffmpeg refuses a sum that is nested deeper than 100, as one of so many words in a row is.
+fn sum(runs: &[(u32, u32)]) -> String {
+    match runs {
+        [] => "0".to_owned(),
+        [(first, last)] => format!("between(n,{first},{last})"),
+        _ => {
+            let (left, right) = runs.split_at(runs.len() / 2);
+            format!("({}+{})", sum(left), sum(right))
+        }
+    }
 }
 
 /// Width and height of the frames that come; none if there is no head, or it does not say.
@@ -506,7 +517,30 @@ mod tests {
 
     #[test]
     fn runs_of_frames_are_named_in_short() {
-        assert_eq!(numbers(&[3, 5, 6, 7, 11]), "between(n,3,3)+between(n,5,7)+between(n,11,11)");
+        let said = numbers(&[3, 5, 6, 7, 11]);
+        assert_eq!(said, "(between(n,3,3)+(between(n,5,7)+between(n,11,11)))");
+        assert_eq!(numbers(&[]), "0");
+    }
+
+    /// Promise: a clip of two minutes, the longest that there is, is played like any other.
+    #[test]
+    fn the_longest_clip_is_played() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let film = folder.path().join("film.mp4");
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-f", "lavfi", "-i"]);
+        ffmpeg.args(["testsrc=size=64x64:rate=24", "-f", "lavfi", "-i", "sine", "-t", "120"]);
+        ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]);
+        assert!(ffmpeg.args(["-c:a", "aac"]).arg(&film).status().expect("ffmpeg").success());
+        let expected = Expected { size: (64, 64), frames: 2_880, rate: 24, sound: true };
+        let wanted: Vec<bool> = (0..2_880).map(|frame| frame % 12 == 7).collect();
+        let mut seen = Vec::new();
+        let show = |frame: u32, _: &[u8]| seen.push(frame);
+        let heard = play(Path::new("ffmpeg"), &film, expected, &wanted, LIMIT, show);
+        let seconds = heard.expect("is played").len() as f32 / READ_RATE as f32;
+        assert!((119.9..120.2).contains(&seconds), "{seconds} s");
+        let last = [2_879];
+        assert_eq!(seen, (0..240).map(|n| n * 12 + 7).chain(last).collect::<Vec<u32>>());
     }
 
     /// Promise: what the reader of films says is held against what the film must be, and its own faults are not the
@@ -544,6 +578,8 @@ mod tests {
         let gone = folder.path().join("nobody");
         let (heard, _) = played(&gone, LIMIT);
         assert!(matches!(heard, Err(FilmError::Program { .. })), "{heard:?}");
+        try_out(Path::new("ffmpeg"), LIMIT).expect("is there");
+        assert!(matches!(try_out(&gone, LIMIT), Err(FilmError::Program { .. })));
         let missing = stills(&gone, Path::new("film.mp4"), LIMIT);
         assert!(matches!(missing, Err(FilmError::Program { .. })));
         let missing = sound(&gone, Path::new("film.mp4"), LIMIT);
