@@ -79,15 +79,19 @@ fn frame(number: u32, (width, height): (usize, usize), tile: Option<&[i8]>) -> V
     rgb
 }
 
-/// Noise that is loud enough for a mark, marked with this tile if there is one.
-pub(crate) fn noise(spec: &RenderSpec, tile: Option<&[i8]>) -> Vec<f32> {
-    let samples = spec.frames / FPS * SAMPLE_RATE * AUDIO_CHANNELS;
+/// A loud hum of all tones, in which a mark is read with certainty; marked with this tile if there is one.
+pub(crate) fn hum(spec: &RenderSpec, tile: Option<&[i8]>) -> Vec<f32> {
+    // As long as a window of the mark: what does not change between windows hides nothing.
+    const PERIOD: usize = 1_024;
     let mut state = 1u32;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / 8_388_608.0 * 0.3 - 0.3
     };
-    let mut samples: Vec<f32> = (0..samples).map(next).collect();
+    let period: Vec<f32> = (0..PERIOD).map(next).collect();
+    let count = (spec.frames / FPS * SAMPLE_RATE) as usize;
+    let both = |place: usize| [period[place % PERIOD]; AUDIO_CHANNELS as usize];
+    let mut samples: Vec<f32> = (0..count).flat_map(both).collect();
     if let Some(tile) = tile {
         sound::mark(tile, &mut samples, SAMPLE_RATE);
     }

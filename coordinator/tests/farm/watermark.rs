@@ -192,7 +192,7 @@ async fn the_sound_shows_the_mark_that_the_manifest_names() {
         let order = worker.finish_order().await;
         let (spec, tile) = (&order.spec, clip::tile(&order));
         let own = clip::sound_tile(&order);
-        let samples = clip::noise(spec, marked.then_some(own.as_slice()));
+        let samples = clip::hum(spec, marked.then_some(own.as_slice()));
         let film = clip::moving(spec, spec.frames, |_| Some(tile.as_slice()), &samples);
         let heard = named.then(|| SoundMark::Heard(loud(own.clone())));
         foreign.get_or_insert(own);
@@ -206,7 +206,7 @@ async fn the_sound_shows_the_mark_that_the_manifest_names() {
     farm.submit(submission(9)).await.expect("admitted");
     let order = worker.finish_order().await;
     let (spec, tile) = (&order.spec, clip::tile(&order));
-    let samples = clip::noise(spec, foreign.as_deref());
+    let samples = clip::hum(spec, foreign.as_deref());
     let film = clip::moving(spec, spec.frames, |_| Some(tile.as_slice()), &samples);
     finish_clip(&mut worker, &order, &film, None).await;
     let view = farm.until(JobId(9), |view| view.ended.is_some()).await;
