@@ -1,8 +1,8 @@
 //! How long it takes to see the mark in a finished clip, and how clearly each half second shows it: what the farm does
 //! before it publishes one.
 //!
-//! `cargo run --release -p zoetrope-mark --example watch -- [--crf CRF] FILM...` marks each film, encodes it as clips are,
-//! and looks ten times. Prints the times in milliseconds (least, median, most), and the least and the middle agreement.
+//! `cargo run --release -p zoetrope-mark --example watch -- [--crf CRF] [--deliver WxH] FILM...` marks each film, scales it,
+//! encodes it as clips are, and looks ten times. Prints the times in milliseconds (least, median, most), and the least and the middle agreement.
 
 use anyhow::{Context, ensure};
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ fn ffmpeg(arguments: &[&str], input: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut crf = "18".to_owned();
+    let (mut crf, mut deliver) = ("18".to_owned(), None);
     let mut arguments = std::env::args().skip(1);
     let folder = std::env::temp_dir().join(format!("watch-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
@@ -45,13 +45,24 @@ fn main() -> anyhow::Result<()> {
             crf = arguments.next().context("--crf CRF")?;
             continue;
         }
-        println!("{argument}, CRF {crf}: {}", watch(&argument, &crf, &folder)?);
+        if argument == "--deliver" {
+            let size = arguments.next().context("--deliver WxH")?;
+            let (width, height) = size.split_once('x').context("--deliver WxH")?;
+            deliver = Some((width.parse()?, height.parse()?));
+            continue;
+        }
+        println!("{argument}, CRF {crf}: {}", watch(&argument, &crf, deliver, &folder)?);
     }
     std::fs::remove_dir_all(&folder)?;
     Ok(())
 }
 
-fn watch(name: &str, crf: &str, folder: &Path) -> anyhow::Result<String> {
+fn watch(
+    name: &str,
+    crf: &str,
+    deliver: Option<(usize, usize)>,
+    folder: &Path,
+) -> anyhow::Result<String> {
     let y4m = ["-i", name, "-t", "10", "-r", "24", "-pix_fmt", "rgb24"];
     let probe = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", "v:0", "-of", "csv=p=0"])
@@ -69,19 +80,24 @@ fn watch(name: &str, crf: &str, folder: &Path) -> anyhow::Result<String> {
     rgb.chunks_exact_mut(frame).for_each(|frame| marker.mark(frame));
     let clip = folder.join("clip.mp4");
     let text = clip.to_str().context("a name")?;
-    let (shape, colours) = (format!("{}x{}", size.0, size.1), "scale=out_color_matrix=bt709");
+    let shape = format!("{}x{}", size.0, size.1);
+    let deliver = deliver.unwrap_or(size);
+    let (width, height) = deliver;
+    let colours = format!(
+        "scale={width}:{height}:force_original_aspect_ratio=increase:out_color_matrix=bt709,crop={width}:{height}"
+    );
     let encode = [
         &["-f", "rawvideo", "-pix_fmt", "rgb24", "-framerate", "24", "-video_size", &shape][..],
-        &["-i", "pipe:0", "-i", name, "-map", "0:v", "-map", "1:a", "-vf", colours],
+        &["-i", "pipe:0", "-i", name, "-map", "0:v", "-map", "1:a", "-vf", &colours],
         &["-c:v", "libx264", "-preset", "veryfast", "-crf", crf, "-g", "48"],
         &["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "192k", "-ar", "48000"],
         &["-frames:v", &frames.to_string(), "-t", "10", "-movflags", "+faststart", text],
     ];
     ffmpeg(&encode.concat(), Some(&rgb))?;
     drop(rgb);
-    let place = Place::delivered(size, size);
-    let carried = Carried { key: &key, mark, place, size, frames };
-    let expected = Expected { size, frames, rate: 24, sound: true };
+    let place = Place::delivered(size, deliver);
+    let carried = Carried { key: &key, mark, place, size: deliver, frames };
+    let expected = Expected { size: deliver, frames, rate: 24, sound: true };
     let (mut times, mut seen, mut in_doubt) = (Vec::new(), Vec::new(), 0);
     for run in 0..RUNS {
         let began = Instant::now();
@@ -100,7 +116,7 @@ fn watch(name: &str, crf: &str, folder: &Path) -> anyhow::Result<String> {
     times.sort_unstable();
     seen.sort_by(f32::total_cmp);
     Ok(format!(
-        "{shape}, {frames} frames: {}, {}, {} ms; agreement {:.1}, {:.1}; in doubt {in_doubt} of {}",
+        "{width}x{height}, {frames} frames: {}, {}, {} ms; agreement {:.1}, {:.1}; in doubt {in_doubt} of {}",
         times[0],
         times[RUNS / 2],
         times[RUNS - 1],

@@ -12,6 +12,8 @@ use crate::emulated::{paint, paint_frame};
 use crate::engine::{ClipSink, EngineError, Frames, Piece};
 use crate::link::stream::Payload;
 use bytes::Bytes;
+use image::RgbImage;
+use image::imageops::{FilterType, crop_imm, resize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use zoetrope_mark::PictureReading;
@@ -114,21 +116,41 @@ impl CachedSink {
         still: &StillFilm,
         marks: &ClipMarks,
     ) -> Result<(Vec<u8>, Shown), FinishError> {
-        let size = self.spec.deliver;
-        let (width, height) = (size.width as usize, size.height as usize);
-        let mut rgb = vec![0; width * height * 3];
-        paint_frame(&self.spec, 0, width, height, &mut rgb);
-        marks.frames(size)?.mark(&mut rgb);
+        let RenderSpec { canvas, deliver, .. } = self.spec;
+        let size = |size: Size| (size.width as usize, size.height as usize);
+        let ((columns, rows), (width, height)) = (size(canvas), size(deliver));
+        let mut rgb = vec![0; columns * rows * 3];
+        paint_frame(&self.spec, 0, columns, rows, &mut rgb);
+        // As the encoder does: what is marked is the canvas, and then it is scaled.
+        marks.frames(canvas)?.mark(&mut rgb);
+        let rgb = covering(rgb, canvas, deliver)
+            .ok_or_else(|| FinishError::Check("a frame of another size than its canvas".into()))?;
         let clip = still.showing(&rgb);
         // Any decoder gives these pixels back as they are, so they are read where they are made.
         let mut stills = Stills::new(width, height);
         stills.add(&still::luma(&rgb, (width, height)));
-        let place = Place::delivered((width, height), (width, height));
+        let place = Place::delivered((columns, rows), (width, height));
         // A beep each second is too little sound to carry a mark.
         let sound = if self.spec.audio { SoundMark::Quiet } else { SoundMark::Silent };
         let shown = marks.judge(PictureReading::at(&stills, place), sound)?;
         Ok((clip, shown))
     }
+}
+
+/// A frame scaled to cover a size and cut, centred; none if it has not the size of its canvas.
+fn covering(rgb: Vec<u8>, canvas: Size, deliver: Size) -> Option<Vec<u8>> {
+    if canvas == deliver {
+        return Some(rgb);
+    }
+    let frame = RgbImage::from_raw(canvas.width, canvas.height, rgb)?;
+    let ratio = |deliver: u32, canvas: u32| f64::from(deliver) / f64::from(canvas.max(1));
+    let scale = ratio(deliver.width, canvas.width).max(ratio(deliver.height, canvas.height));
+    let scaled = |side: u32, least: u32| ((f64::from(side) * scale).round() as u32).max(least);
+    let (width, height) =
+        (scaled(canvas.width, deliver.width), scaled(canvas.height, deliver.height));
+    let frame = resize(&frame, width, height, FilterType::Lanczos3);
+    let (left, top) = ((width - deliver.width) / 2, (height - deliver.height) / 2);
+    Some(crop_imm(&frame, left, top, deliver.width, deliver.height).to_image().into_raw())
 }
 
 impl ClipSink for CachedSink {
