@@ -15,9 +15,10 @@ use zoetrope_sched::output::JobState;
 async fn check(farm: &TestFarm, repair: bool, quick: bool) -> Report {
     let fsck = Fsck::new(farm.running.store.clone());
     fsck.start(farm.farm(), Options { repair, quick }).expect("none runs");
+    // It has to ask the farm, so it cannot have ended yet; later it may end between two looks.
+    assert!(fsck.start(farm.farm(), Options::default()).is_err(), "one at a time");
     let ended = async {
         while fsck.report().state == "running" {
-            assert!(fsck.start(farm.farm(), Options::default()).is_err(), "one at a time");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
