@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 /// ALPN name of a worker's link in the version of the first release.
 pub const ALPN_LINK: &[u8] = b"zoetrope-link/1";
+/// What the socket of a link asks the kernel to keep for it: a burst of some thousand packets, for a reader that is not at
+/// once scheduled. The kernel gives at most `net.core.rmem_max`; what it drops is sent again some 100 ms later.
+pub const SOCKET_BYTES: usize = 4 << 20;
 /// ALPN name of a first contact: a worker without a certificate that brings a join token.
 pub const ALPN_JOIN: &[u8] = b"zoetrope-join/1";
 /// The largest control frame: an order with the longest prompt (32,000 characters of 4 bytes) fits 7 times.

@@ -18,6 +18,7 @@ use ring::hmac;
 use rustls::RootCertStore;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, ServerName};
+use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
     ALPN_JOIN, CloseCode, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT, Identity,
-    NAME_BYTES_MAX, Profile,
+    NAME_BYTES_MAX, Profile, SOCKET_BYTES,
 };
 
 /// A handshake and the hello behind it take some round trips; more than this is no worker.
@@ -93,6 +94,7 @@ pub fn listen(
         .incoming_buffer_size(64 << 10)
         .incoming_buffer_size_total(16 << 20);
     let socket = std::net::UdpSocket::bind(address)?;
+    SockRef::from(&socket).set_recv_buffer_size(SOCKET_BYTES)?;
     let runtime = quinn::default_runtime().context("no async runtime to serve QUIC on")?;
     Ok(Endpoint::new(after_restart(authority), Some(config), socket, runtime)?)
 }

@@ -10,13 +10,14 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream,
     TransportErrorCode, VarInt,
 };
-use std::net::{Ipv6Addr, SocketAddr};
+use socket2::{Domain, Socket, Type};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use zoetrope_protocol::version::LinkVersion;
-use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
+use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest, SOCKET_BYTES};
 
 /// Looking up, connecting and the handshake together: a handshake is two round trips, and a lost packet
 /// is repeated after at most a second or two.
@@ -68,8 +69,20 @@ pub enum DialError {
 /// # Errors
 /// If the machine gives no UDP socket.
 pub fn endpoint() -> std::io::Result<Endpoint> {
-    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| Endpoint::client((std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
+    let any = |domain, address: SocketAddr| {
+        let socket = Socket::new(domain, Type::DGRAM, None)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_recv_buffer_size(SOCKET_BYTES)?;
+        socket.bind(&address.into())?;
+        std::io::Result::Ok(socket.into())
+    };
+    let socket = any(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| any(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, 0).into()))?;
+    let runtime = quinn::default_runtime()
+        .ok_or_else(|| std::io::Error::other("no async runtime to speak QUIC on"))?;
+    Endpoint::new(EndpointConfig::default(), None, socket, runtime)
 }
 
 /// Dials all of `addresses`, separated by commas, and takes the first that answers: of several coordinators
