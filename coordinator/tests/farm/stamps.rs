@@ -194,13 +194,18 @@ fn count(farm: &TestFarm, outcome: &str) -> f64 {
     ))
 }
 
+/// An authority, a farm that asks it for time stamps, and a worker of the farm.
+async fn stamped(required: bool) -> (Authority, TestFarm, Worker) {
+    let authority = Authority::start().await;
+    let stamps = authority.settings(required);
+    let farm = TestFarm::with(|config| config.provenance.time_stamps = Some(stamps)).await;
+    let worker = Worker::fresh(&farm, "a").await;
+    (authority, farm, worker)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clip_carries_the_time_of_an_authority() {
-    let authority = Authority::start().await;
-    let farm =
-        TestFarm::with(|config| config.provenance.time_stamps = Some(authority.settings(true)))
-            .await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let (authority, farm, mut worker) = stamped(true).await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.finish_order().await;
     worker.carry_out(&order).await;
@@ -216,11 +221,7 @@ async fn a_clip_carries_the_time_of_an_authority() {
 /// Where it is required nothing is signed without; the worker hears that a dependency is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_time_that_is_required_nothing_is_signed() {
-    let authority = Authority::start().await;
-    let farm =
-        TestFarm::with(|config| config.provenance.time_stamps = Some(authority.settings(true)))
-            .await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let (authority, farm, mut worker) = stamped(true).await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.finish_order().await;
     let held = crate::worker::held(&order);
@@ -246,12 +247,8 @@ async fn without_a_time_that_is_required_nothing_is_signed() {
 /// Where it is not, clips go without, and a metric counts them.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_time_that_is_not_required_clips_go_on() {
-    let authority = Authority::start().await;
+    let (authority, farm, mut worker) = stamped(false).await;
     authority.does(Does::Hangs);
-    let farm =
-        TestFarm::with(|config| config.provenance.time_stamps = Some(authority.settings(false)))
-            .await;
-    let mut worker = Worker::fresh(&farm, "a").await;
     for job in [1, 2] {
         farm.submit(submission(job)).await.expect("admitted");
         let order = worker.finish_order().await;
