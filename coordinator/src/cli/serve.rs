@@ -98,6 +98,9 @@ pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
         eprintln!("moderation will not be available: {problem}");
     }
     config.watermark.open()?;
+    if let Some(stamps) = &config.provenance.time_stamps {
+        stamps.roots()?;
+    }
     if let Some(problem) = config.watermark.problem() {
         eprintln!("no clip will be published: {problem}");
     }
