@@ -137,6 +137,7 @@ impl Metrics {
             ]),
             "what" => words(&["input", "output"]),
             "verdict" => words(&["pass", "review", "block"]),
+            "outcome" if name == metric::STORE_SWEEPS.name => words(&["ok", "error"]),
             "outcome" if name == metric::MARK_READING.name => {
                 words(&["read", "read_twice", "unread", "error"])
             }

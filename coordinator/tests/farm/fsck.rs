@@ -40,8 +40,7 @@ fn faults(report: &Report) -> BTreeMap<Fault, usize> {
 /// Waits until the farm has looked through its store once.
 async fn swept(farm: &TestFarm) {
     let looked = async {
-        let line = "zoetrope_store_sweeps_total{outcome=\"ok\"}";
-        while !farm.running.metrics.text().contains(line) {
+        while farm.metric("zoetrope_store_sweeps_total{outcome=\"ok\"}") < 1.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
