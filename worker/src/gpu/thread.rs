@@ -489,14 +489,14 @@ impl Watch<'_> {
         if wait { self.settle_pending() } else { Ok(()) }
     }
 
-    /// Stores the latents of a step if it is time, and notes what that cost.
+    /// Stores the latents of a step if it is time, and notes what that cost. Says whether they are in the store.
     fn keep(
         &mut self,
         step: u32,
         took: Duration,
         stopping: bool,
         latents: &mut dyn FnMut() -> Result<Vec<u8>, EngineError>,
-    ) -> Result<Result<(), CourierError>, EngineError> {
+    ) -> Result<Result<bool, CourierError>, EngineError> {
         let began = Instant::now();
         // One at a time: the chain grows in the order of the steps.
         if let Err(error) = self.settle_pending() {
@@ -504,10 +504,11 @@ impl Watch<'_> {
         }
         if !stopping && !self.pace.due(step, took) {
             self.waited += began.elapsed();
-            return Ok(Ok(()));
+            return Ok(Ok(false));
         }
         let bytes = latents()?;
-        let kept = self.checkpoint(step, bytes, stopping || self.pace.waits());
+        let wait = stopping || self.pace.waits();
+        let kept = self.checkpoint(step, bytes, wait).map(|()| wait);
         let cost = began.elapsed() + std::mem::take(&mut self.waited);
         self.pace.made(step, cost);
         self.metrics.checkpoint(&self.attempt.order.spec.model, cost);
@@ -555,14 +556,17 @@ impl Observer for Watch<'_> {
             });
         }
         let stopping = self.attempt.stopped().is_some();
-        if let Err(error) = self.keep(step, took, stopping, latents)? {
-            self.failure = Some(error);
-            return Ok(ControlFlow::Break(()));
-        }
+        let stored = match self.keep(step, took, stopping, latents)? {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.failure = Some(error);
+                return Ok(ControlFlow::Break(()));
+            }
+        };
         // The next step begins only now: a kill costs at most the step in hand, and one that is not safe yet.
         self.step_began = Instant::now();
-        let stop =
-            self.attempt.stopped().is_some_and(|stop| stop.when == StopWhen::Now || stopping);
+        // Who was told while the latents were on their way need not make another step.
+        let stop = self.attempt.stopped().is_some_and(|stop| stop.when == StopWhen::Now || stored);
         Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 }

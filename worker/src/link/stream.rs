@@ -164,7 +164,9 @@ async fn receive_body(
     if header.bytes > ARTIFACT_BYTES_MAX {
         return Err(StreamError::Damaged(header.artifact));
     }
-    let mut file = tokio::fs::File::create(path).await?;
+    // A chunk is what one packet brought: written one by one, each would be a task of its own for the disk's threads.
+    let file = tokio::fs::File::create(path).await?;
+    let mut file = tokio::io::BufWriter::with_capacity(CHUNK_BYTES, file);
     let mut digest = Sha256::new();
     let mut left = header.bytes;
     while left > 0 {

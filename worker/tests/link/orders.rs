@@ -4,7 +4,7 @@
 use crate::farm::{Event, Farm, Setup, held, order, outputs, soon, spec};
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
-use zoetrope_protocol::wire::{FromWorker, StopWhen, ToWorker};
+use zoetrope_protocol::wire::{FromWorker, Order, Phase, StopWhen, ToWorker};
 use zoetrope_protocol::{ArtifactId, AttemptNumber, Epoch, Fence, Stage};
 
 #[tokio::test]
@@ -82,27 +82,28 @@ async fn a_refused_upload_is_sent_again() {
 async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
     let farm = Farm::new();
     let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let _first = Setup::default().start(&farm, data[0].path()).await;
+    // A step is long enough to be told to stop in the middle of it, on a busy machine too.
+    let slow = Setup { emulation: "step_ms = 500", ..Setup::default() };
+    let _first = slow.start(&farm, data[0].path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let quiet = outputs(peer.carry_out(order(Stage::Denoise, prompt.clone())).await.1);
 
     let mut again = order(Stage::Denoise, prompt.clone());
     again.fence.attempt = AttemptNumber(2);
-    again.checkpoint_every = 2;
-    let second = peer.hold_at_checkpoint(&again).await;
+    again.checkpoint_every = 3;
+    peer.say(ToWorker::Order(again.clone())).await;
+    let in_the_second = |event: &Option<Event>| {
+        let phase = Phase::Denoising;
+        matches!(event, Some(Event::Frame(FromWorker::Progress { phase: of, done: 1, .. })) if *of == phase)
+    };
+    soon("the second step", async { while !in_the_second(&peer.raw().await) {} }).await;
     peer.say(ToWorker::Stop { held: held(&again), when: StopWhen::AfterStep }).await;
-    peer.go_on(second).await;
     let checkpoint = peer.artifact().await;
     // No checkpoint was due: it is stored for whoever goes on.
-    let step = 3;
+    let step = 2;
     assert_eq!(checkpoint.role, Some(Role::Latents { step }));
-    match peer.frame().await {
-        FromWorker::Failed { held: of, cause: Cause::Preempted, .. } => {
-            assert_eq!(of, held(&again))
-        }
-        other => panic!("{other:?}"),
-    }
+    is_preempted(&peer.frame().await, &again);
 
     let _second = Setup::default().start(&farm, data[1].path()).await;
     let mut other = farm.welcome(1).await;
@@ -117,6 +118,31 @@ async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
     let (roles, end) = other.carry_out(resumed).await;
     assert_eq!(roles.len() as u32, 4 - step, "no step is made twice");
     assert_eq!(outputs(end), quiet);
+}
+
+/// Promise: a gpu is free at the next step boundary, also for who asks while that step's latents are on their way.
+#[tokio::test]
+async fn a_stop_while_latents_are_under_way_costs_no_further_step() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let denoise = order(Stage::Denoise, prompt);
+    let first = peer.hold_at_checkpoint(&denoise).await;
+    assert_eq!(first.role, Some(Role::Latents { step: 1 }));
+    peer.say(ToWorker::Stop { held: held(&denoise), when: StopWhen::AfterStep }).await;
+    peer.go_on(first).await;
+    is_preempted(&peer.frame().await, &denoise);
+}
+
+fn is_preempted(frame: &FromWorker, order: &Order) {
+    match frame {
+        FromWorker::Failed { held: of, cause: Cause::Preempted, .. } => {
+            assert_eq!(*of, held(order));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
