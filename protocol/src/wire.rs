@@ -20,6 +20,15 @@ pub const ALPN_LINK: &[u8] = b"zoetrope-link/1";
 /// What the socket of a link asks the kernel to keep for it: a burst of some thousand packets, for a reader that is not at
 /// once scheduled. The kernel gives at most `net.core.rmem_max`; what it drops is sent again some 100 ms later.
 pub const SOCKET_BYTES: usize = 4 << 20;
+/// The largest datagram that a link looks for, for networks with frames of 9,000 bytes and for the machine itself: ten of
+/// them, which quinn hands to the kernel at once, must stay below 64 KiB. Where the network, or the peer, takes only
+/// smaller ones, a link finds that out at its start and stays below.
+pub const DATAGRAM_BYTES: u16 = 6_400;
+/// Bytes that one stream may have under way: 1 Gbit/s over 32 ms, or 10 Gbit/s over 3 ms, are 4 MB. More than
+/// [`SOCKET_BYTES`] would be dropped on a fast network when the reader is not at once scheduled.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes that one link may have under way: four such streams.
+pub const LINK_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// ALPN name of a first contact: a worker without a certificate that brings a join token.
 pub const ALPN_JOIN: &[u8] = b"zoetrope-join/1";
 /// The largest control frame: an order with the longest prompt (32,000 characters of 4 bytes) fits 7 times.

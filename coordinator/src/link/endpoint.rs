@@ -9,8 +9,8 @@ use crate::authority::Authority;
 use anyhow::Context;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream, SendStream,
-    ServerConfig, TransportConfig, VarInt,
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, RecvStream,
+    SendStream, ServerConfig, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use ractor::ActorRef;
@@ -25,8 +25,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
-    ALPN_JOIN, CloseCode, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT, Identity,
-    NAME_BYTES_MAX, Profile, SOCKET_BYTES,
+    ALPN_JOIN, CloseCode, DATAGRAM_BYTES, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT,
+    Identity, LINK_WINDOW_BYTES, NAME_BYTES_MAX, Profile, SOCKET_BYTES, STREAM_WINDOW_BYTES,
 };
 
 /// A handshake and the hello behind it take some round trips; more than this is no worker.
@@ -35,10 +35,6 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETINGS_MAX: usize = 256;
 /// Connection attempts that wait for us, each with at most 64 KiB of early packets.
 const INCOMING_MAX: usize = 256;
-/// Bytes that one stream may have in flight: 10 Gbit/s over 10 ms are 12.5 MB.
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-/// Bytes that one connection may have in flight: four such streams.
-const WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// Uploads of one worker at a time: it runs one attempt, whose outputs are three files and some latents.
 const UPLOADS_MAX: u32 = 8;
 /// Attempts that a worker may claim to hold: one a gpu, and some that wait for their acknowledgement.
@@ -96,7 +92,13 @@ pub fn listen(
     let socket = std::net::UdpSocket::bind(address)?;
     SockRef::from(&socket).set_recv_buffer_size(SOCKET_BYTES)?;
     let runtime = quinn::default_runtime().context("no async runtime to serve QUIC on")?;
-    Ok(Endpoint::new(after_restart(authority), Some(config), socket, runtime)?)
+    Ok(Endpoint::new(endpoint(authority)?, Some(config), socket, runtime)?)
+}
+
+fn endpoint(authority: &Authority) -> anyhow::Result<EndpointConfig> {
+    let mut config = after_restart(authority);
+    config.max_udp_payload_size(DATAGRAM_BYTES)?;
+    Ok(config)
 }
 
 /// What lets a restarted coordinator answer packets of connections that died with its last process: the peer
@@ -111,13 +113,16 @@ fn after_restart(authority: &Authority) -> EndpointConfig {
 }
 
 fn transport() -> anyhow::Result<TransportConfig> {
+    let mut datagrams = MtuDiscoveryConfig::default();
+    datagrams.upper_bound(DATAGRAM_BYTES);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(datagrams))
         .max_idle_timeout(Some(IdleTimeout::try_from(Duration::from_millis(IDLE_TIMEOUT.0))?))
         .keep_alive_interval(Some(Duration::from_millis(IDLE_TIMEOUT.0 / 4)))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(WINDOW_BYTES))
-        .send_window(u64::from(WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(LINK_WINDOW_BYTES))
+        .send_window(u64::from(LINK_WINDOW_BYTES))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(UPLOADS_MAX))
         .datagram_receive_buffer_size(None);

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use zoetrope_protocol::version::LinkVersion;
-use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest, SOCKET_BYTES};
+use zoetrope_protocol::wire::{CloseCode, DATAGRAM_BYTES, JoinAnswer, JoinRequest, SOCKET_BYTES};
 
 /// Looking up, connecting and the handshake together: a handshake is two round trips, and a lost packet
 /// is repeated after at most a second or two.
@@ -82,7 +82,9 @@ pub fn endpoint() -> std::io::Result<Endpoint> {
         .or_else(|_| any(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, 0).into()))?;
     let runtime = quinn::default_runtime()
         .ok_or_else(|| std::io::Error::other("no async runtime to speak QUIC on"))?;
-    Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(DATAGRAM_BYTES).map_err(std::io::Error::other)?;
+    Endpoint::new(config, None, socket, runtime)
 }
 
 /// Dials all of `addresses`, separated by commas, and takes the first that answers: of several coordinators

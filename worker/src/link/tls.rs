@@ -4,7 +4,7 @@
 
 use crate::identity::{NodeIdentity, Token};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{ClientConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -13,16 +13,12 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use zoetrope_protocol::version::LinkVersion;
-use zoetrope_protocol::wire::{ALPN_JOIN, IDLE_TIMEOUT};
+use zoetrope_protocol::wire::{
+    ALPN_JOIN, DATAGRAM_BYTES, IDLE_TIMEOUT, LINK_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+};
 
 /// The name in the coordinator's certificate, whatever address it has.
 pub const COORDINATOR_NAME: &str = "coordinator.zoetrope";
-/// One stream's window: 10 Gbit/s at 10 ms, or 1 Gbit/s at 100 ms, have 12.5 MB under way. At 100 Mbit/s
-/// it is more than one and a third seconds of data, which costs memory and nothing else. Above 1 Gbit/s the
-/// kernel drops packets unless `net.core.rmem_max` and `net.core.wmem_max` are 7,500,000 or more.
-const STREAM_WINDOW: u32 = 16 << 20;
-/// All streams together: three artifacts and the control stream at full speed.
-const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Fetched artifacts that may arrive at once: a prompt, latents, and room.
 const STREAMS_IN_MAX: u32 = 8;
 
@@ -46,14 +42,17 @@ fn transport() -> TransportConfig {
     let idle = Duration::from_millis(IDLE_TIMEOUT.0);
     let keep_alive = idle / 4;
     debug_assert!(keep_alive * 2 < idle);
+    let mut datagrams = MtuDiscoveryConfig::default();
+    datagrams.upper_bound(DATAGRAM_BYTES);
     let mut transport = TransportConfig::default();
     let idle = VarInt::from_u32(u32::try_from(IDLE_TIMEOUT.0).unwrap_or(20_000));
     transport
+        .mtu_discovery_config(Some(datagrams))
         .max_idle_timeout(Some(IdleTimeout::from(idle)))
         .keep_alive_interval(Some(keep_alive))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(LINK_WINDOW_BYTES))
+        .send_window(u64::from(LINK_WINDOW_BYTES))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_IN_MAX))
         // The coordinator opens no bidirectional stream.
         .max_concurrent_bidi_streams(VarInt::from_u32(0));
