@@ -29,6 +29,8 @@ pub const DATAGRAM_BYTES: u16 = 6_400;
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Bytes that one link may have under way: four such streams.
 pub const LINK_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
+const _: () =
+    assert!(10 * DATAGRAM_BYTES as usize <= 65_507 && STREAM_WINDOW_BYTES as usize <= SOCKET_BYTES);
 /// ALPN name of a first contact: a worker without a certificate that brings a join token.
 pub const ALPN_JOIN: &[u8] = b"zoetrope-join/1";
 /// The largest control frame: an order with the longest prompt (32,000 characters of 4 bytes) fits 7 times.

@@ -304,6 +304,24 @@ impl Peer {
         artifact.unwrap()
     }
 
+    /// Waits until so many steps are done and the next one is in hand.
+    pub async fn until_step(&mut self, steps: u32) {
+        let there = async {
+            loop {
+                match self.raw().await {
+                    Some(Event::Frame(FromWorker::Progress { phase, done, .. }))
+                        if (phase, done) == (Phase::Denoising, steps) =>
+                    {
+                        return;
+                    }
+                    Some(_) => {}
+                    None => panic!("the link is over"),
+                }
+            }
+        };
+        soon("a step", there).await;
+    }
+
     /// Acknowledges a checkpoint, and all that come from now on.
     pub async fn go_on(&self, checkpoint: ArtifactHeader) {
         self.acknowledges.store(true, Ordering::SeqCst);
@@ -423,6 +441,11 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// A step is long enough to be told to stop in the middle of it, on a busy machine too.
+    pub fn slow() -> Setup {
+        Setup { emulation: "step_ms = 500", ..Setup::default() }
+    }
+
     pub async fn start(self, farm: &Farm, data: &Path) -> Worker {
         let path = data.join("emulation.toml");
         let models = "models = [\"toybox\"]\nclip = \"cached\"\n";

@@ -27,17 +27,17 @@ async fn an_idle_worker_leaves_at_once() {
 async fn a_drain_after_the_step_stores_it() {
     let farm = Farm::new();
     let data = tempfile::tempdir().unwrap();
-    let worker = Setup::default().start(&farm, data.path()).await;
+    let worker = Setup::slow().start(&farm, data.path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let mut denoise = order(Stage::Denoise, prompt);
-    denoise.checkpoint_every = 2;
-    let second = peer.hold_at_checkpoint(&denoise).await;
+    denoise.checkpoint_every = 3;
+    peer.say(ToWorker::Order(denoise)).await;
+    peer.until_step(1).await;
     peer.say(ToWorker::Drain(DrainKind::Step)).await;
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
-    peer.go_on(second).await;
     let (roles, end) = peer.until_over().await;
-    assert_eq!(roles, [Role::Latents { step: 3 }], "stored because it leaves");
+    assert_eq!(roles, [Role::Latents { step: 2 }], "stored because it leaves");
     assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");
     assert_eq!(peer.frame().await, FromWorker::Left);
     peer.close(CloseCode::Leaving);

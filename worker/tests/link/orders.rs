@@ -4,7 +4,7 @@
 use crate::farm::{Event, Farm, Setup, held, order, outputs, soon, spec};
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
-use zoetrope_protocol::wire::{FromWorker, Order, Phase, StopWhen, ToWorker};
+use zoetrope_protocol::wire::{FromWorker, Order, StopWhen, ToWorker};
 use zoetrope_protocol::{ArtifactId, AttemptNumber, Epoch, Fence, Stage};
 
 #[tokio::test]
@@ -82,9 +82,7 @@ async fn a_refused_upload_is_sent_again() {
 async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
     let farm = Farm::new();
     let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    // A step is long enough to be told to stop in the middle of it, on a busy machine too.
-    let slow = Setup { emulation: "step_ms = 500", ..Setup::default() };
-    let _first = slow.start(&farm, data[0].path()).await;
+    let _first = Setup::slow().start(&farm, data[0].path()).await;
     let mut peer = farm.welcome(1).await;
     let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
     let quiet = outputs(peer.carry_out(order(Stage::Denoise, prompt.clone())).await.1);
@@ -93,11 +91,7 @@ async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
     again.fence.attempt = AttemptNumber(2);
     again.checkpoint_every = 3;
     peer.say(ToWorker::Order(again.clone())).await;
-    let in_the_second = |event: &Option<Event>| {
-        let phase = Phase::Denoising;
-        matches!(event, Some(Event::Frame(FromWorker::Progress { phase: of, done: 1, .. })) if *of == phase)
-    };
-    soon("the second step", async { while !in_the_second(&peer.raw().await) {} }).await;
+    peer.until_step(1).await;
     peer.say(ToWorker::Stop { held: held(&again), when: StopWhen::AfterStep }).await;
     let checkpoint = peer.artifact().await;
     // No checkpoint was due: it is stored for whoever goes on.
