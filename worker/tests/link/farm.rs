@@ -440,7 +440,26 @@ impl Default for Setup {
     }
 }
 
+/// A worker that has encoded its prompt, and all that must live as long as it.
+pub struct Encoded {
+    pub farm: Farm,
+    pub data: tempfile::TempDir,
+    pub worker: Worker,
+    pub peer: Peer,
+    pub prompt: Vec<ArtifactRef>,
+}
+
 impl Setup {
+    /// Starts a worker in a farm of its own, and has it encode the prompt.
+    pub async fn encoded(self) -> Encoded {
+        let farm = Farm::new();
+        let data = tempfile::tempdir().unwrap();
+        let worker = self.start(&farm, data.path()).await;
+        let mut peer = farm.welcome(1).await;
+        let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+        Encoded { farm, data, worker, peer, prompt }
+    }
+
     /// A step is long enough to be told to stop in the middle of it, on a busy machine too.
     pub fn slow() -> Setup {
         Setup { emulation: "step_ms = 500", ..Setup::default() }

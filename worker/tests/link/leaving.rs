@@ -1,6 +1,6 @@
 //! Promise: a worker that is asked to leave finishes what it may, says so, and its last word is `Left`.
 
-use crate::farm::{Farm, Setup, order, outputs, soon};
+use crate::farm::{Encoded, Farm, Setup, order, soon};
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{CloseCode, DrainKind, FromWorker, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Stage};
@@ -25,11 +25,8 @@ async fn an_idle_worker_leaves_at_once() {
 
 #[tokio::test]
 async fn a_drain_after_the_step_stores_it() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let worker = Setup::slow().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker, mut peer, prompt } =
+        Setup::slow().encoded().await;
     let mut denoise = order(Stage::Denoise, prompt);
     denoise.checkpoint_every = 3;
     peer.say(ToWorker::Order(denoise)).await;
@@ -46,11 +43,8 @@ async fn a_drain_after_the_step_stores_it() {
 
 #[tokio::test]
 async fn a_drain_after_the_shard_finishes_it_and_takes_no_more() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker, mut peer, prompt } =
+        Setup::default().encoded().await;
     let mut denoise = order(Stage::Denoise, prompt);
     denoise.spec.steps = 20;
     let first = peer.hold_at_checkpoint(&denoise).await;
@@ -72,11 +66,8 @@ async fn a_drain_after_the_shard_finishes_it_and_takes_no_more() {
 /// A second signal does not wait for the shard, and a third not for anything.
 #[tokio::test]
 async fn a_second_signal_is_immediate() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker, mut peer, prompt } =
+        Setup::default().encoded().await;
     let first = peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     worker.root.cast(RootMsg::Signal).unwrap();
     assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));

@@ -1,7 +1,7 @@
 //! Promises: an attempt ends at its hard limit; a gpu thread that does not come back ends the process; a fault
 //! of the engine is told and the worker lives on.
 
-use crate::farm::{Farm, Setup, order, outputs, soon};
+use crate::farm::{Encoded, Farm, Setup, order, soon};
 use std::time::Duration;
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{FromWorker, ToWorker};
@@ -11,12 +11,8 @@ use zoetrope_worker::root::RootMsg;
 
 #[tokio::test]
 async fn an_attempt_ends_at_its_hard_limit() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let setup = Setup { emulation: "step_ms = 50", ..Setup::default() };
-    let _worker = setup.start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::encoded(Setup { emulation: "step_ms = 50", ..Setup::default() }).await;
     let mut denoise = order(Stage::Denoise, prompt);
     denoise.spec.steps = 200;
     denoise.hard_limit = Millis(100);

@@ -1,7 +1,7 @@
 //! Promises: a render is a chain of artifacts; a step begins only when the one before is acknowledged; same
 //! spec, same latents, wherever the steps were made.
 
-use crate::farm::{Event, Farm, Setup, held, order, outputs, soon, spec};
+use crate::farm::{Encoded, Event, Farm, Setup, held, order, outputs, soon, spec};
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{FromWorker, Order, StopWhen, ToWorker};
@@ -37,11 +37,8 @@ async fn a_render_goes_through_all_stages() {
 
 #[tokio::test]
 async fn a_step_waits_for_the_acknowledgement_of_the_one_before() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let _worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
 
     let first = peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     assert_eq!(first.role, Some(Role::Latents { step: 1 }));
@@ -117,11 +114,8 @@ async fn a_stopped_render_goes_on_elsewhere_with_the_same_bytes() {
 /// Promise: a gpu is free at the next step boundary, also for who asks while that step's latents are on their way.
 #[tokio::test]
 async fn a_stop_while_latents_are_under_way_costs_no_further_step() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let _worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
     let denoise = order(Stage::Denoise, prompt);
     let first = peer.hold_at_checkpoint(&denoise).await;
     assert_eq!(first.role, Some(Role::Latents { step: 1 }));
@@ -141,11 +135,8 @@ fn is_preempted(frame: &FromWorker, order: &Order) {
 
 #[tokio::test]
 async fn a_stop_now_ends_at_the_next_boundary_without_storing() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let _worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
     let denoise = order(Stage::Denoise, prompt);
     peer.hold_at_checkpoint(&denoise).await;
     // Its acknowledgement never comes, and nobody waits for it any more.
@@ -199,12 +190,8 @@ async fn missing_and_damaged_inputs_are_told() {
 
 #[tokio::test]
 async fn progress_and_heartbeats_come_and_are_few() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let setup = Setup { emulation: "step_ms = 30", ..Setup::default() };
-    let _worker = setup.start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::encoded(Setup { emulation: "step_ms = 30", ..Setup::default() }).await;
     let mut denoise = order(Stage::Denoise, prompt);
     denoise.spec.steps = 40;
     peer.say(ToWorker::Order(denoise)).await;

@@ -1,7 +1,7 @@
 //! Promise: a lost link or a new leader costs no step: what runs goes on and is re-attached under its new
 //! fence, and what nobody wants any more is dropped.
 
-use crate::farm::{Farm, Setup, held, order, outputs};
+use crate::farm::{Encoded, Farm, Setup, held, order, outputs};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept};
@@ -68,11 +68,8 @@ async fn a_report_that_may_be_lost_is_said_again() {
 
 #[tokio::test]
 async fn what_is_not_kept_is_dropped_and_the_gpu_is_free() {
-    let farm = Farm::new();
-    let data = tempfile::tempdir().unwrap();
-    let _worker = Setup::default().start(&farm, data.path()).await;
-    let mut peer = farm.welcome(1).await;
-    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+    let Encoded { farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
     peer.hold_at_checkpoint(&order(Stage::Denoise, prompt)).await;
     peer.close(CloseCode::Stopping);
     let mut peer = farm.welcome(2).await;
