@@ -54,7 +54,10 @@ async fn coordinators_and_workers_of_two_releases_work_together_in_both_directio
     cluster.workers_at(OLD).await;
     linked(&cluster, first, OLD).await;
     // They cannot be told of all coordinators, and find the other one by what they were started with.
-    assert!(cluster.said(first, "too old to be told something"));
+    eventually(PATIENCE, "the leader says that they are too old", async || {
+        cluster.said(first, "too old to be told something")
+    })
+    .await;
     ids.push(cluster.submit(first, "old workers").await);
     denoising(&cluster, first).await;
     lead(&cluster, second).await;
