@@ -5,9 +5,10 @@
 //! The leaf holds a year and is renewed a month before its end. An operator with a certificate of a public trust
 //! list names files instead. Profiles as C2PA wants them: P-256, SHA-256, key identifiers in each.
 
+use crate::revocation::{self, Responder, Voucher};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -36,6 +37,8 @@ const INTERMEDIATE: &str = "intermediate.pem";
 const INTERMEDIATE_KEY: &str = "intermediate.key.pem";
 const CHAIN: &str = "chain.pem";
 const KEY: &str = "leaf.key.pem";
+/// The certificate and key of who answers for the leaf: one text, so that they always fit together.
+const RESPONDER: &str = "ocsp.pem";
 /// Certificates of a chain, the root left out.
 const CHAIN_MAX: usize = 5;
 
@@ -71,6 +74,7 @@ pub struct Credential {
     pub chain: Vec<Vec<u8>>,
     /// The root, PEM: what a reader must trust.
     pub root: String,
+    voucher: Option<Voucher>,
 }
 
 /// Where an operator's own certificate lies.
@@ -82,6 +86,8 @@ pub struct Files {
     pub key: PathBuf,
     /// PEM: the root that readers trust.
     pub root: PathBuf,
+    /// What its authority says of the leaf (OCSP), DER, kept fresh by the operator.
+    pub ocsp: Option<PathBuf>,
 }
 
 /// Where the farm's own certificates and keys are kept. All calls block.
@@ -149,9 +155,21 @@ impl Credential {
         if due {
             rotate_on(shelf)?;
         }
-        let files =
-            Files { chain: shelf.place(CHAIN), key: shelf.place(KEY), root: shelf.place(ROOT) };
-        Credential::of(&files, &there(shelf, CHAIN)?, &there(shelf, KEY)?, there(shelf, ROOT)?)
+        let due = match kept(shelf, RESPONDER)? {
+            None => true,
+            Some(own) => days_left(&shelf.place(RESPONDER), &own)? < RENEW_DAYS,
+        };
+        if due {
+            make_responder(shelf)?;
+        }
+        let [chain, key, root] = [CHAIN, KEY, ROOT].map(|name| shelf.place(name));
+        let files = Files { chain, key, root, ocsp: None };
+        let (chain, key) = (there(shelf, CHAIN)?, there(shelf, KEY)?);
+        let mut own = Credential::of(&files, &chain, &key, there(shelf, ROOT)?)?;
+        let responder = responder(&there(shelf, RESPONDER)?, &own.chain);
+        let wrong = |reason| CredentialError::File { path: shelf.place(RESPONDER), reason };
+        own.voucher = Some(Voucher::Own(Box::new(responder.map_err(wrong)?)));
+        Ok(own)
     }
 
     /// An operator's certificate.
@@ -160,7 +178,10 @@ impl Credential {
     /// `File` says what is wrong; `Io`.
     pub fn read(files: &Files) -> Result<Credential, CredentialError> {
         let (chain, key, root) = (text(&files.chain)?, text(&files.key)?, text(&files.root)?);
-        Credential::of(files, &chain, &key, root)
+        let mut own = Credential::of(files, &chain, &key, root)?;
+        let usable = |path: &PathBuf| revocation::usable(path, own.leaf());
+        own.voucher = files.ocsp.as_ref().map(usable).transpose()?;
+        Ok(own)
     }
 
     fn of(
@@ -197,7 +218,7 @@ impl Credential {
         if leaf.validity().time_to_expiration().is_none() {
             return Err(wrong(&files.chain, "the certificate is past its end".into()));
         }
-        Ok(Credential { key: pair, random, chain, root })
+        Ok(Credential { key: pair, random, chain, root, voucher: None })
     }
 
     /// Signs with the private key: 64 bytes, r and s.
@@ -207,6 +228,14 @@ impl Credential {
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
         let signature = self.key.sign(&self.random, message);
         Ok(signature.map_err(|_| "the key failed".to_owned())?.as_ref().to_vec())
+    }
+
+    /// What is said of the leaf now, by its authority (OCSP, DER); nothing where nobody is asked.
+    ///
+    /// # Errors
+    /// A word: somebody should say that it is good, and does not.
+    pub fn vouched(&self) -> Result<Option<Vec<u8>>, String> {
+        self.voucher.as_ref().map(|voucher| voucher.answer(self.leaf())).transpose()
     }
 
     /// The leaf, DER.
@@ -256,14 +285,8 @@ pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
 /// # Errors
 /// As [`rotate`].
 pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
-    let (certificate, key) = (shelf.place(INTERMEDIATE), shelf.place(INTERMEDIATE_KEY));
-    let wrong = |path: &Path, e: rcgen::Error| CredentialError::File {
-        path: path.into(),
-        reason: e.to_string(),
-    };
     let pem = there(shelf, INTERMEDIATE)?;
-    let key = KeyPair::from_pem(&there(shelf, INTERMEDIATE_KEY)?).map_err(|e| wrong(&key, e))?;
-    let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| wrong(&certificate, e))?;
+    let issuer = intermediate(shelf, &pem)?;
     let leaf_key = KeyPair::generate()?;
     let leaf = leaf_params().signed_by(&leaf_key, &issuer)?;
     if let Some(old) = kept(shelf, CHAIN)? {
@@ -274,6 +297,35 @@ pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
     }
     keep(shelf, KEY, &leaf_key.serialize_pem())?;
     keep(shelf, CHAIN, &format!("{}{pem}", leaf.pem()))
+}
+
+fn intermediate(shelf: &dyn Shelf, pem: &str) -> Result<Issuer<'static, KeyPair>, CredentialError> {
+    let wrong = |name: &str, e: rcgen::Error| CredentialError::File {
+        path: shelf.place(name),
+        reason: e.to_string(),
+    };
+    let key = KeyPair::from_pem(&there(shelf, INTERMEDIATE_KEY)?);
+    let key = key.map_err(|e| wrong(INTERMEDIATE_KEY, e))?;
+    Issuer::from_ca_cert_pem(pem, key).map_err(|e| wrong(INTERMEDIATE, e))
+}
+
+/// Who answers for leaves, with a certificate that is good for nothing else.
+fn make_responder(shelf: &dyn Shelf) -> Result<(), CredentialError> {
+    let issuer = intermediate(shelf, &there(shelf, INTERMEDIATE)?)?;
+    let key = KeyPair::generate()?;
+    let own = responder_params().signed_by(&key, &issuer)?;
+    keep(shelf, RESPONDER, &format!("{}{}", own.pem(), key.serialize_pem()))
+}
+
+fn responder(pem: &str, chain: &[Vec<u8>]) -> Result<Responder, String> {
+    let blocks = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes());
+    let blocks: Vec<_> = blocks.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    match (blocks.as_slice(), chain) {
+        ([own, key], [leaf, issuer, ..]) => {
+            Responder::new(&own.contents, &key.contents, leaf, issuer)
+        }
+        _ => Err("a certificate and its key are wanted".to_owned()),
+    }
 }
 
 fn make_authority(shelf: &dyn Shelf) -> Result<(), CredentialError> {
@@ -318,6 +370,21 @@ fn leaf_params() -> CertificateParams {
     params
 }
 
+fn responder_params() -> CertificateParams {
+    // Signing OCSP responses alone, and critical, which the library does not write by itself.
+    const OCSP_SIGNING: [u8; 12] = [0x30, 0x0a, 6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 9];
+    /// Nobody is to ask who answers for this one.
+    const NO_CHECK: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 48, 1, 5];
+    let mut params = named("Zoetrope farm revocation", LEAF_DAYS);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let mut usage = CustomExtension::from_oid_content(&[2, 5, 29, 37], OCSP_SIGNING.to_vec());
+    usage.set_criticality(true);
+    let no_check = CustomExtension::from_oid_content(NO_CHECK, vec![5, 0]);
+    params.custom_extensions = vec![usage, no_check];
+    params
+}
+
 fn named(name: &str, days: i64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -331,13 +398,14 @@ fn named(name: &str, days: i64) -> CertificateParams {
     params
 }
 
-fn days_left(path: &Path, chain: &str) -> Result<i64, CredentialError> {
+/// Of the first certificate in a text.
+fn days_left(path: &Path, pem: &str) -> Result<i64, CredentialError> {
     let wrong = |reason: String| CredentialError::File { path: path.into(), reason };
-    let all = certificates(path, chain)?;
-    let leaf = all.first().ok_or_else(|| wrong("no certificate".into()))?;
-    let (_, leaf) =
-        x509_parser::parse_x509_certificate(leaf).map_err(|error| wrong(error.to_string()))?;
-    Ok(leaf.validity().time_to_expiration().map_or(0, |left| left.whole_days()))
+    let first = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).next();
+    let first = first.ok_or_else(|| wrong("no certificate in PEM".into()))?;
+    let first = first.map_err(|error| wrong(format!("no PEM: {error}")))?;
+    let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
+    Ok(certificate.validity().time_to_expiration().map_or(0, |left| left.whole_days()))
 }
 
 fn certificates(path: &Path, pem: &str) -> Result<Vec<Vec<u8>>, CredentialError> {

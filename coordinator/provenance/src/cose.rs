@@ -125,6 +125,8 @@ pub struct Opened {
     pub chain: Vec<Vec<u8>>,
     /// r and s.
     pub signature: Vec<u8>,
+    /// What stands beside about the certificate's state (OCSP), DER.
+    pub ocsp: Option<Vec<u8>>,
 }
 
 /// Takes an envelope apart.
@@ -137,7 +139,7 @@ pub fn open(envelope: &[u8]) -> Result<Opened, Refusal> {
         return Err(wrong("no COSE_Sign1"));
     };
     let Value::Array(parts) = *inner else { return Err(wrong("no array")) };
-    let [Value::Bytes(protected), Value::Map(_), Value::Null, Value::Bytes(signature)] =
+    let [Value::Bytes(protected), Value::Map(beside), Value::Null, Value::Bytes(signature)] =
         parts.as_slice()
     else {
         return Err(wrong("not its four parts"));
@@ -155,7 +157,9 @@ pub fn open(envelope: &[u8]) -> Result<Opened, Refusal> {
         }
         _ => return Err(wrong("no certificates")),
     };
-    Ok(Opened { protected: protected.clone(), chain, signature: signature.clone() })
+    let ocsp = named(beside, "rVals").and_then(|values| named(values.as_map()?, "ocspVals"));
+    let ocsp = ocsp.and_then(|answers| answers.as_array()?.first()?.as_bytes()).cloned();
+    Ok(Opened { protected: protected.clone(), chain, signature: signature.clone(), ocsp })
 }
 
 /// Whether an envelope really is a signature over this claim, by a certificate that leads to `root` (PEM). What a
@@ -184,6 +188,10 @@ pub fn verify(envelope: &[u8], claim: &[u8], root: &str) -> Result<(), Refusal> 
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)
         .verify(&message, &opened.signature)
         .map_err(|_| wrong("the signature is not valid".into()))
+}
+
+fn named<'a>(map: &'a [(Value, Value)], name: &str) -> Option<&'a Value> {
+    map.iter().find(|(key, _)| key.as_text() == Some(name)).map(|(_, value)| value)
 }
 
 fn integer(number: i128) -> Value {

@@ -13,6 +13,7 @@ pub mod claim;
 pub mod cose;
 pub mod jumbf;
 pub mod read;
+pub mod revocation;
 pub mod signer;
 pub mod stamp;
 pub mod words;

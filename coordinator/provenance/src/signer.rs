@@ -57,7 +57,9 @@ impl Signer {
         let protected = cose::protected(&self.credential.chain)?;
         let message = cose::to_be_signed(&protected, checked.bytes)?;
         let signature = self.credential.sign(&message).map_err(Refusal::Signer)?;
-        let envelope = cose::envelope(&protected, &signature, &Beside::default(), checked.room)?;
+        let ocsp = self.credential.vouched().map_err(Refusal::Signer)?;
+        let beside = Beside { time_stamp: None, ocsp };
+        let envelope = cose::envelope(&protected, &signature, &beside, checked.room)?;
         Ok(Signed { envelope, claim: checked.digest })
     }
 

@@ -71,8 +71,8 @@ impl Question {
         if info.nonce.as_ref().map(|nonce| nonce.as_slice()) != Some(&self.nonce[..]) {
             return Err(wrong("it answers another question".into()));
         }
-        let Opened { protected, signature, .. } = &self.opened;
-        let beside = Beside { time_stamp: Some(token.to_vec()), ocsp: None };
+        let Opened { protected, signature, ocsp, .. } = &self.opened;
+        let beside = Beside { time_stamp: Some(token.to_vec()), ocsp: ocsp.clone() };
         cose::envelope(protected, signature, &beside, self.room)
     }
 }

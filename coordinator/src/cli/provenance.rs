@@ -28,6 +28,9 @@ pub struct SignerArgs {
     /// PEM: the root that readers trust
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
+    /// DER: what its authority says of the certificate's state (OCSP); read anew for each signature
+    #[arg(long, value_name = "FILE", requires = "chain")]
+    ocsp: Option<PathBuf>,
 }
 
 /// What can be done about provenance.
@@ -54,7 +57,7 @@ pub async fn signer(args: SignerArgs) -> anyhow::Result<()> {
     super::serve::log_to_stderr("info");
     let credential = match (args.chain, args.private_key, args.root, args.folder) {
         (Some(chain), Some(key), Some(root), _) => {
-            Credential::read(&certificates::Files { chain, key, root })?
+            Credential::read(&certificates::Files { chain, key, root, ocsp: args.ocsp })?
         }
         (_, _, _, Some(folder)) => Credential::open(&folder)?,
         _ => bail!("give --folder, or --chain with --private-key and --root"),

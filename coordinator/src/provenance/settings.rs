@@ -25,6 +25,8 @@ pub struct Provenance {
     pub key: Option<PathBuf>,
     /// The root that readers trust, PEM.
     pub root: Option<PathBuf>,
+    /// What the certificate's authority says of its state (OCSP), DER; read anew for each signature.
+    pub ocsp: Option<PathBuf>,
     /// Roots of others whose clips count as trusted where files are checked, PEM. Our own is always among them.
     pub trust: Vec<PathBuf>,
     /// Whose time stamps clips carry; none without.
@@ -143,9 +145,9 @@ fn show(file: &Path, pem: &str) -> std::io::Result<()> {
 impl Provenance {
     /// All paths, to be made absolute.
     pub fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Provenance { signer, chain, key, root, trust, time_stamps } = self;
+        let Provenance { signer, chain, key, root, ocsp, trust, time_stamps } = self;
         let stamps = time_stamps.as_mut().map(|stamps| &mut stamps.roots);
-        [signer, chain, key, root].into_iter().flatten().chain(trust).chain(stamps)
+        [signer, chain, key, root, ocsp].into_iter().flatten().chain(trust).chain(stamps)
     }
 
     /// Holds the keys against each other.
@@ -155,6 +157,10 @@ impl Provenance {
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key: &str, range: &str| Err(out_of_range(key, range.to_owned()));
         self.time_stamps.as_ref().map_or(Ok(()), TimeStamps::check)?;
+        if self.ocsp.is_some() && self.chain.is_none() {
+            let answers = "left out unless chain is set: the farm's own authority answers by itself, and a signer has its own";
+            return wrong("ocsp", answers);
+        }
         let files = [&self.chain, &self.key].map(Option::is_some);
         match (self.signer.is_some(), files, self.root.is_some()) {
             (true, [false, false], true)
@@ -187,7 +193,8 @@ impl Provenance {
             }
             (None, Some(chain), Some(key), Some(root)) => {
                 let (chain, key, root) = (chain.clone(), key.clone(), root.clone());
-                let credential = Credential::read(&certificates::Files { chain, key, root })?;
+                let ocsp = self.ocsp.clone();
+                let credential = Credential::read(&certificates::Files { chain, key, root, ocsp })?;
                 let root = credential.root.clone();
                 (SignerSource::Here(Arc::new(Signer::new(credential))), root)
             }
