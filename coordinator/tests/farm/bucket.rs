@@ -22,7 +22,7 @@ const BUCKET: &str = "farm";
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `moto`: in memory; keeps conditional writes.
+    /// `moto`: in memory; keeps conditional writes, one at a time (`tests/clients/moto_server.py`).
     Moto,
     /// The gateway of JuiceFS, which is MinIO's front: on disk, so it may be killed; ignores conditional writes.
     Juice,
@@ -133,8 +133,9 @@ fn meta(folder: &TempDir) -> String {
 fn spawn(kind: Kind, folder: &TempDir, port: u16) -> Child {
     let mut command = match kind {
         Kind::Moto => {
-            let mut command = Command::new(tool("moto_server"));
-            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            let server = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/clients/moto_server.py");
+            let mut command = Command::new(tool("python"));
+            command.args([server, "-H", "127.0.0.1", "-p", &port.to_string()]);
             command
         }
         Kind::Juice => {
