@@ -336,6 +336,9 @@ def c2pa_gaps(reading):
         gaps.append(f"encypher-c2pa: {wrong} {failed} {other.get('error')}")
     if said_by(other) != public.get("said"):
         gaps.append("the two C2PA readers read different claims")
+    tool = reading["tool"]
+    if tool is not None and tool.get("state") != "Trusted":
+        gaps.append(f"c2patool: {tool.get('state')} {tool.get('error')}")
     return gaps
 
 
