@@ -9,6 +9,7 @@ use crate::jobs::{Asset, Assets};
 use crate::store::{Store, StoreError};
 use crate::watermark::Prover;
 use crate::watermark::prove::{Proven, Unproven};
+use crate::watermark::shown::Small;
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ use zoetrope_protocol::provenance::{
     Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
 use zoetrope_provenance::{State, Trust, Verdict, certificates};
+
+/// A thumbnail or spritesheet of the largest canvas takes a tenth of it.
+const PICTURE_BYTES_MAX: u64 = 16 << 20;
 
 /// Why a clip stays unreadable.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +173,13 @@ impl Gate {
         let Candidate { assets: Assets { video: clip, .. }, claim, moderated, marked, .. } =
             candidate;
         let scratch = self.fetch(store, clip).await?;
+        let small = Small {
+            thumbnail: picture(store, &candidate.assets.thumbnail).await?,
+            sheet: picture(store, &candidate.assets.spritesheet).await?,
+        };
         // Side by side: the one waits for a decoder, the other hashes.
         let (verdict, shown) =
-            tokio::join!(self.read(&scratch.0), self.marks(&scratch.0, candidate));
+            tokio::join!(self.read(&scratch.0), self.marks(&scratch.0, candidate, small));
         drop(scratch);
         let verdict = verdict?;
         let signed = self.judge(&verdict, job, clip.artifact, claim)?;
@@ -198,12 +206,17 @@ impl Gate {
     }
 
     /// What the file shows of its marks; none where the farm does not ask for them.
-    async fn marks(&self, path: &Path, candidate: &Candidate) -> Result<Option<Proven>, Unproven> {
+    async fn marks(
+        &self,
+        path: &Path,
+        candidate: &Candidate,
+        small: Small,
+    ) -> Result<Option<Proven>, Unproven> {
         if !self.demand.marked {
             return Ok(None);
         }
         let (issued, render) = (candidate.issued, candidate.render.clone());
-        self.prover.read(path.to_owned(), issued, render).await.map(Some)
+        self.prover.read(path.to_owned(), issued, render, small).await.map(Some)
     }
 
     fn judge(
@@ -252,5 +265,28 @@ impl Gate {
             return Err(StoreError::WrongDigest.into());
         }
         Ok(scratch)
+    }
+}
+
+/// A picture of a clip, whose bytes match its address.
+async fn picture(store: &Store, asset: &Asset) -> Result<Vec<u8>, Closed> {
+    if asset.bytes > PICTURE_BYTES_MAX {
+        return Err(Unproven::Unmarked(format!("a picture of {} bytes", asset.bytes)).into());
+    }
+    let mut stream = store.get(&asset.artifact, None).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.try_next().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > asset.bytes {
+            break;
+        }
+    }
+    let received = bytes.len() as u64;
+    if received != asset.bytes {
+        return Err(StoreError::WrongLength { received, announced: asset.bytes }.into());
+    }
+    match ArtifactId::of(&bytes) == asset.artifact {
+        true => Ok(bytes),
+        false => Err(StoreError::WrongDigest.into()),
     }
 }

@@ -215,12 +215,8 @@ async fn flip(
     job: JobId,
     candidate: &Candidate,
 ) -> Result<Proofs, Closed> {
-    let assets = &candidate.assets;
-    for asset in [&assets.thumbnail, &assets.spritesheet] {
-        store.verify(&asset.artifact, asset.bytes).await?;
-    }
     let proofs = gate.open(store, job, candidate).await?;
-    store.publish(job, pointer(job, assets)).await?;
+    store.publish(job, pointer(job, &candidate.assets)).await?;
     Ok(proofs)
 }
 

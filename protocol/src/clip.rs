@@ -34,6 +34,33 @@ pub const SECONDS_MAX: u32 = 120;
 /// The longest side of a picture, in pixels.
 pub const SIDE_MAX: u32 = 4096;
 
+/// Most pictures in a clip's spritesheet: five by five.
+pub const SPRITES_MAX: u32 = 25;
+
+/// The frame that a clip's thumbnail shows: at a third of its length.
+pub fn thumbnail_frame(frames: u32) -> u32 {
+    frames / 3
+}
+
+/// How many pictures a clip's spritesheet has.
+pub fn sprites(frames: u32) -> u32 {
+    frames.min(SPRITES_MAX)
+}
+
+/// Columns and rows of the spritesheet.
+pub fn sprite_grid(frames: u32) -> (u32, u32) {
+    let sprites = sprites(frames);
+    let columns = (1..).find(|n| n * n >= sprites).unwrap_or(1);
+    (columns, sprites.div_ceil(columns))
+}
+
+/// The frame that picture `n` of the spritesheet shows: the middle of its share of the clip.
+pub fn sprite_frame(n: u32, frames: u32) -> u32 {
+    let (n, sprites) = (u64::from(n), u64::from(sprites(frames)));
+    let frame = (2 * n + 1) * u64::from(frames) / (2 * sprites.max(1));
+    u32::try_from(frame).unwrap_or(u32::MAX)
+}
+
 /// Width and height of a picture in pixels, written `WxH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Size {

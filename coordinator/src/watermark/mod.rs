@@ -8,6 +8,7 @@
 pub mod find;
 pub mod prove;
 pub mod settings;
+pub mod shown;
 
 pub use find::Finder;
 pub use prove::Prover;

@@ -5,6 +5,7 @@
 //! the sound. Files are decoded by children within limits. Called by the gate; knows no job.
 
 use super::MarkDesk;
+use super::shown::{self, Small};
 use crate::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl Prover {
         2 * limit_once(render)
     }
 
-    /// Reads a file, which must be a clip as it was ordered, with this mark.
+    /// Reads a file, which must be a clip as it was ordered, with this mark; `small` must show the same.
     ///
     /// # Errors
     /// `Unmarked`, `Fault`.
@@ -83,6 +84,7 @@ impl Prover {
         file: PathBuf,
         issued: Issued,
         render: RenderSpec,
+        small: Small,
     ) -> Result<Proven, Unproven> {
         // Held to the end of the reading, also if nobody waits for it any more.
         let permit = self.permits.clone().acquire_owned().await;
@@ -90,7 +92,8 @@ impl Prover {
         let began = Instant::now();
         let read = move || {
             let _permit = permit;
-            Clip { desk: &desk, ffmpeg: &ffmpeg, file: &file, issued, render: &render }.prove()
+            let (desk, ffmpeg, file) = (&*desk, &*ffmpeg, &*file);
+            Clip { desk, ffmpeg, file, issued, render: &render, small: &small }.prove()
         };
         let read = tokio::task::spawn_blocking(read).await;
         let (doubted, result) = read.unwrap_or((false, Err(Unproven::Fault(FilmError::Late))));
@@ -117,6 +120,7 @@ struct Clip<'a> {
     file: &'a Path,
     issued: Issued,
     render: &'a RenderSpec,
+    small: &'a Small,
 }
 
 impl Clip<'_> {
@@ -129,11 +133,15 @@ impl Clip<'_> {
         let mark = MarkId(self.issued.mark);
         let carried = Carried { key: &key, mark, place, size: size(deliver), frames };
         let draw = |below: u32| (rand::random::<u64>() % u64::from(below)) as u32;
-        let first = self.watch(Look::at_one_of_each(carried, draw));
+        let look = shown::keeping(Look::at_one_of_each(carried, draw), frames);
+        let first = self.watch(look);
         let (look, heard) = match first {
             Ok(first) => first,
             Err(error) => return (false, Err(error.into())),
         };
+        if let Err(why) = shown::check(&look, self.render, self.small) {
+            return (false, Err(Unproven::Unmarked(why)));
+        }
         let doubtful = look.in_doubt();
         let second = match doubtful.is_empty() {
             true => Ok(Vec::new()),

@@ -1,7 +1,8 @@
 //! Real clips for scripted workers: what the gate reads must be there.
 
+use image::{ImageFormat, RgbImage, imageops};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,9 @@ use zoetrope_mark::picture::{PictureMarker, Strength};
 use zoetrope_mark::sound;
 use zoetrope_mark::still::StillFilm;
 use zoetrope_protocol::RenderSpec;
-use zoetrope_protocol::clip::{AUDIO_CHANNELS, FPS, SAMPLE_RATE, Size};
+use zoetrope_protocol::clip::{
+    AUDIO_CHANNELS, FPS, SAMPLE_RATE, Size, sprite_frame, sprite_grid, sprites, thumbnail_frame,
+};
 use zoetrope_protocol::mark::{PIXEL_CHIPS, SOUND_CHIPS, unpack};
 use zoetrope_protocol::wire::Order;
 
@@ -77,6 +80,40 @@ fn frame(number: u32, (width, height): (usize, usize), tile: Option<&[i8]>) -> V
         PictureMarker::new(tile, width, height, Strength::Normal).mark(&mut rgb);
     }
     rgb
+}
+
+/// What is shown small beside a clip: WebP and JPEG, made once for each size and length.
+type Pictures = Arc<[Vec<u8>; 2]>;
+static PICTURES: Mutex<BTreeMap<(Size, u32, bool), Pictures>> = Mutex::new(BTreeMap::new());
+
+/// The thumbnail and the spritesheet of the clips here: of one whose picture stands still, or of one in which it moves.
+pub(crate) fn pictures(spec: &RenderSpec, moves: bool) -> Pictures {
+    let mut all = PICTURES.lock().expect("nobody panicked");
+    let make = || Arc::new(draw(spec, |frame| if moves { frame } else { 0 }));
+    all.entry((spec.deliver, spec.frames, moves)).or_insert_with(make).clone()
+}
+
+fn draw(spec: &RenderSpec, shown: impl Fn(u32) -> u32) -> [Vec<u8>; 2] {
+    let Size { width, height } = spec.deliver;
+    let picture = |number: u32| {
+        let rgb = frame(shown(number), (width as usize, height as usize), None);
+        RgbImage::from_raw(width, height, rgb).expect("of this size")
+    };
+    let (columns, rows) = sprite_grid(spec.frames);
+    let (wide, high) = (width.div_ceil(4), height.div_ceil(4));
+    let mut sheet = RgbImage::new(columns * wide, rows * high);
+    for n in 0..sprites(spec.frames) {
+        let tile = imageops::thumbnail(&picture(sprite_frame(n, spec.frames)), wide, high);
+        let (x, y) = (n % columns * wide, n / columns * high);
+        imageops::replace(&mut sheet, &tile, i64::from(x), i64::from(y));
+    }
+    let encoded = |picture: &RgbImage, format: ImageFormat| {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).expect("encodes");
+        bytes.into_inner()
+    };
+    let thumbnail = picture(thumbnail_frame(spec.frames));
+    [encoded(&thumbnail, ImageFormat::WebP), encoded(&sheet, ImageFormat::Jpeg)]
 }
 
 /// A loud hum of all tones, in which a mark is read with certainty; marked with this tile if there is one.

@@ -167,6 +167,7 @@ async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
         farm.submit(submission(job)).await.expect("admitted");
         let order = worker.finish_order().await;
         let clip = make(&order, &foreign);
+        worker.moves = ["half of it marked", "one frame in six marked"].contains(&what);
         finish_clip(&mut worker, &order, &clip, None).await;
         let ended = |view: &zoetrope_coordinator::jobs::JobView| view.ended.is_some();
         let view = farm.until(JobId(job), ended).await;
@@ -179,11 +180,53 @@ async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
     farm.running.stop().await;
 }
 
+/// Promise: what is shown small beside a clip shows the clip; a worker cannot publish another picture as its thumbnail or in
+/// its spritesheet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thumbnail_shows_what_the_clip_shows() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    let size = |order: &Order| (order.spec.deliver.width, order.spec.deliver.height);
+    let webp = |picture: &image::RgbImage| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::WebP).expect("encodes");
+        bytes.into_inner()
+    };
+    type Make = fn((u32, u32)) -> image::RgbImage;
+    let lies: [Option<Make>; 4] = [
+        Some(|(width, height)| image::RgbImage::new(width, height)),
+        Some(|(width, height)| {
+            let stripes = |x: u32, _| image::Rgb([if x / 8 % 2 == 0 { 250 } else { 20 }; 3]);
+            image::RgbImage::from_fn(width, height, stripes)
+        }),
+        Some(|(width, height)| image::RgbImage::new(width / 2, height)),
+        None,
+    ];
+    for (job, lie) in (1..).zip(lies) {
+        farm.submit(submission(job)).await.expect("admitted");
+        let order = worker.finish_order().await;
+        let picture = lie.map(|make| webp(&make(size(&order))));
+        // The last one is no picture.
+        worker.thumbnail = Some(picture.unwrap_or_else(|| b"no picture".to_vec()));
+        finish_clip(&mut worker, &order, &clip::unsigned(&order), None).await;
+        let view = farm.until(JobId(job), |view| view.ended.is_some()).await;
+        assert_eq!(view.state, NOT_PUBLISHED, "{job}");
+        assert!(view.assets.is_none() && !is_published(&farm, JobId(job)), "{job}");
+    }
+    worker.thumbnail = None;
+    farm.submit(submission(9)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    finish_clip(&mut worker, &order, &clip::unsigned(&order), None).await;
+    farm.until(JobId(9), |view| view.state == JobState::Completed).await;
+    farm.running.stop().await;
+}
+
 /// Promise: a clip that carries its marks is published, and one whose manifest names a mark of the sound has it there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sound_shows_the_mark_that_the_manifest_names() {
     let farm = TestFarm::start().await;
     let mut worker = Worker::fresh(&farm, "a").await;
+    worker.moves = true;
     let mut foreign: Option<Vec<i8>> = None;
     for (job, (marked, named, published)) in
         (1..).zip([(true, true, true), (false, true, false), (false, false, true)])

@@ -105,6 +105,10 @@ pub(crate) struct Worker {
     frames: mpsc::Receiver<ToWorker>,
     streams: mpsc::Receiver<(ArtifactHeader, Vec<u8>)>,
     pub(crate) welcome: Vec<Kept>,
+    /// Whether its thumbnails and spritesheets are of clips in which something moves.
+    pub(crate) moves: bool,
+    /// What it gives for a thumbnail instead.
+    pub(crate) thumbnail: Option<Vec<u8>>,
     _tasks: JoinSet<()>,
 }
 
@@ -181,8 +185,16 @@ impl Worker {
                 }
             }
         });
-        let mut worker =
-            Worker { connection, out, frames, streams, welcome: Vec::new(), _tasks: tasks };
+        let mut worker = Worker {
+            connection,
+            out,
+            frames,
+            streams,
+            welcome: Vec::new(),
+            moves: false,
+            thumbnail: None,
+            _tasks: tasks,
+        };
         match worker.next().await {
             ToWorker::Welcome { keep, .. } => worker.welcome = keep,
             other => panic!("no welcome but {other:?}"),
@@ -313,10 +325,10 @@ impl Worker {
     ) -> Vec<ArtifactRef> {
         let held = held(order);
         let mut outputs = vec![self.store(held, Role::Clip, clip).await];
-        for (role, word) in [(Role::Thumbnail, "thumbnail"), (Role::Spritesheet, "spritesheet")] {
-            let bytes = format!("{word} of {}", order.shard.job);
-            outputs.push(self.store(held, role, bytes.as_bytes()).await);
-        }
+        let pictures = clip::pictures(&order.spec, self.moves);
+        let thumbnail = self.thumbnail.clone().unwrap_or_else(|| pictures[0].clone());
+        outputs.push(self.store(held, Role::Thumbnail, &thumbnail).await);
+        outputs.push(self.store(held, Role::Spritesheet, &pictures[1]).await);
         let record = crate::moderation::record(order.spec.frames, unsigned);
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Scores, &bytes).await);

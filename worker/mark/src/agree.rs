@@ -30,6 +30,43 @@ pub struct Grey {
     pub luma: Vec<u8>,
 }
 
+impl Grey {
+    /// A picture (luma, a byte a pixel, row by row), made so small that its short side has `short` pixels: each is the mean of
+    /// its part. None if the picture has no pixel, or another number of them.
+    pub fn shrunk(luma: &[u8], (width, height): (usize, usize), short: usize) -> Option<Grey> {
+        let least = width.min(height);
+        if least == 0 || short == 0 || luma.len() != width * height {
+            return None;
+        }
+        let side = |pixels: usize| ((2 * pixels * short + least) / (2 * least)).clamp(1, pixels);
+        let (columns, rows) = (side(width), side(height));
+        let part = |n: usize, of: usize, pixels: usize| n * pixels / of..(n + 1) * pixels / of;
+        let mut small = Vec::with_capacity(columns * rows);
+        for row in 0..rows {
+            for column in 0..columns {
+                let (down, across) = (part(row, rows, height), part(column, columns, width));
+                let count = (down.len() * across.len()).max(1) as u32;
+                let sum = |line: usize| -> u32 {
+                    luma[line * width..][across.clone()].iter().map(|v| u32::from(*v)).sum()
+                };
+                small.push((down.map(sum).sum::<u32>() / count) as u8);
+            }
+        }
+        Some(Grey { width: columns, height: rows, luma: small })
+    }
+
+    /// How far two pictures of one size are apart, in steps of 255: on average, and where they are most. None if their
+    /// sizes differ.
+    pub fn apart(&self, other: &Grey) -> Option<(f32, u8)> {
+        if (self.width, self.height) != (other.width, other.height) {
+            return None;
+        }
+        let apart = || self.luma.iter().zip(&other.luma).map(|(a, b)| a.abs_diff(*b));
+        let sum: u32 = apart().map(u32::from).sum();
+        Some((sum as f32 / self.luma.len().max(1) as f32, apart().max().unwrap_or(0)))
+    }
+}
+
 /// Small pictures of a film, and how large the film is.
 #[derive(Clone, Debug)]
 pub struct Glimpses {

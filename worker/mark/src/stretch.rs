@@ -4,6 +4,7 @@
 //! The clip is looked at in stretches of half a second. With the tile at hand one frame is enough to see it, so of each
 //! stretch one frame is looked at, which the caller draws. Where that is in doubt, all of the stretch is. Pure.
 
+use crate::agree::Grey;
 use crate::key::{MarkId, MarkKey};
 use crate::reading::{PictureReading, Place, Stills};
 use std::collections::BTreeMap;
@@ -36,6 +37,11 @@ pub struct Carried<'a> {
 pub struct Look<'a> {
     carried: Carried<'a>,
     wanted: Vec<bool>,
+    /// Frames of which a small picture is kept, with its short side; it, once it was seen.
+    kept: BTreeMap<u32, Option<Grey>>,
+    short: usize,
+    /// Those of `wanted` that are looked at for the mark.
+    drawn: Vec<bool>,
     seen: Stills,
     /// By stretch: how well each frame agrees.
     agreements: BTreeMap<u32, Vec<f32>>,
@@ -62,7 +68,26 @@ impl<'a> Look<'a> {
     fn at(carried: Carried<'a>, wanted: Vec<bool>) -> Look<'a> {
         let (width, height) = carried.size;
         let (seen, agreements) = (Stills::new(width, height), BTreeMap::new());
-        Look { carried, wanted, seen, agreements }
+        let (drawn, kept) = (wanted.clone(), BTreeMap::new());
+        Look { carried, wanted, kept, short: 0, drawn, seen, agreements }
+    }
+
+    /// Keeps small pictures of these frames too, whose short side has `short` pixels.
+    #[must_use]
+    pub fn keeping(mut self, frames: impl IntoIterator<Item = u32>, short: usize) -> Look<'a> {
+        self.short = short;
+        for frame in frames {
+            if let Some(wanted) = self.wanted.get_mut(frame as usize) {
+                *wanted = true;
+                self.kept.insert(frame, None);
+            }
+        }
+        self
+    }
+
+    /// The small picture of a frame, if it was to be kept and was seen.
+    pub fn kept(&self, frame: u32) -> Option<&Grey> {
+        self.kept.get(&frame)?.as_ref()
     }
 
     /// Which frames are to be looked at.
@@ -78,6 +103,12 @@ impl<'a> Look<'a> {
     /// Looks at a frame: luma, a byte a pixel.
     pub fn see(&mut self, frame: u32, luma: &[u8]) {
         let Carried { key, mark, place, size: (width, height), .. } = self.carried;
+        if let Some(kept) = self.kept.get_mut(&frame) {
+            *kept = Grey::shrunk(luma, (width, height), self.short);
+        }
+        if self.drawn.get(frame as usize) != Some(&true) {
+            return;
+        }
         let mut still = Stills::new(width, height);
         still.add(luma);
         let agreement = PictureReading::at(&still, place).agreement_of(key, mark);

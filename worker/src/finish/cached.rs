@@ -7,6 +7,7 @@
 use super::mark::{ClipMarks, Shown};
 use super::program::FinishSettings;
 use super::sink::FfmpegSink;
+use super::stills;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
 use crate::emulated::{paint, paint_frame};
 use crate::engine::{ClipSink, EngineError, Frames, Piece};
@@ -97,6 +98,13 @@ impl ClipCache {
     }
 }
 
+/// A clip with its own marks in it, its thumbnail and spritesheet, and what it shows of its marks.
+struct Marked {
+    clip: Vec<u8>,
+    small: [Vec<u8>; 2],
+    shown: Shown,
+}
+
 /// Takes no frames and gives a cached clip.
 pub struct CachedSink {
     cache: Arc<ClipCache>,
@@ -110,12 +118,7 @@ impl CachedSink {
         CachedSink { cache, spec: spec.clone(), marks }
     }
 
-    /// The clip with its own marks in it, and what it shows of them.
-    fn marked(
-        &self,
-        still: &StillFilm,
-        marks: &ClipMarks,
-    ) -> Result<(Vec<u8>, Shown), FinishError> {
+    fn marked(&self, still: &StillFilm, marks: &ClipMarks) -> Result<Marked, FinishError> {
         let RenderSpec { canvas, deliver, .. } = self.spec;
         let size = |size: Size| (size.width as usize, size.height as usize);
         let ((columns, rows), (width, height)) = (size(canvas), size(deliver));
@@ -133,7 +136,7 @@ impl CachedSink {
         // A beep each second is too little sound to carry a mark.
         let sound = if self.spec.audio { SoundMark::Quiet } else { SoundMark::Silent };
         let shown = marks.judge(PictureReading::at(&stills, place), sound)?;
-        Ok((clip, shown))
+        Ok(Marked { clip, small: stills::Stills::of_one(&self.spec, rgb)?, shown })
     }
 }
 
@@ -172,9 +175,10 @@ impl FinishSink for CachedSink {
         let encoded = self.cache.clip(&self.spec)?;
         let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
         let marked = self.marks.as_ref().map(|marks| self.marked(&encoded.still, marks));
-        let (mut clip, shown) = match marked.transpose()? {
-            Some((clip, shown)) => (clip, Some(shown)),
-            None => (encoded.clip.to_vec(), None),
+        let cached = [&encoded.thumbnail, &encoded.spritesheet].map(Bytes::clone);
+        let (mut clip, small, shown) = match marked.transpose()? {
+            Some(Marked { clip, small, shown }) => (clip, small.map(Bytes::from), Some(shown)),
+            None => (encoded.clip.to_vec(), cached, None),
         };
         // An MP4 box: length, the word `free`, and 32 bytes.
         clip.extend_from_slice(&40u32.to_be_bytes());
@@ -194,8 +198,7 @@ impl FinishSink for CachedSink {
         };
         let scores = encoded.scores.as_ref().map(about).transpose()?;
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
-        let (thumbnail, sprites) = (encoded.thumbnail.clone(), encoded.spritesheet.clone());
-        let (thumbnail, sprites) = (file(thumbnail), file(sprites));
+        let [thumbnail, sprites] = small.map(file);
         Ok(FinishedClip::in_memory(clip, thumbnail, sprites, (scores, marks), encoded.facts))
     }
 }

@@ -7,14 +7,14 @@ use super::FinishError;
 use super::encoder::cover_filter;
 use super::program::{FinishSettings, Running, SHORT_LIMIT};
 use image::codecs::jpeg::JpegEncoder;
-use image::{RgbImage, imageops};
-use std::io::{BufWriter, Write};
+use image::codecs::webp::WebPEncoder;
+use image::{ExtendedColorType, RgbImage, imageops};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use zoetrope_protocol::clip::{sprite_frame, sprite_grid, sprites, thumbnail_frame};
 use zoetrope_protocol::{RenderSpec, Size};
 
-/// Most pictures in the grid: five by five.
-const SPRITES_MAX: u32 = 25;
 /// Longest side of a picture in the grid; five of them are 1,200 pixels.
 const SPRITE_SIDE_MAX: u32 = 240;
 /// JPEG quality of the grid.
@@ -52,7 +52,7 @@ impl Stills {
             tile: Size { width: side(deliver.width), height: side(deliver.height) },
             frames: spec.frames,
             seen: 0,
-            sprites: spec.frames.min(SPRITES_MAX),
+            sprites: sprites(spec.frames),
             tiles: Vec::new(),
             thumbnail: Vec::new(),
         }
@@ -60,26 +60,19 @@ impl Stills {
 
     /// Columns and rows of the grid.
     pub fn grid(&self) -> (u32, u32) {
-        let columns = (1..).find(|n| n * n >= self.sprites).unwrap_or(1);
-        (columns, self.sprites.div_ceil(columns))
-    }
-
-    /// The frame that picture `n` of the grid shows: the middle of its share of the clip.
-    fn frame_of(&self, n: u32) -> u32 {
-        let (n, frames, sprites) = (u64::from(n), u64::from(self.frames), u64::from(self.sprites));
-        u32::try_from((2 * n + 1) * frames / (2 * sprites.max(1))).unwrap_or(u32::MAX)
+        sprite_grid(self.frames)
     }
 
     /// Takes the next frame of the canvas, RGB.
     pub fn see(&mut self, frame: &[u8]) {
         let index = self.seen;
         self.seen += 1;
-        if index == self.frames / 3 {
+        if index == thumbnail_frame(self.frames) {
             self.thumbnail = frame.to_vec();
         }
         let next = u32::try_from(self.tiles.len()).unwrap_or(u32::MAX);
         if next < self.sprites
-            && index == self.frame_of(next)
+            && index == sprite_frame(next, self.frames)
             && let Some(tile) = self.small(frame)
         {
             self.tiles.push(tile);
@@ -107,22 +100,45 @@ impl Stills {
     /// # Errors
     /// `Disk`; `Check` if frames are missing.
     pub fn write_sprites(&self, path: &Path) -> Result<(), FinishError> {
-        let (columns, rows) = self.grid();
         if self.tiles.len() != self.sprites as usize {
             return Err(FinishError::Check("frames of the spritesheet are missing".into()));
         }
+        let disk = |source| FinishError::Disk { doing: "writing the spritesheet", source };
+        std::fs::write(path, self.sheet(self.tiles.iter())?).map_err(disk)
+    }
+
+    /// The grid of these pictures as JPEG.
+    fn sheet<'a>(&self, tiles: impl Iterator<Item = &'a RgbImage>) -> Result<Vec<u8>, FinishError> {
+        let (columns, rows) = self.grid();
         let mut sheet = RgbImage::new(columns * self.tile.width, rows * self.tile.height);
-        for (n, tile) in (0u32..).zip(&self.tiles) {
+        for (n, tile) in (0u32..).zip(tiles) {
             let (column, row) = (n % columns, n / columns);
             let (x, y) = (column * self.tile.width, row * self.tile.height);
             imageops::replace(&mut sheet, tile, i64::from(x), i64::from(y));
         }
-        let disk = |source| FinishError::Disk { doing: "writing the spritesheet", source };
-        let mut file = BufWriter::new(std::fs::File::create(path).map_err(disk)?);
-        JpegEncoder::new_with_quality(&mut file, SPRITE_QUALITY)
+        let mut bytes = Vec::new();
+        JpegEncoder::new_with_quality(&mut bytes, SPRITE_QUALITY)
             .encode_image(&sheet)
-            .map_err(|error| disk(std::io::Error::other(error)))?;
-        file.flush().map_err(disk)
+            .map_err(|error| FinishError::Encoder(error.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// The thumbnail (WebP) and the grid (JPEG) of a clip of which every frame is this one, RGB in the delivered size.
+    ///
+    /// # Errors
+    /// `Check` if it is of another size; `Encoder`.
+    pub fn of_one(spec: &RenderSpec, rgb: Vec<u8>) -> Result<[Vec<u8>; 2], FinishError> {
+        let Size { width, height } = spec.deliver;
+        let wrong = || FinishError::Check("a frame of another size than the clip".into());
+        let frame = RgbImage::from_raw(width, height, rgb).ok_or_else(wrong)?;
+        let stills = Stills::new(spec);
+        let tile = imageops::thumbnail(&frame, stills.tile.width, stills.tile.height);
+        let sheet = stills.sheet(std::iter::repeat_n(&tile, stills.sprites as usize))?;
+        let mut thumbnail = Vec::new();
+        WebPEncoder::new_lossless(&mut thumbnail)
+            .encode(&frame, width, height, ExtendedColorType::Rgb8)
+            .map_err(|error| FinishError::Encoder(error.to_string()))?;
+        Ok([thumbnail, sheet])
     }
 
     /// Writes the thumbnail as WebP, in the delivered size.
@@ -141,7 +157,9 @@ impl Stills {
         command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
         command.args(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
         command.args(["-video_size", &self.canvas.to_string(), "-i", "pipe:0"]);
-        command.args(["-vf", &cover_filter(self.canvas, self.deliver), "-frames:v", "1"]);
+        // WebP knows BT.601 alone; labelled or not, what is converted otherwise has other colours.
+        let filter = cover_filter(self.canvas, self.deliver).replace("bt709", "bt601");
+        command.args(["-vf", &filter, "-frames:v", "1"]);
         command.args(["-c:v", "libwebp", "-quality", THUMBNAIL_QUALITY, "-threads", "1"]);
         command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]);
         command.args(["-f", "webp"]).arg(path);
