@@ -206,7 +206,8 @@ pub struct WorkerRow {
 
 /// Reads published bytes. Implemented by the storage sidecar's store; a fake in tests.
 pub trait AssetReader: Send + Sync {
-    /// Streams `range` of a published asset. The error is for the log; callers see 500.
+    /// Streams `range` of a published asset. The error is for the log; callers see 500. `NotFound`: it is lost; `InvalidData`:
+    /// it is not what was published.
     fn read(
         &self,
         asset: &Asset,

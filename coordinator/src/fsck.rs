@@ -94,6 +94,8 @@ pub enum Fault {
     ArtifactUnused,
     /// A file of an upload that was never finished.
     UploadLeft,
+    /// A file that is none of the farm's. Nobody but a person knows what it is, so it stays.
+    Stranger,
 }
 
 /// Something that is wrong.
@@ -407,6 +409,10 @@ impl Run {
     async fn uploads(&self) -> Result<(), Stopped> {
         for name in self.store().uploads_left(UNDER_WAY, self.options.repair).await? {
             self.found(Fault::UploadLeft, None, Some(name), self.options.repair);
+        }
+        let mut strangers = self.store().strangers();
+        while let Some(name) = strangers.try_next().await? {
+            self.found(Fault::Stranger, None, Some(name), false);
         }
         Ok(())
     }

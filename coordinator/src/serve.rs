@@ -336,7 +336,7 @@ impl Running {
         DoorState {
             farm: Farm {
                 dispatch: self.dispatch.clone(),
-                assets: Arc::new(StoreReader(self.store.clone())),
+                assets: Arc::new(StoreReader::new(self.store.clone())),
             },
             models: self.models.clone(),
             keys: self.keys.clone(),

@@ -7,20 +7,20 @@
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
 pub mod place;
+mod reader;
 pub mod settings;
 mod upload;
 
+pub use reader::StoreReader;
 pub use upload::Upload;
 
-use crate::farm::AssetReader;
-use crate::jobs::Asset;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 use place::Place;
 use sha2::{Digest, Sha256};
@@ -193,10 +193,20 @@ impl Store {
         artifact: &ArtifactId,
         range: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        Ok(self.get_with(artifact, range).await?.1)
+    }
+
+    /// The same, with what the store says of the whole artifact.
+    async fn get_with(
+        &self,
+        artifact: &ArtifactId,
+        range: Option<Range<u64>>,
+    ) -> Result<(ObjectMeta, BoxStream<'static, Result<Bytes, StoreError>>), StoreError> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let found =
             self.objects.get_opts(&artifact_key(artifact), options).await.map_err(missing)?;
-        Ok(found.into_stream().map_err(StoreError::from).boxed())
+        let meta = found.meta.clone();
+        Ok((meta, found.into_stream().map_err(StoreError::from).boxed()))
     }
 
     /// Reads a small artifact whole: what a sidecar needs to know of a clip.
@@ -350,6 +360,16 @@ impl Store {
             .boxed()
     }
 
+    /// Names of objects that this store would not write.
+    pub fn strangers(&self) -> BoxStream<'static, Result<String, StoreError>> {
+        let all = self.objects.list(None).map_err(StoreError::from);
+        all.try_filter_map(|meta| async move {
+            Ok((!is_ours(&meta.location)).then(|| meta.location.to_string()))
+        })
+        .fuse()
+        .boxed()
+    }
+
     /// Writes the pointer that makes a clip readable. Writing the same one again is fine.
     ///
     /// # Errors
@@ -488,21 +508,6 @@ impl Store {
     }
 }
 
-impl AssetReader for StoreReader {
-    fn read(
-        &self,
-        asset: &Asset,
-        range: Range<u64>,
-    ) -> BoxStream<'static, Result<Bytes, std::io::Error>> {
-        let (store, artifact) = (self.0.clone(), asset.artifact);
-        let open = async move { store.get(&artifact, Some(range)).await };
-        futures::stream::once(open).try_flatten().map_err(std::io::Error::other).boxed()
-    }
-}
-
-/// The door's handle: reads only.
-pub struct StoreReader(pub Arc<Store>);
-
 fn artifact_key(artifact: &ArtifactId) -> Key {
     let name = artifact.to_string();
     Key::from(format!("artifacts/{}/{name}", &name[..2]))
@@ -516,6 +521,23 @@ fn part_key(name: &str) -> Key {
     Key::from(format!("journal/{name}"))
 }
 
+fn is_ours(key: &Key) -> bool {
+    let parts: Vec<_> = key.parts().collect();
+    let words: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+    match words[..] {
+        ["artifacts", _, name] => {
+            name.parse().is_ok_and(|artifact| artifact_key(&artifact) == *key)
+        }
+        ["published", name] => {
+            let job = name.strip_suffix(".json").and_then(|name| name.parse().ok());
+            job.is_some_and(|job| pointer_key(job) == *key)
+        }
+        ["journal", name] => part_key(name) == *key,
+        ["progress"] | ["probe", _] => true,
+        _ => false,
+    }
+}
+
 fn missing(error: object_store::Error) -> StoreError {
     match error {
         object_store::Error::NotFound { .. } => StoreError::Missing,
@@ -526,6 +548,8 @@ fn missing(error: object_store::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::farm::AssetReader;
+    use crate::jobs::Asset;
 
     async fn put(store: &Arc<Store>, artifact: ArtifactId, bytes: &[u8]) -> Result<(), StoreError> {
         let mut upload = store.put(artifact, bytes.len() as u64).await?;
@@ -542,10 +566,23 @@ mod tests {
         assert!(matches!(store.size(&artifact).await, Err(StoreError::Missing)));
         put(&store, artifact, b"clip").await.expect("stores");
         store.verify(&artifact, 4).await.expect("is whole");
-        let reader = StoreReader(store.clone());
+        let reader = StoreReader::new(store.clone());
         let asset = Asset { artifact, bytes: 4 };
         let read: Vec<Bytes> = reader.read(&asset, 1..3).try_collect().await.expect("reads");
         assert_eq!(read.concat(), b"li");
+        // What was changed since, or is gone, is not given out, not even a part that is as it was.
+        let file = folder.path().join(artifact_key(&artifact).as_ref());
+        let read = async || {
+            let read = reader.read(&asset, 1..3).try_collect::<Vec<Bytes>>().await;
+            read.expect_err("is not given out").kind()
+        };
+        std::fs::write(&file, b"clix").expect("writes");
+        assert_eq!(read().await, std::io::ErrorKind::InvalidData);
+        std::fs::write(&file, b"clip").expect("writes");
+        reader.read(&asset, 0..4).try_collect::<Vec<Bytes>>().await.expect("is right again");
+        std::fs::rename(&file, folder.path().join("away")).expect("moves");
+        assert_eq!(read().await, std::io::ErrorKind::NotFound);
+        std::fs::rename(folder.path().join("away"), &file).expect("moves back");
         assert!(!store.delete(&artifact).await.expect("asks"), "it is fresh");
         let listed: Vec<ArtifactId> = store.list().try_collect().await.expect("lists");
         assert_eq!(listed, vec![artifact]);

@@ -11,6 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use futures::StreamExt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 use zoetrope_protocol::id::Millis;
@@ -168,6 +169,13 @@ async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, A
                 }
             });
             Ok(Body::from_stream(first.chain(rest)))
+        }
+        Some(Err(error))
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) =>
+        {
+            tracing::error!(%artifact, %error, "a published file is lost or damaged");
+            let message = "The stored file of this video is lost or damaged; the farm's operator can look with `zoetrope fsck`.";
+            Err(ApiError { message: message.into(), ..ApiError::internal() })
         }
         Some(Err(error)) => {
             tracing::error!(%artifact, %error, "a published file cannot be read");

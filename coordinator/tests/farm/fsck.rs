@@ -96,7 +96,7 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     std::fs::remove_file(pointer(&farm, 1)).expect("removes");
     std::fs::write(pointer(&farm, 2), "{}").expect("writes");
     std::fs::write(pointer(&farm, 99), "{}").expect("writes");
-    std::fs::remove_file(file(&farm, &assets[2].thumbnail.artifact)).expect("removes");
+    std::fs::remove_file(file(&farm, &assets[2].video.artifact)).expect("removes");
     let clip = file(&farm, &assets[3].video.artifact);
     let mut bytes = std::fs::read(&clip).expect("reads");
     *bytes.last_mut().expect("not empty") ^= 1;
@@ -115,6 +115,13 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     std::fs::write(&left, b"half").expect("writes");
     age(&left);
 
+    let store = farm.folder.path().join("store");
+    for name in ["weird/file", "artifacts/0f/junk", "published/foo.json"] {
+        let stranger = store.join(name);
+        std::fs::create_dir_all(stranger.parent().expect("a folder")).expect("makes");
+        std::fs::write(stranger, b"whose?").expect("writes");
+    }
+
     let wrong = BTreeMap::from([
         (Fault::PointerMissing, 1),
         (Fault::PointerWrong, 1),
@@ -124,6 +131,7 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
         (Fault::ArtifactDamaged, 1),
         (Fault::ArtifactUnused, 1),
         (Fault::UploadLeft, 1),
+        (Fault::Stranger, 3),
     ]);
     for _ in 0..2 {
         let dry = check(&farm, false, false).await;
@@ -138,8 +146,9 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     let mended = check(&farm, true, false).await;
     assert_eq!(faults(&mended), wrong);
     for finding in &mended.findings {
-        let lost = matches!(finding.fault, Fault::AssetMissing | Fault::AssetDamaged);
-        assert_ne!(finding.repaired, lost, "{finding:?}");
+        use Fault::{AssetDamaged, AssetMissing, Stranger};
+        let left = matches!(finding.fault, AssetMissing | AssetDamaged | Stranger);
+        assert_ne!(finding.repaired, left, "{finding:?}");
     }
     let left = check(&farm, false, false).await;
     let lost = BTreeMap::from([
@@ -147,6 +156,7 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
         (Fault::AssetDamaged, 1),
         // The worker has not asked for it yet.
         (Fault::ArtifactMissing, 1),
+        (Fault::Stranger, 3),
     ]);
     assert_eq!(faults(&left), lost, "{:?}", left.findings);
     let pointers: Vec<JobId> = farm.running.store.pointers().try_collect().await.expect("lists");

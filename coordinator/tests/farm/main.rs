@@ -78,7 +78,7 @@ impl TestFarm {
     pub(crate) fn farm(&self) -> Farm {
         Farm {
             dispatch: self.running.dispatch.clone(),
-            assets: std::sync::Arc::new(StoreReader(self.running.store.clone())),
+            assets: std::sync::Arc::new(StoreReader::new(self.running.store.clone())),
         }
     }
 

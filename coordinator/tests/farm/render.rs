@@ -31,7 +31,7 @@ async fn a_job_is_rendered_and_published() {
     assert_eq!((view.progress, view.gpu), (100, Millis(150)));
     assert_eq!(view.resolved_model, Some(format!("toybox@sha256:{}", "07".repeat(32))));
     let assets = view.assets.expect("its files");
-    let reader = StoreReader(farm.running.store.clone());
+    let reader = StoreReader::new(farm.running.store.clone());
     let parts: Vec<_> =
         reader.read(&assets.video, 0..assets.video.bytes).try_collect().await.expect("reads");
     let root = std::fs::read_to_string(farm.folder.path().join("provenance/root.pem"));
