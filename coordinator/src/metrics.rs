@@ -3,6 +3,7 @@
 //! Label sets are closed: each series of a closed set exists from the start, and a value that does not fit
 //! becomes `other` and is counted. Handed around as an `Arc`; decides nothing.
 
+use crate::dispatch::words::{FailWord, InputWord, LossWord, UseWord};
 use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
@@ -11,11 +12,14 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::metric::{self, Kind, Metric, Side};
+use zoetrope_sched::view::WorkerState;
 
 /// Pools that have their own series; more become `other`.
 const POOLS_MAX: usize = 8;
-/// Values of any other open label (routes, error codes); more become `other`.
+/// Values of any other open label (routes, statuses); more become `other`.
 const VALUES_MAX: usize = 64;
+/// The label whose values become known as workers join.
+const POOL: &str = "pool";
 /// What a value beyond its set becomes.
 const OTHER: &str = "other";
 
@@ -25,7 +29,8 @@ pub struct Metrics {
     counters: BTreeMap<&'static str, CounterVec>,
     gauges: BTreeMap<&'static str, GaugeVec>,
     histograms: BTreeMap<&'static str, HistogramVec>,
-    models: Vec<String>,
+    /// The values of each closed label, by metric and label.
+    closed: BTreeMap<(&'static str, &'static str), Vec<String>>,
     open: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
 }
 
@@ -38,11 +43,17 @@ impl Metrics {
             counters: BTreeMap::new(),
             gauges: BTreeMap::new(),
             histograms: BTreeMap::new(),
-            models: models.to_vec(),
+            closed: BTreeMap::new(),
             open: Mutex::new(BTreeMap::new()),
         };
-        for metric in metric::ALL.iter().filter(|m| m.side != Side::Worker) {
+        for metric in ours() {
+            for label in metric.labels {
+                if let Some(values) = values(models, metric.name, label) {
+                    metrics.closed.insert((metric.name, *label), values);
+                }
+            }
             metrics.register(metric);
+            metrics.begin(metric, None);
         }
         #[cfg(target_os = "linux")]
         {
@@ -63,36 +74,40 @@ impl Metrics {
             Kind::Counter => {
                 let family = CounterVec::new(opts, metric.labels).expect(unique);
                 self.registry.register(Box::new(family.clone())).expect(unique);
-                for values in self.closed(metric) {
-                    family.with_label_values(&refs(&values));
-                }
                 self.counters.insert(metric.name, family);
             }
             Kind::Gauge => {
                 let family = GaugeVec::new(opts, metric.labels).expect(unique);
                 self.registry.register(Box::new(family.clone())).expect(unique);
-                for values in self.closed(metric) {
-                    family.with_label_values(&refs(&values));
-                }
                 self.gauges.insert(metric.name, family);
             }
             Kind::Histogram(bounds) => {
                 let opts = HistogramOpts::from(opts).buckets(bounds.to_vec());
                 let family = HistogramVec::new(opts, metric.labels).expect(unique);
                 self.registry.register(Box::new(family.clone())).expect(unique);
-                for values in self.closed(metric) {
-                    family.with_label_values(&refs(&values));
-                }
                 self.histograms.insert(metric.name, family);
             }
         }
     }
 
-    /// All series of a metric whose labels are all closed; none where one is open.
-    fn closed(&self, metric: &Metric) -> Vec<Vec<String>> {
+    /// Makes all series of a metric of which each label is closed, or is the pool and of this one.
+    fn begin(&self, metric: &Metric, pool: Option<&str>) {
+        for values in self.series(metric, pool) {
+            let values = refs(&values);
+            match metric.kind {
+                Kind::Counter => drop(self.counters[metric.name].with_label_values(&values)),
+                Kind::Gauge => drop(self.gauges[metric.name].with_label_values(&values)),
+                Kind::Histogram(_) => drop(self.histograms[metric.name].with_label_values(&values)),
+            }
+        }
+    }
+
+    fn series(&self, metric: &Metric, pool: Option<&str>) -> Vec<Vec<String>> {
         let mut series = vec![Vec::new()];
         for label in metric.labels {
-            let Some(values) = self.values(metric.name, label) else { return Vec::new() };
+            let closed = self.closed.get(&(metric.name, *label)).cloned();
+            let pool = pool.filter(|_| *label == POOL).map(|pool| vec![pool.to_owned()]);
+            let Some(values) = closed.or(pool) else { return Vec::new() };
             series = series
                 .into_iter()
                 .flat_map(|head: Vec<String>| {
@@ -107,45 +122,14 @@ impl Metrics {
         series
     }
 
-    /// The values of a closed label; `None` for an open one.
-    fn values(&self, name: &str, label: &str) -> Option<Vec<String>> {
-        let words = |list: &[&str]| Some(list.iter().map(|w| (*w).to_owned()).collect());
-        match label {
-            "class" => Some(Class::ALL.iter().map(|c| c.word().to_owned()).collect()),
-            "model" => Some(self.models.clone()),
-            "stage" => Some(Stage::ALL.iter().map(|s| s.word().to_owned()).collect()),
-            "cause" => {
-                let causes = Cause::ALL.iter().map(|c| c.word().to_owned());
-                Some(causes.chain(std::iter::once("none".to_owned())).collect())
-            }
-            "state" if name == metric::JOBS.name => words(&["queued", "in_progress"]),
-            "state" if name == metric::SHARDS.name => words(&["waiting", "ready", "running"]),
-            "fault" => words(&["none", "caller", "farm"]),
-            "source" => words(&["key", "sdk_resend"]),
-            "point" => words(&["link", "core", "store", "publish"]),
-            "affinity" => words(&["hot", "load"]),
-            "direction" => words(&["in", "out"]),
-            "content" => words(&["control", "artifact", "media"]),
-            // Whom the provenance sidecar asks is none itself.
-            "sidecar" if name != metric::SIDECAR_UP.name => {
-                words(&["storage", "moderation", "provenance", "watermark", "time_stamps"])
-            }
-            "sidecar" => words(&["storage", "moderation", "provenance", "watermark"]),
-            "op" => words(&[
-                "get", "range", "txn", "claim", "put", "grant", "renew", "revoke", "compact",
-                "status",
-            ]),
-            "what" => words(&["input", "output"]),
-            "verdict" => words(&["pass", "review", "block"]),
-            "outcome" if name == metric::STORE_SWEEPS.name => words(&["ok", "error"]),
-            "outcome" if name == metric::MARK_READING.name => {
-                words(&["read", "read_twice", "unread", "error"])
-            }
-            "outcome" => words(&["ok", "refused", "error"]),
-            "track" => words(&["picture", "sound"]),
-            "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),
-            "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
-            _ => None,
+    /// A pool has workers: its series exist from now on.
+    pub fn know_pool(&self, pool: &str) {
+        self.admit_one(&metric::WORKERS, POOL, pool);
+    }
+
+    fn begin_pool(&self, pool: &str) {
+        for metric in ours().filter(|metric| metric.labels.contains(&POOL)) {
+            self.begin(metric, Some(pool));
         }
     }
 
@@ -156,23 +140,30 @@ impl Metrics {
     }
 
     fn admit_one(&self, metric: &Metric, label: &'static str, value: &str) -> String {
-        if let Some(values) = self.values(metric.name, label) {
-            if values.iter().any(|v| v == value) {
-                return value.to_owned();
-            }
-        } else {
-            let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let set = open.entry(label).or_default();
-            let max = if label == "pool" { POOLS_MAX } else { VALUES_MAX };
-            if set.contains(value) || set.len() < max {
-                set.insert(value.to_owned());
-                return value.to_owned();
-            }
+        let (admitted, first) = match self.closed.get(&(metric.name, label)) {
+            Some(values) if values.iter().any(|v| v == value) => return value.to_owned(),
+            Some(_) => (OTHER, false),
+            None => self.admit_open(label, value),
+        };
+        // Outside of the lock.
+        if first && label == POOL {
+            self.begin_pool(admitted);
         }
-        if let Some(overflow) = self.counters.get(metric::LABEL_OVERFLOW.name) {
+        if admitted != value
+            && let Some(overflow) = self.counters.get(metric::LABEL_OVERFLOW.name)
+        {
             overflow.with_label_values(&[label]).inc();
         }
-        OTHER.to_owned()
+        admitted.to_owned()
+    }
+
+    /// What an open value becomes, and whether that was not seen before.
+    fn admit_open<'v>(&self, label: &'static str, value: &'v str) -> (&'v str, bool) {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let set = open.entry(label).or_default();
+        let max = if label == POOL { POOLS_MAX } else { VALUES_MAX };
+        let admitted = if set.contains(value) || set.len() < max { value } else { OTHER };
+        (admitted, set.insert(admitted.to_owned()))
     }
 
     /// Adds to a counter.
@@ -245,6 +236,65 @@ impl Metrics {
     }
 }
 
+/// The metrics of a coordinator.
+fn ours() -> impl Iterator<Item = &'static Metric> {
+    metric::ALL.iter().filter(|metric| metric.side != Side::Worker)
+}
+
+/// The values of a closed label; `None` for an open one.
+fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
+    let words = |list: &[&str]| Some(list.iter().map(|w| (*w).to_owned()).collect());
+    match label {
+        "class" => Some(Class::ALL.iter().map(|c| c.word().to_owned()).collect()),
+        "model" => Some(models.to_vec()),
+        "stage" => Some(Stage::ALL.iter().map(|s| s.word().to_owned()).collect()),
+        "cause" => {
+            let causes = Cause::ALL.iter().map(|c| c.word().to_owned());
+            Some(causes.chain(std::iter::once("none".to_owned())).collect())
+        }
+        "state" if name == metric::JOBS.name => words(&["queued", "in_progress"]),
+        "state" if name == metric::SHARDS.name => words(&["waiting", "ready", "running"]),
+        "state" if name == metric::WORKERS.name => {
+            Some(WorkerState::ALL.iter().map(|s| s.word().to_owned()).collect())
+        }
+        "how" => Some(LossWord::ALL.iter().map(|how| how.word().to_owned()).collect()),
+        "use" => Some(UseWord::ALL.iter().map(|used| used.word().to_owned()).collect()),
+        "input" => Some(InputWord::ALL.iter().map(|input| input.word().to_owned()).collect()),
+        "code" if name == metric::JOBS_FAILED.name => {
+            Some(FailWord::ALL.iter().map(|code| code.word().to_owned()).collect())
+        }
+        "label" => {
+            let labels = ours().flat_map(|metric| metric.labels.iter().map(|l| (*l).to_owned()));
+            Some(labels.collect::<BTreeSet<_>>().into_iter().collect())
+        }
+        "fault" => words(&["none", "caller", "farm"]),
+        "source" => words(&["key", "sdk_resend"]),
+        "point" => words(&["link", "core", "store", "publish"]),
+        "affinity" => words(&["hot", "load"]),
+        "direction" => words(&["in", "out"]),
+        "content" => words(&["control", "artifact", "media"]),
+        // Whom the provenance sidecar asks is none itself.
+        "sidecar" if name != metric::SIDECAR_UP.name => {
+            words(&["storage", "moderation", "provenance", "watermark", "time_stamps"])
+        }
+        "sidecar" => words(&["storage", "moderation", "provenance", "watermark"]),
+        "op" => words(&[
+            "get", "range", "txn", "claim", "put", "grant", "renew", "revoke", "compact", "status",
+        ]),
+        "what" => words(&["input", "output"]),
+        "verdict" => words(&["pass", "review", "block"]),
+        "outcome" if name == metric::STORE_SWEEPS.name => words(&["ok", "error"]),
+        "outcome" if name == metric::MARK_READING.name => {
+            words(&["read", "read_twice", "unread", "error"])
+        }
+        "outcome" => words(&["ok", "refused", "error"]),
+        "track" => words(&["picture", "sound"]),
+        "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),
+        "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
+        _ => None,
+    }
+}
+
 fn refs(values: &[String]) -> Vec<&str> {
     values.iter().map(String::as_str).collect()
 }
@@ -266,5 +316,48 @@ mod tests {
         let text = metrics.text();
         assert!(text.contains(r#"zoetrope_workers{pool="other",state="idle"} 1"#));
         assert!(text.contains(r#"zoetrope_label_overflow_total{label="pool"} 3"#));
+        let other = r#"zoetrope_workers_lost_total{how="closed",pool="other"} 0"#;
+        assert!(text.contains(other), "{text}");
+    }
+
+    /// The law of metrics, 4. A rate over a series that appears with its first event misses that event.
+    #[test]
+    fn what_may_be_counted_some_day_is_there_with_0() {
+        let metrics = Metrics::new(&["toybox".to_owned()]);
+        let text = metrics.text();
+        for series in [
+            r#"zoetrope_jobs_failed_total{code="worker_lost"}"#,
+            r#"zoetrope_inputs_total{input="worker_lost"}"#,
+            r#"zoetrope_inputs_ignored_total{input="shard_finished"}"#,
+            r#"zoetrope_label_overflow_total{label="pool"}"#,
+        ] {
+            assert!(text.contains(&format!("{series} 0\n")), "{series} is missing in {text}");
+        }
+        assert!(!text.contains("pool=\"a\""), "nobody knows of it yet");
+        metrics.know_pool("a");
+        let text = metrics.text();
+        for series in [
+            r#"zoetrope_workers{pool="a",state="quarantined"}"#,
+            r#"zoetrope_workers_lost_total{how="silence",pool="a"}"#,
+            r#"zoetrope_workers_lost_total{how="new_boot",pool="a"}"#,
+            r#"zoetrope_workers_reattached_total{pool="a"}"#,
+            r#"zoetrope_quarantines_total{pool="a",stage="denoise"}"#,
+            r#"zoetrope_gpu_seconds_total{pool="a",use="lost"}"#,
+        ] {
+            assert!(text.contains(&format!("{series} 0\n")), "{series} is missing in {text}");
+        }
+    }
+
+    /// Only what is not known beforehand may be open: all else has its series from the start.
+    #[test]
+    fn few_labels_are_open() {
+        let metrics = Metrics::new(&[]);
+        let labels = ours().flat_map(|m| m.labels.iter().map(|label| (m.name, *label)));
+        let open: Vec<_> = labels.filter(|key| !metrics.closed.contains_key(key)).collect();
+        let allowed = |(name, label): &(&str, &str)| {
+            *label == POOL || name.starts_with("zoetrope_http_") || *name == "zoetrope_build_info"
+        };
+        let wrong: Vec<_> = open.into_iter().filter(|key| !allowed(key)).collect();
+        assert_eq!(wrong, []);
     }
 }

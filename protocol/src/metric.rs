@@ -58,6 +58,31 @@ pub const IO: &[f64] =
 pub const CORE: &[f64] =
     &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2, 0.1];
 
+/// Declares the closed values of a label: an enum, `ALL` of it and the `word` of each, from one list, so that the
+/// series of none of them can be forgotten.
+#[macro_export]
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The word for it in metrics.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+        }
+    };
+}
+
 macro_rules! metrics {
     ($($constant:ident = $side:ident $kind:expr, $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(

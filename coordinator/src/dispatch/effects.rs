@@ -2,6 +2,7 @@
 
 use super::books::Entry;
 use super::state::DispatchState;
+use super::words::{FailWord, LossWord, UseWord};
 use crate::link::LinkMsg;
 use crate::storage::StorageMsg;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use zoetrope_protocol::job::{Cause, Stage};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{CloseCode, Held, ToWorker};
 use zoetrope_sched::Input;
-use zoetrope_sched::input::{EndWhy, LostHow};
-use zoetrope_sched::output::{FailWhy, GoneHow, Ignored, JobState, Output};
+use zoetrope_sched::input::LostHow;
+use zoetrope_sched::output::{GoneHow, Ignored, JobState, Output};
 
 /// Something to do after a sync.
 pub enum Effect {
@@ -103,14 +104,8 @@ impl DispatchState {
     }
 
     fn worker_gone(&mut self, worker: WorkerId, how: GoneHow) {
-        let word = match how {
-            GoneHow::Lost(LostHow::Silence) | GoneHow::NotBack => Some("silence"),
-            GoneHow::Lost(LostHow::Closed) => Some("closed"),
-            GoneHow::NewBoot => Some("new_boot"),
-            GoneHow::Left | GoneHow::Replaced => None,
-        };
-        if let Some(word) = word {
-            self.metrics.count(&metric::WORKERS_LOST, &[&self.pool(worker), word]);
+        if let Some(how) = LossWord::of(how) {
+            self.metrics.count(&metric::WORKERS_LOST, &[&self.pool(worker), how.word()]);
         }
         let Some(link) = self.links.remove(&worker) else { return };
         self.workers.remove(&link.actor.get_id());
@@ -137,8 +132,8 @@ impl DispatchState {
         let word = cause.map_or("none", Cause::word);
         self.metrics.count(&metric::ATTEMPTS, &[stage.word(), word]);
         let seconds = Duration::from_millis(gpu.0).as_secs_f64();
-        let used = if cause.is_none() { "useful" } else { "lost" };
-        self.metrics.add(&metric::GPU_SECONDS, &[&pool, used], seconds);
+        let used = if cause.is_none() { UseWord::Useful } else { UseWord::Lost };
+        self.metrics.add(&metric::GPU_SECONDS, &[&pool, used.word()], seconds);
         self.board.pause(held.shard.job);
         let began = self.placed.remove(&held.shard);
         let Some(row) = self.books.table.row(held.shard.job) else { return };
@@ -206,32 +201,13 @@ impl DispatchState {
                 tracing::info!(%job, took_ms = took.as_millis() as u64, "a job is completed");
             }
             JobState::Failed(why) => {
-                let (fault, code) = fault(why);
-                self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, fault]);
+                let failed = FailWord::of(why);
+                let code = failed.word();
+                self.metrics.count(&metric::JOBS_FINISHED, &[class, &model, failed.fault()]);
                 self.metrics.count(&metric::JOBS_FAILED, &[code]);
                 self.board.failed(job);
                 tracing::info!(%job, code, "a job ended without a clip");
             }
         }
-    }
-}
-
-/// Whose fault it is, and the code that callers see.
-fn fault(why: FailWhy) -> (&'static str, &'static str) {
-    match why {
-        FailWhy::Ended(EndWhy::Cancelled) => ("caller", "cancelled"),
-        FailWhy::Ended(EndWhy::Deleted) => ("caller", "deleted"),
-        FailWhy::Ended(EndWhy::Blocked) => ("caller", "moderation_blocked"),
-        FailWhy::Ended(EndWhy::Unmoderated) => ("farm", "moderation_unavailable"),
-        FailWhy::DeadlineExceeded | FailWhy::TooOld => ("farm", "deadline_exceeded"),
-        FailWhy::Poison(cause) | FailWhy::NotPublished(cause) => ("farm", code(cause)),
-    }
-}
-
-fn code(cause: Cause) -> &'static str {
-    match cause {
-        Cause::WorkerLost | Cause::MachineLost => "worker_lost",
-        Cause::OutOfMemory => "out_of_memory",
-        _ => "engine_error",
     }
 }

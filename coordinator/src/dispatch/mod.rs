@@ -19,6 +19,7 @@ pub mod recovery;
 pub mod rescan;
 pub mod shares;
 pub mod state;
+pub mod words;
 pub mod workers;
 
 pub use progress::ProgressBoard;

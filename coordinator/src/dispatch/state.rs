@@ -6,6 +6,7 @@ use super::estimate::Medians;
 use super::ledger::Ledger;
 use super::mark::Marking;
 use super::progress::ProgressBoard;
+use super::words::InputWord;
 use super::{DispatchMsg, DispatchView};
 use crate::authority::Authority;
 use crate::clock;
@@ -219,7 +220,7 @@ impl DispatchState {
 
     /// Puts an entry on its way to the disk and into the books. Its effects wait for the disk.
     pub(super) fn record(&mut self, entry: Entry) {
-        let kind = kind(&entry);
+        let kind = InputWord::of(&entry).word();
         let began = Instant::now();
         let Effects { outputs, free, judge } =
             self.ledger.record(&mut self.books, clock::now(), entry);
@@ -446,52 +447,6 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
         }
     }
     inputs.into_iter().map(Entry::Core).collect()
-}
-
-/// The word for an entry in metrics.
-fn kind(entry: &Entry) -> &'static str {
-    match entry {
-        Entry::Admitted { .. } => "submitted",
-        Entry::Joined { .. } => "worker_joined",
-        Entry::Measured { .. } => "measured",
-        Entry::Deleted { .. } => "deleted",
-        Entry::Expired { .. } => "expired",
-        Entry::CleanedUp { .. } => "cleaned_up",
-        Entry::Signed { .. } => "signed",
-        Entry::Proven { .. } => "published",
-        Entry::Asked { .. } => "submitted",
-        Entry::Judged { .. } => "judged",
-        Entry::NotJudged { .. } => "not_judged",
-        Entry::ModerationUp => "moderation_up",
-        Entry::ClipJudged { .. } => "clip_judged",
-        Entry::Shared { .. } => "shared",
-        Entry::ShareRevoked { .. } => "share_revoked",
-        Entry::ShareRead { .. } => "share_read",
-        Entry::RescanBegan { .. } | Entry::RescanCancelled => "rescan",
-        Entry::RescanWent { .. } => "rescanned",
-        Entry::Marked { .. } => "marked",
-        Entry::Core(input) => match input {
-            Input::EpochBegan { .. } => "epoch_began",
-            Input::ModelSet { .. } => "model_set",
-            Input::TenantSet { .. } => "tenant_set",
-            Input::Submitted { .. } => "submitted",
-            Input::EndAsked { .. } => "end_asked",
-            Input::WorkerJoined { .. } => "worker_joined",
-            Input::WorkerLost { .. } => "worker_lost",
-            Input::WorkerLeft { .. } => "worker_left",
-            Input::DrainAsked { .. } => "drain_asked",
-            Input::CordonSet { .. } => "cordon_set",
-            Input::ArtifactStored { .. } => "artifact_stored",
-            Input::ShardFinished { .. } => "shard_finished",
-            Input::ShardFailed { .. } => "shard_failed",
-            Input::Stalled { .. } => "stalled",
-            Input::Published { .. } => "published",
-            Input::PublishFailed { .. } => "publish_failed",
-            Input::ArtifactGone { .. } => "artifact_gone",
-            Input::TimePassed => "time_passed",
-            Input::MoveAsked { .. } => "move_asked",
-        },
-    }
 }
 
 async fn watch_sync(mut synced: watch::Receiver<u64>, dispatch: ActorRef<DispatchMsg>) {

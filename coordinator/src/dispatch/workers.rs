@@ -80,6 +80,7 @@ impl DispatchState {
         held: Vec<Held>,
     ) {
         let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
+        self.metrics.know_pool(&profile.pool);
         self.pools.insert(profile.pool.clone());
         self.workers.insert(link.get_id(), worker);
         self.links.insert(worker, Link { actor: link });
