@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::metric::{self, Kind, Metric, Side};
+use zoetrope_sched::output::Affinity;
 use zoetrope_sched::view::WorkerState;
 
 /// Pools that have their own series; more become `other`.
@@ -270,7 +271,7 @@ fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
         "fault" => words(&["none", "caller", "farm"]),
         "source" => words(&["key", "sdk_resend"]),
         "point" => words(&["link", "core", "store", "publish"]),
-        "affinity" => words(&["hot", "load"]),
+        "affinity" => Some(Affinity::ALL.iter().map(|a| a.word().to_owned()).collect()),
         "direction" => words(&["in", "out"]),
         "content" => words(&["control", "artifact", "media"]),
         // Whom the provenance sidecar asks is none itself.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Fence, JobId, Millis, ModelId, ShardId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Stage};
 use zoetrope_protocol::wire::{DrainKind, Held, Kept, StopWhen};
+use zoetrope_protocol::words;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub enum Output {
         hard_limit: Millis,
         /// Into how many shards the stage of this job is cut.
         shards: u16,
+        /// Whether the worker has loaded what it needs for it.
+        affinity: Affinity,
     },
     /// End an attempt. Also sent for attempts that the core has replaced.
     Stop {
@@ -121,6 +124,17 @@ pub enum Output {
         /// A short fixed sentence.
         why: Ignored,
     },
+}
+
+words! {
+    /// What a worker that gets a shard ran before.
+    #[derive(Serialize, Deserialize)]
+    Affinity {
+        /// The same stage of the same model, so its weights are loaded.
+        Hot = "hot",
+        /// Something else, or nothing: it loads them first.
+        Load = "load",
+    }
 }
 
 /// How a worker went.

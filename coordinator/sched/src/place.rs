@@ -4,7 +4,7 @@
 use crate::core::Core;
 use crate::index::{Key, Queue, Turn};
 use crate::job::{Live, Standing};
-use crate::output::{JobState, Output};
+use crate::output::{Affinity, JobState, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::worker::{Doing, Running, Worker};
@@ -247,6 +247,10 @@ impl Core {
 
     /// Orders a ready shard from a free worker.
     fn assign(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) {
+        // Asked first: with its attempt the kind of this shard becomes what the worker ran last.
+        let kind = self.state.kind_of(&self.state.jobs[slot]);
+        let hot = self.state.workers[to].hot == Some(kind);
+        let affinity = if hot { Affinity::Hot } else { Affinity::Load };
         let fence = self.run(slot, to, out);
         self.passed_gate(slot);
         let job = &self.state.jobs[slot];
@@ -257,7 +261,7 @@ impl Core {
         let shard = ShardId { job: job.id, stage, index: job.index() };
         let shards = if stage == Stage::Decode { job.shards } else { 1 };
         let worker = worker.id;
-        out.push(Output::Assign { worker, shard, fence, inputs, hard_limit, shards });
+        out.push(Output::Assign { worker, shard, fence, inputs, hard_limit, shards, affinity });
     }
 
     /// Puts a ready shard on a worker under a new attempt number.

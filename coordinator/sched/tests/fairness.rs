@@ -10,6 +10,7 @@ use zoetrope_protocol::id::*;
 use zoetrope_protocol::job::{ArtifactRef, Class, Role, Stage};
 use zoetrope_protocol::wire::{Held, Identity};
 use zoetrope_sched::input::*;
+use zoetrope_sched::output::Affinity;
 use zoetrope_sched::{Config, Core, Output};
 
 /// Expected time of the longest shard.
@@ -27,6 +28,8 @@ struct Farm {
     /// GPU time given, by tenant.
     given: Vec<u64>,
     weights: Vec<u64>,
+    /// What the workers had loaded, placement by placement.
+    loaded: Vec<Affinity>,
 }
 
 impl Farm {
@@ -35,7 +38,8 @@ impl Farm {
         self.core.handle(self.now, input, &mut out);
         for output in out {
             match output {
-                Output::Assign { worker, shard, fence, .. } => {
+                Output::Assign { worker, shard, fence, affinity, .. } => {
+                    self.loaded.push(affinity);
                     let (tenant, ms) = self.jobs[&shard.job];
                     self.given[tenant] += ms;
                     self.running.push((self.now.0 + ms, worker, Held { shard, fence }));
@@ -67,6 +71,7 @@ fn farm(seed: u64) -> Farm {
         running: Vec::new(),
         given: vec![0; TENANTS as usize],
         weights: Vec::new(),
+        loaded: Vec::new(),
     };
     farm.take(Input::EpochBegan { epoch: Epoch(1) });
     let chain = vec![StageNeed { stage: Stage::Finish, vram_bytes: 1 }];
@@ -159,4 +164,13 @@ fn a_flood_takes_only_its_own_share() {
     let given: Vec<u64> = farm.given.iter().zip(before).map(|(now, then)| now - then).collect();
     let (least, most) = (given.iter().min(), given.iter().max());
     assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 3 * LONGEST), "{given:?}");
+}
+
+/// A worker loads weights for its first shard, and has them for the next one of the same model and stage.
+#[test]
+fn a_placement_says_whether_the_weights_are_loaded() {
+    let mut farm = farm(7);
+    assert_eq!(farm.loaded, [Affinity::Load; WORKERS as usize]);
+    farm.step();
+    assert_eq!(farm.loaded[WORKERS as usize..], [Affinity::Hot]);
 }

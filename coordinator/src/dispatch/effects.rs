@@ -52,7 +52,8 @@ impl DispatchState {
                 let epoch = self.books.core.epoch();
                 self.tell(worker, LinkMsg::Welcome { worker, epoch, keep });
             }
-            Output::Assign { worker, shard, .. } => {
+            Output::Assign { worker, shard, affinity, .. } => {
+                self.metrics.count(&metric::PLACEMENTS, &[affinity.word()]);
                 let every = self.limits.checkpoint_every;
                 let Some(order) = self.books.order(output, every) else { return };
                 self.placed.insert(shard, Instant::now());

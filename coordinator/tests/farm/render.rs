@@ -40,6 +40,9 @@ async fn a_job_is_rendered_and_published() {
     assert_eq!((verdict.state, verdict.failures), (State::Trusted, vec![]));
     assert!(farm.folder.path().join(format!("store/published/{}.json", JobId(1))).exists());
     assert_eq!(farm.metric("zoetrope_video_seconds_total{model=\"toybox\"} "), 4.0);
+    // One worker, three stages: it had none of them loaded.
+    assert_eq!(farm.metric("zoetrope_placements_total{affinity=\"load\"} "), 3.0);
+    assert_eq!(farm.metric("zoetrope_placements_total{affinity=\"hot\"} "), 0.0);
     farm.running.stop().await;
 }
 
