@@ -4,6 +4,7 @@
 //! becomes `other` and is counted. Handed around as an `Arc`; decides nothing.
 
 use crate::dispatch::words::{FailWord, InputWord, LossWord, UseWord};
+use crate::http::{Code, Replay};
 use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
@@ -264,12 +265,16 @@ fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
         "code" if name == metric::JOBS_FAILED.name => {
             Some(FailWord::ALL.iter().map(|code| code.word().to_owned()).collect())
         }
+        "code" if name == metric::SUBMITS_REFUSED.name => {
+            let codes = Code::ALL.iter().map(|code| code.word().to_owned());
+            Some(codes.chain(std::iter::once("none".to_owned())).collect())
+        }
         "label" => {
             let labels = ours().flat_map(|metric| metric.labels.iter().map(|l| (*l).to_owned()));
             Some(labels.collect::<BTreeSet<_>>().into_iter().collect())
         }
         "fault" => words(&["none", "caller", "farm"]),
-        "source" => words(&["key", "sdk_resend"]),
+        "source" => Some(Replay::ALL.iter().map(|why| why.word().to_owned()).collect()),
         "point" => words(&["link", "core", "store", "publish"]),
         "affinity" => Some(Affinity::ALL.iter().map(|a| a.word().to_owned()).collect()),
         "direction" => words(&["in", "out"]),
@@ -328,6 +333,9 @@ mod tests {
         let text = metrics.text();
         for series in [
             r#"zoetrope_jobs_failed_total{code="worker_lost"}"#,
+            r#"zoetrope_submits_refused_total{code="server_is_overloaded"}"#,
+            r#"zoetrope_submits_refused_total{code="none"}"#,
+            r#"zoetrope_idempotent_replays_total{source="sdk_resend"}"#,
             r#"zoetrope_inputs_total{input="worker_lost"}"#,
             r#"zoetrope_inputs_ignored_total{input="shard_finished"}"#,
             r#"zoetrope_label_overflow_total{label="pool"}"#,

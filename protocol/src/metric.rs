@@ -102,7 +102,7 @@ metrics! {
     HTTP_REQUESTS = Coordinator Counter, "zoetrope_http_requests_total" ["route", "method", "code"] "HTTP requests answered, by route template.";
     HTTP_DURATION = Coordinator Histogram(IO), "zoetrope_http_request_duration_seconds" ["route"] "Time from the head of a request to the head of its answer.";
     HTTP_IN_FLIGHT = Coordinator Gauge, "zoetrope_http_requests_in_flight" [] "HTTP requests being handled.";
-    SUBMITS_REFUSED = Coordinator Counter, "zoetrope_submits_refused_total" ["code"] "Submits that were refused, by error code of the API.";
+    SUBMITS_REFUSED = Coordinator Counter, "zoetrope_submits_refused_total" ["code"] "Submits that were refused, by error code of the API; none where the API has no code for it.";
     IDEMPOTENT_REPLAYS = Coordinator Counter, "zoetrope_idempotent_replays_total" ["source"] "Answers repeated for a repeated request; source is key or sdk_resend.";
     JOBS = Coordinator Gauge, "zoetrope_jobs" ["class", "state"] "Unfinished jobs; state is queued or in_progress.";
     JOBS_SUBMITTED = Coordinator Counter, "zoetrope_jobs_submitted_total" ["class", "model"] "Jobs acknowledged.";

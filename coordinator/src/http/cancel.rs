@@ -5,6 +5,7 @@ use super::recent::{Begun, Hash, KeyGuard};
 use super::route::{self, Caller};
 use super::submit::{content, idempotency_key, replayed};
 use super::video::StatusSet;
+use super::words::Replay;
 use super::{Door, body, listing};
 use crate::farm::{CancelRefused, Farm, FarmMsg, Unavailable};
 use crate::jobs::JobView;
@@ -80,7 +81,9 @@ pub async fn cancel(
         None => None,
         Some(Begun::InUse) => return Err(ApiError::key_in_use()),
         Some(Begun::Reused) => return Err(ApiError::key_reused()),
-        Some(Begun::Known(_, Some(answer))) => return replayed(route::ok_bytes(answer)),
+        Some(Begun::Known(_, Some(answer))) => {
+            return replayed(&door, Replay::Key, route::ok_bytes(answer));
+        }
         Some(Begun::Free(guard) | Begun::Known(guard, None)) => Some((guard, content)),
     };
     fields.only(&[])?;

@@ -2,6 +2,7 @@
 
 use super::envelope::ApiError;
 use super::route::{self, Caller};
+use super::words::Code;
 use super::{Door, body};
 use crate::jobs::shares::{Read, Variant};
 use crate::jobs::{Asset, Assets, JobView};
@@ -131,22 +132,21 @@ impl<'a> File<'a> {
 pub(super) fn published(view: &JobView, now: Millis) -> Result<&Assets, ApiError> {
     if view.taken_down.is_some() {
         return Err(ApiError::not_found(
-            Some("moderation_blocked"),
+            Some(Code::ModerationBlocked),
             "The content of this video was taken down by our moderation system.",
         ));
     }
     match (&view.assets, view.state) {
         (Some(assets), JobState::Completed) if view.expires.is_none_or(|at| now < at) => Ok(assets),
-        (_, JobState::Completed) => Err(ApiError::not_found(
-            Some("video_expired"),
-            "The content of this video has expired.",
-        )),
+        (_, JobState::Completed) => {
+            Err(ApiError::not_found(Some(Code::Expired), "The content of this video has expired."))
+        }
         (_, JobState::Failed(_)) => Err(ApiError::not_found(
-            Some("video_not_ready"),
+            Some(Code::NotReady),
             "Video generation failed, so there is no content; GET /v1/videos/{video_id} says why.",
         )),
         _ => Err(ApiError::not_found(
-            Some("video_not_ready"),
+            Some(Code::NotReady),
             "Video is not ready yet, use GET /v1/videos/{video_id} to check status.",
         )),
     }

@@ -3,6 +3,8 @@
 //!
 //! Every 4xx and 5xx of the door is an [`ApiError`]. Messages carry nothing of the farm's inside.
 
+use super::DoorMetrics;
+use super::words::Code;
 use crate::farm::Unavailable;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -20,7 +22,7 @@ pub struct ApiError {
     /// Whose fault it is, in upstream's words.
     pub kind: &'static str,
     /// A stable word for programs, where the contract has one.
-    pub code: Option<&'static str>,
+    pub code: Option<Code>,
     /// The request field that is at fault.
     pub param: Option<Box<str>>,
     /// A sentence for people.
@@ -37,11 +39,7 @@ pub struct ApiError {
 
 impl ApiError {
     /// An `invalid_request_error`.
-    pub fn new(
-        status: StatusCode,
-        code: Option<&'static str>,
-        message: impl Into<Box<str>>,
-    ) -> Self {
+    pub fn new(status: StatusCode, code: Option<Code>, message: impl Into<Box<str>>) -> Self {
         ApiError {
             status,
             kind: "invalid_request_error",
@@ -55,7 +53,7 @@ impl ApiError {
         }
     }
 
-    fn bad(code: &'static str, param: &str, message: impl Into<Box<str>>) -> Self {
+    fn bad(code: Code, param: &str, message: impl Into<Box<str>>) -> Self {
         ApiError {
             param: Some(param.into()),
             ..ApiError::new(StatusCode::BAD_REQUEST, Some(code), message)
@@ -70,42 +68,42 @@ impl ApiError {
     /// A required field is absent.
     pub fn missing(param: &str) -> Self {
         let message = format!("Missing required parameter: '{param}'.");
-        ApiError::bad("missing_required_parameter", param, message)
+        ApiError::bad(Code::MissingParameter, param, message)
     }
 
     /// A field that the endpoint does not have.
     pub fn unknown(param: &str) -> Self {
-        ApiError::bad("unknown_parameter", param, format!("Unknown parameter: '{param}'."))
+        ApiError::bad(Code::UnknownParameter, param, format!("Unknown parameter: '{param}'."))
     }
 
     /// A field that the chosen model cannot honour.
     pub fn unsupported(param: &str, model: &str) -> Self {
         let message = format!("Unsupported parameter: '{param}' is not supported by '{model}'.");
-        ApiError::bad("unsupported_parameter", param, message)
+        ApiError::bad(Code::UnsupportedParameter, param, message)
     }
 
     /// A field of the wrong type; `expected` and `got` with their articles.
     pub fn wrong_type(param: &str, expected: &str, got: &str) -> Self {
         let message =
             format!("Invalid type for '{param}': expected {expected}, but got {got} instead.");
-        ApiError::bad("invalid_type", param, message)
+        ApiError::bad(Code::InvalidType, param, message)
     }
 
     /// A value outside of its limits, in a whole sentence.
     pub fn invalid(param: &str, message: impl Into<Box<str>>) -> Self {
-        ApiError::bad("invalid_value", param, message)
+        ApiError::bad(Code::InvalidValue, param, message)
     }
 
     /// A value outside of a list.
     pub fn not_among(param: &str, value: &str, allowed: &[String]) -> Self {
         let message =
             format!("Invalid value: '{value}'. Supported values are: {}.", series(allowed));
-        ApiError::bad("invalid_value", param, message)
+        ApiError::bad(Code::InvalidValue, param, message)
     }
 
     /// Bytes that are no picture, or no video.
     pub fn bad_media(param: &str, message: impl Into<Box<str>>) -> Self {
-        ApiError::bad("invalid_input_media", param, message)
+        ApiError::bad(Code::InvalidMedia, param, message)
     }
 
     /// Moderation blocked it.
@@ -114,7 +112,7 @@ impl ApiError {
         ApiError {
             kind: "video_generation_user_error",
             moderation: Some(Box::new((stage, categories))),
-            ..ApiError::bad("moderation_blocked", param, message)
+            ..ApiError::bad(Code::ModerationBlocked, param, message)
         }
     }
 
@@ -125,7 +123,7 @@ impl ApiError {
         ApiError {
             kind: "service_unavailable_error",
             retry_after: Some(5),
-            ..ApiError::new(status, Some("moderation_unavailable"), message)
+            ..ApiError::new(status, Some(Code::ModerationUnavailable), message)
         }
     }
 
@@ -134,26 +132,26 @@ impl ApiError {
         let message = "The end user of 'safety_identifier' may not make videos.";
         ApiError {
             status: StatusCode::FORBIDDEN,
-            ..ApiError::bad("safety_identifier_blocked", "safety_identifier", message)
+            ..ApiError::bad(Code::EndUserBanned, "safety_identifier", message)
         }
     }
 
     /// The estimate is after the deadline.
     pub fn deadline_infeasible() -> Self {
         let message = "The video cannot be completed before 'deadline_at'.".to_owned();
-        ApiError::bad("deadline_infeasible", "deadline_at", message)
+        ApiError::bad(Code::DeadlineInfeasible, "deadline_at", message)
     }
 
     /// The key is missing, wrong or revoked.
     pub fn invalid_key() -> Self {
         let message = "Incorrect or missing API key. Send it as 'Authorization: Bearer zk_...'.";
-        ApiError::new(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message)
+        ApiError::new(StatusCode::UNAUTHORIZED, Some(Code::InvalidKey), message)
     }
 
     /// `openai-project` is another project than the key's.
     pub fn mismatched_project() -> Self {
         let message = "OpenAI-Project header should match project for API key";
-        ApiError::new(StatusCode::UNAUTHORIZED, Some("mismatched_project"), message)
+        ApiError::new(StatusCode::UNAUTHORIZED, Some(Code::MismatchedProject), message)
     }
 
     /// The endpoint is for operators.
@@ -190,7 +188,7 @@ impl ApiError {
     }
 
     /// Something else that is not there.
-    pub fn not_found(code: Option<&'static str>, message: impl Into<Box<str>>) -> Self {
+    pub fn not_found(code: Option<Code>, message: impl Into<Box<str>>) -> Self {
         ApiError::new(StatusCode::NOT_FOUND, code, message)
     }
 
@@ -198,7 +196,7 @@ impl ApiError {
     pub fn too_large(limit_bytes: u64) -> Self {
         let message =
             format!("The request is too large: at most {limit_bytes} bytes are accepted.");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large"), message)
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Some(Code::TooLarge), message)
     }
 
     /// A content type that the endpoint does not read.
@@ -220,7 +218,7 @@ impl ApiError {
         let message = format!("Video '{id}' has ended already and cannot be cancelled.");
         ApiError {
             should_retry: Some(false),
-            ..ApiError::new(StatusCode::CONFLICT, Some("video_already_terminal"), message)
+            ..ApiError::new(StatusCode::CONFLICT, Some(Code::AlreadyTerminal), message)
         }
     }
 
@@ -237,14 +235,14 @@ impl ApiError {
         let message = "The first request with this Idempotency-Key is still being handled.";
         ApiError {
             retry_after: Some(1),
-            ..ApiError::new(StatusCode::CONFLICT, Some("idempotency_key_in_use"), message)
+            ..ApiError::new(StatusCode::CONFLICT, Some(Code::KeyInUse), message)
         }
     }
 
     /// The key was used with other content.
     pub fn key_reused() -> Self {
         let message = "This Idempotency-Key was used for a request with other content.";
-        let code = Some("idempotency_key_reused");
+        let code = Some(Code::KeyReused);
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
@@ -254,13 +252,13 @@ impl ApiError {
         ApiError {
             kind: "rate_limit_error",
             retry_after: Some(retry_after.clamp(1, 60)),
-            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded"), message)
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, Some(Code::RateLimited), message)
         }
     }
 
     /// The project's queue is full.
     pub fn queue_full(retry_after: u32) -> Self {
-        let code = Some("concurrency_limit_exceeded");
+        let code = Some(Code::QueueFull);
         let message = "Your project's queue is full. Try again when some of its videos have ended.";
         ApiError {
             kind: "rate_limit_error",
@@ -275,7 +273,7 @@ impl ApiError {
         ApiError {
             kind: "service_unavailable_error",
             retry_after: Some(retry_after.clamp(1, 60)),
-            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Some("server_is_overloaded"), message)
+            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Some(Code::Overloaded), message)
         }
     }
 
@@ -296,6 +294,17 @@ impl ApiError {
     }
 }
 
+/// Stays with the answer to the edge of the door, where refused submits are counted, whoever refused them.
+#[derive(Clone, Copy, Debug)]
+struct Refused(Option<Code>);
+
+/// Counts the answer to a submit, if it was refused here.
+pub fn count_refused(metrics: &dyn DoorMetrics, answer: &Response) {
+    if let Some(Refused(code)) = answer.extensions().get() {
+        metrics.refused(*code);
+    }
+}
+
 impl From<Unavailable> for ApiError {
     fn from(_: Unavailable) -> Self {
         ApiError::overloaded(2)
@@ -308,7 +317,7 @@ impl IntoResponse for ApiError {
             "message": self.message,
             "type": self.kind,
             "param": self.param,
-            "code": self.code,
+            "code": self.code.map(Code::word),
         }});
         if let Some((stage, categories)) = self.moderation.map(|moderation| *moderation) {
             envelope["error"]["moderation_details"] =
@@ -316,6 +325,7 @@ impl IntoResponse for ApiError {
         }
         let mut response = Response::new(Body::from(envelope.to_string()));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Refused(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after {

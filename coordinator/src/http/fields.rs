@@ -6,6 +6,7 @@
 
 use super::envelope::ApiError;
 use super::node::{FileFacts, Node, digest_object};
+use super::words::Code;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -212,7 +213,7 @@ impl Fields {
         node.map(|node| match unfold(node) {
             Node::List(nodes) => Ok(nodes),
             Node::Ambiguous => Err(ApiError {
-                code: Some("invalid_type"),
+                code: Some(Code::InvalidType),
                 ..ApiError::invalid(
                     &param,
                     format!(
@@ -310,7 +311,7 @@ mod tests {
 
     fn code<T: std::fmt::Debug>(read: Result<T, ApiError>) -> (&'static str, String) {
         let error = read.unwrap_err();
-        (error.code.unwrap(), error.param.unwrap().into())
+        (error.code.unwrap().word(), error.param.unwrap().into())
     }
 
     #[test]
@@ -371,7 +372,7 @@ mod tests {
         assert_eq!(form(&[("a[]", "1"), ("a[]", "2")]).array("a").unwrap().unwrap().len(), 2);
         assert_eq!(form(&[("a", "[1,2,3]")]).array("a").unwrap().unwrap().len(), 3);
         let error = form(&[("a[][x]", "1"), ("a[][y]", "2")]).array("a").unwrap_err();
-        assert_eq!(error.code, Some("invalid_type"));
+        assert_eq!(error.code, Some(Code::InvalidType));
         assert!(error.message.contains("JSON"), "{}", error.message);
     }
 
@@ -386,7 +387,7 @@ mod tests {
         assert_eq!(file, Some(Media::FileId("file-1".to_owned())));
         let error = form(&[("i", "https://x/y.png")]).media("i").unwrap_err();
         let wanted = "Invalid type for 'i': expected a file, but got a string instead.";
-        assert_eq!((error.code, &*error.message), (Some("invalid_type"), wanted));
+        assert_eq!((error.code, &*error.message), (Some(Code::InvalidType), wanted));
         let both = form(&[("i[image_url]", "a"), ("i[file_id]", "b")]).media("i");
         assert_eq!(code(both), ("invalid_value", "i".to_owned()));
         assert_eq!(code(json(r#"{"i":{}}"#).media("i")), ("invalid_value", "i".to_owned()));

@@ -33,11 +33,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod video;
+mod words;
 
 pub use connection::serve;
 pub use leader::ClusterHandle;
 pub use role::Roles;
 pub use shares::Links;
+pub use words::{Code, Replay};
 
 use crate::farm::Farm;
 use crate::fsck::Fsck;
@@ -142,6 +144,10 @@ pub trait DoorMetrics: Send + Sync {
     /// A request was answered: its route template (`other` if it has none), method, status and
     /// time.
     fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration);
+    /// A submit was refused with this code; none where the contract has none for it.
+    fn refused(&self, code: Option<Code>);
+    /// The answer to an earlier request was given again.
+    fn replayed(&self, why: Replay);
     /// So many requests are being handled now.
     fn in_flight(&self, requests: usize);
 }
@@ -154,6 +160,14 @@ impl DoorMetrics for Metrics {
     fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration) {
         self.count(&metric::HTTP_REQUESTS, &[route, method, &code.to_string()]);
         self.observe(&metric::HTTP_DURATION, &[route], took);
+    }
+
+    fn refused(&self, code: Option<Code>) {
+        self.count(&metric::SUBMITS_REFUSED, &[code.map_or("none", Code::word)]);
+    }
+
+    fn replayed(&self, why: Replay) {
+        self.count(&metric::IDEMPOTENT_REPLAYS, &[why.word()]);
     }
 
     fn in_flight(&self, requests: usize) {

@@ -3,6 +3,7 @@
 use super::Door;
 use super::envelope::ApiError;
 use super::route;
+use super::words::Code;
 use crate::models::{Model, Models};
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -34,7 +35,7 @@ pub async fn retrieve(
     let shown = show(&door.state.models, &name).ok_or_else(|| {
         let name: String = name.chars().take(100).collect();
         let message = format!("The model '{name}' does not exist.");
-        ApiError::not_found(Some("model_not_found"), message)
+        ApiError::not_found(Some(Code::NoModel), message)
     })?;
     route::ok(&shown)
 }

@@ -5,14 +5,14 @@
 //! or with one that cannot reach etcd, the answer is 503 with `retry-after`. A request is passed on once: what a
 //! standby passed on is not passed on again. `/healthz`, `/readyz` and `/metrics` are always this process's own.
 
-use super::envelope::ApiError;
-use super::{Door, connection, health, route};
+use super::envelope::{self, ApiError};
+use super::{Door, connection, health, route, submit};
 use super::{DoorMetrics, DoorState};
 use crate::leadership::Leadership;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
@@ -133,18 +133,23 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn by_role(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let role = shared.role.borrow().clone();
+    let is_submit = request.method() == Method::POST && request.uri().path() == submit::PATH;
     let mut response = match role {
         Role::Leading { router, leadership } if leadership.is_serving() => {
             return answered(router, request).await;
         }
         Role::Standby { leader: Some(leader) } if !request.headers().contains_key(FORWARDED) => {
-            let Ok(_room) = shared.room.try_acquire() else {
-                return ApiError::overloaded(1).into_response();
-            };
-            pass_on(&shared, &leader, request).await
+            match shared.room.try_acquire() {
+                Ok(_room) => pass_on(&shared, &leader, request).await,
+                Err(_) => ApiError::overloaded(1).into_response(),
+            }
         }
         Role::Leading { .. } | Role::Standby { .. } => ApiError::no_leader().into_response(),
     };
+    // What the leader refused, it counted itself.
+    if is_submit {
+        envelope::count_refused(&*shared.metrics, &response);
+    }
     if !response.headers().contains_key("x-request-id") {
         let id = format!("req_{:032x}", rand::random::<u128>());
         route::put(response.headers_mut(), "x-request-id", &id);

@@ -1,7 +1,7 @@
 //! All routes, and what happens around each: request id, panics, limits, authentication, headers,
 //! metrics.
 
-use super::envelope::ApiError;
+use super::envelope::{self, ApiError};
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
@@ -153,6 +153,9 @@ async fn around(State(door): State<Arc<Door>>, request: Request, next: Next) -> 
     put(headers, "openai-processing-ms", &took.as_millis().to_string());
     let code = response.status().as_u16();
     door.state.metrics.answered(route, method, code, took);
+    if (method, route) == ("POST", submit::PATH) {
+        envelope::count_refused(&*door.state.metrics, &response);
+    }
     tracing::debug!(request = id, method, route, code, ms = took.as_millis() as u64, "answered");
     response
 }

@@ -8,6 +8,7 @@ use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
 use super::route::{self, Caller};
+use super::words::{Code, Replay};
 use super::{Door, body, create, submit};
 use crate::documents::Documents;
 use crate::farm::{FarmMsg, NewShare, ShareRefused};
@@ -125,7 +126,7 @@ pub async fn create(
         ShareRefused::NoSuchVideo => ApiError::no_video(&id),
         ShareRefused::Unreadable(view) => match content::published(&view, (door.state.now)()) {
             Err(why) => why,
-            Ok(_) => ApiError::not_found(Some("video_expired"), "This video can no longer be read."),
+            Ok(_) => ApiError::not_found(Some(Code::Expired), "This video can no longer be read."),
         },
         ShareRefused::JudgedFor(judged) => ApiError::invalid(
             "audience",
@@ -138,7 +139,7 @@ pub async fn create(
         ShareRefused::KeyReused => ApiError::key_reused(),
     })?;
     let answer = route::ok(&show(&door, &share, &head.headers)?)?;
-    if before { submit::replayed(answer) } else { Ok(answer) }
+    if before { submit::replayed(&door, Replay::Key, answer) } else { Ok(answer) }
 }
 
 fn wish(mut fields: Fields) -> Result<NewShare, ApiError> {

@@ -9,6 +9,7 @@ use super::fields::Fields;
 use super::recent::{Begun, Hash, KeyGuard, hash_of};
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
+use super::words::Replay;
 use super::{Door, body, listing};
 use crate::farm::{FarmMsg, SubmitRefused};
 use crate::jobs::{JobView, Submission};
@@ -23,7 +24,8 @@ use zoetrope_protocol::id::JobId;
 /// The caller's own name of a request.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_MAX: usize = 255;
-const PATH: &str = "/v1/videos";
+/// Where jobs are submitted.
+pub const PATH: &str = "/v1/videos";
 
 /// What is known of a create once its body is read.
 struct Create {
@@ -83,7 +85,8 @@ async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
                     .ask(|reply| FarmMsg::FindResent(tenant, content, reply))
                     .await?;
                 if let Some(view) = found {
-                    return replayed(answer(door, &view, request.statuses)?);
+                    let answer = answer(door, &view, request.statuses)?;
+                    return replayed(door, Replay::SdkResend, answer);
                 }
             }
             let statuses = request.statuses;
@@ -101,7 +104,10 @@ async fn keyed(door: &Door, request: Create, guard: KeyGuard) -> Result<Response
     guard.done(content, None);
     match made {
         Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
-        Made::Before(view) => replayed(answer(door, &video::first_view(&view), StatusSet::Core)?),
+        Made::Before(view) => {
+            let answer = answer(door, &video::first_view(&view), StatusSet::Core)?;
+            replayed(door, Replay::Key, answer)
+        }
     }
 }
 
@@ -148,11 +154,12 @@ fn answer(door: &Door, view: &JobView, statuses: StatusSet) -> Result<Response, 
     route::ok(&listing::show(door, view, statuses))
 }
 
-/// Marks an answer as that of an earlier request.
+/// Marks an answer as that of an earlier request, and counts it.
 ///
 /// # Errors
 /// None of its own.
-pub fn replayed(mut response: Response) -> Result<Response, ApiError> {
+pub fn replayed(door: &Door, why: Replay, mut response: Response) -> Result<Response, ApiError> {
+    door.state.metrics.replayed(why);
     route::put(response.headers_mut(), "idempotent-replayed", "true");
     Ok(response)
 }

@@ -1,6 +1,6 @@
 //! A farm of one table, and a client: what the tests of the door share.
 
-use super::{DoorLimits, DoorMetrics, DoorState, serve};
+use super::{Code, DoorLimits, DoorMetrics, DoorState, Replay, serve};
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, RescanRefused,
@@ -379,9 +379,9 @@ impl AssetReader for FakeStore {
     }
 }
 
-/// Keeps what was counted.
+/// Keeps what was counted: the answers; refused submits and repeated answers by their words.
 #[derive(Default)]
-pub struct Counted(pub Mutex<Vec<(&'static str, &'static str, u16)>>);
+pub struct Counted(pub Mutex<Vec<(&'static str, &'static str, u16)>>, pub Mutex<Vec<&'static str>>);
 
 impl DoorMetrics for Counted {
     fn text(&self) -> String {
@@ -390,6 +390,14 @@ impl DoorMetrics for Counted {
 
     fn answered(&self, route: &'static str, method: &'static str, code: u16, _: Duration) {
         self.0.lock().unwrap().push((route, method, code));
+    }
+
+    fn refused(&self, code: Option<Code>) {
+        self.1.lock().unwrap().push(code.map_or("none", Code::word));
+    }
+
+    fn replayed(&self, why: Replay) {
+        self.1.lock().unwrap().push(why.word());
     }
 
     fn in_flight(&self, _: usize) {}

@@ -65,6 +65,7 @@ async fn a_key_that_asks_too_fast_is_slowed_down_alone() {
     assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
     let other = stand.client.get(stand.url("/v1/videos")).bearer_auth(&stand.stranger);
     assert_eq!(send(other).await.status, 200);
+    assert_eq!(*stand.counted.1.lock().unwrap(), ["rate_limit_exceeded"]);
 }
 
 #[tokio::test]
@@ -100,7 +101,12 @@ async fn what_the_farm_refuses_has_its_status_and_headers() {
         assert_eq!(answer.json()["error"]["type"], kind);
         let wait = answer.header("retry-after").map(|text| text.parse::<u32>().unwrap());
         assert_eq!(wait.is_some_and(|wait| (1..=60).contains(&wait)), retry, "{word}");
+        assert_eq!(stand.counted.1.lock().unwrap().last(), Some(&word));
     }
+    // A list that is refused is no refused submit.
+    assert_eq!(stand.get("/v1/videos?limit=x").await.status, 400);
+    assert_eq!(stand.create("{").await.code(), (400, None));
+    assert_eq!(stand.counted.1.lock().unwrap().last(), Some(&"none"));
 }
 
 #[tokio::test]

@@ -14,6 +14,11 @@ async fn resent(stand: &Stand, count: u32, body: &str) -> Answer {
     send(stand.post(body).header("x-stainless-retry-count", count.to_string())).await
 }
 
+/// What was counted beside the answers, by its words.
+fn counted(stand: &Stand) -> Vec<&'static str> {
+    stand.counted.1.lock().unwrap().clone()
+}
+
 fn jobs(stand: &Stand) -> usize {
     stand.table.lock().unwrap().jobs.len()
 }
@@ -34,6 +39,7 @@ async fn a_key_repeats_its_first_answer_byte_for_byte() {
         assert_eq!(again.header("idempotent-replayed"), Some("true"));
     }
     assert_eq!(jobs(&stand), 1);
+    assert_eq!(counted(&stand), ["key"; 3]);
 }
 
 #[tokio::test]
@@ -99,6 +105,7 @@ async fn a_request_that_an_sdk_sends_again_finds_its_job() {
     let other = other.header("content-type", "application/json").body(BODY);
     let other = send(other.header("x-stainless-retry-count", "1")).await;
     assert_eq!((other.status, other.header("idempotent-replayed")), (200, None));
+    assert_eq!(counted(&stand), ["sdk_resend"]);
 }
 
 /// The connection broke before the answer: the first request still ends, and the second one waits
@@ -127,4 +134,5 @@ async fn a_cancel_with_a_key_repeats_its_answer() {
     assert_eq!((first.status, again.status), (200, 200));
     assert_eq!(first.bytes, again.bytes);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(counted(&stand), ["key"]);
 }
