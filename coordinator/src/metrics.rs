@@ -121,6 +121,9 @@ impl Metrics {
                 })
                 .collect();
         }
+        // A worker is sent what it goes on with; media come from workers alone.
+        let never = ["out", "media"];
+        series.retain(|values| metric.name != metric::LINK_BYTES.name || refs(values) != never);
         series
     }
 
@@ -342,6 +345,8 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{series} 0\n")), "{series} is missing in {text}");
         }
+        assert!(text.contains(r#"zoetrope_link_bytes_total{content="media",direction="in"} 0"#));
+        assert!(!text.contains(r#"content="media",direction="out""#), "none is ever sent");
         assert!(!text.contains("pool=\"a\""), "nobody knows of it yet");
         metrics.know_pool("a");
         let text = metrics.text();

@@ -128,7 +128,7 @@ metrics! {
     WORKERS_REATTACHED = Coordinator Counter, "zoetrope_workers_reattached_total" ["pool"] "Workers that came back with attempts that went on.";
     QUARANTINES = Coordinator Counter, "zoetrope_quarantines_total" ["pool", "stage"] "Times that a worker was quarantined for a kind of shard.";
     QUIC_CONNECTIONS = Coordinator Gauge, "zoetrope_quic_connections" [] "Open connections of workers.";
-    LINK_BYTES = Coordinator Counter, "zoetrope_link_bytes_total" ["direction", "content"] "Bytes of links; direction is in or out, content is control, artifact or media.";
+    LINK_BYTES = Coordinator Counter, "zoetrope_link_bytes_total" ["direction", "content"] "Bytes of links; direction is in or out, content is control (frames), artifact, or media (files of finished clips, which only come in).";
     LEADER = Coordinator Gauge, "zoetrope_leader" [] "1 if this coordinator leads.";
     EPOCH = Coordinator Gauge, "zoetrope_epoch" [] "The epoch in which this coordinator leads.";
     LEADER_CHANGES = Coordinator Counter, "zoetrope_leader_changes_total" [] "Times that this coordinator began or ceased to lead.";

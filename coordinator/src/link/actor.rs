@@ -7,7 +7,7 @@ use super::endpoint::Established;
 use super::fetch::NotSent;
 use super::session::{Act, FRAMES_MAX, Session};
 use super::upload::{self, Uploads};
-use super::{FrameError, LinkLimits, close_number, fetch, read_frame};
+use super::{FrameError, LinkLimits, close_number, fetch, read_counted_frame};
 use crate::dispatch::{DispatchMsg, ProgressBoard, Report};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -143,8 +143,8 @@ impl Actor for LinkActor {
         let LinkArguments { established, dispatch, store, board, metrics, limits, .. } = arguments;
         let LinkArguments { mut coordinators, .. } = arguments;
         coordinators.mark_changed();
-        let Established { connection, send, receive, identity, profile, held, version } =
-            established;
+        let Established { connection, send, receive, identity, profile, .. } = established;
+        let Established { held, version, hello_bytes, .. } = established;
         let (out, queue) = mpsc::channel(OUT_MAX);
         let session = Session::new(limits, Instant::now());
         let uploads = Uploads {
@@ -154,11 +154,12 @@ impl Actor for LinkActor {
             metrics: metrics.clone(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(read(receive, version, myself.clone()));
-        tasks.spawn(write(send, queue, myself.clone()));
+        tasks.spawn(read(receive, version, myself.clone(), metrics.clone()));
+        tasks.spawn(write(send, queue, myself.clone(), metrics.clone()));
         tasks.spawn(upload::accept(connection.clone(), uploads));
         tasks.spawn(tick(myself.clone()));
         metrics.shift(&metric::QUIC_CONNECTIONS, &[], 1.0);
+        count_control(&metrics, "in", hello_bytes);
         Ok(LinkState {
             connection,
             identity,
@@ -362,15 +363,28 @@ impl Drop for LinkState {
     }
 }
 
-async fn read(mut stream: RecvStream, version: LinkVersion, link: ActorRef<LinkMsg>) {
+fn count_control(metrics: &Metrics, direction: &str, bytes: usize) {
+    metrics.add(&metric::LINK_BYTES, &[direction, "control"], bytes as f64);
+}
+
+async fn read(
+    mut stream: RecvStream,
+    version: LinkVersion,
+    link: ActorRef<LinkMsg>,
+    metrics: Arc<Metrics>,
+) {
     let permits = Arc::new(Semaphore::new(FRAMES_MAX));
     let (code, reason) = loop {
-        match read_frame::<FromWorker>(&mut stream, FRAME_BYTES_MAX).await {
-            Ok(frame) if frame.since() > version => {
+        let read = read_counted_frame::<FromWorker>(&mut stream, FRAME_BYTES_MAX).await;
+        if let Ok((_, bytes)) = &read {
+            count_control(&metrics, "in", *bytes);
+        }
+        match read {
+            Ok((frame, _)) if frame.since() > version => {
                 let reason = "a frame that the agreed version of the link does not have";
                 break (Some(CloseCode::BadFrame), reason.to_owned());
             }
-            Ok(frame) => {
+            Ok((frame, _)) => {
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 if link.cast(LinkMsg::Frame(frame, permit)).is_err() {
                     return;
@@ -389,6 +403,7 @@ async fn write(
     mut stream: SendStream,
     mut queue: mpsc::Receiver<ToWorker>,
     link: ActorRef<LinkMsg>,
+    metrics: Arc<Metrics>,
 ) {
     let reason = loop {
         let Some(message) = queue.recv().await else { return };
@@ -399,6 +414,7 @@ async fn write(
         if let Err(error) = stream.write_all(&frame).await {
             break error.to_string();
         }
+        count_control(&metrics, "out", frame.len());
     };
     drop(link.cast(LinkMsg::Ended { code: None, reason }));
 }

@@ -4,7 +4,7 @@
 //! connection without a certificate of the farm may join and nothing else.
 
 use super::sup::LinkSupMsg;
-use super::{close_number, join, read_frame};
+use super::{close_number, join, read_counted_frame};
 use crate::authority::Authority;
 use anyhow::Context;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
@@ -58,6 +58,8 @@ pub struct Established {
     pub held: Vec<Held>,
     /// What it can be told.
     pub version: LinkVersion,
+    /// Bytes of its hello.
+    pub hello_bytes: usize,
 }
 
 /// Binds the endpoint; it speaks nothing newer than `version`.
@@ -202,13 +204,14 @@ async fn hello(connection: &Connection, version: LinkVersion) -> anyhow::Result<
         anyhow::bail!("no certificate of this farm: join first");
     };
     let (send, mut receive) = connection.accept_bi().await?;
-    let first = read_frame::<FromWorker>(&mut receive, FRAME_BYTES_MAX).await?;
+    let (first, hello_bytes) =
+        read_counted_frame::<FromWorker>(&mut receive, FRAME_BYTES_MAX).await?;
     let FromWorker::Hello { identity, profile, held } = first else {
         anyhow::bail!("the first frame is no hello");
     };
     check(&leaf, &identity, &profile, &held)?;
     let connection = connection.clone();
-    Ok(Established { connection, send, receive, identity, profile, held, version })
+    Ok(Established { connection, send, receive, identity, profile, held, version, hello_bytes })
 }
 
 /// A worker speaks for the node of its certificate only, and its names are short.

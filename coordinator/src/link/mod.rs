@@ -122,6 +122,18 @@ pub async fn read_frame<T: DeserializeOwned>(
     stream: &mut RecvStream,
     limit: usize,
 ) -> Result<T, FrameError> {
+    let (frame, _) = read_counted_frame(stream, limit).await?;
+    Ok(frame)
+}
+
+/// The same, with the bytes that the frame took.
+///
+/// # Errors
+/// As above.
+pub async fn read_counted_frame<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+    limit: usize,
+) -> Result<(T, usize), FrameError> {
     let mut head = [0; LENGTH_BYTES];
     match stream.read_exact(&mut head).await {
         Ok(()) => {}
@@ -134,7 +146,7 @@ pub async fn read_frame<T: DeserializeOwned>(
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(|e| FrameError::Broken(e.to_string()))?;
-    Ok(codec::decode(&body)?)
+    Ok((codec::decode(&body)?, LENGTH_BYTES + length))
 }
 
 /// The number of a close code on the wire.

@@ -40,6 +40,14 @@ async fn a_job_is_rendered_and_published() {
     assert_eq!((verdict.state, verdict.failures), (State::Trusted, vec![]));
     assert!(farm.folder.path().join(format!("store/published/{}.json", JobId(1))).exists());
     assert_eq!(farm.metric("zoetrope_video_seconds_total{model=\"toybox\"} "), 4.0);
+    // Frames count as what is sent beside them does: a hello and what was asked for, a welcome and orders.
+    for direction in ["in", "out"] {
+        let line = |content| {
+            format!("zoetrope_link_bytes_total{{content=\"{content}\",direction=\"{direction}\"}} ")
+        };
+        assert!(farm.metric(&line("control")) > 200.0, "{direction}");
+        assert!(farm.metric(&line("artifact")) > 0.0, "{direction}");
+    }
     // One worker, three stages: it had none of them loaded.
     assert_eq!(farm.metric("zoetrope_placements_total{affinity=\"load\"} "), 3.0);
     assert_eq!(farm.metric("zoetrope_placements_total{affinity=\"hot\"} "), 0.0);
