@@ -278,7 +278,7 @@ fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
         }
         "fault" => words(&["none", "caller", "farm"]),
         "source" => Some(Replay::ALL.iter().map(|why| why.word().to_owned()).collect()),
-        "point" => words(&["link", "core", "store", "publish"]),
+        "point" => words(&["link", "core", "publish"]),
         "affinity" => Some(Affinity::ALL.iter().map(|a| a.word().to_owned()).collect()),
         "direction" => words(&["in", "out"]),
         "content" => words(&["control", "artifact", "media"]),

@@ -118,7 +118,7 @@ metrics! {
     ATTEMPT_DURATION = Coordinator Histogram(WORK), "zoetrope_attempt_duration_seconds" ["stage", "model"] "Time from order to last artifact.";
     ATTEMPTS_SLOW = Coordinator Counter, "zoetrope_attempts_slow_total" ["stage"] "Attempts that took more than twice their expected time; they go on until their hard limit.";
     GPU_SECONDS = Coordinator Counter, "zoetrope_gpu_seconds_total" ["pool", "use"] "Time of gpu threads; use is useful (ended in an accepted artifact) or lost.";
-    STALE_RESULTS = Coordinator Counter, "zoetrope_stale_results_refused_total" ["point"] "Reports of replaced attempts that were refused, by where.";
+    STALE_RESULTS = Coordinator Counter, "zoetrope_stale_results_refused_total" ["point"] "Reports of replaced attempts that were refused; point is link, core, or publish (a claim to be signed, a verdict on its clip).";
     DECISION_DURATION = Coordinator Histogram(CORE), "zoetrope_decision_duration_seconds" [] "Time that the scheduler core took for one input.";
     INPUTS = Coordinator Counter, "zoetrope_inputs_total" ["input"] "Inputs of the scheduler core, by variant.";
     INPUTS_IGNORED = Coordinator Counter, "zoetrope_inputs_ignored_total" ["input"] "Inputs that were late or senseless and changed nothing.";

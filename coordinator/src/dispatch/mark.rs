@@ -152,7 +152,7 @@ impl DispatchState {
         // An answer that comes after its time, or of an attempt before, is nobody's.
         let Some((_, of, clip, outputs)) = self.marking.clips.remove(&job) else { return };
         if of != fence {
-            return;
+            return self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
         }
         match result {
             Ok(proof) => {

@@ -61,7 +61,7 @@ impl DispatchState {
 
     pub(super) fn terms_asked(&mut self, worker: WorkerId, held: Held) {
         let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
-        let Some(terms) = terms else { return self.not_signed(worker, held, stale()) };
+        let Some(terms) = terms else { return self.replaced(worker, held) };
         let answer = ToWorker::Terms { held, terms: Box::new(terms) };
         self.after_sync(Effect::Tell(worker, Box::new(answer)));
     }
@@ -74,7 +74,7 @@ impl DispatchState {
         manifest: Vec<u8>,
     ) {
         let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
-        let Some(terms) = terms else { return self.not_signed(worker, held, stale()) };
+        let Some(terms) = terms else { return self.replaced(worker, held) };
         let request = SignRequest { worker, held, unsigned, terms, manifest };
         let back = self.myself.clone();
         let message = ProvenanceMsg::Sign { request: Box::new(request), back };
@@ -93,7 +93,7 @@ impl DispatchState {
         result: Result<(SignedClaim, Vec<u8>), (Cause, String)>,
     ) {
         match result {
-            Ok(_) if !self.finishes(worker, held) => self.not_signed(worker, held, stale()),
+            Ok(_) if !self.finishes(worker, held) => self.replaced(worker, held),
             Ok((claim, signature)) => {
                 self.record(Entry::Signed { job: held.shard.job, claim });
                 let signed = ToWorker::Signed { held, signature };
@@ -103,12 +103,15 @@ impl DispatchState {
         }
     }
 
+    /// The attempt that asks is not the one that runs.
+    fn replaced(&mut self, worker: WorkerId, held: Held) {
+        self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
+        let reason = "the attempt was replaced".to_owned();
+        self.not_signed(worker, held, (Cause::Refused, reason));
+    }
+
     fn not_signed(&mut self, worker: WorkerId, held: Held, (cause, reason): (Cause, String)) {
         let answer = ToWorker::NotSigned { held, cause, reason };
         self.after_sync(Effect::Tell(worker, Box::new(answer)));
     }
-}
-
-fn stale() -> (Cause, String) {
-    (Cause::Refused, "the attempt was replaced".to_owned())
 }

@@ -297,7 +297,13 @@ impl LinkState {
             }
             Act::Show(shard, view) => self.board.report(shard, view),
             Act::Fetch(artifact) => self.fetch(myself, artifact),
-            Act::Say(message) => self.send(myself, *message),
+            Act::Say(message) => {
+                if matches!(*message, ToWorker::NotSigned { .. }) {
+                    // All that a link refuses by itself is what comes from replaced attempts.
+                    self.metrics.count(&metric::STALE_RESULTS, &["link"]);
+                }
+                self.send(myself, *message);
+            }
             Act::Shut(code, reason) => self.shut(myself, code, reason),
             Act::Silent => {
                 self.lost(myself, LostHow::Silence, CloseCode::Silent, "no frame in time");

@@ -3,10 +3,13 @@
 
 use crate::worker::{Worker, facts, held, held_as, unsigned_clip};
 use crate::{TestFarm, submission};
+use zoetrope_coordinator::dispatch::DispatchMsg;
+use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_coordinator::provenance::socket;
 use zoetrope_protocol::id::{JobId, Millis};
 use zoetrope_protocol::job::{Cause, Stage};
-use zoetrope_protocol::wire::{FromWorker, Order};
+use zoetrope_protocol::provenance::SignedClaim;
+use zoetrope_protocol::wire::{FromWorker, Order, ToWorker};
 use zoetrope_provenance::{Credential, Signer};
 use zoetrope_sched::output::{FailWhy, JobState};
 
@@ -74,6 +77,18 @@ async fn only_the_running_attempt_gets_one_claim_signed() {
     fence.attempt.0 += 1;
     let stale = worker.signature(held_as(&order, fence), unsigned, draft.manifest.clone()).await;
     assert_eq!(stale.expect_err("not this attempt").0, Cause::Refused);
+    let refused = |point| format!("zoetrope_stale_results_refused_total{{point=\"{point}\"}} ");
+    assert_eq!(farm.metric(&refused("link")), 1.0);
+    // A claim that is signed when its attempt was replaced meanwhile goes nowhere.
+    let workers = farm.farm().ask(FarmMsg::Workers).await.expect("answers");
+    let claim = SignedClaim { unsigned, claim: [1; 32], at: Millis(1) };
+    let (worker_id, held_before) = (workers[0].worker, held_as(&order, fence));
+    let result = Ok((claim, vec![1]));
+    let signed = DispatchMsg::ClaimSigned { worker: worker_id, held: held_before, result };
+    farm.running.dispatch.cast(signed).expect("the farm runs");
+    let answer = worker.next().await;
+    assert!(matches!(answer, ToWorker::NotSigned { .. }), "{answer:?}");
+    assert_eq!(farm.metric(&refused("publish")), 1.0);
     let mut bent = draft.manifest.clone();
     let at = bent.windows(4).position(|four| four == b"seed").expect("our assertion");
     bent[at] = b'x';
