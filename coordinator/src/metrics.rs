@@ -374,4 +374,24 @@ mod tests {
         let wrong: Vec<_> = open.into_iter().filter(|key| !allowed(key)).collect();
         assert_eq!(wrong, []);
     }
+
+    /// A help text that says what a label is names all its values.
+    #[test]
+    fn help_texts_leave_no_value_out() {
+        let metrics = Metrics::new(&[]);
+        let mut told = BTreeSet::new();
+        for ((name, label), values) in &metrics.closed {
+            let metric = ours().find(|metric| metric.name == *name).expect("it is ours");
+            if !metric.help.contains(&format!("{label} is ")) {
+                continue;
+            }
+            told.insert((*name, *label));
+            let words: BTreeSet<&str> =
+                metric.help.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            for value in values {
+                assert!(words.contains(value.as_str()), "{value} is not in the help of {name}");
+            }
+        }
+        assert!(told.contains(&(metric::WORKERS.name, "state")), "{told:?}");
+    }
 }

@@ -122,8 +122,8 @@ metrics! {
     DECISION_DURATION = Coordinator Histogram(CORE), "zoetrope_decision_duration_seconds" [] "Time that the scheduler core took for one input.";
     INPUTS = Coordinator Counter, "zoetrope_inputs_total" ["input"] "Inputs of the scheduler core, by variant.";
     INPUTS_IGNORED = Coordinator Counter, "zoetrope_inputs_ignored_total" ["input"] "Inputs that were late or senseless and changed nothing.";
-    PLACEMENTS = Coordinator Counter, "zoetrope_placements_total" ["affinity"] "Attempts placed; affinity is hot (model and stage loaded) or load.";
-    WORKERS = Coordinator Gauge, "zoetrope_workers" ["pool", "state"] "Workers; each counts once, in the first of draining, quarantined, cordoned, busy, idle.";
+    PLACEMENTS = Coordinator Counter, "zoetrope_placements_total" ["affinity"] "Attempts placed; affinity is hot (model and stage loaded) or load (to be loaded first).";
+    WORKERS = Coordinator Gauge, "zoetrope_workers" ["pool", "state"] "Workers; each counts once: state is the first that holds of away (its connection ended with the last epoch, it may return), draining, quarantined, cordoned, busy, idle.";
     WORKERS_LOST = Coordinator Counter, "zoetrope_workers_lost_total" ["pool", "how"] "Workers lost; how is silence, closed or new_boot.";
     WORKERS_REATTACHED = Coordinator Counter, "zoetrope_workers_reattached_total" ["pool"] "Workers that came back with attempts that went on.";
     QUARANTINES = Coordinator Counter, "zoetrope_quarantines_total" ["pool", "stage"] "Times that a worker was quarantined for a kind of shard.";
