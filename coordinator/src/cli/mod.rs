@@ -161,7 +161,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::ReadManifest(args) => provenance::read_manifest(&args),
         Verb::Provenance { what } => provenance::provenance(what, &target),
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut std::io::stdout());
+            // The generator panics where it cannot write, so it writes into memory.
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "zoetrope", &mut text);
+            table::print(&String::from_utf8_lossy(&text));
             Ok(())
         }
     }

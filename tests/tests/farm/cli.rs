@@ -78,3 +78,17 @@ fn errors_say_what_to_do() {
     assert!(refused(&run(&["check-config", "nowhere.toml"])).contains("nowhere.toml"));
     assert!(said(&run(&["completions", "bash"])).contains("zoetrope"));
 }
+
+#[test]
+fn a_reader_of_completions_that_goes_away_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(program("zoetrope"))
+        .args(["completions", "bash"])
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .expect("zoetrope starts");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
