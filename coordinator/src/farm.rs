@@ -60,7 +60,7 @@ pub enum FarmMsg {
     Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
     /// The job whose clip carries this mark, of whichever tenant; none that was deleted.
     Marked(u32, RpcReplyPort<Option<(TenantId, JobView)>>),
-    /// Why an unfinished job waits, in words; none if there is no such job. `None` as tenant: any tenant's.
+    /// Why a job waits, or how it has ended, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// One job of any tenant with its history, for operators; none if there is no such job.
     History(JobId, RpcReplyPort<Option<(JobView, History)>>),

@@ -126,7 +126,7 @@ pub async fn cancel(args: JobArg, target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says why a job waits.
+/// Says why a job waits, or how it has ended.
 pub async fn why(args: JobArg, target: &Target) -> anyhow::Result<()> {
     let id = checked(&args.id, "job")?;
     let answer = Client::of(target)?.read(&format!("/farm/jobs/{id}/why")).await?;

@@ -2,6 +2,7 @@
 
 use super::books::Entry;
 use super::effects::Effect;
+use super::words::FailWord;
 use super::estimate;
 use super::state::DispatchState;
 use crate::clock;
@@ -15,7 +16,7 @@ use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Ask, EndWhy};
-use zoetrope_sched::output::JobState;
+use zoetrope_sched::output::{FailWhy, JobState};
 
 /// Sends an answer. Who asked may be gone, and that is no news.
 fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
@@ -268,6 +269,9 @@ impl DispatchState {
         if tenant.is_some_and(|tenant| tenant != row.spec.tenant) {
             return None;
         }
+        if row.is_terminal() {
+            return Some(ended(row));
+        }
         let waits = self.books.intake.why(clock::now(), job);
         waits.or_else(|| self.books.core.why(clock::now(), job).map(|why| why.to_string()))
     }
@@ -333,6 +337,27 @@ impl DispatchState {
         let start = view.estimated_start.or((row.state == JobState::InProgress).then_some(now));
         view.estimated_completion = start.and_then(|start| left.map(|left| start.plus(left)));
         view
+    }
+}
+
+/// How a job has ended, in words.
+fn ended(row: &JobRow) -> String {
+    match row.state {
+        JobState::Failed(why) => {
+            let code = FailWord::of(why).word();
+            match why {
+                FailWhy::Poison(cause) => {
+                    format!("it ended without a clip: {code} (the last cause was {cause})")
+                }
+                FailWhy::NotPublished(cause) => {
+                    format!("it ended without a clip: {code} (not published: {cause})")
+                }
+                _ => format!("it ended without a clip: {code}"),
+            }
+        }
+        _ if row.taken_down.is_some() => "it is completed, and a rescan took it down".to_owned(),
+        _ if row.assets_gone => "it is completed, and its files have expired".to_owned(),
+        _ => "it waits for nothing: it is completed".to_owned(),
     }
 }
 

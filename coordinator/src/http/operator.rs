@@ -217,7 +217,7 @@ fn artifact_json(record: &ArtifactRecord) -> Value {
     })
 }
 
-/// `GET /farm/jobs/{id}/why`: why an unfinished job waits. Tenants may ask about their own.
+/// `GET /farm/jobs/{id}/why`: why a job waits, or how it has ended. Tenants may ask about their own.
 ///
 /// # Errors
 /// 404.

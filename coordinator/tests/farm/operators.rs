@@ -44,6 +44,21 @@ async fn a_cordoned_worker_waits_and_a_drained_one_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_ended_says_how() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let cancel = |reply| FarmMsg::Cancel(submission(1).spec.tenant, JobId(1), reply);
+    farm.farm().ask(cancel).await.expect("answers").expect("it had not ended");
+    let why = |job| {
+        let farm = farm.farm();
+        async move { farm.ask(move |reply| FarmMsg::Why(None, job, reply)).await.expect("answers") }
+    };
+    assert_eq!(why(JobId(1)).await.as_deref(), Some("it ended without a clip: cancelled"));
+    assert_eq!(why(JobId(2)).await, None);
+    farm.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_cannot_be_met_is_refused_at_the_door() {
     let farm = TestFarm::start().await;
     let mut submission = submission(1);
