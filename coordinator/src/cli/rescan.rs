@@ -3,7 +3,7 @@
 use super::Target;
 use super::client::Client;
 use super::table::{columns, print, print_json};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -41,7 +41,7 @@ pub struct RescanArgs {
 pub async fn rescan(args: RescanArgs, target: &Target) -> anyhow::Result<()> {
     let client = Client::of(target)?;
     let known = if args.cancel {
-        client.delete("/farm/rescan").await?
+        cancel(&client).await?
     } else if args.status {
         client.read("/farm/rescan").await?
     } else {
@@ -54,6 +54,19 @@ pub async fn rescan(args: RescanArgs, target: &Target) -> anyhow::Result<()> {
     }
     print(&report(&known));
     Ok(())
+}
+
+/// Ends the rescan that goes on. The farm answers a request that is sent again as the first one, so whether there is
+/// something to end is asked before.
+async fn cancel(client: &Client) -> anyhow::Result<Value> {
+    let known = client.read("/farm/rescan").await?;
+    if known["status"] == "running" {
+        let ended = client.delete("/farm/rescan").await?;
+        if ended["status"] == "cancelled" {
+            return Ok(ended);
+        }
+    }
+    bail!("no rescan is running; `zoetrope rescan --status` shows the last one")
 }
 
 fn order(args: &RescanArgs) -> anyhow::Result<Value> {
