@@ -4,8 +4,15 @@ use super::Target;
 use super::client::{Client, checked, rows};
 use super::table::{columns, print, print_json};
 use super::video::{now, span};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
+
+/// How often drained workers are asked for: a step takes seconds.
+const POLL: Duration = Duration::from_millis(500);
+/// What a worker may take to leave once its deadline has passed: it is killed by then.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A worker.
 #[derive(Args)]
@@ -23,9 +30,12 @@ pub struct DrainArgs {
     /// How soon they stop
     #[arg(long, value_enum, default_value_t = Kind::Shard)]
     kind: Kind,
-    /// With `--kind deadline`: be gone after so many seconds
-    #[arg(long, value_name = "SECONDS", required_if_eq("kind", "deadline"))]
+    /// With `--kind deadline`: be gone after so many seconds, 1 to 86400
+    #[arg(long, value_name = "SECONDS", required_if_eq("kind", "deadline"), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     within: Option<u64>,
+    /// Do not wait until they have left
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// How soon a drained worker stops.
@@ -102,6 +112,9 @@ pub async fn workers(target: &Target) -> anyhow::Result<()> {
 
 /// Empties workers. Work of one must not go to another that is about to be emptied, so all are cordoned first.
 pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
+    if args.within.is_some() && args.kind != Kind::Deadline {
+        bail!("--within SECONDS is only for --kind deadline");
+    }
     let client = Client::of(target)?;
     let workers: Vec<&str> =
         args.workers.iter().map(|worker| checked(worker, "worker")).collect::<Result<_, _>>()?;
@@ -118,7 +131,10 @@ pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
     let body = Value::Object(body);
     for worker in &workers {
         let answer = client.send(&format!("/farm/workers/{worker}/drain"), &body).await?;
-        done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+        // Who waits for the end of it and reads JSON is told that alone.
+        if args.no_wait || !target.json {
+            done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+        }
     }
     if workers.len() > 1 {
         // The cordon is the node's and would outlive this process of it.
@@ -126,7 +142,47 @@ pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
             client.send(&format!("/farm/workers/{worker}/uncordon"), &json!({})).await?;
         }
     }
-    Ok(())
+    if args.no_wait {
+        return Ok(());
+    }
+    wait_until_left(&client, workers, args.within, target).await
+}
+
+/// Waits until workers that drain have left; Ctrl-C ends the waiting and not the drain.
+async fn wait_until_left(
+    client: &Client,
+    mut workers: Vec<&str>,
+    within: Option<u64>,
+    target: &Target,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let limit = within.map(|seconds| Duration::from_secs(seconds) + FAREWELL);
+    loop {
+        let known = client.read("/farm/workers").await?;
+        let (stay, left): (Vec<&str>, Vec<&str>) =
+            workers.into_iter().partition(|worker| stays(&known, worker));
+        workers = stay;
+        for worker in left {
+            let answer = json!({"worker": worker, "left": true});
+            done(target, &answer, &format!("{worker} has left"));
+        }
+        if workers.is_empty() {
+            return Ok(());
+        }
+        if limit.is_some_and(|limit| began.elapsed() > limit) {
+            bail!("{} has not left in time; `zoetrope workers` shows it", workers.join(", "));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Whether a worker that was drained is still there. One that is back after it left gets work again.
+fn stays(known: &Value, worker: &str) -> bool {
+    let number = worker.strip_prefix("worker_").unwrap_or(worker);
+    rows(known).iter().any(|row| {
+        let named = row["node"] == worker || row["worker"].to_string() == number;
+        named && (row["state"] == "draining" || row["state"] == "away")
+    })
 }
 
 /// Gives a worker no new work, or work again.
@@ -234,5 +290,20 @@ fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(many) => many.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_stays_until_it_is_gone_or_back_at_work() {
+        let row = |state: &str| json!({"data": [{"worker": 7, "node": "gpu0", "state": state}]});
+        for name in ["gpu0", "7", "worker_7"] {
+            assert!(stays(&row("draining"), name) && stays(&row("away"), name), "{name}");
+            assert!(!stays(&row("idle"), name) && !stays(&json!({"data": []}), name), "{name}");
+        }
+        assert!(!stays(&row("draining"), "gpu1"));
     }
 }
