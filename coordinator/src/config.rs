@@ -5,13 +5,13 @@
 use crate::dispatch::DispatchLimits;
 use crate::jobs::Keep;
 use crate::link::LinkLimits;
-use crate::models::DECODE_CHUNKS_MAX;
+use crate::models::{DECODE_CHUNKS_MAX, UPSTREAM_NAMES};
 use crate::moderation::settings::{Moderation, RemoteModeration};
 use crate::provenance::settings::Provenance;
 use crate::store::place::{Bucket, Place, parse_bucket};
 use crate::store::settings::StoreConfig;
 use crate::watermark::settings::Watermark;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,15 +20,22 @@ use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_sched::input::TenantPolicy;
 
+/// Names of models beside their own: they are listed with the models at each request for the list.
+const ALIASES_MAX: usize = 64;
+/// The longest of them; upstream's have 21 letters.
+const ALIAS_BYTES_MAX: usize = 64;
+
 /// What `zoetrope serve` is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServeConfig {
     /// Address of the HTTP door.
+    #[serde(deserialize_with = "address_of_text")]
     pub listen: SocketAddr,
     /// URL under which callers reach the HTTP door; empty: as each request names it.
     pub public_url: String,
     /// Address of the workers' links (QUIC, UDP).
+    #[serde(deserialize_with = "address_of_text")]
     pub link_listen: SocketAddr,
     /// Further names that the coordinator's certificate holds.
     pub names: Vec<String>,
@@ -36,6 +43,11 @@ pub struct ServeConfig {
     pub data: PathBuf,
     /// Manifest files of further models, in the order of their numbers. Only append.
     pub models: Vec<PathBuf>,
+    /// The model of a job that names none; empty: `h3` if it is there, else toybox.
+    pub default_model: String,
+    /// Further names of models; empty: the default model. Upstream's are always among them.
+    #[serde(deserialize_with = "with_upstream_names")]
+    pub aliases: BTreeMap<String, String>,
     /// Device memory that each stage of a model needs, in bytes.
     pub vram_bytes: BTreeMap<String, u64>,
     /// Decode chunks of one decode shard, by model; clips of others are decoded as they are finished.
@@ -123,12 +135,19 @@ impl Default for Tenants {
 
 /// A tenant's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Share {
     /// Share of the GPU time.
     pub weight: u32,
     /// Shards that may run at one time.
     pub running_max: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        let Tenants { weight, running_max, .. } = Tenants::default();
+        Share { weight, running_max }
+    }
 }
 
 /// Patience with workers.
@@ -243,6 +262,8 @@ impl Default for ServeConfig {
             names: Vec::new(),
             data: PathBuf::from("data"),
             models: Vec::new(),
+            default_model: String::new(),
+            aliases: upstream_names(),
             vram_bytes: BTreeMap::new(),
             decode_chunks: BTreeMap::new(),
             limits: Limits::default(),
@@ -257,6 +278,35 @@ impl Default for ServeConfig {
             accept_journal_loss: false,
         }
     }
+}
+
+/// An address to listen on. Names are none: what they stand for may change, or be several.
+///
+/// # Errors
+/// What is allowed, with examples.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected IP:PORT, such as 127.0.0.1:8080, 0.0.0.0:8080 (all addresses) or [::1]:8080"
+            .to_owned()
+    })
+}
+
+fn address_of_text<'de, D: Deserializer<'de>>(text: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(text)?;
+    address(&text).map_err(serde::de::Error::custom)
+}
+
+fn upstream_names() -> BTreeMap<String, String> {
+    UPSTREAM_NAMES.into_iter().map(|name| (name.to_owned(), String::new())).collect()
+}
+
+/// A name that is left out keeps its default, as any key does.
+fn with_upstream_names<'de, D: Deserializer<'de>>(
+    table: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut aliases = upstream_names();
+    aliases.extend(BTreeMap::<String, String>::deserialize(table)?);
+    Ok(aliases)
 }
 
 /// A configuration that cannot be.
@@ -368,6 +418,7 @@ impl ServeConfig {
                 "empty, or a URL of at most 512 characters such as \"https://videos.example.com\"";
             return Err(ConfigError::Range { key: "public_url".into(), range: range.into() });
         }
+        self.check_aliases()?;
         self.store.check()?;
         for (model, chunks) in &self.decode_chunks {
             if !(1..=DECODE_CHUNKS_MAX).contains(chunks) {
@@ -380,6 +431,22 @@ impl ServeConfig {
         self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
         self.watermark.check()?;
         self.named_tenants().map(drop)
+    }
+
+    /// Whether the names of `[aliases]` can be sent as a job's model; what they stand for is known with the models.
+    fn check_aliases(&self) -> Result<(), ConfigError> {
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let wrong = |name: &&String| {
+            !(1..=ALIAS_BYTES_MAX).contains(&name.len()) || !name.bytes().all(letter)
+        };
+        let range = match self.aliases.keys().find(wrong) {
+            Some(name) => {
+                format!("1 to {ALIAS_BYTES_MAX} letters, digits and - _ . each, got {name:?}")
+            }
+            None if self.aliases.len() > ALIASES_MAX => format!("at most {ALIASES_MAX}"),
+            None => return Ok(()),
+        };
+        Err(ConfigError::Range { key: "aliases".to_owned(), range })
     }
 
     /// The keys of `[cluster]`, where the journal is in etcd.
@@ -572,8 +639,30 @@ mod tests {
         let config = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect("parses");
         let error = config.check().expect_err("too small").to_string();
         assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 1");
+        for key in ["listen", "link_listen"] {
+            let error = ServeConfig::parse(&format!("{key} = \"foo\"\n")).expect_err("no address");
+            assert!(error.contains(key) && error.contains("127.0.0.1:8080"), "{error}");
+        }
         let error = ServeConfig::parse("[link]\nversion_max = \"9\"\n").expect_err("there is none");
         assert!(error.to_string().contains("this program speaks 1.0, 1.1"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_that_is_left_out_keeps_its_default() {
+        let config = ServeConfig::parse("[aliases]\nfast = \"toybox\"\n").expect("parses");
+        config.check().expect("in range");
+        let names: Vec<&str> = config.aliases.keys().map(String::as_str).collect();
+        assert_eq!(names, ["fast", "sora-2", "sora-2-pro"]);
+        let config = ServeConfig::parse("[aliases]\n\"a b\" = \"toybox\"\n").expect("parses");
+        let error = config.check().expect_err("a space").to_string();
+        assert!(error.starts_with("aliases must be 1 to 64 letters"), "{error}");
+    }
+
+    #[test]
+    fn a_named_tenant_has_the_defaults_of_what_it_leaves_out() {
+        let config = ServeConfig::parse("[tenants.named.proj_7]\nweight = 3\n").expect("parses");
+        let policy = TenantPolicy { weight: 3, running_max: 10_000 };
+        assert_eq!(config.named_tenants().expect("in range"), [(TenantId(7), policy)].into());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a leading coordinator stands on: alone its data folder; in a cluster etcd and a store that all reach.
 
-use crate::config::ServeConfig;
+use crate::config::{JournalStore, ServeConfig};
 use crate::dispatch::progress::Kept;
 use crate::documents::{Documents, Folder, Sealed, Secret};
 use crate::etcd::{Etcd, EtcdOptions};
@@ -9,6 +9,8 @@ use crate::journal::{self, JournalError, Recovered};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::moderation::remote::Remote;
+use crate::moderation::settings::RemoteModeration;
 use crate::provenance::settings::OwnCertificates;
 use crate::store::{Store, Writers};
 use anyhow::{Context, anyhow};
@@ -188,10 +190,77 @@ pub(crate) fn models(config: &ServeConfig) -> anyhow::Result<Arc<Models>> {
         std::fs::read_to_string(path).with_context(|| format!("models: {}", path.display()))
     };
     let texts = config.models.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Arc::new(Models::with(&texts)?.cut(&config.decode_chunks)?))
+    let table = Models::with(&texts)?.named(&config.default_model, &config.aliases)?;
+    for name in config.vram_bytes.keys() {
+        table.known(&format!("vram_bytes.{name}"), name)?;
+    }
+    Ok(Arc::new(table.cut(&config.decode_chunks)?))
+}
+
+/// Reads all files that a coordinator with this configuration reads at its start, makes nothing and asks nobody.
+///
+/// # Errors
+/// What would keep it from starting.
+pub fn look(config: &ServeConfig) -> anyhow::Result<()> {
+    let metrics = metrics(&*models(config)?);
+    if config.journal.store == JournalStore::Etcd {
+        Common::new(config)?;
+    }
+    config
+        .store_place()
+        .look()
+        .with_context(|| format!("the store in {}", config.store_place()))?;
+    config.watermark.open()?;
+    config.moderation.open()?;
+    let remote = config.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
+    remote.map(Remote::new).transpose()?;
+    config.provenance.given(metrics)?;
+    config.provenance.trusted().map(drop)
 }
 
 fn metrics(models: &Models) -> Arc<Metrics> {
     let names: Vec<String> = models.all().iter().map(|m| m.manifest.id.clone()).collect();
     Arc::new(Metrics::new(&names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoetrope_provenance::Credential;
+
+    /// Promise: what `zoetrope check-config` calls good, `zoetrope serve` does not refuse; and nothing is made.
+    #[test]
+    fn a_look_refuses_what_a_start_would_refuse() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for name in ["a", "b"] {
+            Credential::open(&folder.path().join(name)).expect("certificates");
+        }
+        let file = folder.path().join("coordinator.toml");
+        let looked = |text: &str| {
+            std::fs::write(&file, text).expect("writes");
+            let config = ServeConfig::read(&file).map_err(|error| error.to_string())?;
+            look(&config).map_err(|error| format!("{error:#}"))
+        };
+        let certificate = |key: &str| {
+            format!(
+                "[provenance]\nroot = \"a/root.pem\"\nchain = \"a/chain.pem\"\nkey = \"{key}\"\n"
+            )
+        };
+        assert_eq!(looked(""), Ok(()));
+        assert_eq!(looked(&certificate("a/leaf.key.pem")), Ok(()));
+        for (text, named) in [
+            ("models = [\"nope.json\"]\n", "nope.json"),
+            ("default_model = \"h4\"\n", "default_model = h4: no such model; there are toybox"),
+            ("[aliases]\nsora-2 = \"x\"\n", "aliases.sora-2 = x: no such model"),
+            ("[decode_chunks]\nnope = 3\n", "decode_chunks.nope: no such model"),
+            ("[vram_bytes]\nnope = 1\n", "vram_bytes.nope: no such model"),
+            ("[store]\nplace = \"coordinator.toml\"\n", "the store in"),
+            ("[provenance]\ntrust = [\"nope.pem\"]\n", "nope.pem"),
+            (&certificate("b/leaf.key.pem"), "is another one"),
+        ] {
+            let told = looked(text).expect_err(text);
+            assert!(told.contains(named), "{told}");
+        }
+        assert!(!folder.path().join("data").exists());
+    }
 }

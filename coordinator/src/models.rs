@@ -34,8 +34,15 @@ pub struct Models {
 }
 
 /// Names that upstream's clients send; each means the default model unless the configuration says otherwise.
-pub const UPSTREAM_NAMES: [&str; 5] =
-    ["sora-2", "sora-2-pro", "sora-2-2025-10-06", "sora-2-2025-12-08", "sora-2-pro-2025-10-06"];
+pub const UPSTREAM_NAMES: [&str; 2] = ["sora-2", "sora-2-pro"];
+/// Upstream's dated names, and the names that they follow unless the configuration says otherwise.
+const UPSTREAM_DATED: [(&str, &str); 3] = [
+    ("sora-2-2025-10-06", "sora-2"),
+    ("sora-2-2025-12-08", "sora-2"),
+    ("sora-2-pro-2025-10-06", "sora-2-pro"),
+];
+/// The default model where it is there and the configuration names none.
+const DEFAULT: &str = "h3";
 
 /// Shards that the decode of one clip is cut into, at most: more than the workers that one clip should occupy.
 pub const DECODE_SHARDS_MAX: u16 = 64;
@@ -54,13 +61,16 @@ pub enum ModelsError {
         reason: String,
     },
     /// The configuration speaks of a model that there is not.
-    #[error("decode_chunks.{model}: no such model; there are {known}")]
+    #[error("{key}: no such model; there are {known}")]
     Unknown {
-        /// Which.
-        model: String,
+        /// The key, and the model if it is the key's value.
+        key: String,
         /// Those that there are.
         known: String,
     },
+    /// An alias that would hide a model.
+    #[error("aliases.{0} must be a name that no model has")]
+    Hides(String),
 }
 
 impl Models {
@@ -73,9 +83,44 @@ impl Models {
         for text in std::iter::once(TOYBOX).chain(more.iter().map(String::as_str)) {
             models.push(model(ModelId(models.len() as u16), text)?);
         }
-        let default = models.iter().find(|m| m.manifest.id == "h3").map_or(ModelId(0), |m| m.id);
-        let aliases = UPSTREAM_NAMES.iter().map(|name| ((*name).to_owned(), default)).collect();
-        Ok(Models { models, aliases, default })
+        let table = Models { models, aliases: Vec::new(), default: ModelId(0) };
+        let default = table.known("default_model", DEFAULT).unwrap_or(ModelId(0));
+        Models { default, ..table }.named("", &BTreeMap::new())
+    }
+
+    /// The same table with this default model and these aliases. An empty name means the default: of the default model
+    /// that of [`Models::with`], of an alias the default model.
+    ///
+    /// # Errors
+    /// `Unknown` names a model that is not in the table; `Hides` an alias that is a model's name.
+    pub fn named(
+        mut self,
+        default: &str,
+        aliases: &BTreeMap<String, String>,
+    ) -> Result<Models, ModelsError> {
+        if !default.is_empty() {
+            self.default = self.known(&format!("default_model = {default}"), default)?;
+        }
+        let meant = |name: &str| match aliases.get(name).map(String::as_str) {
+            None | Some("") => Ok(self.default),
+            Some(model) => self.known(&format!("aliases.{name} = {model}"), model),
+        };
+        let same = |name| (name, name);
+        let dated = UPSTREAM_DATED.into_iter().filter(|(name, _)| !aliases.contains_key(*name));
+        let own = aliases.keys().map(String::as_str).filter(|name| !UPSTREAM_NAMES.contains(name));
+        let names = UPSTREAM_NAMES.into_iter().map(same).chain(dated).chain(own.map(same));
+        let mut all = Vec::new();
+        for (name, follows) in names {
+            let hidden = self.models.iter().any(|model| model.manifest.id == name);
+            match aliases.get(name).filter(|model| !model.is_empty()) {
+                Some(_) if hidden => return Err(ModelsError::Hides(name.to_owned())),
+                // A model that has one of upstream's names goes before what nobody asked for.
+                None if hidden => {}
+                _ => all.push((name.to_owned(), meant(follows)?)),
+            }
+        }
+        self.aliases = all;
+        Ok(self)
     }
 
     /// The same table, where these models have decode shards of so many chunks.
@@ -84,13 +129,23 @@ impl Models {
     /// `Unknown` names a model that is not in the table.
     pub fn cut(mut self, decode_chunks: &BTreeMap<String, u16>) -> Result<Models, ModelsError> {
         for (name, chunks) in decode_chunks {
-            let ids = self.models.iter().map(|model| model.manifest.id.clone());
-            let known = ids.collect::<Vec<_>>().join(", ");
-            let model = self.models.iter_mut().find(|model| model.manifest.id == *name);
-            let unknown = || ModelsError::Unknown { model: name.clone(), known };
-            model.ok_or_else(unknown)?.decode_chunks = Some(*chunks);
+            let id = self.known(&format!("decode_chunks.{name}"), name)?;
+            self.models[usize::from(id.0)].decode_chunks = Some(*chunks);
         }
         Ok(self)
+    }
+
+    /// The number of the model that a key of the configuration speaks of.
+    ///
+    /// # Errors
+    /// `Unknown` names the key and the models that there are.
+    pub fn known(&self, key: &str, name: &str) -> Result<ModelId, ModelsError> {
+        let found = self.models.iter().find(|model| model.manifest.id == name);
+        found.map(|model| model.id).ok_or_else(|| {
+            let ids = self.models.iter().map(|model| model.manifest.id.clone());
+            let known = ids.collect::<Vec<_>>().join(", ");
+            ModelsError::Unknown { key: key.to_owned(), known }
+        })
     }
 
     /// All models, in the order of their numbers.
@@ -268,6 +323,43 @@ mod tests {
         let unknown = models.clone().cut(&[("tybox".to_owned(), 4)].into());
         let told = unknown.expect_err("there is none").to_string();
         assert_eq!(told, "decode_chunks.tybox: no such model; there are toybox");
+    }
+
+    /// Promise (section 3 of the API): the default model and the aliases are what the configuration says.
+    #[test]
+    fn aliases_mean_what_the_configuration_says() {
+        let h3 = TOYBOX.replacen("\"toybox\"", "\"h3\"", 1);
+        let other = TOYBOX.replacen("\"toybox\"", "\"other\"", 1);
+        let models = Models::with(&[other, h3]).expect("manifests");
+        let meant = |models: &Models, name: &str| {
+            models.find(name).map(|model| model.manifest.id.clone()).unwrap_or_default()
+        };
+        assert_eq!(models.default().manifest.id, "h3");
+        assert_eq!(models.names().len(), 3 + 5);
+        assert!(models.aliases().iter().all(|(name, _)| meant(&models, name) == "h3"));
+
+        let aliases = [("sora-2", "other"), ("sora-2-2025-12-08", "h3"), ("fast", "")];
+        let aliases = aliases.map(|(name, model)| (name.to_owned(), model.to_owned())).into();
+        let set = models.clone().named("toybox", &aliases).expect("all are known");
+        for (name, model) in [
+            ("sora-2", "other"),
+            ("sora-2-2025-10-06", "other"),
+            ("sora-2-2025-12-08", "h3"),
+            ("sora-2-pro-2025-10-06", "toybox"),
+            ("fast", "toybox"),
+        ] {
+            assert_eq!(meant(&set, name), model, "{name}");
+        }
+        assert_eq!(set.default().manifest.id, "toybox");
+
+        let refused = |default: &str, alias: &str, model: &str| {
+            let aliases = [(alias.to_owned(), model.to_owned())].into();
+            models.clone().named(default, &aliases).expect_err("refused").to_string()
+        };
+        let known = "no such model; there are toybox, other, h3";
+        assert_eq!(refused("h4", "fast", ""), format!("default_model = h4: {known}"));
+        assert_eq!(refused("", "fast", "sora-2"), format!("aliases.fast = sora-2: {known}"));
+        assert_eq!(refused("", "h3", "toybox"), "aliases.h3 must be a name that no model has");
     }
 
     #[test]

@@ -194,12 +194,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let opened = tokio::task::spawn_blocking(move || settings.open(&certificates, counts));
     let provenance = opened.await??;
     let root = provenance.root.clone();
-    let mut roots = root.to_string();
-    for path in &config.provenance.trust {
-        let pem = std::fs::read_to_string(path)
-            .with_context(|| format!("provenance.trust: {}", path.display()))?;
-        roots.push_str(&pem);
-    }
+    let roots = format!("{root}{}", config.provenance.trusted()?);
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
     let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: true };
     let prover = Prover::new(marks.clone(), config.watermark.ffmpeg.clone(), metrics.clone());

@@ -185,20 +185,10 @@ impl Provenance {
         own: &OwnCertificates,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<ProvenanceArguments> {
-        let (source, root) = match (&self.signer, &self.chain, &self.key, &self.root) {
-            (Some(socket), _, _, Some(root)) => {
-                let pem = std::fs::read_to_string(root)
-                    .with_context(|| format!("provenance.root = {}", root.display()))?;
-                (SignerSource::Socket(socket.clone()), pem)
-            }
-            (None, Some(chain), Some(key), Some(root)) => {
-                let (chain, key, root) = (chain.clone(), key.clone(), root.clone());
-                let ocsp = self.ocsp.clone();
-                let credential = Credential::read(&certificates::Files { chain, key, root, ocsp })?;
-                let root = credential.root.clone();
-                (SignerSource::Here(Arc::new(Signer::new(credential))), root)
-            }
-            _ => {
+        let (given, stamper) = self.given(metrics.clone())?;
+        let (source, root) = match given {
+            Some(given) => given,
+            None => {
                 let credential = match own {
                     OwnCertificates::Folder(folder) => Credential::open(folder)?,
                     OwnCertificates::Documents { documents, root } => {
@@ -208,12 +198,52 @@ impl Provenance {
                         credential
                     }
                 };
-                let root = credential.root.clone();
-                (SignerSource::Here(Arc::new(Signer::new(credential))), root)
+                here(credential)
             }
         };
-        let stamper = self.time_stamps.as_ref().map(|stamps| stamps.open(metrics.clone()));
-        let stamper = stamper.transpose()?;
         Ok(ProvenanceArguments { source, root: root.into(), stamper, metrics })
     }
+
+    /// What the configuration names: who signs and the root, unless the farm's own, and who gives time stamps. Blocking;
+    /// nobody is asked.
+    ///
+    /// # Errors
+    /// If a file is not what it must be: which, and why.
+    pub fn given(&self, metrics: Arc<Metrics>) -> anyhow::Result<Given> {
+        let signs = match (&self.signer, &self.chain, &self.key, &self.root) {
+            (Some(socket), _, _, Some(root)) => {
+                let pem = std::fs::read_to_string(root)
+                    .with_context(|| format!("provenance.root = {}", root.display()))?;
+                Some((SignerSource::Socket(socket.clone()), pem))
+            }
+            (None, Some(chain), Some(key), Some(root)) => {
+                let (chain, key, root) = (chain.clone(), key.clone(), root.clone());
+                let files = certificates::Files { chain, key, root, ocsp: self.ocsp.clone() };
+                Some(here(Credential::read(&files)?))
+            }
+            _ => None,
+        };
+        let stamper = self.time_stamps.as_ref().map(|stamps| stamps.open(metrics));
+        Ok((signs, stamper.transpose()?))
+    }
+
+    /// The roots of others, PEM. Blocking.
+    ///
+    /// # Errors
+    /// Which file cannot be read.
+    pub fn trusted(&self) -> anyhow::Result<String> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .with_context(|| format!("provenance.trust: {}", path.display()))
+        };
+        self.trust.iter().map(read).collect()
+    }
+}
+
+/// Who signs, with the root that its signatures lead to, if the farm does not make its own; and who gives time stamps.
+pub type Given = (Option<(SignerSource, String)>, Option<Arc<Stamper>>);
+
+fn here(credential: Credential) -> (SignerSource, String) {
+    let root = credential.root.clone();
+    (SignerSource::Here(Arc::new(Signer::new(credential))), root)
 }

@@ -121,6 +121,20 @@ impl Place {
             }
         }
     }
+
+    /// Reads what opening it reads, and makes nothing.
+    ///
+    /// # Errors
+    /// If a file is not what it must be, or the folder is a file.
+    pub fn look(&self) -> Result<(), StoreError> {
+        match self {
+            Place::Folder(folder) if folder.exists() && !folder.is_dir() => {
+                Err(StoreError::Io(std::io::ErrorKind::NotADirectory.into()))
+            }
+            Place::Folder(_) => Ok(()),
+            Place::Bucket(bucket) => bucket.client().map(drop),
+        }
+    }
 }
 
 impl Bucket {
