@@ -57,7 +57,7 @@ impl Client {
             (None, Some(key)) => key.trim().to_owned(),
             (None, None) => kept(KEY_FILE).context(
                 "no API key: give --key-file FILE, or set ZOETROPE_API_KEY (`zoetrope up` prints \
-                 where it keeps its key)",
+                 where it keeps its key; `zoetrope serve` keeps it in its data folder: --data DIR)",
             )?,
         };
         let http = reqwest::Client::builder()

@@ -50,7 +50,7 @@ pub(crate) struct Target {
     /// A file with the API key [default: `api-key` in the data folder]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Farm")]
     key_file: Option<PathBuf>,
-    /// The data folder of `zoetrope up`: where it keeps its state, and where others find its key
+    /// The data folder of the farm: where `zoetrope up` keeps its state, and where others find address and key
     #[arg(long, global = true, value_name = "DIR", env = "ZOETROPE_DATA", help_heading = "Farm")]
     data: Option<PathBuf>,
     /// Print JSON on standard output
@@ -74,7 +74,7 @@ enum Verb {
     Show(jobs::ShowArgs),
     /// Cancel a job
     Cancel(jobs::JobArg),
-    /// Say why a job waits
+    /// Say why a job waits, or how it has ended
     Why(jobs::JobArg),
     /// List the workers
     Workers,

@@ -1,6 +1,9 @@
 //! Where things lie on this machine: the data folder, the worker's program, the model that ships with it.
 
 use anyhow::{Context, bail};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The file in the data folder with the API key of its farm.
@@ -72,4 +75,66 @@ pub fn word_in(file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let word = text.trim();
     (!word.is_empty()).then(|| word.to_owned())
+}
+
+/// Says in the data folder where its farm is, for clients on this machine.
+pub fn write_url(data: &Path, http: SocketAddr) -> anyhow::Result<String> {
+    let url = format!("http://{}", reachable(http));
+    write(&data.join(URL_FILE), &url)?;
+    Ok(url)
+}
+
+/// A client that looks here later must not talk to whoever has the port then.
+pub fn forget_url(data: &Path) {
+    let _gone = std::fs::remove_file(data.join(URL_FILE));
+}
+
+/// The address that a client on this machine uses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Replaces a file that only this user may read.
+pub fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let fresh = file.with_extension("new");
+    let mut options = std::fs::File::options();
+    let open = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+    open.and_then(|mut out| {
+        writeln!(out, "{text}")?;
+        out.sync_all()?;
+        std::fs::rename(&fresh, file)
+    })
+    .with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_can_reach_what_listens_everywhere() {
+        let any: SocketAddr = "0.0.0.0:80".parse().expect("an address");
+        assert_eq!(reachable(any).to_string(), "127.0.0.1:80");
+    }
+
+    #[test]
+    fn a_farm_that_has_ended_leaves_no_address() {
+        let folder = tempfile::tempdir().expect("folder");
+        let any: SocketAddr = "0.0.0.0:80".parse().expect("an address");
+        let url = write_url(folder.path(), any).expect("writes");
+        assert_eq!(word_in(&folder.path().join(URL_FILE)), Some(url));
+        forget_url(folder.path());
+        assert_eq!(word_in(&folder.path().join(URL_FILE)), None);
+    }
+
+    #[test]
+    fn only_this_user_reads_the_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join(KEY_FILE);
+        write(&file, "zk_1").expect("writes");
+        let mode = std::fs::metadata(&file).expect("is there").permissions().mode();
+        assert_eq!((mode & 0o777, word_in(&file).as_deref()), (0o600, Some("zk_1")));
+    }
 }

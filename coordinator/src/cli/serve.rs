@@ -1,13 +1,13 @@
 //! `serve` and `check-config`: a coordinator alone, as a configuration file says.
 
 use super::Target;
-use super::places::KEY_FILE;
+use super::places::{self, KEY_FILE};
 use super::table::{print, print_json};
-use crate::cluster;
 use crate::config::{JournalStore, check_config as read};
 use crate::keys::{KeyStore, Project, Role};
 use crate::serve::{ServeInfo, serve as run, signalled};
-use anyhow::Context;
+use crate::{cluster, ground};
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -41,34 +41,49 @@ pub async fn serve(args: ServeArgs, target: &Target) -> anyhow::Result<()> {
     let mut config = read(&args.config)?;
     config.accept_journal_loss = args.accept_journal_loss;
     let (data, json) = (config.data.clone(), target.json);
+    // One that never listened, perhaps as another has the folder or the port, must not take away the other's address.
+    let mut listened = false;
     if config.journal.store == JournalStore::Etcd {
         let file = data.join(KEY_FILE);
         let first = move |keys: &KeyStore| first_key(keys, &file);
         let link = config.link_listen;
         let listening = |http: SocketAddr| {
+            listened = true;
+            if let Err(error) = places::write_url(&data, http) {
+                tracing::warn!("clients on this machine must be told the address: {error:#}");
+            }
             if json {
                 print_json(&json!({"http": http, "link": link}));
             } else {
                 print(&format!("API on http://{http}/v1, workers on {link}\n"));
             }
         };
-        return cluster::serve(config, Arc::new(first), listening, signalled()).await;
+        let ended = cluster::serve(config, Arc::new(first), listening, signalled()).await;
+        if listened {
+            places::forget_url(&data);
+        }
+        return ended;
     }
     let mut first_key = Ok(());
-    run(config, |info| {
+    let ended = run(config, |info| {
+        listened = true;
         first_key = ready(&data, &info, json);
         if first_key.is_err() {
             info.stop.cancel();
         }
     })
-    .await?;
-    first_key
+    .await;
+    if listened {
+        places::forget_url(&data);
+    }
+    ended.and(first_key)
 }
 
 /// Says where it listens, once there is a key to ask with.
 fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
     let file = data.join(KEY_FILE);
     first_key(&info.keys, &file)?;
+    places::write_url(data, info.http)?;
     if json {
         print_json(&json!({"http": info.http, "link": info.link, "key_file": file}));
     } else {
@@ -94,15 +109,12 @@ fn first_key(keys: &KeyStore, file: &Path) -> anyhow::Result<()> {
 /// Says whether a configuration file is good, and what it comes to.
 pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
     let config = read(&args.file)?;
+    ground::look(&config)?;
+    if let Some(problem) = config.watermark.problem() {
+        bail!("no clip would be published: {problem}");
+    }
     for problem in config.moderation.problems()? {
         eprintln!("moderation will not be available: {problem}");
-    }
-    config.watermark.open()?;
-    if let Some(stamps) = &config.provenance.time_stamps {
-        stamps.roots()?;
-    }
-    if let Some(problem) = config.watermark.problem() {
-        eprintln!("no clip will be published: {problem}");
     }
     if target.json {
         print_json(&serde_json::to_value(&config)?);

@@ -5,10 +5,10 @@
 
 use super::Target;
 use super::children::{self, Post};
-use super::places::{self, KEY_FILE, URL_FILE};
+use super::places::{self, KEY_FILE};
 use super::table::{print, print_json};
 use crate::clock;
-use crate::config::ServeConfig;
+use crate::config::{ServeConfig, address};
 use crate::keys::{Project, Role};
 use crate::models::DECODE_CHUNKS_MAX;
 use crate::serve::{ServeInfo, serve_until, signalled};
@@ -16,9 +16,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::future::pending;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -36,7 +35,7 @@ const TOKEN_TTL: Millis = Millis(15 * 60 * 1000);
 #[derive(Args)]
 pub struct UpArgs {
     /// Address of the HTTP API; port 0 picks a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// How many workers [default: one for each GPU, else one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(WORKERS_MAX)))]
@@ -92,6 +91,9 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
     // What can be wrong with the workers is said before anything is started.
     let program = places::worker_program(args.worker_program.as_deref())?;
     let engine = engine_arguments(&args)?;
+    if let Some(file) = &args.emulated {
+        check_emulation(&program, file)?;
+    }
     let mut config = ServeConfig {
         listen: args.listen,
         link_listen: link_address(&data),
@@ -123,9 +125,8 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
         ended = &mut farm => return ended.and_then(|()| bail!("the farm was stopped while it started")),
     };
     let key_file = key_file(&data, &info)?;
-    let url = format!("http://{}", reachable(info.http));
-    write(&data.join(LINK_FILE), &info.link.to_string())?;
-    write(&data.join(URL_FILE), &url)?;
+    places::write(&data.join(LINK_FILE), &info.link.to_string())?;
+    let url = places::write_url(&data, info.http)?;
     let mut posts = posts(&args, &data, &program, &engine, &info)?;
     announce(&url, &key_file, posts.len(), target);
 
@@ -152,8 +153,7 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
     };
     stop.cancel();
     all_left(&mut workers).await;
-    // A client that looks here later must not talk to whoever has the port then.
-    let _gone = std::fs::remove_file(data.join(URL_FILE));
+    places::forget_url(&data);
     ended
 }
 
@@ -181,33 +181,14 @@ fn link_address(data: &Path) -> SocketAddr {
     kept.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
-/// The address that a client on this machine uses.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
-    SocketAddr::new(ip, address.port())
-}
-
 /// The file with the operator's key; made if there is none, or if its key was revoked.
 fn key_file(data: &Path, info: &ServeInfo) -> anyhow::Result<PathBuf> {
     let file = data.join(KEY_FILE);
     if places::word_in(&file).is_none_or(|key| info.keys.verify(&key).is_none()) {
         let made = info.keys.create(Project::New, Role::Operator, "zoetrope up")?;
-        write(&file, &made.text)?;
+        places::write(&file, &made.text)?;
     }
     Ok(file)
-}
-
-/// Replaces a file that only this user may read.
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    let fresh = file.with_extension("new");
-    let mut options = std::fs::File::options();
-    let open = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-    open.and_then(|mut out| {
-        writeln!(out, "{text}")?;
-        out.sync_all()?;
-        std::fs::rename(&fresh, file)
-    })
-    .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn is_toybox(folder: &Path) -> bool {
@@ -219,7 +200,8 @@ fn is_toybox(folder: &Path) -> bool {
 fn engine_arguments(args: &UpArgs) -> anyhow::Result<Vec<String>> {
     let text = |path: PathBuf| path.display().to_string();
     match (args.engine, &args.emulated) {
-        (Engine::H3, _) => {
+        (Engine::H3, Some(_)) => bail!("--emulated FILE is only for --engine emulated"),
+        (Engine::H3, None) => {
             let model = places::model_folder(args.model.as_deref())?;
             Ok(vec!["--engine".into(), "h3".into(), "--model".into(), text(model)])
         }
@@ -232,6 +214,18 @@ fn engine_arguments(args: &UpArgs) -> anyhow::Result<Vec<String>> {
         }
         (Engine::Emulated, None) => bail!("--engine emulated wants --emulated FILE"),
     }
+}
+
+/// Has the worker's program read the emulation file: a worker that cannot would be started again for ever.
+fn check_emulation(program: &Path, file: &Path) -> anyhow::Result<()> {
+    let read = std::process::Command::new(program).arg("check-emulation").arg(file).output();
+    let read = read.with_context(|| format!("cannot start {}", program.display()))?;
+    if read.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&read.stderr);
+    let said = said.trim();
+    bail!("--emulated {}: {}", file.display(), said.strip_prefix("error: ").unwrap_or(said))
 }
 
 /// The workers of this machine: one for each GPU, or as many as were asked for; they share the cores.
@@ -286,25 +280,4 @@ fn gpus() -> u32 {
     let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let count = text.unwrap_or_default().lines().filter(|line| line.starts_with("GPU ")).count();
     u32::try_from(count).unwrap_or(WORKERS_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_can_reach_what_listens_everywhere() {
-        let any: SocketAddr = "0.0.0.0:80".parse().expect("an address");
-        assert_eq!(reachable(any).to_string(), "127.0.0.1:80");
-    }
-
-    #[test]
-    fn only_this_user_reads_the_key() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join(KEY_FILE);
-        write(&file, "zk_1").expect("writes");
-        let mode = std::fs::metadata(&file).expect("is there").permissions().mode();
-        assert_eq!((mode & 0o777, places::word_in(&file).as_deref()), (0o600, Some("zk_1")));
-    }
 }

@@ -28,6 +28,10 @@ async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
     assert!(said(&farm.cli(&words)).contains("4 s of 160x288"));
     assert_eq!(&std::fs::read(&clip).expect("the clip")[4..8], b"ftyp");
 
+    let listed = json(&farm.cli(&["jobs", "--json"]));
+    let done = listed[0]["id"].as_str().expect("an id");
+    assert!(said(&farm.cli(&["why", done])).contains("it is completed"));
+
     let words = [&["submit", "a cube", "--no-wait", "--json"], &short[..]].concat();
     let made = json(&farm.cli(&words));
     let id = made["id"].as_str().expect("an id");
@@ -40,7 +44,12 @@ async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
     said(&farm.cli(&["cordon", "cpu0"]));
     assert!(said(&farm.cli(&["workers"])).contains("cordoned"));
     said(&farm.cli(&["uncordon", "cpu0"]));
-    said(&farm.cli(&["drain", "cpu1", "--kind", "shard"]));
+    assert!(refused(&farm.cli(&["drain", "cpu1", "--within", "9"])).contains("--kind deadline"));
+    let soon = ["drain", "cpu1", "--kind", "deadline", "--within", "0"];
+    assert!(refused(&farm.cli(&soon)).contains("--within"));
+    assert!(said(&farm.cli(&["drain", "cpu1", "--kind", "shard"])).contains("cpu1 has left"));
+    assert!(!said(&farm.cli(&["workers"])).contains("cpu1"), "drain waits until it has left");
+    said(&farm.cli(&["drain", "cpu0", "--no-wait"]));
     assert!(said(&farm.cli(&["join-token"])).starts_with("zt1."));
 
     let text = said(&farm.cli(&["key", "create", "--name", "a customer"]));
@@ -60,6 +69,16 @@ async fn a_waiting_job_says_why_and_can_be_cancelled() {
     assert!(said(&farm.cli(&["why", &id])).len() > 10);
     assert!(said(&farm.cli(&["cancel", &id])).contains("cancelled"));
     assert!(refused(&farm.cli(&["cancel", &id])).len() > 10);
+    assert!(said(&farm.cli(&["why", &id])).contains("without a clip: cancelled"));
+}
+
+#[tokio::test]
+async fn only_a_rescan_that_is_running_is_cancelled() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 20 }, 0).await;
+    assert!(refused(&farm.cli(&["rescan", "--cancel"])).contains("no rescan"));
+    assert!(said(&farm.cli(&["rescan"])).contains("rescan done"));
+    assert!(refused(&farm.cli(&["rescan", "--cancel"])).contains("no rescan is running"));
+    assert!(said(&farm.cli(&["rescan", "--status"])).contains("rescan done"));
 }
 
 #[test]
@@ -77,6 +96,27 @@ fn errors_say_what_to_do() {
     assert!(refused(&run(&["submit", "a", "-o", "nowhere/at/all.mp4"])).contains("no folder"));
     assert!(refused(&run(&["check-config", "nowhere.toml"])).contains("nowhere.toml"));
     assert!(said(&run(&["completions", "bash"])).contains("zoetrope"));
+    assert!(refused(&run(&["up", "--listen", "localhost:0"])).contains("127.0.0.1:8080"));
+}
+
+/// A worker that cannot start would be started again for ever, under a farm that says that it is up.
+#[test]
+fn up_looks_at_the_emulation_file_before_it_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("emulated.toml");
+    let up = |more: &[&str]| {
+        let mut command = Command::new(program("zoetrope"));
+        command.args(["up", "--listen", "127.0.0.1:0", "--emulated"]).arg(&file).args(more);
+        refused(&command.env("ZOETROPE_DATA", folder.path()).output().expect("zoetrope starts"))
+    };
+    for (text, named) in [("step_ms = -1\n", "step_ms"), ("step_mss = 1\n", "step_mss")] {
+        std::fs::write(&file, format!("models = [\"toybox\"]\n{text}")).expect("writes");
+        let told = up(&["--engine", "emulated"]);
+        assert!(told.contains(named) && told.contains("emulated.toml"), "{told}");
+    }
+    assert!(up(&[]).contains("only for --engine emulated"));
+    let command = Command::new(program("zoetrope-worker")).args(["--coordinator", "foo"]).output();
+    assert!(refused(&command.expect("zoetrope-worker starts")).contains("HOST:PORT"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod engines;
 mod render;
 mod run;
 
+use crate::emulated::Emulation;
 use crate::exit::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
@@ -32,6 +33,12 @@ enum Verb {
     Render(RenderArgs),
     /// Time one denoising step and the decode of a clip
     Bench(BenchArgs),
+    /// Read an emulation file for `zoetrope up`, which must not start workers that cannot
+    #[command(hide = true)]
+    CheckEmulation {
+        /// The emulation file
+        file: PathBuf,
+    },
 }
 
 /// Which engine.
@@ -91,7 +98,7 @@ enum ClassifierKind {
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
     /// Address of the coordinator's worker port, HOST:PORT; of several coordinators separated by commas
-    #[arg(long, default_value = "127.0.0.1:8443", env = "ZOETROPE_COORDINATOR")]
+    #[arg(long, default_value = "127.0.0.1:8443", env = "ZOETROPE_COORDINATOR", value_parser = addresses)]
     coordinator: String,
     /// Folder of this worker: identity, cached artifacts, temporary files
     #[arg(long, default_value = "zoetrope-worker", env = "ZOETROPE_WORKER_DATA")]
@@ -182,6 +189,21 @@ struct BenchArgs {
     engine: EngineArgs,
 }
 
+/// Addresses to dial. A name need not be known yet; one that is no address never will be.
+fn addresses(text: &str) -> Result<String, String> {
+    let dialled = |one: &str| {
+        let (host, port) = one.trim().rsplit_once(':')?;
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let named = !host.is_empty() && (bracketed || !host.contains(':'));
+        port.parse::<u16>().ok().filter(|port| named && *port > 0)
+    };
+    if text.split(',').all(|one| dialled(one).is_some()) {
+        return Ok(text.to_owned());
+    }
+    Err("expected HOST:PORT, such as 10.0.0.5:8443 or [::1]:8443; several are separated by commas"
+        .to_owned())
+}
+
 /// Runs the command line. Errors are printed here.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -197,6 +219,9 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Render(args) => render::render(&args).map(|()| ExitCode::Left),
         Verb::Bench(args) => render::bench(&args).map(|()| ExitCode::Left),
+        Verb::CheckEmulation { file } => {
+            Emulation::read(&file).map(|_| ExitCode::Left).map_err(Into::into)
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -223,6 +248,14 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["w", "--coordinator", "a:1", "--name", "n"]).expect("run");
         assert_eq!(cli.run.coordinator, "a:1");
+        for good in ["localhost:8443", "[::1]:1", "a:1,b:2", "a:1, b:2"] {
+            assert_eq!(addresses(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "foo", "localhost", "a:", ":1", "a:0", "a:x", "::1", "a:1,b", "a:1,"] {
+            let told = Cli::try_parse_from(["w", "run", "--coordinator", bad]);
+            let told = told.expect_err("refused").to_string();
+            assert!(told.contains("HOST:PORT"), "{bad}: {told}");
+        }
         let bad = Cli::try_parse_from(["w", "--engine", "other"]).expect_err("refused").to_string();
         assert!(bad.contains("h3") && bad.contains("emulated"), "{bad}");
     }
