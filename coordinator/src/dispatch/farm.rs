@@ -2,9 +2,9 @@
 
 use super::books::Entry;
 use super::effects::Effect;
-use super::words::FailWord;
 use super::estimate;
 use super::state::DispatchState;
+use super::words::FailWord;
 use crate::clock;
 use crate::farm::{CancelRefused, FarmMsg, SubmitRefused};
 use crate::fsck::Listed;
