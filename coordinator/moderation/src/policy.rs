@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use zoetrope_protocol::id::ArtifactId;
-use zoetrope_protocol::moderation::{Audience, Category, NetId};
+use zoetrope_protocol::moderation::{Audience, Category, NetId, SCORE_ONE};
 
 /// The built-in policy, and the lists that it names.
 const BUILT_IN: [&str; 3] = [
@@ -23,6 +23,9 @@ const BUILT_IN: [&str; 3] = [
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Pairs of sentences: each costs 3 KB and some microseconds a judged text.
 const PAIRS_MAX: usize = 20_000;
+/// The highest thresholds of `sexual/minors`, for every audience: those of the built-in policy. A policy may be
+/// stricter; none may allow it, and none may leave it to a reviewer.
+const MINORS_MAX: Thresholds = Thresholds { review: 5_000, block: 5_000 };
 
 /// A policy that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -389,7 +392,16 @@ impl Policy {
         let votes = PerAudience { all, teen, adult }.map(votes)?;
         let own = category.into_iter().map(|(word, per)| {
             let category = category_of(&format!("text.category.{word:?}"), &word)?;
-            Ok((category, per.map(|a, t| thresholds(&format!("text.category.{word:?}.{a}"), t))?))
+            let of = |audience: &str, file| {
+                let key = format!("text.category.{word:?}.{audience}");
+                let found = thresholds(&key, file)?;
+                if category == Category::SexualMinors {
+                    at_most(&format!("{key}.review"), found.review, MINORS_MAX.review)?;
+                    at_most(&format!("{key}.block"), found.block, MINORS_MAX.block)?;
+                }
+                Ok::<_, PolicyError>(found)
+            };
+            Ok((category, per.map(of)?))
         });
         let rules = Rules::new(rules)?;
         let heads = heads.map(|file| HeadsPolicy::of(file, &rules)).transpose()?;
@@ -414,9 +426,15 @@ impl Policy {
         })
     }
 
-    /// The thresholds of a category's text score.
+    /// The thresholds of a category's text score. Those of `sexual/minors` are never laxer than the built-in ones, also
+    /// where the policy says nothing of it, and what reaches its review is blocked.
     pub fn thresholds(&self, category: Category, audience: Audience) -> Thresholds {
-        *self.category.get(&category).unwrap_or(&self.default).of(audience)
+        let found = *self.category.get(&category).unwrap_or(&self.default).of(audience);
+        if category != Category::SexualMinors {
+            return found;
+        }
+        let review = found.review.min(MINORS_MAX.review);
+        Thresholds { review, block: review }
     }
 
     /// Whether a text has a word that tells of minors, by the list that the heads' policy names.
@@ -488,6 +506,15 @@ pub(crate) fn share(key: &str, value: f32) -> Result<u16, PolicyError> {
         return Ok(score(value));
     }
     Err(PolicyError::Range { key: key.into(), allowed: format!("0 to 1, got {value}") })
+}
+
+fn at_most(key: &str, value: u16, most: u16) -> Result<(), PolicyError> {
+    if value <= most {
+        return Ok(());
+    }
+    let share = |value: u16| f32::from(value) / f32::from(SCORE_ONE);
+    let allowed = format!("at most {}, got {}", share(most), share(value));
+    Err(PolicyError::Range { key: key.into(), allowed })
 }
 
 fn thresholds(key: &str, file: ThresholdsFile) -> Result<Thresholds, PolicyError> {

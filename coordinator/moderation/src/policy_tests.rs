@@ -56,6 +56,49 @@ fn a_bad_key_is_named_with_what_is_allowed() {
     }
 }
 
+/// Promise: no policy allows what is sexual with minors, or leaves it to a reviewer.
+#[test]
+fn nothing_sexual_with_minors_can_be_allowed() {
+    const MINORS: &str = "[text.category.\"sexual/minors\"]";
+    let own = |audience: &str, to: &str| {
+        parse(|text| {
+            let (before, table) = text.split_once(MINORS).expect("its table");
+            let from = format!("{audience} = {{ review = 0.50, block = 0.50 }}");
+            format!("{before}{MINORS}{}", table.replacen(&from, &format!("{audience} = {to}"), 1))
+        })
+    };
+    for audience in ["all", "teen", "adult"] {
+        for (to, key, got) in [
+            ("{ review = 1.0, block = 1.0 }", "review", "1"),
+            ("{ review = 0.50, block = 0.51 }", "block", "0.51"),
+        ] {
+            let error = own(audience, to).expect_err(to);
+            let named = format!(
+                "text.category.\"sexual/minors\".{audience}.{key} must be at most 0.5, got {got}"
+            );
+            assert!(error.contains(&named), "{error}");
+        }
+    }
+    let strict = |policy: &Policy, audience, at| {
+        let found = policy.thresholds(Category::SexualMinors, audience);
+        assert_eq!(found, Thresholds { review: at, block: at }, "{audience:?}");
+    };
+    let built_in = Policy::built_in().expect("good");
+    Audience::ALL.into_iter().for_each(|audience| strict(&built_in, audience, MINORS_MAX.block));
+    let stricter = own("adult", "{ review = 0.30, block = 0.40 }").expect("stricter");
+    strict(&stricter, Audience::Adult, 3_000);
+    // A policy that says nothing of it has no laxer default.
+    let silent = parse(|text| {
+        let (before, table) = text.split_once(MINORS).expect("its table");
+        let lax =
+            before.replace("{ review = 0.75, block = 0.80 }", "{ review = 1.0, block = 1.0 }");
+        format!("{lax}{}", &table[table.find("\n[").expect("the next table")..])
+    })
+    .expect("good");
+    assert_eq!(silent.thresholds(Category::Sexual, Audience::Adult).block, 10_000);
+    Audience::ALL.into_iter().for_each(|audience| strict(&silent, audience, MINORS_MAX.block));
+}
+
 #[test]
 fn a_pair_without_its_twin_is_refused_with_its_line() {
     for (text, named) in [
