@@ -71,6 +71,10 @@ pub fn pictures(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     if let Some(behind) = behind(format, bytes) {
         return Err(ImageError::Polyglot(behind));
     }
+    // Whatever stood behind such a picture would count as part of it.
+    if format == ImageFormat::Jpeg && jpeg_end(bytes).is_none() {
+        return Err(ImageError::Decode("the JPEG has no end".into()));
+    }
     if is_animated(format, bytes) {
         return Err(ImageError::Animated);
     }
@@ -142,8 +146,7 @@ fn behind(format: ImageFormat, bytes: &[u8]) -> Option<usize> {
     let end = match format {
         ImageFormat::Png => png_chunk(bytes, b"IEND")?,
         ImageFormat::Gif => gif_layout(bytes)?.0,
-        // The last mark, not the first: telephones put a second picture, for large screens, behind the first.
-        ImageFormat::Jpeg => bytes.windows(2).rposition(|w| w == b"\xff\xd9")? + 2,
+        ImageFormat::Jpeg => jpeg_end(bytes)?,
         ImageFormat::WebP => {
             let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))?;
             (length as usize).checked_add(8)?
@@ -176,6 +179,30 @@ fn png_chunk(bytes: &[u8], kind: &[u8; 4]) -> Option<usize> {
             found if found == kind => return Some(end),
             b"IEND" => return None,
             _ => at = end,
+        }
+    }
+}
+
+/// Where the first picture of a JPEG ends; none if it does not. A second one behind it, as telephones put there for large
+/// screens, would be seen by nobody here, so it counts as another file. Segments are stepped over by their length: the
+/// small picture in the head of a photo has an end of its own.
+fn jpeg_end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 2;
+    loop {
+        // As decoders do: what is no marker is skipped, which also passes the packed data behind a start of scan, where
+        // a 0 behind ff makes it data.
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;
+        at += bytes[at..].iter().position(|byte| *byte != 0xff)?;
+        let marker = bytes[at];
+        at += 1;
+        match marker {
+            0xd9 => return Some(at),
+            // Data; a temporary mark, restarts and a start, which have no length.
+            0x00 | 0x01 | 0xd0..=0xd8 => {}
+            _ => {
+                let length = bytes.get(at..at + 2)?;
+                at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+            }
         }
     }
 }

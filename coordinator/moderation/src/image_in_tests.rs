@@ -75,3 +75,37 @@ fn other_formats_and_two_files_in_one_are_refused() {
     cut.truncate(cut.len() / 2);
     assert!(pictures(&cut).is_err());
 }
+
+fn jpeg(shade: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::jpeg::JpegEncoder::new(&mut bytes);
+    let pixels: Vec<u8> = (0..64 * 64 * 3).map(|n: u32| (n * 37 % 251) as u8 ^ shade).collect();
+    encoder.write_image(&pixels, 64, 64, ExtendedColorType::Rgb8).expect("encodes");
+    bytes
+}
+
+/// Promise: what stands behind the first picture of a JPEG is refused, also if it ends as a picture does.
+#[test]
+fn a_jpeg_ends_with_its_first_picture() {
+    let (one, other) = (jpeg(0), jpeg(255));
+    assert_eq!(pictures(&one).expect("a picture")[0].dimensions(), (64, 64));
+    let refused = |bytes: &[u8], behind| {
+        assert_eq!(pictures(bytes).expect_err("refused"), ImageError::Polyglot(behind));
+    };
+    refused(&[&one[..], &other].concat(), other.len());
+    let script = b"<html><script>alert(1)</script></html>\xff\xd9";
+    refused(&[&one[..], script].concat(), script.len());
+    // A small picture in the head has an end of its own, a comment may look like one, restarts are no end.
+    let inside = [&b"Exif\0\0"[..], &other].concat();
+    let length = ((inside.len() + 2) as u16).to_be_bytes();
+    let head = [&b"\xff\xd8\xff\xe1"[..], &length, &inside, b"\xff\xfe\0\x04\xff\xd9"].concat();
+    let nested = [&head[..], &one[2..]].concat();
+    assert_eq!(pictures(&nested).expect("a picture").len(), 1);
+    assert_eq!(jpeg_end(&nested), Some(nested.len()));
+    assert_eq!(jpeg_end(b"\xff\xd8\xff\xda\0\x02a\xff\0b\xff\xd3c\xff\xff\xd9 behind"), Some(16));
+    refused(&[&nested[..], &other].concat(), other.len());
+    // Without an end, all that follows would be its data.
+    let open = &one[..one.len() - 2];
+    assert!(matches!(pictures(open), Err(ImageError::Decode(_))));
+    assert!(matches!(pictures(&[open, &script[..38]].concat()), Err(ImageError::Decode(_))));
+}
