@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zoetrope_moderation::judge::{self, Asked, Scores};
 use zoetrope_moderation::{Engine, EngineError, Policy};
 use zoetrope_protocol::codec;
@@ -32,8 +32,12 @@ use zoetrope_protocol::moderation::{
 
 /// Judgements that run at a time: each takes one core for some ten milliseconds.
 const AT_ONCE: usize = 2;
+/// Those of them that the door may ask for: jobs and clips always find a place that no request can take.
+const AT_ONCE_DOOR: usize = AT_ONCE - 1;
 /// Judgements that may wait for that: at 20 ms each a second of work for each core, far below any timeout.
 const WAITING_MAX: usize = 1_000;
+/// Requests of the door among them, for the same reason.
+const WAITING_DOOR_MAX: usize = WAITING_MAX / 2;
 /// The longest prompt has some 250 pieces of 20 ms.
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Nets that are missing are looked for again after this time.
@@ -61,6 +65,57 @@ pub enum Unjudged {
     Remote(#[from] RemoteError),
 }
 
+/// Who wants a judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A request, for itself.
+    Door,
+    /// A job, for its words or its clip.
+    Job,
+}
+
+/// Places to judge, and to wait for that.
+struct Places {
+    all: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    /// Taken by the door before the ones above.
+    door: Arc<Semaphore>,
+    door_waiting: Arc<Semaphore>,
+}
+
+/// Held until a judgement ends.
+type Held = [Option<OwnedSemaphorePermit>; 2];
+
+impl Places {
+    fn new() -> Places {
+        let of = |places| Arc::new(Semaphore::new(places));
+        Places {
+            all: of(AT_ONCE),
+            waiting: of(WAITING_MAX),
+            door: of(AT_ONCE_DOOR),
+            door_waiting: of(WAITING_DOOR_MAX),
+        }
+    }
+
+    /// A place to wait in, if there is one.
+    fn wait(&self, asker: Asker) -> Result<Held, Unjudged> {
+        let place =
+            |of: &Arc<Semaphore>| of.clone().try_acquire_owned().map_err(|_| Unjudged::Late);
+        let door = (asker == Asker::Door).then(|| place(&self.door_waiting)).transpose()?;
+        Ok([door, Some(place(&self.waiting)?)])
+    }
+
+    /// A place to judge in, once one is free.
+    async fn judge(&self, asker: Asker) -> Result<Held, Unjudged> {
+        let late = |_| Unjudged::Late;
+        let door = match asker {
+            Asker::Door => Some(self.door.clone().acquire_owned().await.map_err(late)?),
+            Asker::Job => None,
+        };
+        Ok([door, Some(self.all.clone().acquire_owned().await.map_err(late)?)])
+    }
+}
+
 type Key = (Audience, ArtifactId);
 
 #[derive(Default)]
@@ -73,8 +128,7 @@ struct Remembered {
 pub struct Desk {
     policy: Arc<Policy>,
     engine: RwLock<Option<Arc<Engine>>>,
-    permits: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    places: Places,
     remembered: Mutex<Remembered>,
     remote: Option<Remote>,
 }
@@ -93,8 +147,7 @@ impl Desk {
         Desk {
             policy: Arc::new(policy),
             engine: RwLock::default(),
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            places: Places::new(),
             remembered: Mutex::default(),
             remote,
         }
@@ -118,7 +171,12 @@ impl Desk {
     ///
     /// # Errors
     /// `Unjudged`, which is never a pass.
-    pub async fn texts(&self, texts: Vec<String>, audience: Audience) -> Result<Verdict, Unjudged> {
+    pub async fn texts(
+        &self,
+        texts: Vec<String>,
+        audience: Audience,
+        asker: Asker,
+    ) -> Result<Verdict, Unjudged> {
         let key = (audience, key_of(&texts));
         if let Some(verdict) = self.remembered(&key) {
             return Ok(verdict);
@@ -128,7 +186,7 @@ impl Desk {
         let opinion = self.opinion(&texts, audience).await?;
         let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
         let mut scores = self
-            .run(move |engine| {
+            .run(asker, move |engine| {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 if replaces { Ok(engine.score_minors(&texts)) } else { engine.score_texts(&texts) }
             })
@@ -188,7 +246,7 @@ impl Desk {
             judge::said(&policy, &record).map(|one| one.words.clone()).collect();
         let opinions = self.opinions(&words, audience).await?;
         let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
-        self.run(move |engine| {
+        self.run(Asker::Job, move |engine| {
             let mut heard = engine.heard(&record, replaces)?;
             // One for each utterance, in the same order; behind them may come one for all.
             for (heard, opinion) in heard.iter_mut().zip(opinions) {
@@ -199,27 +257,32 @@ impl Desk {
         .await
     }
 
-    /// Judges an image.
+    /// Judges an image of at most `frames_max` different frames, for the door; beside the verdict are those it has.
     ///
     /// # Errors
     /// `Unjudged`; `Engine` with an `Image` error for one that is refused.
-    pub async fn image(&self, bytes: Vec<u8>, audience: Audience) -> Result<Verdict, Unjudged> {
-        self.run(move |engine| engine.judge_image(&bytes, audience)).await
+    pub async fn image(
+        &self,
+        bytes: Vec<u8>,
+        audience: Audience,
+        frames_max: usize,
+    ) -> Result<(Verdict, usize), Unjudged> {
+        self.run(Asker::Door, move |engine| engine.judge_image(&bytes, audience, frames_max)).await
     }
 
     /// Runs a judgement on a blocking thread. One that takes too long keeps its place until it ends, so stuck
     /// ones cannot pile up.
     async fn run<T: Send + 'static>(
         &self,
+        asker: Asker,
         judge: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, Unjudged> {
         let engine = self.engine().ok_or(Unjudged::NotLoaded)?;
-        let place = self.waiting.clone().try_acquire_owned().map_err(|_| Unjudged::Late)?;
-        let permits = self.permits.clone();
+        let waiting = self.places.wait(asker)?;
         let work = async move {
-            let permit = permits.acquire_owned().await.map_err(|_| Unjudged::Late)?;
+            let place = self.places.judge(asker).await?;
             let task = tokio::task::spawn_blocking(move || {
-                let _held = (permit, place);
+                let _held = (place, waiting);
                 judge(&engine)
             });
             // A judgement that panicked gave no verdict.
@@ -429,7 +492,7 @@ impl ModerationState {
         let ModerationArguments { desk, metrics, .. } = self.arguments.clone();
         tokio::spawn(async move {
             let began = Instant::now();
-            let verdict = match desk.texts(texts, audience).await {
+            let verdict = match desk.texts(texts, audience, Asker::Job).await {
                 Ok(verdict) => Some(verdict),
                 Err(error) => {
                     tracing::warn!(%job, %error, "a job's words could not be judged");
@@ -513,4 +576,30 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFa
         if error.is_trouble() { ClipFault::Down } else { ClipFault::NoEvidence }
     })?;
     codec::decode(&bytes).map_err(|_| ClipFault::NoEvidence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    /// Promise: however much the door asks for, a job's words and clips find a place, and a place to wait.
+    #[test]
+    fn requests_leave_a_place_for_jobs() {
+        let places = Places::new();
+        let now = |asker| places.judge(asker).now_or_never().transpose().expect("not closed");
+        let door: Vec<Held> = (0..AT_ONCE_DOOR).filter_map(|_| now(Asker::Door)).collect();
+        assert_eq!(door.len(), AT_ONCE_DOOR);
+        assert!(now(Asker::Door).is_none(), "the door has had its places");
+        let job = now(Asker::Job);
+        assert!(job.is_some(), "one is left for jobs");
+        assert!(now(Asker::Job).is_none());
+        drop((door, job));
+        let jobs: Vec<Held> = (0..AT_ONCE).filter_map(|_| now(Asker::Job)).collect();
+        assert_eq!(jobs.len(), AT_ONCE, "where the door asks for nothing jobs have all of them");
+        let waiting = |asker| std::iter::from_fn(|| places.wait(asker).ok()).collect::<Vec<Held>>();
+        let door = waiting(Asker::Door);
+        assert_eq!(door.len(), WAITING_DOOR_MAX);
+        assert_eq!(waiting(Asker::Job).len(), WAITING_MAX - WAITING_DOOR_MAX);
+    }
 }

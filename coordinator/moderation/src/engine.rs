@@ -92,15 +92,22 @@ impl Engine {
         Ok(judge::text(&self.policy, audience, &self.score_texts(texts)?))
     }
 
-    /// Judges an image. Faces are looked for first: one found, nothing else about the image is answered.
+    /// Judges an image of at most `frames_max` different frames; beside the verdict are those that were looked at. Faces
+    /// are looked for first: one found, nothing else about the image is answered.
     ///
     /// # Errors
     /// `Image` if it is refused; `Net`.
-    pub fn judge_image(&self, bytes: &[u8], audience: Audience) -> Result<Verdict, EngineError> {
-        let pictures = image_in::pictures(bytes)?;
+    pub fn judge_image(
+        &self,
+        bytes: &[u8],
+        audience: Audience,
+        frames_max: usize,
+    ) -> Result<(Verdict, usize), EngineError> {
+        let pictures = image_in::distinct(image_in::pictures(bytes)?, frames_max)?;
         if let Some(face) = self.face(&pictures)? {
             let nothing = FrameScore::default();
-            return Ok(judge::image(&self.policy, audience, &nothing, Some(face)));
+            let verdict = judge::image(&self.policy, audience, &nothing, Some(face));
+            return Ok((verdict, pictures.len()));
         }
         let mut worst: Option<Verdict> = None;
         for picture in &pictures {
@@ -111,7 +118,8 @@ impl Engine {
                 worst = Some(verdict);
             }
         }
-        worst.ok_or_else(|| ImageError::Decode("no picture".into()).into())
+        let worst = worst.ok_or_else(|| ImageError::Decode("no picture".into()))?;
+        Ok((worst, pictures.len()))
     }
 
     /// The score of the surest face that is large enough; none where the policy looks for none.

@@ -2,6 +2,7 @@
 //!
 //! A bomb is a file whose picture is much larger than its bytes: the size is read before anything is decoded.
 
+use crate::classifier::hash;
 use image::codecs::gif::GifDecoder;
 use image::{
     AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
@@ -18,6 +19,14 @@ const PIXELS_MAX: u64 = 40_000_000;
 const ALLOC_MAX: u64 = 512 << 20;
 /// Frames of an animation that are looked at; one with more is refused.
 const ANIMATION_FRAMES_MAX: usize = 64;
+
+/// Different frames that are looked at in one request, over all its images: each is seen by three nets, which takes up
+/// to 250 ms of one core, so 8 s in all.
+pub const REQUEST_FRAMES_MAX: usize = 32;
+/// Two frames are one to the nets if no channel of any pixel differs by more, of 255: dithering and noise of a codec.
+const ALIKE: u8 = 8;
+/// Bits in which the perceptual hashes of such frames may differ; others are not compared pixel by pixel.
+const ALIKE_BITS: u32 = 8;
 
 /// An image that is not looked at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +55,11 @@ pub enum ImageError {
         "the animation has more than {ANIMATION_FRAMES_MAX} frames, or more than {PIXELS_MAX} pixels in all of them"
     )]
     Frames,
+    /// Too many that differ, in all images of a request.
+    #[error(
+        "at most {REQUEST_FRAMES_MAX} different frames are looked at in one request, over all its images"
+    )]
+    Different,
     /// Several pictures in a format of which we read the first alone.
     #[error("an animated PNG or WebP is not looked at: send a GIF, or its frames one by one")]
     Animated,
@@ -92,6 +106,34 @@ pub fn pictures(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
     Ok(vec![on_white(&reader.decode().map_err(decode)?)])
+}
+
+/// The pictures that differ, in their order. A hash alone would take a picture and its blurred twin for one, so that what
+/// the nets know in the one would hide behind the other: equal are pictures whose pixels are.
+///
+/// # Errors
+/// `Different` if there are more than `most`.
+pub fn distinct(pictures: Vec<RgbImage>, most: usize) -> Result<Vec<RgbImage>, ImageError> {
+    let mut kept: Vec<(u64, RgbImage)> = Vec::new();
+    for picture in pictures {
+        let hash = hash(&picture);
+        let known = |(of, other): &(u64, RgbImage)| {
+            (of ^ hash).count_ones() <= ALIKE_BITS && is_alike(other, &picture)
+        };
+        if kept.iter().any(known) {
+            continue;
+        }
+        if kept.len() >= most {
+            return Err(ImageError::Different);
+        }
+        kept.push((hash, picture));
+    }
+    Ok(kept.into_iter().map(|(_, picture)| picture).collect())
+}
+
+fn is_alike(a: &RgbImage, b: &RgbImage) -> bool {
+    let near = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= ALIKE;
+    a.dimensions() == b.dimensions() && a.as_raw().iter().zip(b.as_raw()).all(near)
 }
 
 fn limits() -> Limits {

@@ -109,3 +109,25 @@ fn a_jpeg_ends_with_its_first_picture() {
     assert!(matches!(pictures(open), Err(ImageError::Decode(_))));
     assert!(matches!(pictures(&[open, &script[..38]].concat()), Err(ImageError::Decode(_))));
 }
+
+/// Promise: frames that are the same to the eye are looked at once, those that only hash alike are not, and too many
+/// that differ are refused.
+#[test]
+fn frames_that_differ_are_looked_at_and_counted() {
+    let flat = |shade: u8| RgbImage::from_pixel(4, 4, image::Rgb([shade; 3]));
+    let shades = |all: &[u8]| {
+        let pictures = all.iter().map(|shade| flat(*shade)).collect();
+        distinct(pictures, 3).map(|kept| kept.iter().map(|p| p.get_pixel(0, 0).0[0]).collect())
+    };
+    assert_eq!(shades(&[9; 64]), Ok(vec![9]));
+    assert_eq!(shades(&[9, 9 + ALIKE, 10 + ALIKE, 9, 200]), Ok(vec![9, 10 + ALIKE, 200]));
+    assert_eq!(shades(&[0, 50, 100, 150]), Err::<Vec<u8>, _>(ImageError::Different));
+    // All of these have one hash: nothing is brighter than its neighbour.
+    let dark = |at| {
+        let mut picture = RgbImage::from_pixel(90, 80, image::Rgb([255; 3]));
+        picture.put_pixel(at, 79, image::Rgb([240, 240, 255]));
+        picture
+    };
+    assert_eq!(distinct(vec![dark(88), dark(89), dark(88)], 64).map(|kept| kept.len()), Ok(2));
+    assert_eq!(distinct(pictures(&gif(64)).expect("frames"), 1).map(|kept| kept.len()), Ok(1));
+}

@@ -6,7 +6,7 @@ use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
 use super::route;
-use crate::moderation::Unjudged;
+use crate::moderation::{Asker, Unjudged};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use zoetrope_moderation::EngineError;
+use zoetrope_moderation::image_in::REQUEST_FRAMES_MAX;
 use zoetrope_protocol::moderation::{Audience, Category, SCORE_ONE, Verdict};
 
 /// Upstream's names. Those of the second half take no images.
@@ -25,7 +26,7 @@ const MODELS: [&str; 4] = [
 ];
 /// Strings or parts of one request.
 const INPUTS_MAX: usize = 64;
-/// Images of one request: each is decoded and seen by three nets.
+/// Images of one request: each is decoded, and its frames are seen by three nets (at most `REQUEST_FRAMES_MAX` in all).
 const IMAGES_MAX: usize = 8;
 /// Characters of one string, as of a prompt.
 const TEXT_MAX: usize = 32_000;
@@ -65,10 +66,12 @@ pub async fn create(State(door): State<Arc<Door>>, request: Request) -> Result<R
             results
         }
         Input::Together { texts, images } => {
-            let mut verdicts = Vec::new();
+            let (mut verdicts, mut frames_max) = (Vec::new(), REQUEST_FRAMES_MAX);
             // Faces first: a refused image gets no other answer.
             for (param, bytes) in images {
-                verdicts.push((judge_image(&door, &param, bytes).await?, "image"));
+                let (verdict, seen) = judge_image(&door, &param, bytes, frames_max).await?;
+                frames_max = frames_max.saturating_sub(seen);
+                verdicts.push((verdict, "image"));
             }
             if !texts.is_empty() {
                 verdicts.push((judge_texts(&door, texts).await?, "text"));
@@ -167,18 +170,28 @@ fn data_url(param: &str, url: &str) -> Result<Vec<u8>, ApiError> {
 }
 
 async fn judge_texts(door: &Door, texts: Vec<String>) -> Result<Verdict, ApiError> {
-    door.state.desk.texts(texts, AUDIENCE).await.map_err(|error| unjudged("input", &error))
+    door.state
+        .desk
+        .texts(texts, AUDIENCE, Asker::Door)
+        .await
+        .map_err(|error| unjudged("input", &error))
 }
 
-async fn judge_image(door: &Door, param: &str, bytes: Vec<u8>) -> Result<Verdict, ApiError> {
-    let judged = door.state.desk.image(bytes, AUDIENCE).await;
-    let verdict = judged.map_err(|error| unjudged(param, &error))?;
+/// The verdict on an image of at most so many different frames, and how many it has.
+async fn judge_image(
+    door: &Door,
+    param: &str,
+    bytes: Vec<u8>,
+    frames_max: usize,
+) -> Result<(Verdict, usize), ApiError> {
+    let judged = door.state.desk.image(bytes, AUDIENCE, frames_max).await;
+    let (verdict, seen) = judged.map_err(|error| unjudged(param, &error))?;
     let face = Category::LikenessUnconsented;
     if verdict.categories.contains(&face) {
         let categories = vec![face.word().to_owned()];
         return Err(ApiError::moderation_blocked(param, "input", categories));
     }
-    Ok(verdict)
+    Ok((verdict, seen))
 }
 
 fn unjudged(param: &str, error: &Unjudged) -> ApiError {
