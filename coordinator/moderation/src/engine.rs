@@ -7,7 +7,7 @@ use crate::models::{ModelsError, NetName};
 use crate::nets::{Net, NetError, yunet};
 use crate::policy::{ClassifierKind, Policy};
 use crate::score;
-use crate::text::{Meaning, readings};
+use crate::text::{Meaning, Words, readings};
 use rten::ThreadPool;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub enum EngineError {
 /// Judges by one policy.
 pub struct Engine {
     policy: Arc<Policy>,
+    words: Words,
     text: Option<Meaning>,
     classifier: Box<dyn Classifier>,
     faces: Option<Net>,
@@ -57,7 +58,9 @@ impl Engine {
                 Some(Net::load(folder, NetName::Yunet, &policy.models, &threads)?),
             ),
         };
-        Ok(Engine { policy, text, classifier, faces })
+        let words = policy.words.clone();
+        let words = text.iter().fold(words, |words, text| words.with(text.vocabulary()));
+        Ok(Engine { policy, words, text, classifier, faces })
     }
 
     /// The policy that it judges by.
@@ -74,7 +77,7 @@ impl Engine {
         let mut add = |more: Scores| judge::raise(&mut scores, more);
         let together = (texts.len() > 1).then(|| texts.join(" "));
         for text in texts.iter().copied().chain(together.as_deref()) {
-            for reading in readings(text) {
+            for reading in readings(text, &self.words) {
                 let meaning = self.text.as_ref().map(|text| text.judge(&self.policy, &reading));
                 let meaning = meaning.transpose()?;
                 add(self.policy.rules.judge(&reading, meaning.as_ref()));
@@ -186,7 +189,7 @@ impl Engine {
         let mut scores = Scores::new();
         let together = texts.join(" ");
         for text in texts.iter().copied().chain([together.as_str()]) {
-            for reading in readings(text) {
+            for reading in readings(text, &self.words) {
                 judge::raise(&mut scores, self.policy.rules.judge(&reading, None));
             }
         }

@@ -3,6 +3,7 @@
 //! The version of a policy is a digest of its text, its lists and its nets' digests: two policies with one version
 //! judge alike.
 
+use crate::text::Words;
 use crate::text::heads::{HeadsFile, HeadsPolicy};
 use crate::text::rules::{RuleFile, Rules, RulesError};
 use crate::{models::NetName, score};
@@ -289,6 +290,8 @@ pub struct Policy {
     pub models: BTreeMap<NetName, ArtifactId>,
     /// Word rules.
     pub rules: Rules,
+    /// The words of its lists and sentences, for texts that hide theirs.
+    pub words: Words,
     /// Pairs of sentences.
     pub pairs: Vec<Pair>,
     /// Whether sentences are compared with the pairs.
@@ -403,6 +406,12 @@ impl Policy {
             };
             Ok((category, per.map(of)?))
         });
+        let pairs = read_pairs(&pairs.display().to_string(), &pairs_text)?;
+        // The built-in sentences are frequent English words, whatever a policy is about.
+        let sentences = pairs.iter().flat_map(|pair| [&pair.violating, &pair.harmless]);
+        let built_in = BUILT_IN[2].lines().filter_map(|line| line.split_once('\t'));
+        let built_in = built_in.map(|(_, sentences)| sentences);
+        let words = Words::new(rules.words(), sentences.map(String::as_str).chain(built_in));
         let rules = Rules::new(rules)?;
         let heads = heads.map(|file| HeadsPolicy::of(file, &rules)).transpose()?;
         Ok(Policy {
@@ -411,7 +420,8 @@ impl Policy {
             reviewer: parsed.reviewer,
             models: models(parsed.models)?,
             rules,
-            pairs: read_pairs(&pairs.display().to_string(), &pairs_text)?,
+            words,
+            pairs,
             similarity,
             neighbours: neighbours as usize,
             alike_min,

@@ -52,6 +52,11 @@ impl Minilm {
         tokens.chunks(TOKENS_MAX - 2).map(piece).collect()
     }
 
+    /// The words that are one token.
+    pub fn vocabulary(&self) -> impl Iterator<Item = &str> {
+        self.words.vocabulary()
+    }
+
     /// Embeds pieces, in their order. One at a time: the int8 net scales its activations by all that is in a run,
     /// so in company a sentence would get other numbers than alone.
     ///

@@ -38,6 +38,11 @@ impl WordPiece {
         Ok(WordPiece { ids, unknown, first, last })
     }
 
+    /// The words that are one token.
+    pub fn vocabulary(&self) -> impl Iterator<Item = &str> {
+        self.ids.keys().map(String::as_str)
+    }
+
     /// The tokens of a text, without the first and the last one.
     pub fn tokens(&self, text: &str) -> Vec<i32> {
         let mut tokens = Vec::new();

@@ -40,6 +40,11 @@ impl Meaning {
         Ok(Meaning { net, similarity, heads: heads.transpose()? })
     }
 
+    /// The words that the net knows whole.
+    pub fn vocabulary(&self) -> impl Iterator<Item = &str> {
+        self.net.vocabulary()
+    }
+
     /// The highest score of each category over a text and its sentences. Words of minors in a text that the heads find
     /// somewhat sexual make it one about minors: by themselves heads know nothing of age.
     ///

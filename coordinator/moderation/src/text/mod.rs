@@ -5,8 +5,11 @@ pub mod meaning;
 pub mod normalise;
 pub mod rules;
 pub mod similarity;
+mod spacing;
+pub mod words;
 
 pub use heads::Heads;
 pub use meaning::Meaning;
 pub use normalise::readings;
 pub use similarity::Similarity;
+pub use words::Words;

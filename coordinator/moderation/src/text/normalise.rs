@@ -1,8 +1,11 @@
 //! Undoes disguises: a text becomes the few ways in which a person could read it.
 //!
-//! Compatibility forms, invisible and combining marks, look-alike letters, digits for letters, letters spaced out,
-//! percent and base64 codes (once). Every reading is judged, the text as it came too.
+//! Compatibility forms, invisible and combining marks, look-alike and enclosed letters, digits for letters, letters
+//! spaced out and signs inside words (`spacing`), HTML entities, percent and base64 codes (once). Every reading is judged,
+//! the text as it came too.
 
+use super::spacing::{Rows, closed_up};
+use super::words::Words;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use unicode_normalization::UnicodeNormalization;
@@ -10,40 +13,50 @@ use unicode_normalization::char::is_combining_mark;
 
 /// A coded word below this length is a word, above the other not a hidden sentence.
 const CODED: std::ops::RangeInclusive<usize> = 16..=40_000;
-/// Single letters in a row that are a word spaced out.
-const SPACED_MIN: usize = 3;
+/// Readings of a text at most: the plain one, three of its spacing, two with digits as letters, three that were coded.
+const READINGS_MAX: usize = 9;
 
-/// The readings of a text, the plain one first, without repetitions. At least one, at most five.
-pub fn readings(text: &str) -> Vec<String> {
-    let plain = plain(text);
-    let mut all = vec![plain.clone()];
-    let mut add = |reading: String| {
-        if !reading.trim().is_empty() && !all.contains(&reading) {
+/// The readings of a text, the plain one first, without repetitions. At least one, at most `READINGS_MAX`.
+pub fn readings(text: &str, words: &Words) -> Vec<String> {
+    let wide = wide(text);
+    let mut all = vec![narrow(&wide)];
+    let mut add = |reading: &str| {
+        let reading = narrow(reading);
+        if !reading.is_empty() && all.len() < READINGS_MAX && !all.contains(&reading) {
             all.push(reading);
         }
     };
-    add(closed_up(&plain));
-    add(closed_up(&unleet(&plain)));
-    if let Some(decoded) = percent(text) {
-        add(closed_up(&self::plain(&decoded)));
+    for how in [Rows::Bounded, Rows::Unbounded, Rows::Whole] {
+        add(&closed_up(&wide, words, how));
     }
-    if let Some(decoded) = coded(text) {
-        add(closed_up(&self::plain(&decoded)));
+    let letters = unleet(&wide);
+    for how in [Rows::Bounded, Rows::Unbounded] {
+        add(&closed_up(&letters, words, how));
+    }
+    for decoded in [entities(text), percent(text), coded(text)].into_iter().flatten() {
+        add(&closed_up(&self::wide(&decoded), words, Rows::Bounded));
     }
     all
 }
 
-/// Lower case, compatibility forms and look-alikes as Latin letters, nothing invisible, single spaces.
-fn plain(text: &str) -> String {
+/// Lower case, compatibility forms and look-alikes as Latin letters, nothing invisible; spaces as wide as they were, and
+/// the end of a line wider than one.
+fn wide(text: &str) -> String {
     let letters = text.nfkc().nfd().filter(|c| !is_combining_mark(*c) && !is_invisible(*c));
     let mut out = String::with_capacity(text.len());
     for c in letters.map(latin).flat_map(char::to_lowercase) {
-        let c = if c.is_whitespace() || c.is_control() { ' ' } else { c };
-        if c != ' ' || !out.ends_with(' ') {
-            out.push(latin(c));
+        match c {
+            '\n' => out.push_str("  "),
+            c if c.is_whitespace() || c.is_control() => out.push(' '),
+            c => out.push(latin(c)),
         }
     }
-    out.trim().to_owned()
+    out
+}
+
+/// The same with single spaces.
+fn narrow(wide: &str) -> String {
+    wide.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn is_invisible(c: char) -> bool {
@@ -57,6 +70,10 @@ fn is_invisible(c: char) -> bool {
 /// The Latin letter that a sign is taken for.
 fn latin(c: char) -> char {
     match c {
+        // White on black, in a circle or a square, and the letters that flags are made of: no compatibility form.
+        '🅐'..='🅩' => nth(c, '🅐'),
+        '🅰'..='🆉' => nth(c, '🅰'),
+        '🇦'..='🇿' => nth(c, '🇦'),
         'а' | 'А' | 'α' | 'Α' | 'ɑ' | 'ᴀ' | 'Ꭺ' => 'a',
         'в' | 'В' | 'β' | 'Β' | 'ʙ' | 'ь' => 'b',
         'с' | 'С' | 'ϲ' | 'Ϲ' | 'ᴄ' | 'Ꮯ' => 'c',
@@ -87,21 +104,45 @@ fn latin(c: char) -> char {
     }
 }
 
-/// Digits and signs within words as the letters that they stand for. A number, a price or a year stays.
-fn unleet(plain: &str) -> String {
-    let word = |word: &str| {
+/// The letter that stands as far behind `a` as this one behind the first of its block.
+fn nth(c: char, first: char) -> char {
+    let place = u32::from(c) - u32::from(first);
+    u8::try_from(place).map_or(c, |place| char::from(b'a'.saturating_add(place.min(25))))
+}
+
+/// Digits and signs within words, and in a row of single letters, as the letters that they stand for. A number, a price
+/// or a year stays.
+fn unleet(wide: &str) -> String {
+    let all: Vec<&str> = wide.split(' ').collect();
+    let single = |word: Option<&&str>| word.and_then(|word| only(word));
+    let word = |(at, word): (usize, &&str)| {
         let letters = word.chars().filter(char::is_ascii_alphabetic).count();
         let core = word.trim_end_matches(['.', ',', '!', '?', ':', ';']);
         let tricks = core.chars().filter(|c| leet(*c).is_some()).count();
+        if let Some(letter) = only(word).and_then(leet) {
+            let is_there = |word: &&&str| !word.is_empty();
+            let (before, after) =
+                (all[..at].iter().rev().find(is_there), all[at + 1..].iter().find(is_there));
+            let around = [single(before), single(after)];
+            let spaced = around.iter().all(Option::is_some)
+                && around.iter().flatten().any(char::is_ascii_alphabetic);
+            return if spaced { letter.to_string() } else { (*word).to_owned() };
+        }
         if letters == 0 || tricks == 0 || tricks > 2 * letters {
-            return word.to_owned();
+            return (*word).to_owned();
         }
         core.chars()
             .map(|c| leet(c).unwrap_or(c))
             .filter(|c| !matches!(c, '*' | '_' | '-' | '.'))
             .collect()
     };
-    plain.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    all.iter().enumerate().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The one character that a word has.
+fn only(word: &str) -> Option<char> {
+    let mut chars = word.chars();
+    chars.next().filter(|_| chars.next().is_none())
 }
 
 fn leet(c: char) -> Option<char> {
@@ -119,38 +160,33 @@ fn leet(c: char) -> Option<char> {
     })
 }
 
-/// Single letters in a row, with spaces or other signs between them, as one word.
-fn closed_up(plain: &str) -> String {
-    let mut out: Vec<String> = Vec::new();
-    let mut row = String::new();
-    for word in plain.split([' ', '.', '-', '_', '*', '/', ',']).filter(|word| !word.is_empty()) {
-        if word.chars().count() == 1 && word.chars().all(char::is_alphanumeric) {
-            row.push_str(word);
-            continue;
-        }
-        flush(&mut out, &mut row);
-        out.push(word.to_owned());
+/// The text with its HTML entities decoded, if it has any: numbers, and the names that texts are written with.
+fn entities(text: &str) -> Option<String> {
+    const NAMES: [(&str, char); 6] =
+        [("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\''), ("nbsp", ' ')];
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut found) = (text, false);
+    while let Some(at) = rest.find('&') {
+        let (before, entity) = rest.split_at(at);
+        out.push_str(before);
+        let entity = &entity[1..];
+        let decoded = match entity.strip_prefix('#') {
+            Some(hex) if hex.starts_with(['x', 'X']) => number(&hex[1..], 16),
+            Some(digits) => number(digits, 10),
+            None => {
+                let named = NAMES.iter().find(|(name, _)| entity.starts_with(name));
+                named
+                    .map(|(name, c)| (*c, &entity[name.len()..]))
+                    .filter(|(_, b)| b.starts_with(';'))
+            }
+        };
+        let (c, behind) = decoded.unwrap_or(('&', entity));
+        out.push(c);
+        found |= decoded.is_some();
+        rest = if decoded.is_some() { behind.strip_prefix(';').unwrap_or(behind) } else { behind };
     }
-    flush(&mut out, &mut row);
-    // Where nothing was spaced out, the text keeps its signs: sentences end at them.
-    let closed = out.join(" ");
-    let same = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).count();
-    let words = |text: &str| {
-        text.split([' ', '.', '-', '_', '*', '/', ',']).filter(|w| !w.is_empty()).count()
-    };
-    if same(&closed) == same(plain) && words(&closed) == words(plain) {
-        plain.to_owned()
-    } else {
-        closed
-    }
-}
-
-fn flush(out: &mut Vec<String>, row: &mut String) {
-    if row.chars().count() >= SPACED_MIN {
-        out.push(std::mem::take(row));
-    } else {
-        out.extend(std::mem::take(row).chars().map(String::from));
-    }
+    out.push_str(rest);
+    found.then_some(out)
 }
 
 /// The text with its percent codes decoded, if it has any.
@@ -174,6 +210,13 @@ fn percent(text: &str) -> Option<String> {
     (found > 0).then(|| String::from_utf8_lossy(&out).into_owned())
 }
 
+/// The character that digits stand for, and what is behind them.
+fn number(digits: &str, radix: u32) -> Option<(char, &str)> {
+    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    let c = u32::from_str_radix(&digits[..end], radix).ok().and_then(char::from_u32)?;
+    Some((c, &digits[end..]))
+}
+
 /// What base64 words of the text say, if that is readable.
 fn coded(text: &str) -> Option<String> {
     let word = |word: &str| {
@@ -192,40 +235,5 @@ fn coded(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each disguise of a sentence has the sentence among its readings.
-    #[test]
-    fn disguises_are_undone() {
-        let plain = "build a secret device";
-        for disguised in [
-            "Build a SECRET device",
-            "bu\u{200b}ild a se\u{200d}cret dev\u{ad}ice",
-            "ｂｕｉｌｄ ａ ｓｅｃｒｅｔ ｄｅｖｉｃｅ",
-            "𝐛𝐮𝐢𝐥𝐝 𝐚 𝐬𝐞𝐜𝐫𝐞𝐭 𝐝𝐞𝐯𝐢𝐜𝐞",
-            "buіld а ѕесrеt dеvісе",
-            "bu1ld a s3cr3t d3v1c3",
-            "bůíld á sécrèt dévìcë",
-            "build%20a%20secret%20device",
-            "YnVpbGQgYSBzZWNyZXQgZGV2aWNl",
-            "b u i l d  a secret device",
-        ] {
-            let readings = readings(disguised);
-            let found = readings.iter().any(|r| r == plain || r == "builda secret device");
-            assert!(found, "{disguised}: {readings:?}");
-            assert!(readings.len() <= 5);
-        }
-    }
-
-    #[test]
-    fn plain_texts_have_one_reading() {
-        for text in [
-            "a red ball bounces on grass in daylight.",
-            "a clip of 10 seconds, from 1999, for $5.",
-            "the letter a, then b.",
-        ] {
-            assert_eq!(readings(text), [text], "{text}");
-        }
-    }
-}
+#[path = "normalise_tests.rs"]
+mod tests;

@@ -42,6 +42,13 @@ pub struct RuleFile {
     rule: Vec<RuleEntry>,
 }
 
+impl RuleFile {
+    /// Words and phrases of all lists.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.lists.values().flatten().map(String::as_str)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleEntry {
