@@ -38,8 +38,10 @@ const AT_ONCE_DOOR: usize = AT_ONCE - 1;
 const WAITING_MAX: usize = 1_000;
 /// Requests of the door among them, for the same reason.
 const WAITING_DOOR_MAX: usize = WAITING_MAX / 2;
-/// The longest prompt has some 250 pieces of 20 ms.
+/// The longest texts have 700 pieces of 20 ms.
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(25);
+/// Texts of fewer characters together always fit: their readings have less than 700 pieces.
+const FIT_CHARS: usize = 1_000;
 /// Nets that are missing are looked for again after this time.
 const LOAD_AGAIN: Duration = Duration::from_secs(30);
 /// Verdicts on texts that are remembered: one takes some hundred bytes, and load tests send the same prompt.
@@ -195,6 +197,21 @@ impl Desk {
         let verdict = judge::text(&self.policy, audience, &scores);
         self.remember(key, verdict.clone());
         Ok(verdict)
+    }
+
+    /// Whether texts that belong together can be judged in full, so that one that cannot is refused at once. Not known
+    /// where the nets are not loaded.
+    ///
+    /// # Errors
+    /// `Engine` with `TooLong`.
+    pub async fn fit(&self, texts: Vec<String>) -> Result<(), Unjudged> {
+        let replaced = self.remote.as_ref().is_some_and(Remote::replaces);
+        let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
+        let Some(engine) = self.engine().filter(|_| !replaced && chars > FIT_CHARS) else {
+            return Ok(());
+        };
+        let fit = move || engine.fit(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        Ok(tokio::task::spawn_blocking(fit).await.map_err(|_| Unjudged::Late)??)
     }
 
     /// What the remote provider thinks of texts that belong together; nothing where there is none. What it flags is

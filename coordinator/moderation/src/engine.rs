@@ -4,11 +4,14 @@ use crate::classifier::{CardClassifier, Classifier, NetClassifier};
 use crate::image_in::{self, ImageError};
 use crate::judge::{self, Asked, Heard, RecordError, Scores};
 use crate::models::{ModelsError, NetName};
+use crate::nets::minilm::TOKENS_MAX;
 use crate::nets::{Net, NetError, yunet};
 use crate::policy::{ClassifierKind, Policy};
 use crate::score;
-use crate::text::{Meaning, Words, readings};
+use crate::text::meaning::{Meaning, PIECES_MAX, Piece, Seen};
+use crate::text::{Words, readings};
 use rten::ThreadPool;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use zoetrope_protocol::moderation::{
@@ -30,6 +33,11 @@ pub enum EngineError {
     /// A record is no evidence.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Texts that cannot be judged in full in the time that there is.
+    #[error(
+        "it has {0} different pieces of {TOKENS_MAX} tokens with all that it may hide, at most {PIECES_MAX} are judged"
+    )]
+    TooLong(usize),
 }
 
 /// Judges by one policy.
@@ -71,20 +79,39 @@ impl Engine {
     /// Scores texts that belong together: each by itself and all as one.
     ///
     /// # Errors
-    /// `Net`.
+    /// `TooLong` before anything is judged; `Net`.
     pub fn score_texts(&self, texts: &[&str]) -> Result<Scores, EngineError> {
-        let mut scores = Scores::new();
+        let (mut scores, mut seen) = (Scores::new(), Seen::new());
         let mut add = |more: Scores| judge::raise(&mut scores, more);
-        let together = (texts.len() > 1).then(|| texts.join(" "));
-        for text in texts.iter().copied().chain(together.as_deref()) {
-            for reading in readings(text, &self.words) {
-                let meaning = self.text.as_ref().map(|text| text.judge(&self.policy, &reading));
-                let meaning = meaning.transpose()?;
-                add(self.policy.rules.judge(&reading, meaning.as_ref()));
-                add(meaning.unwrap_or_default());
-            }
+        for (reading, pieces) in self.read(texts)? {
+            let judge = |text: &Meaning| text.judge(&self.policy, &reading, &pieces, &mut seen);
+            let meaning = self.text.as_ref().map(judge).transpose()?;
+            add(self.policy.rules.judge(&reading, meaning.as_ref()));
+            add(meaning.unwrap_or_default());
         }
         Ok(scores)
+    }
+
+    /// Whether texts that belong together can be judged in full: some ten milliseconds, where judging takes seconds.
+    ///
+    /// # Errors
+    /// `TooLong`.
+    pub fn fit(&self, texts: &[&str]) -> Result<(), EngineError> {
+        self.read(texts).map(drop)
+    }
+
+    /// All readings of texts that belong together, each by itself and all as one, with the pieces that are looked at.
+    fn read(&self, texts: &[&str]) -> Result<Vec<(String, Vec<Piece>)>, EngineError> {
+        let together = (texts.len() > 1).then(|| texts.join(" "));
+        let texts = texts.iter().copied().chain(together.as_deref());
+        let mut all: Vec<(String, Vec<Piece>)> = Vec::new();
+        for reading in texts.flat_map(|text| readings(text, &self.words)) {
+            let pieces = self.text.as_ref().map(|text| text.pieces(&reading)).unwrap_or_default();
+            all.push((reading, pieces));
+        }
+        let different: HashSet<&Piece> = all.iter().flat_map(|(_, pieces)| pieces).collect();
+        let count = different.len();
+        if count > PIECES_MAX { Err(EngineError::TooLong(count)) } else { Ok(all) }
     }
 
     /// Judges texts that belong together.
@@ -195,5 +222,77 @@ impl Engine {
         }
         scores.retain(|category, _| *category == Category::SexualMinors);
         scores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::tests::folder;
+
+    /// The built-in policy with the stub for pictures and no pairs.
+    fn engine() -> Engine {
+        let text = include_str!("../../../configs/policy.toml")
+            .replace("classifier = \"nets\"", "classifier = \"card\"");
+        let rules = include_str!("../../../configs/policy/rules.toml");
+        let policy = Policy::of_texts(&text, rules, "").expect("a policy");
+        Engine::load(Arc::new(policy), &folder()).expect("`scripts/setup` fetches the nets")
+    }
+
+    /// So many characters that are no words, with a full stop now and then: nothing has more tokens.
+    fn gibberish(chars: usize, mut seed: u64) -> String {
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let letters = b"qxzjkvwp0137 ";
+        let mut letter = || {
+            if next(500) == 0 {
+                '.'
+            } else {
+                char::from(letters[next(letters.len() as u64) as usize])
+            }
+        };
+        (0..chars).map(|_| letter()).collect()
+    }
+
+    /// Promise: a prompt of the greatest length with the longest metadata can be judged, whatever it says; what cannot is
+    /// refused before anything is judged.
+    #[test]
+    fn the_longest_prompts_fit_and_longer_texts_are_refused_at_once() {
+        let engine = engine();
+        let prompt = gibberish(32_000, 1);
+        let metadata: Vec<String> = (2..18).map(|n| gibberish(576, n)).collect();
+        let all: Vec<&str> = [&prompt].into_iter().chain(&metadata).map(String::as_str).collect();
+        assert!(engine.fit(&all).is_ok(), "{:?}", engine.fit(&all).err().map(|e| e.to_string()));
+        let chinese = format!("{}。", "中".repeat(499)).repeat(64);
+        assert!(engine.fit(&[&chinese]).is_ok());
+        let error = engine.judge_texts(&[&gibberish(100_000, 20)], Audience::Adult).err();
+        assert!(matches!(error, Some(EngineError::TooLong(_))), "{error:?}");
+    }
+
+    /// Promise: what may be looked at of several images is one sum.
+    #[test]
+    fn frames_are_counted_over_images() {
+        let engine = engine();
+        let gif = |shades: &[u8]| {
+            let mut bytes = Vec::new();
+            let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+            let frame =
+                |shade: &u8| image::RgbaImage::from_pixel(1, 1, image::Rgba([*shade, 0, 0, 255]));
+            let frames = shades.iter().map(|shade| image::Frame::new(frame(shade)));
+            encoder.encode_frames(frames).expect("encodes");
+            drop(encoder);
+            bytes
+        };
+        let seen = |shades: &[u8], most| {
+            let judged = engine.judge_image(&gif(shades), Audience::Adult, most);
+            judged.map(|(_, seen)| seen).map_err(|e| e.to_string())
+        };
+        assert_eq!(seen(&[0; 64], 1), Ok(1));
+        assert_eq!(seen(&[0, 90, 180], 3), Ok(3));
+        let error = seen(&[0, 90, 180], 2).expect_err("too many");
+        assert!(error.contains("at most 32 different frames"), "{error}");
+        assert!(seen(&[0], 0).is_err(), "nothing is left for this one");
     }
 }

@@ -194,8 +194,13 @@ async fn judge_image(
     Ok((verdict, seen))
 }
 
-fn unjudged(param: &str, error: &Unjudged) -> ApiError {
+/// What a request is told that has no verdict.
+pub fn unjudged(param: &str, error: &Unjudged) -> ApiError {
     match error {
+        Unjudged::Engine(error @ EngineError::TooLong(_)) => ApiError::invalid(
+            param,
+            format!("Invalid value: '{param}' is too long to be moderated in full: {error}."),
+        ),
         Unjudged::Engine(EngineError::Image(image)) => {
             ApiError::bad_media(param, format!("'{param}': {image}."))
         }

@@ -10,7 +10,8 @@ use super::recent::{Begun, Hash, KeyGuard, hash_of};
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
 use super::words::Replay;
-use super::{Door, body, listing};
+use super::{Door, body, listing, moderations};
+use crate::dispatch::moderate::words;
 use crate::farm::{FarmMsg, SubmitRefused};
 use crate::jobs::{JobView, Submission};
 use axum::Extension;
@@ -132,6 +133,11 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         return Err(ApiError::end_user_banned());
     }
     let audience = policy.audience(asked, end_user);
+    // Behind the door nobody could say which field it was.
+    let prompt = vec![spec.render.prompt.clone()];
+    for (param, texts) in [("prompt", prompt), ("metadata", words(&spec))] {
+        state.desk.fit(texts).await.map_err(|error| moderations::unjudged(param, &error))?;
+    }
     // With a key, the farm looks for the first request before it looks at the deadline.
     if request.key.is_none() && spec.deadline.is_some_and(|at| at <= (state.now)()) {
         return Err(ApiError::deadline_infeasible());

@@ -52,6 +52,11 @@ impl Minilm {
         tokens.chunks(TOKENS_MAX - 2).map(piece).collect()
     }
 
+    /// Whether a piece has nothing that the net knows: no Latin word and no number.
+    pub fn is_foreign(&self, piece: &[i32]) -> bool {
+        !piece.iter().any(|token| self.words.is_latin(*token))
+    }
+
     /// The words that are one token.
     pub fn vocabulary(&self) -> impl Iterator<Item = &str> {
         self.words.vocabulary()

@@ -2,7 +2,7 @@
 //!
 //! Sixty lines instead of a tokenizer library with a C regex engine, which the coordinator would have to build.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -12,6 +12,7 @@ const WORD_CHARS_MAX: usize = 100;
 /// A vocabulary.
 pub struct WordPiece {
     ids: HashMap<String, i32>,
+    latin: HashSet<i32>,
     unknown: i32,
     /// First token of every text.
     pub first: i32,
@@ -35,12 +36,20 @@ impl WordPiece {
             .ok_or("model.vocab has an id that is no number")?;
         let special = |word: &str| ids.get(word).copied().ok_or(format!("{word} is missing"));
         let (unknown, first, last) = (special("[UNK]")?, special("[CLS]")?, special("[SEP]")?);
-        Ok(WordPiece { ids, unknown, first, last })
+        let letters = |word: &str| word.bytes().any(|byte| byte.is_ascii_alphanumeric());
+        let is_latin = |(word, _): &(&String, &i32)| letters(word) && !word.starts_with('[');
+        let latin = ids.iter().filter(is_latin).map(|(_, id)| *id).collect();
+        Ok(WordPiece { ids, latin, unknown, first, last })
     }
 
     /// The words that are one token.
     pub fn vocabulary(&self) -> impl Iterator<Item = &str> {
         self.ids.keys().map(String::as_str)
+    }
+
+    /// Whether a token has letters or digits of the language that the net was trained on.
+    pub fn is_latin(&self, token: i32) -> bool {
+        self.latin.contains(&token)
     }
 
     /// The tokens of a text, without the first and the last one.

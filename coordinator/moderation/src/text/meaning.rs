@@ -4,17 +4,28 @@ use super::{Heads, Similarity, rules};
 use crate::engine::EngineError;
 use crate::judge::{Scores, raise};
 use crate::nets::NetError;
-use crate::nets::minilm::{Embedding, Minilm};
+use crate::nets::minilm::Minilm;
 use crate::policy::Policy;
 use rten::ThreadPool;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use zoetrope_protocol::moderation::Category;
 
 /// Sentences of one text that are looked at each by itself, beside the whole.
 const SENTENCES_MAX: usize = 64;
-/// Pieces of one text: 32,000 characters of four tokens each would be a thousand; a prompt has some ten.
-const PIECES_MAX: usize = 320;
+/// Different pieces of texts that are judged together, in all their readings: at 20 ms each 14 s of the 25 s that a
+/// judgement may take. A prompt has some ten; one of 32,000 letters and digits that are no words has 254, as many again
+/// with digits as letters, and with 64 sentences of its own less than 700.
+pub const PIECES_MAX: usize = 700;
+/// Those of a reading without a word that the net knows, such as Chinese, where each sign is a token of its own: 32,000
+/// of them would be 254 pieces that all say the same, nothing. So many are looked at, at equal distances; rules see all.
+const FOREIGN_MAX: usize = 64;
+
+/// Tokens that the net sees at once.
+pub type Piece = Vec<i32>;
+/// What pieces of texts that belong together scored: most readings share most of them.
+pub type Seen = HashMap<Piece, Scores>;
 
 /// The net and what is asked about its embeddings.
 pub struct Meaning {
@@ -45,17 +56,51 @@ impl Meaning {
         self.net.vocabulary()
     }
 
-    /// The highest score of each category over a text and its sentences. Words of minors in a text that the heads find
+    /// What is looked at of a text: its pieces and those of its sentences, each once.
+    pub fn pieces(&self, text: &str) -> Vec<Piece> {
+        let mut pieces = self.net.pieces(text);
+        let sentences: Vec<&str> = rules::sentences(text).take(SENTENCES_MAX).collect();
+        if sentences.len() > 1 {
+            pieces.extend(sentences.into_iter().flat_map(|sentence| self.net.pieces(sentence)));
+        }
+        let mut known = HashSet::new();
+        pieces.retain(|piece| known.insert(piece.clone()));
+        let foreign = pieces.iter().filter(|piece| self.net.is_foreign(piece)).count();
+        let mut place = 0;
+        pieces.retain(|piece| {
+            if foreign <= FOREIGN_MAX || !self.net.is_foreign(piece) {
+                return true;
+            }
+            place += 1;
+            // So many of them at equal distances.
+            place * FOREIGN_MAX / foreign > (place - 1) * FOREIGN_MAX / foreign
+        });
+        pieces
+    }
+
+    /// The highest score of each category over the pieces of a text. Words of minors in a text that the heads find
     /// somewhat sexual make it one about minors: by themselves heads know nothing of age.
     ///
     /// # Errors
-    /// `NetError`, also for a text that is too long to be looked at as a whole.
-    pub fn judge(&self, policy: &Policy, text: &str) -> Result<Scores, NetError> {
+    /// `NetError`.
+    pub fn judge(
+        &self,
+        policy: &Policy,
+        text: &str,
+        pieces: &[Piece],
+        seen: &mut Seen,
+    ) -> Result<Scores, NetError> {
         let mut found = Scores::new();
-        for embedding in self.embedded(text)? {
-            raise(&mut found, self.similarity.scores(&embedding).into_iter().collect());
-            let Some(heads) = &self.heads else { continue };
-            raise(&mut found, heads.scores(&embedding).into_iter().collect());
+        for piece in pieces {
+            let scores = match seen.get(piece) {
+                Some(scores) => scores.clone(),
+                None => {
+                    let scores = self.scores(piece)?;
+                    seen.insert(piece.clone(), scores.clone());
+                    scores
+                }
+            };
+            raise(&mut found, scores);
         }
         let sexual = found.get(&Category::Sexual).copied().unwrap_or(0);
         if policy.heads.as_ref().is_some_and(|heads| sexual >= heads.minor_sexual)
@@ -66,19 +111,14 @@ impl Meaning {
         Ok(found)
     }
 
-    /// The embeddings of a text in pieces, and of each of its sentences.
-    fn embedded(&self, text: &str) -> Result<Vec<Embedding>, NetError> {
-        let mut pieces = self.net.pieces(text);
-        let sentences: Vec<&str> = rules::sentences(text).take(SENTENCES_MAX).collect();
-        if sentences.len() > 1 {
-            pieces.extend(sentences.into_iter().flat_map(|sentence| self.net.pieces(sentence)));
+    fn scores(&self, piece: &Piece) -> Result<Scores, NetError> {
+        let mut found = Scores::new();
+        for embedding in self.net.embed(std::slice::from_ref(piece))? {
+            raise(&mut found, self.similarity.scores(&embedding).into_iter().collect());
+            let Some(heads) = &self.heads else { continue };
+            raise(&mut found, heads.scores(&embedding).into_iter().collect());
         }
-        if pieces.len() > PIECES_MAX {
-            let reason =
-                format!("a text of {} pieces, at most {PIECES_MAX} are judged", pieces.len());
-            return Err(NetError { net: "minilm", reason });
-        }
-        self.net.embed(&pieces)
+        Ok(found)
     }
 }
 
@@ -93,7 +133,10 @@ mod tests {
         let threads = Arc::new(ThreadPool::with_num_threads(1));
         let meaning =
             Meaning::load(&policy, &folder(), &threads).expect("`scripts/setup` fetches it");
-        texts.map(|text| meaning.judge(&policy, text).expect("a judgement"))
+        texts.map(|text| {
+            let pieces = meaning.pieces(text);
+            meaning.judge(&policy, text, &pieces, &mut Seen::new()).expect("a judgement")
+        })
     }
 
     const POLICY: &str = include_str!("../../../../configs/policy.toml");
@@ -125,5 +168,26 @@ mod tests {
         assert_eq!(both.get(&Category::SexualMinors), both.get(&Category::Sexual));
         assert!(both[&Category::Sexual] >= 5_000, "{both:?}");
         assert_eq!(word.get(&Category::SexualMinors), None, "{word:?}");
+    }
+
+    /// Promise: the longest prompt can be judged, whatever it is written in.
+    #[test]
+    fn the_longest_prompts_have_few_pieces() {
+        let rules = include_str!("../../../../configs/policy/rules.toml");
+        let policy = Policy::of_texts(POLICY, rules, "").expect("a policy");
+        let threads = Arc::new(ThreadPool::with_num_threads(1));
+        let meaning =
+            Meaning::load(&policy, &folder(), &threads).expect("`scripts/setup` fetches it");
+        let chinese: String = ('\u{4e00}'..='\u{9fff}').cycle().take(32_000).collect();
+        let sentences = format!("{}。", "中".repeat(499)).repeat(64);
+        let korean: String = ('가'..='힣').cycle().take(32_000).collect();
+        for text in [chinese, sentences, korean, "!?".repeat(16_000)] {
+            assert!(meaning.pieces(&text).len() <= FOREIGN_MAX, "{}", meaning.pieces(&text).len());
+        }
+        // What the net knows is looked at wherever it stands.
+        let hidden = format!("{} forge a passport {}", "中".repeat(9_000), "文".repeat(9_000));
+        let pieces = meaning.pieces(&hidden);
+        assert!(pieces.iter().any(|piece| !meaning.net.is_foreign(piece)), "{}", pieces.len());
+        assert_eq!(meaning.pieces(&"a b c. ".repeat(200)).len(), 8, "equal pieces count once");
     }
 }
