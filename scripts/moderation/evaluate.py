@@ -46,6 +46,11 @@ def flagged(scores, audience):
     return sorted((c for c, s in scores.items() if s >= stop(c)), key=lambda c: (-scores[c], CATEGORIES.index(c)))
 
 
+def within(word, sign):
+    """A sign in the middle of a word of four letters or more."""
+    return word[: len(word) // 2] + sign + word[len(word) // 2 :] if len(word) > 3 and word.isalpha() else word
+
+
 def disguised(text):
     leet = str.maketrans("aeios", "43105")
     looks = str.maketrans("aeopcxy", "аеорсху")
@@ -55,6 +60,9 @@ def disguised(text):
         "zero width": "\u200b".join(text),
         "full width": "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
         "accents": "".join(c + "\u0301" if c in "aeiou" else c for c in text),
+        "spaced letters": " ".join(text.replace(" ", "")),
+        "dotted letters": " ".join(".".join(word) for word in text.split()),
+        "hyphens inside words": " ".join(within(word, "-") for word in text.split()),
         "percent": "".join(f"%{ord(c):02x}" if c == " " or c in "aeiou" else c for c in text),
     }
 
