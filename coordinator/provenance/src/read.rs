@@ -81,7 +81,8 @@ impl Verdict {
 
 /// Reads a file of this media type, and judges it.
 ///
-/// A file that cannot be read at all is `Invalid`, with the reason among the failures.
+/// Only what holds a manifest store can be `Invalid`: a broken file without one is `NotPresent`, with the reason among the
+/// failures.
 pub fn read(format: &str, mut file: impl Read + Seek + Send, trust: &Trust) -> Verdict {
     let mut settings = json!({
         "verify": { "remote_manifest_fetch": false, "ocsp_fetch": false, "verify_trust": true },
@@ -94,12 +95,39 @@ pub fn read(format: &str, mut file: impl Read + Seek + Send, trust: &Trust) -> V
         Err(error) => return Verdict::without(State::Invalid, vec![error.to_string()]),
     };
     let claim = claim_digest(format, &mut file);
-    match Reader::from_context(context).with_stream(format, file) {
+    match Reader::from_context(context).with_stream(format, &mut file) {
         Ok(reader) => judge(&reader, claim),
         Err(Error::JumbfNotFound | Error::ProvenanceMissing) => {
             Verdict::without(State::NotPresent, Vec::new())
         }
-        Err(error) => Verdict::without(State::Invalid, vec![error.to_string()]),
+        Err(error) => {
+            let state = if holds_store(&mut file) { State::Invalid } else { State::NotPresent };
+            Verdict::without(state, vec![error.to_string()])
+        }
+    }
+}
+
+/// How every manifest store begins, in whatever file: its description box and C2PA's id.
+const STORE_MARK: &[u8; 20] = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9b\x71";
+/// Bytes of a file that are looked through at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Whether there is a manifest store, or the beginning of one, in a file that the library cannot take apart.
+fn holds_store(file: &mut (impl Read + Seek)) -> bool {
+    if file.rewind().is_err() {
+        return false;
+    }
+    let mut window = Vec::with_capacity(PIECE_BYTES + STORE_MARK.len());
+    loop {
+        // The mark may lie across the edge of two pieces.
+        window.drain(..window.len().saturating_sub(STORE_MARK.len() - 1));
+        match file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut window) {
+            Ok(1..) => {}
+            _ => return false,
+        }
+        if window.windows(STORE_MARK.len()).any(|bytes| bytes == STORE_MARK) {
+            return true;
+        }
     }
 }
 

@@ -171,6 +171,40 @@ impl Farm {
     }
 }
 
+/// Promise: only a file that holds a manifest store can be invalid, however broken it is.
+#[test]
+fn a_broken_file_without_a_manifest_is_not_called_invalid() {
+    let farm = Farm::new();
+    let state = |format: &str, bytes: &[u8]| {
+        read(format, std::io::Cursor::new(bytes.to_vec()), &farm.trust()).state
+    };
+    let plain = std::fs::read(clip(farm.folder.path(), "plain.mp4")).expect("reads");
+    for length in (0..40).chain([plain.len() / 2]) {
+        assert_eq!(state("video/mp4", &plain[..length]), State::NotPresent, "{length} bytes");
+    }
+    let beyond = [&plain[..32], b"\x7f\xff\xff\xffmoov"].concat();
+    let endless = [&plain[..32], b"\0\0\0\x01uuid", &[0xff; 24]].concat();
+    let wav = b"RIFF\xff\0\0\0WAVEfmt \xff\xff\0\0";
+    let (png, jpeg) = (b"\x89PNG\r\n\x1a\n\0\0\xffIHDR", b"\xff\xd8\xff\xe0\0\x10JFIF");
+    for (format, bytes) in [
+        ("video/mp4", &beyond[..]),
+        ("video/mp4", &endless),
+        ("video/mp4", b"a text"),
+        ("audio/wav", wav),
+        ("image/png", png),
+        ("image/jpeg", jpeg),
+    ] {
+        assert_eq!(state(format, bytes), State::NotPresent, "{format}: {bytes:?}");
+    }
+    // What is left of a manifest store is one, and no longer right.
+    let signed = std::fs::read(farm.sign(held(1), &terms(), None)).expect("reads");
+    let begins = signed.windows(8).position(|bytes| bytes == b"jumdc2pa").expect("a store");
+    for length in [begins + 20, begins + 2_000, signed.len() / 2] {
+        assert_eq!(state("video/mp4", &signed[..length]), State::Invalid, "{length} bytes");
+    }
+    assert_eq!(state("video/mp4", &signed), State::Trusted);
+}
+
 #[test]
 fn a_signed_clip_is_trusted_and_says_what_it_is() {
     let farm = Farm::new();
