@@ -29,40 +29,47 @@ pub const LARGE_BODIES: usize = 4;
 /// # Errors
 /// 413, 415, 408, 503 where too many large bodies are being read, 400 if it cannot be parsed.
 pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Fields, ApiError> {
-    let limits = &door.state.limits;
-    let declared = text_header(headers, header::CONTENT_LENGTH.as_str());
-    if declared.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > limits.body_bytes) {
-        return Err(ApiError::too_large(limits.body_bytes));
-    }
-    let mut incoming = Incoming {
-        stream: body.into_data_stream(),
-        read: 0,
-        door,
-        deadline: Instant::now() + limits.body_timeout,
-    };
+    let mut incoming = Incoming::of(door, headers, body)?;
     let Some(first) = incoming.next().await? else { return Fields::of(Node::Map(Vec::new())) };
-    let coding = text_header(headers, header::CONTENT_ENCODING.as_str()).unwrap_or("identity");
-    if !coding.eq_ignore_ascii_case("identity") {
-        return Err(ApiError::media_type(coding));
-    }
-    let kind = text_header(headers, header::CONTENT_TYPE.as_str()).unwrap_or("");
-    let media = kind.split(';').next().unwrap_or("").trim();
+    coded(headers)?;
+    let (kind, media) = kind(headers);
     if media.eq_ignore_ascii_case("application/json") {
         return Fields::of(json(incoming, first).await?);
     }
-    if media.eq_ignore_ascii_case("multipart/form-data") {
-        let boundary = multipart::boundary(kind).ok_or_else(|| {
-            ApiError::unreadable("The content type of the multipart body has no usable boundary.")
-        })?;
-        return Fields::of(form(incoming, first, &boundary).await?);
+    if media.eq_ignore_ascii_case(MULTIPART) {
+        return Fields::of(form(incoming, first, &boundary(kind)?).await?);
     }
     Err(ApiError::media_type(media))
 }
 
-/// Writes the file of one part of a multipart body to disk; gives its first bytes. All other parts are passed over.
+/// The content type of a form.
+const MULTIPART: &str = "multipart/form-data";
+
+/// The content type of a body, and what of it is no parameter.
+fn kind(headers: &HeaderMap) -> (&str, &str) {
+    let kind = text_header(headers, header::CONTENT_TYPE.as_str()).unwrap_or("");
+    (kind, kind.split(';').next().unwrap_or("").trim())
+}
+
+fn boundary(kind: &str) -> Result<String, ApiError> {
+    multipart::boundary(kind).ok_or_else(|| {
+        ApiError::unreadable("The content type of the multipart body has no usable boundary.")
+    })
+}
+
+/// Refuses what is packed.
+fn coded(headers: &HeaderMap) -> Result<(), ApiError> {
+    let coding = text_header(headers, header::CONTENT_ENCODING.as_str()).unwrap_or("identity");
+    match coding.eq_ignore_ascii_case("identity") {
+        true => Ok(()),
+        false => Err(ApiError::media_type(coding)),
+    }
+}
+
+/// Writes the file of a multipart body to disk, which has no part but this one; gives its first bytes.
 ///
 /// # Errors
-/// As [`read`]; 400 if there is no such file.
+/// As [`read`]; 400 if there is no such file, or another part.
 pub async fn file(
     door: &Door,
     headers: &HeaderMap,
@@ -71,23 +78,30 @@ pub async fn file(
     to: &mut tokio::fs::File,
     head_bytes: usize,
 ) -> Result<Vec<u8>, ApiError> {
-    let kind = text_header(headers, header::CONTENT_TYPE.as_str()).unwrap_or("");
-    let boundary = multipart::boundary(kind).ok_or_else(|| ApiError::media_type(kind))?;
-    let deadline = Instant::now() + door.state.limits.body_timeout;
-    let mut incoming = Incoming { stream: body.into_data_stream(), read: 0, door, deadline };
-    let mut parser = Parser::new(&boundary);
-    let (mut wanted, mut found, mut head) = (false, false, Vec::new());
-    while let Some(bytes) = incoming.next().await? {
+    let mut incoming = Incoming::of(door, headers, body)?;
+    let Some(first) = incoming.next().await? else { return Err(ApiError::missing(name)) };
+    coded(headers)?;
+    let (kind, media) = kind(headers);
+    if !media.eq_ignore_ascii_case(MULTIPART) {
+        return Err(ApiError::no_form(media));
+    }
+    let mut parser = Parser::new(&boundary(kind)?);
+    let (mut found, mut head) = (false, Vec::new());
+    let mut next = Some(first);
+    while let Some(bytes) = next {
         let mut piece = Vec::new();
         parser.push(&bytes, &mut |event| -> Result<(), ApiError> {
             match event {
-                Event::Part { name: of, file } => {
-                    wanted = file && of == name && !found;
-                    found |= wanted;
+                Event::Part { name: of, .. } if of != name => return Err(ApiError::unknown(of)),
+                Event::Part { file: false, .. } => {
+                    return Err(ApiError::wrong_type(name, "a file", "a string"));
                 }
-                Event::Bytes(new) if wanted => piece.extend_from_slice(new),
-                Event::Bytes(_) => {}
-                Event::End => wanted = false,
+                Event::Part { .. } if found => {
+                    return Err(ApiError::wrong_type(name, "a file", "several values"));
+                }
+                Event::Part { .. } => found = true,
+                Event::Bytes(new) => piece.extend_from_slice(new),
+                Event::End => {}
             }
             Ok(())
         })?;
@@ -97,6 +111,7 @@ pub async fn file(
             tracing::error!(%error, "a file could not be spooled");
             ApiError::internal()
         })?;
+        next = incoming.next().await?;
     }
     parser.finish()?;
     if found { Ok(head) } else { Err(ApiError::missing(name)) }
@@ -115,7 +130,18 @@ struct Incoming<'a> {
     deadline: Instant,
 }
 
-impl Incoming<'_> {
+impl<'a> Incoming<'a> {
+    /// A body whose declared length is within the limit.
+    fn of(door: &'a Door, headers: &HeaderMap, body: Body) -> Result<Incoming<'a>, ApiError> {
+        let limits = &door.state.limits;
+        let declared = text_header(headers, header::CONTENT_LENGTH.as_str());
+        if declared.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > limits.body_bytes) {
+            return Err(ApiError::too_large(limits.body_bytes));
+        }
+        let deadline = Instant::now() + limits.body_timeout;
+        Ok(Incoming { stream: body.into_data_stream(), read: 0, door, deadline })
+    }
+
     /// The next bytes that are not empty.
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let limits = &self.door.state.limits;

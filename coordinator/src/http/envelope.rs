@@ -201,9 +201,16 @@ impl ApiError {
 
     /// A content type that the endpoint does not read.
     pub fn media_type(got: &str) -> Self {
-        let message = format!(
-            "Unsupported content type: '{got}'. Send 'application/json' or 'multipart/form-data'."
-        );
+        ApiError::other_media_type(got, "'application/json' or 'multipart/form-data'")
+    }
+
+    /// The same of an endpoint that takes a file, which no other type carries.
+    pub fn no_form(got: &str) -> Self {
+        ApiError::other_media_type(got, "'multipart/form-data'")
+    }
+
+    fn other_media_type(got: &str, wanted: &str) -> Self {
+        let message = format!("Unsupported content type: '{got}'. Send {wanted}.");
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, message)
     }
 

@@ -81,7 +81,7 @@ pub async fn check(
     let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
     file.flush().await.map_err(fault)?;
     let Some(format) = format_of(&head) else {
-        return Err(ApiError::invalid(
+        return Err(ApiError::bad_media(
             "file",
             "The file is of no kind that can be checked: MP4, JPEG, PNG, WebP, GIF, AVIF, HEIC, WAV or MP3.",
         ));
@@ -89,7 +89,7 @@ pub async fn check(
     let verdict = match door.state.inspector.read(&spooled.path, format).await {
         Ok(verdict) => verdict,
         Err(InspectError::Limits) => {
-            return Err(ApiError::invalid("file", "The file cannot be read within the limits."));
+            return Err(ApiError::bad_media("file", "The file cannot be read within the limits."));
         }
         Err(error) => return Err(error.into()),
     };

@@ -143,3 +143,52 @@ async fn too_many_parts_are_refused() {
     let fewer = stand.create_form(&parts[..100]).await;
     assert_eq!(fewer.code().0, 400);
 }
+
+/// Promise: a check takes one file and nothing else, and says what is wrong with any other body.
+#[tokio::test]
+async fn a_check_of_a_file_says_what_is_wrong_with_its_body() {
+    let limits = DoorLimits { body_bytes: 1 << 20, ..DoorLimits::default() };
+    let stand = Stand::with(limits).await;
+    let check = || stand.request("POST", "/v1/content_provenance_checks");
+    let part = |bytes: &'static [u8]| Part::bytes(bytes).file_name("upload");
+    let form = |form: Form| send(check().multipart(form));
+    let too_large = check()
+        .header("content-type", "multipart/form-data; boundary=b")
+        .body(vec![b' '; (1 << 20) + 1]);
+    for (answer, status, code, param) in [
+        (form(Form::new().text("file", "hello")).await, 400, "invalid_type", Some("file")),
+        (form(Form::new()).await, 400, "missing_required_parameter", Some("file")),
+        (send(check()).await, 400, "missing_required_parameter", Some("file")),
+        (
+            form(Form::new().part("file", part(b"x")).text("purpose", "y")).await,
+            400,
+            "unknown_parameter",
+            Some("purpose"),
+        ),
+        (form(Form::new().part("fiel", part(b"x"))).await, 400, "unknown_parameter", Some("fiel")),
+        (
+            form(Form::new().part("file", part(b"x")).part("file", part(b"y"))).await,
+            400,
+            "invalid_type",
+            Some("file"),
+        ),
+        (
+            form(Form::new().part("file", part(b"a text"))).await,
+            400,
+            "invalid_input_media",
+            Some("file"),
+        ),
+        (form(Form::new().part("file", part(b""))).await, 400, "invalid_input_media", Some("file")),
+        (send(too_large).await, 413, "request_too_large", None),
+    ] {
+        assert_eq!(answer.code(), (status, Some(code.to_owned())), "{:?}", answer.json());
+        assert_eq!(answer.json()["error"]["param"].as_str(), param, "{:?}", answer.json());
+    }
+    let json = check().header("content-type", "application/json").body("{\"file\":\"x\"}");
+    let answer = send(json).await;
+    assert_eq!(answer.code(), (415, None));
+    let message = "Unsupported content type: 'application/json'. Send 'multipart/form-data'.";
+    assert_eq!(answer.json()["error"]["message"], message);
+    let unbounded = check().header("content-type", "multipart/form-data").body("--b--");
+    assert_eq!(send(unbounded).await.code(), (400, None));
+}
