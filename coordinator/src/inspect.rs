@@ -3,24 +3,46 @@
 //! A file is spooled to disk and read in a child process with limits of memory and time, so that one that is made
 //! to break a reader breaks that child alone. Called by the door; knows no job.
 
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use zoetrope_protocol::id::TenantId;
 use zoetrope_provenance::{Trust, Verdict};
 
 /// Address space of the child in KiB: 1 GiB, of which a manifest of megabytes with its history needs a tenth.
 const MEMORY_KIB: u32 = 1 << 20;
-/// Seconds of processor time: hashing 512 MB takes two.
-const CPU_SECONDS: u32 = 20;
+/// Seconds of processor time: hashing 512 MB takes two, and a clip of ours well below one.
+const CPU_SECONDS: u32 = 5;
 /// The same by the clock, on a loaded machine.
-const TIME_LIMIT: Duration = Duration::from_secs(40);
-/// Children at a time.
-const CHILDREN_MAX: usize = 2;
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+/// Boxes side by side in an MP4, at most: an hour in fragments of two seconds has 3,600. The reader's work grows with
+/// their square: 100,000 take it 40 s.
+const BOXES_MAX: usize = 4_096;
+/// Files of strangers that are looked into at a time.
+const CHECKS_MAX: usize = 2;
+/// Files of our own that are read at a time: room that no file of a stranger takes.
+const OWN_MAX: usize = 2;
+/// Uploads at a time, with those that wait for their turn: of 512 MiB each they are 4 GiB of disk.
+const UPLOADS_MAX: usize = 8;
+/// Of one project: who sends slowly keeps nobody but its own project waiting.
+const UPLOADS_OF_A_PROJECT_MAX: usize = 2;
+/// How long an upload waits for its turn: six more can be before it, two at a time, and each takes some seconds.
+const TURN_LIMIT: Duration = Duration::from_secs(120);
+/// The same of a file of our own, which takes less than one.
+const OWN_TURN_LIMIT: Duration = Duration::from_secs(10);
 /// A verdict: a manifest store in JSON.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
+/// What is read of a file to tell its kind.
+pub const HEAD_BYTES: usize = 16;
+/// What is said of a file of another kind.
+pub const NO_SUCH_KIND: &str = "The file is of no kind that can be checked: MP4, JPEG, PNG, WebP, GIF, AVIF, HEIC, WAV or \
+                                MP3.";
 
 /// Why a file could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +53,9 @@ pub enum InspectError {
     /// It took too much memory or time, or broke the reader.
     #[error("the file cannot be read within the limits")]
     Limits,
+    /// An MP4 of too many boxes.
+    #[error("the file has more than {BOXES_MAX} boxes side by side")]
+    Boxes,
     /// Our own disk or process failed.
     #[error("the reader cannot be started")]
     Io(#[from] std::io::Error),
@@ -40,20 +65,25 @@ pub enum InspectError {
 pub struct Inspector {
     trust: Trust,
     scratch: PathBuf,
-    permits: Semaphore,
+    checks: Semaphore,
+    own: Semaphore,
+    uploads: Semaphore,
+    /// Uploads of each project that has any.
+    of_projects: Mutex<BTreeMap<TenantId, usize>>,
 }
 
 /// A file on its way in. It goes when this is dropped.
 pub struct Spooled<'a> {
     /// Where it is.
     pub path: PathBuf,
-    _permit: Option<SemaphorePermit<'a>>,
+    _room: Option<SemaphorePermit<'a>>,
+    _share: Option<Share<'a>>,
 }
 
 impl Spooled<'_> {
     /// A second file for whoever has room for one: the clip that it is held against.
     pub fn beside(&self) -> Spooled<'static> {
-        Spooled { path: self.path.with_extension("clip"), _permit: None }
+        Spooled { path: self.path.with_extension("clip"), _room: None, _share: None }
     }
 }
 
@@ -67,29 +97,88 @@ impl Drop for Spooled<'_> {
     }
 }
 
+/// One of the uploads that a project may have.
+struct Share<'a> {
+    inspector: &'a Inspector,
+    project: TenantId,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let mut projects =
+            self.inspector.of_projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = projects.get(&self.project).map_or(0, |uploads| uploads.saturating_sub(1));
+        match left {
+            0 => projects.remove(&self.project),
+            _ => projects.insert(self.project, left),
+        };
+    }
+}
+
 impl Inspector {
     /// An inspector that trusts these roots (PEM); files wait in `scratch`.
     pub fn new(roots: String, scratch: PathBuf) -> Inspector {
-        let trust = Trust { roots };
-        let permits = Semaphore::new(CHILDREN_MAX);
-        Inspector { trust, scratch, permits }
+        Inspector {
+            trust: Trust { roots },
+            scratch,
+            checks: Semaphore::new(CHECKS_MAX),
+            own: Semaphore::new(OWN_MAX),
+            uploads: Semaphore::new(UPLOADS_MAX),
+            of_projects: Mutex::default(),
+        }
     }
 
-    /// Room for one more file.
+    /// Room on disk for one more file of this project. It is looked into in its [`Inspector::turn`].
     ///
     /// # Errors
     /// `Busy`.
-    pub fn room(&self) -> Result<Spooled<'_>, InspectError> {
-        let permit = self.permits.try_acquire().map_err(|_| InspectError::Busy)?;
-        let path = self.scratch.join(format!("{:032x}", rand::random::<u128>()));
-        Ok(Spooled { path, _permit: Some(permit) })
+    pub fn upload(&self, project: TenantId) -> Result<Spooled<'_>, InspectError> {
+        let room = self.uploads.try_acquire().map_err(|_| InspectError::Busy)?;
+        let mut projects = self.of_projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploads = projects.entry(project).or_default();
+        if *uploads >= UPLOADS_OF_A_PROJECT_MAX {
+            return Err(InspectError::Busy);
+        }
+        *uploads += 1;
+        drop(projects);
+        let share = Share { inspector: self, project };
+        Ok(Spooled { path: self.path(), _room: Some(room), _share: Some(share) })
+    }
+
+    /// Waits until an upload that is on disk may be looked into, which it may while this is held. First come, first
+    /// served, so a project is before another one no more often than it has uploads.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub async fn turn(&self) -> Result<SemaphorePermit<'_>, InspectError> {
+        turn(&self.checks, TURN_LIMIT).await
+    }
+
+    /// Room for one of our own files, to be read at once.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub async fn own(&self) -> Result<Spooled<'_>, InspectError> {
+        let room = turn(&self.own, OWN_TURN_LIMIT).await?;
+        Ok(Spooled { path: self.path(), _room: Some(room), _share: None })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.scratch.join(format!("{:032x}", rand::random::<u128>()))
     }
 
     /// Reads the manifest of a file of this media type, in a child process.
     ///
     /// # Errors
-    /// `Limits`, `Io`.
+    /// `Boxes`, `Limits`, `Io`.
     pub async fn read(&self, file: &Path, format: &str) -> Result<Verdict, InspectError> {
+        if BOXED.contains(&format) {
+            let opened = tokio::fs::File::open(file).await?.into_std().await;
+            let counted = tokio::task::spawn_blocking(|| boxes(opened)).await;
+            if counted.map_err(std::io::Error::other)?? > BOXES_MAX {
+                return Err(InspectError::Boxes);
+            }
+        }
         let program = std::env::current_exe()?;
         // The limits are those of the shell, which the program then replaces. One limit a call: dash takes no more.
         let limits =
@@ -132,6 +221,42 @@ impl Inspector {
     }
 }
 
+async fn turn(of: &Semaphore, limit: Duration) -> Result<SemaphorePermit<'_>, InspectError> {
+    match tokio::time::timeout(limit, of.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(InspectError::Busy),
+    }
+}
+
+/// Media types whose files are made of boxes.
+const BOXED: [&str; 4] = ["video/mp4", "audio/mp4", "image/avif", "image/heic"];
+
+/// How many boxes a file has side by side: no more than one above the limit is counted. What is no box ends the row; what is
+/// wrong with it, its reader says.
+fn boxes(mut file: impl Read + Seek) -> std::io::Result<usize> {
+    let end = file.seek(SeekFrom::End(0))?;
+    let (mut at, mut count) = (0, 0);
+    while at < end && count <= BOXES_MAX {
+        file.seek(SeekFrom::Start(at))?;
+        let mut head = Vec::with_capacity(16);
+        file.by_ref().take(16).read_to_end(&mut head)?;
+        let Some((length, rest)) = head.split_first_chunk::<4>() else { break };
+        let long = rest.get(4..).and_then(|rest| rest.first_chunk::<8>());
+        let bytes = match (u32::from_be_bytes(*length), long) {
+            // It goes on to the end of the file.
+            (0, _) => end - at,
+            (1, Some(long)) => u64::from_be_bytes(*long),
+            (length, _) => u64::from(length),
+        };
+        count += 1;
+        if bytes < 8 {
+            break;
+        }
+        at = at.saturating_add(bytes);
+    }
+    Ok(count)
+}
+
 /// The media type of a file by its first bytes; none if it is of no kind that can hold a manifest of ours or that
 /// the API promises to read.
 pub fn format_of(head: &[u8]) -> Option<&'static str> {
@@ -172,12 +297,54 @@ mod tests {
         }
     }
 
-    #[test]
-    fn there_is_room_for_a_few_files_at_a_time() {
-        let inspector = Inspector::new(String::new(), std::env::temp_dir());
-        let held: Vec<_> = (0..CHILDREN_MAX).map(|_| inspector.room().expect("room")).collect();
-        assert!(matches!(inspector.room(), Err(InspectError::Busy)));
-        drop(held);
-        assert!(inspector.room().is_ok());
+    fn inspector() -> Inspector {
+        Inspector::new(String::new(), std::env::temp_dir())
+    }
+
+    /// Promise: a project whose uploads never end takes a part of the room and no more, and none of that of our own files.
+    #[tokio::test]
+    async fn uploads_of_one_project_leave_room_for_others_and_for_our_own_files() {
+        let inspector = inspector();
+        let of = |project| inspector.upload(TenantId(project));
+        let mut held: Vec<_> =
+            (0..UPLOADS_OF_A_PROJECT_MAX).map(|_| of(1).expect("room")).collect();
+        assert!(matches!(of(1), Err(InspectError::Busy)));
+        // A refusal costs nobody a place.
+        for project in 2.. {
+            match (of(project), held.len()) {
+                (Ok(upload), ..UPLOADS_MAX) => held.push(upload),
+                (Err(InspectError::Busy), UPLOADS_MAX) => break,
+                (answer, uploads) => panic!("{:?} behind {uploads}", answer.err()),
+            }
+            if held.len() < UPLOADS_MAX {
+                assert!(matches!(of(1), Err(InspectError::Busy)));
+            }
+        }
+        let turns = [inspector.turn().await, inspector.turn().await];
+        assert!(turns.iter().all(Result::is_ok));
+        assert!(inspector.own().await.is_ok(), "our own files are read meanwhile");
+        drop((turns, held));
+        assert!(inspector.turn().await.is_ok());
+        drop(of(1).expect("room again"));
+        assert!(inspector.of_projects.lock().expect("whole").is_empty());
+    }
+
+    /// Promise: an MP4 that is made to keep its reader busy does not reach it.
+    #[tokio::test]
+    async fn a_file_of_too_many_boxes_is_refused_before_a_reader_starts() {
+        let front = b"\0\0\0\x10ftypisom\0\0\0\0";
+        let count =
+            |rest: &[u8]| boxes(std::io::Cursor::new([&front[..], rest].concat())).expect("reads");
+        assert_eq!(count(b""), 1);
+        assert_eq!(count(&b"\0\0\0\x08moov".repeat(9)), 10);
+        assert_eq!(count(b"\0\0\0\x01mdat\0\0\0\0\0\0\0\x10\0\0\0\x08free"), 3);
+        assert_eq!(count(b"\0\0\0\0mdat\0\0\0\x08free"), 2);
+        assert_eq!(count(b"\0\0\0\x01mdat\xff\xff\xff\xff\xff\xff\xff\xff"), 2);
+        assert_eq!(count(b"\0\0\0\x07free\0\0\0\x08free"), 2);
+        let many = [&front[..], &b"\0\0\0\x08moov".repeat(100_000)].concat();
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), many).expect("writes");
+        let read = inspector().read(file.path(), "video/mp4").await;
+        assert!(matches!(read, Err(InspectError::Boxes)), "{read:?}");
     }
 }

@@ -2,9 +2,11 @@
 
 use super::Target;
 use super::table::print_json;
+use crate::inspect::{HEAD_BYTES, NO_SUCH_KIND, format_of};
 use crate::provenance::socket;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -131,8 +133,12 @@ fn verify(file: &Path, roots: &[PathBuf], json: bool) -> anyhow::Result<()> {
             .with_context(|| format!("the root {}; name one with --trust", root.display()))?;
         trust.roots.push_str(&pem);
     }
-    let opened = std::fs::File::open(file).with_context(|| format!("{}", file.display()))?;
-    let verdict = zoetrope_provenance::read("video/mp4", opened, &trust);
+    let mut opened = std::fs::File::open(file).with_context(|| format!("{}", file.display()))?;
+    let mut head = Vec::new();
+    opened.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let format = format_of(&head).with_context(|| format!("{}: {NO_SUCH_KIND}", file.display()))?;
+    opened.rewind()?;
+    let verdict = zoetrope_provenance::read(format, opened, &trust);
     if json {
         print_json(&serde_json::to_value(&verdict)?);
     } else {

@@ -4,7 +4,7 @@ use super::envelope::ApiError;
 use super::route::{self, Caller};
 use super::{Door, body, content};
 use crate::farm::FarmMsg;
-use crate::inspect::{InspectError, Spooled, format_of};
+use crate::inspect::{HEAD_BYTES, InspectError, NO_SUCH_KIND, Spooled, format_of};
 use crate::jobs::Asset;
 use crate::watermark::Finder;
 use axum::Extension;
@@ -20,9 +20,6 @@ use zoetrope_mark::MarkId;
 use zoetrope_protocol::mark::PICTURE_ALG;
 use zoetrope_provenance::{State as Trusted, Verdict};
 
-/// What is read of a file to tell its kind.
-const HEAD_BYTES: usize = 16;
-
 /// Answers with what is known of a published video's origin.
 ///
 /// # Errors
@@ -36,7 +33,7 @@ pub async fn provenance(
     let assets = content::published(&view, (door.state.now)())?;
     let (tenant, job) = (caller.tenant, view.job);
     let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
-    let spooled = door.state.inspector.room()?;
+    let spooled = door.state.inspector.own().await?;
     let clip = assets.video.clone();
     spool(&door, &clip, &spooled.path).await?;
     let verdict = door.state.inspector.read(&spooled.path, "video/mp4").await?;
@@ -69,25 +66,27 @@ pub async fn provenance(
 /// Answers with what an uploaded file says of its origin.
 ///
 /// # Errors
-/// 400 for a missing file or one of another kind, 413, 503.
+/// 400 for a missing file or one of another kind, 413, 415, 503.
 pub async fn check(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     upload: Body,
 ) -> Result<Response, ApiError> {
-    let spooled = door.state.inspector.room()?;
+    let spooled = door.state.inspector.upload(caller.tenant)?;
     let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
     let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
     file.flush().await.map_err(fault)?;
     let Some(format) = format_of(&head) else {
-        return Err(ApiError::bad_media(
-            "file",
-            "The file is of no kind that can be checked: MP4, JPEG, PNG, WebP, GIF, AVIF, HEIC, WAV or MP3.",
-        ));
+        return Err(ApiError::bad_media("file", NO_SUCH_KIND));
     };
+    // Only now, with all bytes here: who sends slowly keeps nobody else's file waiting.
+    let _turn = door.state.inspector.turn().await?;
     let verdict = match door.state.inspector.read(&spooled.path, format).await {
         Ok(verdict) => verdict,
+        Err(error @ InspectError::Boxes) => {
+            return Err(ApiError::bad_media("file", format!("The file cannot be read: {error}.")));
+        }
         Err(InspectError::Limits) => {
             return Err(ApiError::bad_media("file", "The file cannot be read within the limits."));
         }
@@ -188,7 +187,7 @@ impl From<InspectError> for ApiError {
     fn from(error: InspectError) -> ApiError {
         match error {
             InspectError::Busy => ApiError::overloaded(5),
-            InspectError::Limits | InspectError::Io(_) => {
+            InspectError::Limits | InspectError::Boxes | InspectError::Io(_) => {
                 tracing::error!(%error, "a file could not be looked into");
                 ApiError::internal()
             }

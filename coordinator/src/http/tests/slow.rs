@@ -91,3 +91,45 @@ async fn idle_connections_make_room() {
     let answer = tokio::time::timeout(Duration::from_secs(4), stand.get("/v1/videos")).await;
     assert_eq!(answer.expect("room within the head timeout").status, 200);
 }
+
+/// Promise: who sends a file slowly keeps its own project's checks waiting, and no other's. A declared length above the
+/// limit is refused before a byte of it came.
+#[tokio::test]
+async fn slow_uploads_of_one_project_hold_up_no_other() {
+    let limits = DoorLimits { burst: 10_000, ..DoorLimits::default() };
+    let stand = Stand::with(limits).await;
+    let head = |length: u64| {
+        format!(
+            "POST /v1/content_provenance_checks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: multipart/form-data; boundary=b\r\ncontent-length: {length}\r\n\r\n",
+            stand.key
+        )
+    };
+    let mut large = TcpStream::connect(stand.address).await.unwrap();
+    large.write_all(head(1 << 40).as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read = large.read(&mut answer).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 413"));
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(stand.address).await.unwrap();
+        stream.write_all((head(1000) + "--b").as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let check = async |key: &str| {
+        let part = reqwest::multipart::Part::bytes(&b"a text"[..]).file_name("upload");
+        let form = reqwest::multipart::Form::new().part("file", part);
+        let request = stand.client.post(stand.url("/v1/content_provenance_checks"));
+        let answer = crate::http::testing::send(request.bearer_auth(key).multipart(form)).await;
+        answer.code()
+    };
+    let full = (503, Some("server_is_overloaded".to_owned()));
+    // Until both places of the project are taken.
+    let mut tries = 0;
+    while check(&stand.key).await != full {
+        tries += 1;
+        assert!(tries < 5_000, "more than its share");
+    }
+    assert_eq!(check(&stand.stranger).await, (400, Some("invalid_input_media".to_owned())));
+    drop(slow);
+}
