@@ -135,13 +135,24 @@ async fn mark(
     let marked = door.state.farm.ask(|reply| FarmMsg::Marked(number, reply)).await?;
     let Some((tenant, view)) = marked else { return Ok(Some(not_detected)) };
     // The mark is a pointer: what is there must be what the clip shows.
-    let compared = match content::published(&view, (door.state.now)()) {
+    let own = match content::published(&view, (door.state.now)()) {
         Ok(assets) => {
             let own = file.beside();
             spool(door, &assets.video, &own.path).await?;
-            finder.agreement(seen, &own.path, &view.spec.render).await
+            Some(own)
         }
         Err(_) => None,
+    };
+    let compared = match &own {
+        Some(own) => finder.agreement(seen, &own.path, &view.spec.render).await,
+        None => Ok(None),
+    };
+    let compared = match compared {
+        Ok(compared) => compared,
+        Err(error) => {
+            tracing::error!(%error, job = %view.job, "a clip of ours could not be held against a file");
+            return Ok(None);
+        }
     };
     if compared.is_some_and(|share| !Finder::agrees(share)) {
         tracing::warn!(job = %view.job, share = compared, "a file carries a mark of a clip that it does not show: a forgery, perhaps");

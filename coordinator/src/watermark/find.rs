@@ -11,7 +11,7 @@ use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film::{self, FilmError};
 use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, Found, search};
-use zoetrope_mark::{MarkId, sound};
+use zoetrope_mark::sound;
 use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::clip::Size;
 
@@ -27,7 +27,10 @@ pub struct Seen {
     pub mark: u32,
     /// In which track: `picture` or `sound`.
     pub track: &'static str,
-    picture: Option<(Glimpses, Found)>,
+    /// What the file shows; none where it has no picture.
+    shown: Option<Glimpses>,
+    /// Where the mark is in the picture, if it is there.
+    place: Option<Found>,
 }
 
 /// Looks for marks.
@@ -48,12 +51,16 @@ impl Finder {
     /// `Program` if there is no ffmpeg, `Limit` if the file is too much for it.
     pub async fn look(&self, file: &Path, format: &str) -> Result<Option<Seen>, FilmError> {
         let (desk, ffmpeg, file) = (self.desk.clone(), self.ffmpeg.clone(), file.to_owned());
-        let pictures = format.starts_with("video/");
+        // What calls itself sound alone may have a picture all the same.
+        let pictures = format.starts_with("video/") || format == "audio/mp4";
         let sounds = pictures || format.starts_with("audio/");
         let look = move || {
             let found = if pictures { in_picture(&desk, &ffmpeg, &file) } else { Ok(None) };
             match found {
-                Ok(None) if sounds => in_sound(&desk, &ffmpeg, &file),
+                // Without a picture, too, it may have sound.
+                Ok(None) | Err(FilmError::Unreadable(_)) if sounds => {
+                    in_sound(&desk, &ffmpeg, &file, pictures)
+                }
                 found => found,
             }
         };
@@ -65,18 +72,31 @@ impl Finder {
     }
 
     /// How sure it is that the file was made of this clip, 0 to 1: the share of its pictures that are in the clip. None
-    /// if they cannot be compared.
-    pub async fn agreement(&self, seen: Seen, clip: &Path, spec: &RenderSpec) -> Option<f32> {
+    /// if it has no pictures that could be compared.
+    ///
+    /// # Errors
+    /// If our own clip cannot be read.
+    pub async fn agreement(
+        &self,
+        seen: Seen,
+        clip: &Path,
+        spec: &RenderSpec,
+    ) -> Result<Option<f32>, FilmError> {
         let (ffmpeg, clip) = (self.ffmpeg.clone(), clip.to_owned());
         let size = |size: Size| (size.width as usize, size.height as usize);
         let (canvas, deliver) = (size(spec.canvas), size(spec.deliver));
         let compare = move || {
-            let (glimpses, found) = seen.picture?;
-            let own = film::glimpses(&ffmpeg, &clip, deliver, READ_LIMIT);
-            let own = own.inspect_err(|error| tracing::error!(%error, "a clip of ours")).ok()?;
-            agree::agreement(&own, Place::delivered(canvas, deliver).chip, &glimpses, &found)
+            let Some(shown) = seen.shown else { return Ok(None) };
+            let own = film::glimpses(&ffmpeg, &clip, deliver, READ_LIMIT)?;
+            Ok(match seen.place {
+                Some(place) => {
+                    agree::agreement(&own, Place::delivered(canvas, deliver).chip, &shown, &place)
+                }
+                None => agree::agreement_unplaced(&own, &shown),
+            })
         };
-        tokio::task::spawn_blocking(compare).await.ok()?
+        let compared = tokio::task::spawn_blocking(compare).await;
+        compared.unwrap_or(Err(FilmError::Limit("the comparison ended early")))
     }
 
     /// Whether so much agreement says that it was.
@@ -90,13 +110,111 @@ fn in_picture(desk: &MarkDesk, ffmpeg: &Path, file: &Path) -> Result<Option<Seen
     let Some(found) = search(&stills, &desk.keys(), Depth::Anywhere).found else {
         return Ok(None);
     };
-    let glimpses = film::glimpses(ffmpeg, file, stills.size(), READ_LIMIT)?;
-    let MarkId(mark) = found.mark;
-    Ok(Some(Seen { mark, track: "picture", picture: Some((glimpses, found)) }))
+    let shown = Some(film::glimpses(ffmpeg, file, stills.size(), READ_LIMIT)?);
+    Ok(Some(Seen { mark: found.mark.0, track: "picture", shown, place: Some(found) }))
 }
 
-fn in_sound(desk: &MarkDesk, ffmpeg: &Path, file: &Path) -> Result<Option<Seen>, FilmError> {
+/// `pictures`: it may have some, which must then be compared.
+fn in_sound(
+    desk: &MarkDesk,
+    ffmpeg: &Path,
+    file: &Path,
+    pictures: bool,
+) -> Result<Option<Seen>, FilmError> {
     let heard = film::sound(ffmpeg, file, READ_LIMIT)?;
-    let found = sound::search(&heard, &desk.keys(), false).found;
-    Ok(found.map(|found| Seen { mark: found.mark.0, track: "sound", picture: None }))
+    let Some(found) = sound::search(&heard, &desk.keys(), false).found else { return Ok(None) };
+    let seen = Seen { mark: found.mark.0, track: "sound", shown: None, place: None };
+    if !pictures || !film::has_picture(ffmpeg, file, READ_LIMIT)? {
+        return Ok(Some(seen));
+    }
+    let size = film::stills(ffmpeg, file, READ_LIMIT).map(|stills| stills.size());
+    match size.and_then(|size| film::glimpses(ffmpeg, file, size, READ_LIMIT)) {
+        Ok(shown) => Ok(Some(Seen { shown: Some(shown), ..seen })),
+        Err(FilmError::Unreadable(_)) => {
+            tracing::warn!(
+                "a file carries a mark in its sound and hides its picture: a forgery, perhaps"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::Folder;
+    use crate::watermark::settings::Looks;
+    use std::process::Command;
+    use zoetrope_protocol::id::TenantId;
+    use zoetrope_protocol::mark::{SOUND_CHIPS, unpack};
+
+    /// Runs ffmpeg in a folder.
+    fn ffmpeg(folder: &Path, words: &str) {
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.current_dir(folder).args(["-v", "error", "-nostdin", "-y"]);
+        assert!(ffmpeg.args(words.split(' ')).status().expect("ffmpeg starts").success());
+    }
+
+    fn spec() -> RenderSpec {
+        let side = Size { width: 96, height: 96 };
+        RenderSpec {
+            model: "toybox".to_owned(),
+            prompt: "a cube".to_owned(),
+            canvas: side,
+            deliver: side,
+            frames: 32,
+            seed: 7,
+            steps: 4,
+            audio: true,
+        }
+    }
+
+    /// Promise: sound that carries a mark of ours makes a file ours with its clip's picture or without any, and not
+    /// with another picture, whatever the file calls itself.
+    #[tokio::test]
+    async fn marked_sound_counts_without_a_picture_or_with_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path();
+        let desk = MarkDesk::open(&Folder(folder.to_owned()), 0, Looks::default(), None);
+        let desk = desk.expect("opens");
+        let (issued, order) = desk.tiles(5, None, TenantId(1));
+        let tile = unpack(&order.sound, SOUND_CHIPS).expect("a tile");
+        // Noise from a generator of the simplest kind.
+        let mut state = 1u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as f32 / u32::MAX as f32 * 0.4 - 0.2
+        };
+        let mut samples: Vec<f32> = (0..8 * sound::READ_RATE).flat_map(|_| [noise(); 2]).collect();
+        sound::mark(&tile, &mut samples, sound::READ_RATE);
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        std::fs::write(folder.join("sound.f32"), bytes).expect("writes");
+        let heard = format!("-f f32le -ar {} -ac 2 -i sound.f32", sound::READ_RATE);
+        let coded = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a alac -t 8";
+        let own = "-f lavfi -i testsrc2=size=96x96:rate=4";
+        let foreign = "-f lavfi -i mandelbrot=size=96x96:rate=4";
+        ffmpeg(folder, &format!("{own} {heard} {coded} own.mp4"));
+        ffmpeg(folder, &format!("{foreign} {heard} {coded} foreign.mp4"));
+        ffmpeg(folder, "-i own.mp4 -vn -c copy -f mp4 sound.mp4");
+        let finder = Finder::new(Arc::new(desk), "ffmpeg".into());
+        for (file, format, agrees) in [
+            ("own.mp4", "video/mp4", Some(true)),
+            ("foreign.mp4", "video/mp4", Some(false)),
+            // It calls itself sound alone.
+            ("foreign.mp4", "audio/mp4", Some(false)),
+            ("sound.mp4", "video/mp4", None),
+            ("sound.mp4", "audio/mp4", None),
+        ] {
+            let seen = finder.look(&folder.join(file), format).await.expect("reads");
+            let seen = seen.unwrap_or_else(|| panic!("{file}: the mark is not found"));
+            assert_eq!((seen.mark, seen.track), (issued.mark, "sound"), "{file}");
+            let share = finder.agreement(seen, &folder.join("own.mp4"), &spec()).await;
+            let share = share.expect("our own clip can be read");
+            assert_eq!(share.map(Finder::agrees), agrees, "{file}: {share:?}");
+        }
+        ffmpeg(folder, &format!("{own} -t 2 unmarked.mp4"));
+        let seen = finder.look(&folder.join("unmarked.mp4"), "video/mp4").await;
+        assert!(seen.expect("reads").is_none());
+    }
 }

@@ -18,6 +18,9 @@ const SAME: f32 = 0.7;
 const LARGER: f32 = 1.04;
 /// A cut smaller than this, in compared pixels a side, says nothing.
 const CUT_MIN: usize = 12;
+/// Places of the clip in a film that is larger: upright in the middle of a wide one it has 210. Each costs a comparison of all
+/// pixels, as much as a place of a cut in the clip does.
+const BORDER_PLACES_MAX: usize = 400;
 
 /// A grey picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,34 +79,61 @@ pub struct Glimpses {
     pub pictures: Vec<Grey>,
 }
 
-/// The share of the pictures of `seen` that are somewhere in `own`, 0 to 1; none if the two cannot be laid on each
-/// other. `found` is the mark in `seen`, and a chip of `own` has `chip` pixels.
+/// The share of the pictures of `seen` that are somewhere in `own`, 0 to 1; none if either has no picture. `found` is the
+/// mark in `seen`, and a chip of `own` has `chip` pixels. Around the clip there may be a border on two sides; what is larger
+/// still, and what is too small a cut, agrees with nothing.
 pub fn agreement(own: &Glimpses, chip: f32, seen: &Glimpses, found: &Found) -> Option<f32> {
     let (width, height) = seen.size;
     let seen_chip = width.min(height) as f32 / found.chips;
-    let (own_width, own_height) = own.size;
-    let scale = SIDE as f32 / own_width.min(own_height) as f32;
-    // How large the film in question is in the pictures of the other.
-    let (width, height) = if found.symmetry & 4 == 0 { (width, height) } else { (height, width) };
-    let length = |pixels: usize, own: usize| {
-        let (pixels, own) = (pixels as f32 * chip / seen_chip * scale, own as f32 * scale);
-        (pixels <= own * LARGER + 1.0).then(|| pixels.min(own).round() as usize)
+    shared(own, seen, found.symmetry, chip / seen_chip)
+}
+
+/// The same of a film of which nothing says how it was scaled: it is laid on the clip as large as it fits, in each of the eight
+/// symmetries, and the best of them counts. So a cut of two opposite sides is found, and none of all four.
+pub fn agreement_unplaced(own: &Glimpses, seen: &Glimpses) -> Option<f32> {
+    let best = |best: Option<f32>, symmetry: u8| {
+        let (width, height) = turned(seen.size, symmetry);
+        let fits = |own: usize, pixels: usize| own as f32 / pixels.max(1) as f32;
+        let pixels = fits(own.size.0, width).min(fits(own.size.1, height));
+        let share = shared(own, seen, symmetry, pixels)?;
+        Some(best.map_or(share, |best| best.max(share)))
     };
-    let (wide, high) = (length(width, own_width)?, length(height, own_height)?);
-    if wide.min(high) < CUT_MIN {
+    (0..8).fold(None, best)
+}
+
+/// Width and height as they were before the picture was turned.
+fn turned((width, height): (usize, usize), symmetry: u8) -> (usize, usize) {
+    if symmetry & 4 == 0 { (width, height) } else { (height, width) }
+}
+
+/// The share of the pictures of `seen` that are in `own`, where a pixel of the one has so many `pixels` of the other.
+fn shared(own: &Glimpses, seen: &Glimpses, symmetry: u8, pixels: f32) -> Option<f32> {
+    if seen.pictures.is_empty() || own.pictures.is_empty() {
         return None;
+    }
+    let (across, down) = (own.pictures[0].width, own.pictures[0].height);
+    // How large the film in question is in the pictures of the other.
+    let length = |of: usize, own: usize, picture: usize| {
+        let of = of as f32 * pixels * picture as f32 / own as f32;
+        // Rounding, and a step of the search, must not make a whole picture a little too large.
+        let fits = of <= picture as f32 * LARGER + 1.0;
+        (if fits { of.min(picture as f32) } else { of }).round() as usize
+    };
+    let (width, height) = turned(seen.size, symmetry);
+    let (wide, high) = (length(width, own.size.0, across), length(height, own.size.1, down));
+    let places = (wide.saturating_sub(across) + 1).saturating_mul(high.saturating_sub(down) + 1);
+    if wide.min(high) < CUT_MIN || places > BORDER_PLACES_MAX {
+        return Some(0.0);
     }
     let step = seen.pictures.len().div_ceil(LOOKED_FOR).max(1);
     let looked_for: Vec<Grey> = seen
         .pictures
         .iter()
         .step_by(step)
-        .map(|picture| resized(&upright(picture, found.symmetry), wide, high))
+        .map(|picture| resized(&upright(picture, symmetry), wide, high))
         .collect();
-    if looked_for.is_empty() || own.pictures.is_empty() {
-        return None;
-    }
-    let is_there = |part: &&Grey| own.pictures.iter().any(|whole| holds(whole, part));
+    let is_there =
+        |part: &&Grey| own.pictures.iter().any(|whole| holds(whole, part) || holds(part, whole));
     let there = looked_for.iter().filter(is_there).count();
     Some(there as f32 / looked_for.len() as f32)
 }
@@ -233,10 +263,45 @@ mod tests {
             ..own.clone()
         };
         assert!(agreement(&own, chip, &foreign, &found(120.0, 0)).is_some_and(|share| share < 0.5));
-        // Larger than what it claims to be a part of.
-        assert_eq!(agreement(&own, chip, &same, &found(200.0, 0)), None);
+        // Larger than what it claims to be a part of, and smaller than what can be told from anything.
+        assert_eq!(agreement(&own, chip, &same, &found(200.0, 0)), Some(0.0));
+        assert_eq!(agreement(&own, chip, &same, &found(20.0, 0)), Some(0.0));
         let flat = Grey { width: 48, height: 85, luma: vec![90; 48 * 85] };
         let blank = Glimpses { pictures: vec![flat], ..own.clone() };
         assert_eq!(agreement(&own, chip, &blank, &found(120.0, 0)), Some(0.0));
+        assert_eq!(agreement_unplaced(&own, &blank), Some(0.0));
+        let nothing = Glimpses { pictures: Vec::new(), ..own.clone() };
+        assert_eq!(agreement(&own, chip, &nothing, &found(120.0, 0)), None);
+        assert_eq!(agreement_unplaced(&own, &nothing), None);
+        // In the middle of a wide picture: it shows the clip whole.
+        let bordered = |picture: &Grey| {
+            let row = |row: &[u8]| [&[16; 52][..], row, &[16; 52]].concat();
+            let luma = picture.luma.chunks_exact(48).flat_map(row).collect();
+            Grey { width: 152, height: 85, luma }
+        };
+        let wide =
+            Glimpses { size: (910, 512), pictures: own.pictures.iter().map(bordered).collect() };
+        let chips = 120.0 / 288.0 * 512.0;
+        assert_eq!(agreement(&own, chip, &wide, &found(chips, 0)), Some(1.0));
+        let strange = foreign.pictures.iter().map(bordered).collect();
+        let strange = Glimpses { size: (910, 512), pictures: strange };
+        assert!(agreement(&own, chip, &strange, &found(chips, 0)).is_some_and(|share| share < 0.5));
+        // Where nothing says how it lies: scaled, mirrored, turned or cut on two sides, and still nothing else.
+        let scaled = Glimpses { size: (144, 256), ..own.clone() };
+        assert_eq!(agreement_unplaced(&own, &scaled), Some(1.0));
+        assert_eq!(agreement_unplaced(&own, &flipped), Some(1.0));
+        let on_its_side = |picture: &Grey| upright(picture, 5);
+        let lying = own.pictures.iter().map(on_its_side).collect();
+        assert_eq!(
+            agreement_unplaced(&own, &Glimpses { size: (512, 288), pictures: lying }),
+            Some(1.0)
+        );
+        let short = |picture: &Grey| cut(picture, 0, 20, 48, 48);
+        let square = own.pictures.iter().map(short).collect();
+        assert_eq!(
+            agreement_unplaced(&own, &Glimpses { size: (288, 288), pictures: square }),
+            Some(1.0)
+        );
+        assert!(agreement_unplaced(&own, &foreign).is_some_and(|share| share < 0.5));
     }
 }

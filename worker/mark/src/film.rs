@@ -162,23 +162,30 @@ fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
     command
 }
 
+/// The first track of pictures; a cover of a record is none.
+const PICTURE: [&str; 5] = ["-map", "0:V:0", "-an", "-sn", "-dn"];
+
+/// Whether a film has a track of pictures, also one that cannot be decoded.
+///
+/// # Errors
+/// `Program`, `Late`.
+pub fn has_picture(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<bool, FilmError> {
+    let mut command = command(ffmpeg, film, SECONDS_MAX);
+    command.args(PICTURE).args(["-c", "copy", "-f", "null", "-"]);
+    match run(&mut command, limit) {
+        Ok(()) => Ok(true),
+        Err(FilmError::Unreadable(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// What stands still in the picture of a film.
 ///
 /// # Errors
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
 pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, FilmError> {
     let mut command = command(ffmpeg, film, SECONDS_MAX);
-    command.args([
-        "-map",
-        "0:v:0",
-        "-an",
-        "-sn",
-        "-dn",
-        "-pix_fmt",
-        "gray",
-        "-fps_mode",
-        "passthrough",
-    ]);
+    command.args(PICTURE).args(["-pix_fmt", "gray", "-fps_mode", "passthrough"]);
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
     let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
     if width.min(height) < SIDE_MIN || width.saturating_mul(height) > PIXELS_MAX {
@@ -240,7 +247,7 @@ pub fn glimpses(
     let short = width.min(height).max(1);
     let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
     let mut command = command(ffmpeg, film, SECONDS_MAX);
-    command.args(["-map", "0:v:0", "-an", "-sn", "-dn", "-pix_fmt", "gray", "-vf"]);
+    command.args(PICTURE).args(["-pix_fmt", "gray", "-vf"]);
     command.arg(format!("fps=2,scale={}:{}:flags=area", side(width), side(height)));
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
     let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
