@@ -5,7 +5,7 @@ use super::route::{self, Caller};
 use super::{Door, body, content};
 use crate::farm::FarmMsg;
 use crate::inspect::{HEAD_BYTES, InspectError, NO_SUCH_KIND, Spooled, format_of};
-use crate::jobs::Asset;
+use crate::jobs::{ArtifactRecord, Asset, History, JobView};
 use crate::watermark::Finder;
 use axum::Extension;
 use axum::body::Body;
@@ -14,10 +14,14 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::TryStreamExt;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use zoetrope_mark::MarkId;
+use zoetrope_protocol::id::WorkerId;
+use zoetrope_protocol::job::{Role, Stage};
 use zoetrope_protocol::mark::PICTURE_ALG;
+use zoetrope_protocol::provenance::Proofs;
 use zoetrope_provenance::{State as Trusted, Verdict};
 
 /// Answers with what is known of a published video's origin.
@@ -33,20 +37,14 @@ pub async fn provenance(
     let assets = content::published(&view, (door.state.now)())?;
     let (tenant, job) = (caller.tenant, view.job);
     let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
+    let history = door.state.farm.ask(|reply| FarmMsg::History(job, reply)).await?;
     let spooled = door.state.inspector.own().await?;
     let clip = assets.video.clone();
     spool(&door, &clip, &spooled.path).await?;
     let verdict = door.state.inspector.read(&spooled.path, "video/mp4").await?;
-    let hex = |digest: [u8; 32]| hex::encode(digest);
-    let signed = proofs.as_ref().and_then(|proofs| proofs.signed);
     route::ok(&json!({
         "object": "video.provenance",
-        "c2pa": {
-            "manifest": verdict.manifest,
-            "validation_state": verdict.state,
-            "issuer": verdict.issuer,
-            "claim_sha256": signed.map(|signed| hex(signed.claim)),
-        },
+        "c2pa": manifest(&verdict, proofs.as_ref()),
         "watermark": proofs.as_ref().and_then(|proofs| proofs.marked).map(|proof| {
             let codeword = MarkId(proof.mark).codeword();
             json!({ "video_algorithm": PICTURE_ALG, "value": hex::encode(codeword) })
@@ -56,11 +54,51 @@ pub async fn provenance(
         "inputs": [],
         "model": view.resolved_model,
         "seed": view.spec.render.seed,
+        "workers": history.map(|(_, history)| workers(&history)).unwrap_or_default(),
         "moderation": proofs.as_ref().and_then(|proofs| {
             proofs.moderated.as_ref().map(|proof| json!({ "policy_version": proof.policy }))
         }),
         "consents": [],
     }))
+}
+
+/// What the manifest of one of our clips says, and which claim was signed.
+fn manifest(verdict: &Verdict, proofs: Option<&Proofs>) -> Value {
+    let signed = proofs.and_then(|proofs| proofs.signed);
+    json!({
+        "manifest": verdict.manifest,
+        "validation_state": verdict.state,
+        "issuer": verdict.issuer,
+        "claim_sha256": signed.map(|signed| hex::encode(signed.claim)),
+    })
+}
+
+/// The workers whose attempts made the clip, in the order in which they began: those that came to their end, and those
+/// whose artifacts others went on from.
+fn workers(history: &History) -> Vec<String> {
+    let mut known = BTreeSet::<WorkerId>::new();
+    let made = history.attempts.iter().filter(|attempt| {
+        let ended_well = attempt.ended.is_some() && attempt.cause.is_none();
+        let shard = (attempt.shard.stage, u32::from(attempt.shard.index));
+        let left = |artifact: &ArtifactRecord| {
+            artifact.fence == attempt.fence && shard_of(artifact.artifact.role) == shard
+        };
+        ended_well || history.artifacts.iter().any(left)
+    });
+    let new = made.filter(|attempt| known.insert(attempt.worker));
+    new.map(|attempt| attempt.worker.to_string()).collect()
+}
+
+/// Which shard makes this, and its index.
+fn shard_of(role: Role) -> (Stage, u32) {
+    match role {
+        Role::Prompt => (Stage::Encode, 0),
+        Role::Latents { .. } => (Stage::Denoise, 0),
+        Role::Segment { chunk } => (Stage::Decode, chunk),
+        Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks => {
+            (Stage::Finish, 0)
+        }
+    }
 }
 
 /// Answers with what an uploaded file says of its origin.
@@ -162,8 +200,23 @@ async fn mark(
     let mut result = json!({ "type": "watermark", "outcome": "detected", "track": track, "confidence": confidence });
     if tenant == caller.tenant {
         result["video_id"] = json!(view.job.to_string());
+        if let Some(own) = &own {
+            result["c2pa"] = stored_manifest(door, &view, own).await?;
+        }
     }
     Ok(Some(result))
+}
+
+/// The manifest of a published clip, as its provenance shows it: what was stripped from the file in question.
+async fn stored_manifest(
+    door: &Door,
+    view: &JobView,
+    own: &Spooled<'_>,
+) -> Result<Value, ApiError> {
+    let (tenant, job) = (view.spec.tenant, view.job);
+    let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
+    let verdict = door.state.inspector.read(&own.path, "video/mp4").await?;
+    Ok(manifest(&verdict, proofs.as_ref()))
 }
 
 fn c2pa(verdict: &Verdict) -> Value {
@@ -203,5 +256,58 @@ impl From<InspectError> for ApiError {
                 ApiError::internal()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::AttemptRecord;
+    use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
+    use zoetrope_protocol::job::{ArtifactRef, Cause};
+
+    /// Promise: the workers of a clip are those whose work is in it.
+    #[test]
+    fn a_clip_names_the_workers_whose_work_is_in_it() {
+        let fence = |number| Fence { epoch: Epoch(1), attempt: AttemptNumber(number) };
+        let attempt = |stage, number, worker, cause| AttemptRecord {
+            shard: ShardId { job: JobId(1), stage, index: 0 },
+            fence: fence(number),
+            worker: WorkerId(worker),
+            node: None,
+            from_step: 0,
+            began: Millis(0),
+            ended: Some(Millis(1)),
+            cause,
+            gpu: Millis(0),
+        };
+        let artifact = |role, number| ArtifactRecord {
+            artifact: ArtifactRef { role, artifact: ArtifactId([7; 32]), bytes: 4 },
+            fence: fence(number),
+            stored: Millis(1),
+        };
+        let lost = Some(Cause::WorkerLost);
+        let history = History {
+            attempts: vec![
+                attempt(Stage::Encode, 1, 9, None),
+                // Lost behind its third step, from which another one went on.
+                attempt(Stage::Denoise, 1, 4, lost.clone()),
+                // Lost with all that it did.
+                attempt(Stage::Denoise, 2, 5, lost.clone()),
+                attempt(Stage::Denoise, 3, 9, None),
+                // Its number is that of the one who encoded.
+                attempt(Stage::Finish, 1, 6, lost),
+                attempt(Stage::Finish, 2, 7, None),
+            ],
+            artifacts: vec![
+                artifact(Role::Prompt, 1),
+                artifact(Role::Latents { step: 3 }, 1),
+                artifact(Role::Latents { step: 4 }, 3),
+                artifact(Role::Clip, 2),
+            ],
+            ignored: 0,
+        };
+        assert_eq!(workers(&history), ["worker_9", "worker_4", "worker_7"]);
+        assert_eq!(workers(&History::default()), Vec::<String>::new());
     }
 }
