@@ -2,7 +2,7 @@
 //!
 //! Outside of `/v1`, because they are ours alone. The command line is their main caller.
 
-use super::envelope::ApiError;
+use super::envelope::{ApiError, echo};
 use super::fields::Fields;
 use super::listing::{Audience, list_query, page_json, show, statuses};
 use super::route::{self, Caller};
@@ -138,8 +138,7 @@ fn done(found: bool, worker: &str, answer: Value) -> Result<Response, ApiError> 
     if found {
         return route::ok(&answer);
     }
-    let worker: String = worker.chars().take(100).collect();
-    Err(ApiError::not_found(None, format!("Worker '{worker}' not found.")))
+    Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(worker))))
 }
 
 /// `GET /farm/jobs`: videos of all projects, each with its `project`.
@@ -250,8 +249,8 @@ pub async fn move_job(
         Ok(()) => route::ok(&json!({"id": id, "moving": true, "to": to})),
         Err(MoveRefused::NoSuchJob) => Err(ApiError::no_video(&id)),
         Err(MoveRefused::NoSuchWorker) => {
-            let to: String = to.unwrap_or_default().chars().take(100).collect();
-            Err(ApiError::not_found(None, format!("Worker '{to}' not found.")))
+            let to = to.unwrap_or_default();
+            Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(&to))))
         }
         Err(MoveRefused::NothingToMove) => Err(ApiError::nothing_to_move(&id)),
     }
@@ -323,8 +322,7 @@ pub async fn revoke_key(
     let asked = id.clone();
     let found = blocking(move || keys.revoke(&asked)).await?.map_err(|error| refused(&error))?;
     if !found {
-        let id: String = id.chars().take(100).collect();
-        return Err(ApiError::not_found(None, format!("Key '{id}' not found.")));
+        return Err(ApiError::not_found(None, format!("Key '{}' not found.", echo(&id))));
     }
     route::ok(&json!({"id": id, "object": "key.deleted", "deleted": true}))
 }

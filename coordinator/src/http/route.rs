@@ -1,7 +1,7 @@
 //! All routes, and what happens around each: request id, panics, limits, authentication, headers,
 //! metrics.
 
-use super::envelope::ApiError;
+use super::envelope::{ApiError, echo};
 use super::limits::{Left, duration_text};
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
@@ -290,7 +290,7 @@ pub fn last<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
 
 /// The id in a path; one that cannot be an id is no video.
 pub fn job_id(text: &str) -> Result<JobId, ApiError> {
-    text.parse().map_err(|_| ApiError::no_video(&text.chars().take(100).collect::<String>()))
+    text.parse().map_err(|_| ApiError::no_video(&echo(text)))
 }
 
 /// A job of the caller's project.

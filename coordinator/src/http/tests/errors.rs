@@ -147,4 +147,15 @@ async fn long_words_of_the_caller_are_not_sent_back_whole() {
     assert!(answer.bytes.len() < 1000);
     let message = answer.json()["error"]["message"].clone();
     assert!(matches!(message, Value::String(_)));
+    let long = "9".repeat(500_000);
+    for body in [
+        format!(r#"{{"prompt":"x","size":"{long}"}}"#),
+        format!(r#"{{"prompt":"x","model":"{long}"}}"#),
+        format!(r#"{{"prompt":"x","{long}":1}}"#),
+        format!(r#"{{"prompt":"x","metadata":{{"{long}":1}}}}"#),
+        format!(r#"{{"prompt":"x","expires_after":{{"{long}":1}}}}"#),
+    ] {
+        let answer = stand.create(&body).await;
+        assert!(answer.status == 400 && answer.bytes.len() < 1500, "{body:.40}");
+    }
 }
