@@ -117,7 +117,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         let mut random = rand::rng();
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
-    let about = Circumstances { tenant: request.caller.tenant, models: &state.models, seed };
+    let tenant = request.caller.tenant;
+    let about = Circumstances { tenant, models: &state.models, seed, now: (state.now)() };
     let ask = create::read(request.fields)?;
     let asked = create::audience(&ask)?;
     let spec = create::check(ask, about)?;
