@@ -82,7 +82,7 @@ pub const ROUTES: [Route; 38] = [
     route("DELETE", "/farm/keys/{key_id}", || delete(operator::revoke_key)),
 ];
 
-/// Last segments of `/v1/videos/…` that are endpoints of a later release, not ids.
+/// First segments behind `/v1/videos/` that are endpoints of a later release, not ids.
 const LATER: [&str; 6] = ["edits", "extensions", "characters", "estimate", "stitches", "feed"];
 
 /// Who asks.
@@ -114,15 +114,17 @@ async fn no_route(request: Request) -> ApiError {
 
 async fn no_method(request: Request) -> ApiError {
     let (method, path) = (request.method().as_str(), path_of(&request));
-    let later = path.strip_prefix("/v1/videos/").is_some_and(|last| LATER.contains(&last));
     let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let methods: Vec<&str> =
         ROUTES.iter().filter(|route| route.path == template).map(|route| route.method).collect();
-    if later {
-        ApiError::no_route(method, &path)
-    } else {
-        ApiError::no_method(method, &path, &methods.join(", "))
-    }
+    ApiError::no_method(method, &path, &methods.join(", "))
+}
+
+/// Whether the path is that of an endpoint which this release does not have, where a video's id
+/// would match.
+fn is_later(path: &str) -> bool {
+    let behind = path.strip_prefix("/v1/videos/").unwrap_or("");
+    behind.split('/').next().is_some_and(|first| LATER.contains(&first))
 }
 
 /// The path for a message, cut where it gets long.
@@ -222,6 +224,8 @@ async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) 
         ApiError::rate_limited(seconds).into_response()
     } else if for_operators && caller.role != Role::Operator {
         ApiError::operators_only().into_response()
+    } else if is_later(path) {
+        no_route(request).await.into_response()
     } else {
         request.extensions_mut().insert(caller);
         next.run(request).await

@@ -71,7 +71,11 @@ const TABLE: &[Row] = &[
     ("GET", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("DELETE", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("POST", "/v1/videos/video_x/cancel", "", 404, "", "Video with id 'video_x' not found.", ""),
-    ("GET", "/v1/videos/edits", "", 404, "", "Video with id 'edits' not found.", ""),
+    ("GET", "/v1/videos/edits", "", 404, "", "Invalid URL (GET /v1/videos/edits)", ""),
+    ("DELETE", "/v1/videos/feed", "", 404, "", "Invalid URL (DELETE /v1/videos/feed)", ""),
+    ("GET", "/v1/videos/characters", "", 404, "", "Invalid URL (GET /v1/videos/characters)", ""),
+    ("GET", "/v1/videos/characters/content", "", 404, "", "", ""),
+    ("PUT", "/v1/videos/extensions", "", 404, "", "", ""),
     ("GET", "/v1/models/x", "", 404, "model_not_found", "The model 'x' does not exist.", ""),
     (
         "POST",
