@@ -8,6 +8,7 @@ use super::envelope::ApiError;
 use super::fields::Fields;
 use super::multipart::{self, Event, Malformed, Parser};
 use super::node::{FileFacts, Node, join};
+use super::pace::TooSlow;
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -126,7 +127,10 @@ impl Incoming<'_> {
             };
             let Some(bytes) = next else { return Ok(None) };
             // Whoever sent half a body is gone, or will not hear more than this.
-            let bytes = bytes.map_err(|_| ApiError::unreadable("The body is incomplete."))?;
+            let bytes = bytes.map_err(|error| match TooSlow::caused(&error) {
+                true => ApiError::too_slow(),
+                false => ApiError::unreadable("The body is incomplete."),
+            })?;
             self.read += bytes.len() as u64;
             if self.read > limits.body_bytes {
                 return Err(ApiError::too_large(limits.body_bytes));

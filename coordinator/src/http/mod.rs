@@ -21,10 +21,12 @@ mod multipart;
 mod node;
 mod openapi;
 mod operator;
+mod pace;
 mod provenance;
 mod recent;
 mod rescan;
 mod role;
+mod room;
 mod route;
 mod shares;
 mod submit;
@@ -49,7 +51,6 @@ use crate::moderation::Desk;
 use crate::watermark::Finder;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use zoetrope_protocol::id::Millis;
 use zoetrope_protocol::metric;
 
@@ -107,6 +108,8 @@ pub struct DoorLimits {
     pub in_flight: usize,
     /// From the first byte of a request, or from the end of the one before, to the end of its head.
     pub head_timeout: Duration,
+    /// How long the next 40 KiB of a body may take to come.
+    pub pace_timeout: Duration,
     /// The longest pause inside a body, and of a reader of an answer.
     pub stall_timeout: Duration,
     /// From the head of a request to the end of its body.
@@ -127,6 +130,7 @@ impl Default for DoorLimits {
             connections: 1024,
             in_flight: 512,
             head_timeout: Duration::from_secs(30),
+            pace_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
             // The SDKs give up after the same time.
             body_timeout: Duration::from_secs(600),
@@ -161,6 +165,12 @@ impl DoorMetrics for Metrics {
     }
 }
 
+/// A project, or all who follow share links, may have a quarter of the requests being handled: 128 of 512, more than
+/// two seconds' worth of what one key may send, so that three projects at their limit leave room for a fourth.
+const ROOM_SHARE: usize = 4;
+/// One in so many (64 of 512) is for operators' keys alone.
+const ROOM_RESERVE: usize = 8;
+
 /// The state and what the door itself remembers: one for each call of [`serve`].
 struct Door {
     state: DoorState,
@@ -169,11 +179,11 @@ struct Door {
     recent: recent::Recent,
     cancels: cancel::Cancels,
     /// Requests that may be handled at once.
-    room: Arc<Semaphore>,
+    room: Arc<room::Room>,
     /// Requests that are being handled.
     handled: std::sync::atomic::AtomicUsize,
     /// Large bodies that may be read at once.
-    large_bodies: Semaphore,
+    large_bodies: tokio::sync::Semaphore,
 }
 
 impl Door {
@@ -184,9 +194,9 @@ impl Door {
             buckets: limits::Buckets::new(limits.requests_per_second, limits.burst),
             recent: recent::Recent::default(),
             cancels: cancel::Cancels::default(),
-            room: Arc::new(Semaphore::new(limits.in_flight)),
+            room: room::Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
-            large_bodies: Semaphore::new(body::LARGE_BODIES),
+            large_bodies: tokio::sync::Semaphore::new(body::LARGE_BODIES),
             state,
         })
     }

@@ -3,6 +3,8 @@
 
 use super::envelope::{ApiError, echo};
 use super::limits::{Left, duration_text};
+use super::pace::Paced;
+use super::room::Who;
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
     provenance, rescan, shares, submit,
@@ -204,16 +206,14 @@ fn enveloped(response: &mut Response, method: &str, path: &str) {
     .into_response();
 }
 
-/// Room, key and rate, in this order; and the headers that tell the caller about its rate.
+/// Key, rate and room, in this order; and the headers that tell the caller about its rate. All of it comes from the
+/// head, so that nobody without a key takes a place, and each project takes its own.
 async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_api = path.starts_with("/v1/") || path.starts_with("/farm/");
     if !is_api {
         return next.run(request).await;
     }
-    let Ok(_room) = door.room.clone().try_acquire_owned() else {
-        return ApiError::overloaded(1).into_response();
-    };
     let caller = match authenticate(&door, request.headers()) {
         Ok(caller) => caller,
         Err(refused) => return refused.into_response(),
@@ -226,9 +226,12 @@ async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) 
         ApiError::operators_only().into_response()
     } else if is_later(path) {
         no_route(request).await.into_response()
-    } else {
+    } else if let Some(_place) = door.room.take(Who::from(&caller)) {
         request.extensions_mut().insert(caller);
-        next.run(request).await
+        let window = door.state.limits.pace_timeout;
+        next.run(request.map(|body| Paced::over(body, window))).await
+    } else {
+        ApiError::overloaded(1).into_response()
     };
     rate_headers(response.headers_mut(), left);
     response

@@ -1,7 +1,7 @@
 //! Peers that send or take too little.
 
 use crate::http::DoorLimits;
-use crate::http::testing::Stand;
+use crate::http::testing::{Stand, send};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,6 +58,22 @@ async fn a_body_that_stops_or_drips_is_given_up() {
         assert!(answer.contains("\"error\""), "{answer}");
         dripping.abort();
     }
+}
+
+/// Drips that are never far apart are too slow too.
+#[tokio::test]
+async fn a_body_has_a_least_rate() {
+    let pace = Duration::from_millis(300);
+    let stand = Stand::with(DoorLimits { pace_timeout: pace, ..DoorLimits::default() }).await;
+    let drips = futures::stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (n < 1000).then_some((Ok::<_, std::io::Error>(" "), n + 1))
+    });
+    let request = stand.request("POST", "/v1/videos").header("content-type", "application/json");
+    let began = Instant::now();
+    let answer = send(request.body(reqwest::Body::wrap_stream(drips))).await;
+    assert_eq!(answer.code(), (408, None));
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 /// The sender hears of its 413 although it is still sending.
