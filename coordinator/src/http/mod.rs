@@ -19,6 +19,7 @@ mod models;
 mod moderations;
 mod multipart;
 mod node;
+mod once;
 mod openapi;
 mod operator;
 mod pace;
@@ -174,6 +175,8 @@ const ROOM_RESERVE: usize = 8;
 /// The state and what the door itself remembers: one for each call of [`serve`].
 struct Door {
     state: DoorState,
+    /// When it began, on the clock of jobs.
+    since: Millis,
     started: Instant,
     buckets: limits::Buckets,
     recent: recent::Recent,
@@ -190,6 +193,7 @@ impl Door {
     fn new(state: DoorState) -> Arc<Door> {
         let limits = &state.limits;
         Arc::new(Door {
+            since: (state.now)(),
             started: Instant::now(),
             buckets: limits::Buckets::new(limits.requests_per_second, limits.burst),
             recent: recent::Recent::default(),

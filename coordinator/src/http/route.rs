@@ -6,8 +6,8 @@ use super::limits::{Left, duration_text};
 use super::pace::Paced;
 use super::room::Who;
 use super::{
-    Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    provenance, rescan, shares, submit,
+    Door, body, cancel, content, health, leader, listing, models, moderations, once, openapi,
+    operator, provenance, rescan, shares, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -100,8 +100,13 @@ pub struct Caller {
 
 /// The whole door as a service.
 pub fn router(door: Arc<Door>) -> Router {
-    let routes =
-        ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.make)()));
+    let routes = ROUTES.iter().fold(Router::new(), |router, route| {
+        let mut methods = (route.make)();
+        if route.method == "POST" && !once::ELSEWHERE.contains(&route.path) {
+            methods = methods.route_layer(from_fn_with_state(door.clone(), once::once));
+        }
+        router.route(route.path, methods)
+    });
     routes
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
