@@ -186,7 +186,7 @@ struct Door {
     /// Requests that are being handled.
     handled: std::sync::atomic::AtomicUsize,
     /// Large bodies that may be read at once.
-    large_bodies: tokio::sync::Semaphore,
+    large_bodies: Arc<room::Room>,
 }
 
 impl Door {
@@ -200,7 +200,7 @@ impl Door {
             cancels: cancel::Cancels::default(),
             room: room::Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
-            large_bodies: tokio::sync::Semaphore::new(body::LARGE_BODIES),
+            large_bodies: room::Room::new(body::LARGE_BODIES, body::LARGE_SHARE, 0),
             state,
         })
     }

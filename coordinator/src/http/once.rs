@@ -7,6 +7,7 @@
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::recent::{Begun, Hash, KeyGuard};
+use super::room::Who;
 use super::route::{self, Caller};
 use super::{Door, body, submit};
 use axum::Extension;
@@ -36,7 +37,7 @@ pub async fn once(
     let path = request.uri().path().to_owned();
     let (head, upload) = request.into_parts();
     let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
-    let fields = body::read(&door, &head.headers, upload).await?;
+    let fields = body::read(&door, Who::from(&caller), &head.headers, upload).await?;
     let content = submit::content(&caller, key.is_some(), &path, &fields);
     let mut request = Request::from_parts(head, Body::empty());
     request.extensions_mut().insert(fields);

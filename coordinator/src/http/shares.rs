@@ -117,7 +117,7 @@ pub async fn create(
     let (head, upload) = request.into_parts();
     let path = format!("/v1/videos/{id}/share_links");
     let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
-    let fields = body::read(&door, &head.headers, upload).await?;
+    let fields = body::read(&door, Who::from(&caller), &head.headers, upload).await?;
     let content = submit::content(&caller, true, &path, &fields);
     let new = NewShare { request: key.map(|key| (content, key)), ..wish(fields)? };
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);

@@ -7,6 +7,7 @@ use super::create::{self, Circumstances};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::recent::{Begun, Hash, KeyGuard, hash_of};
+use super::room::Who;
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
 use super::{Door, body, listing};
@@ -46,7 +47,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let (head, bytes) = request.into_parts();
     let key = idempotency_key(&caller, &head.headers, "POST", PATH)?;
-    let fields = body::read(&door, &head.headers, bytes).await?;
+    let fields = body::read(&door, Who::from(&caller), &head.headers, bytes).await?;
     let request = Create {
         content: content(&caller, key.is_some(), PATH, &fields),
         resent: key.is_none() && retry_count(&head.headers) > 0,
