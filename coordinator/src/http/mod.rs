@@ -23,6 +23,7 @@ mod once;
 mod openapi;
 mod operator;
 mod pace;
+mod places;
 mod provenance;
 mod recent;
 mod rescan;
@@ -103,7 +104,7 @@ pub struct DoorLimits {
     pub body_bytes: u64,
     /// Text of one body that is held in memory (all that is not a file), in bytes.
     pub text_bytes: u64,
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; for one more, the one that waits longest for a request is closed.
     pub connections: usize,
     /// Requests being handled at once; more get 503.
     pub in_flight: usize,
