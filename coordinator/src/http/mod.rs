@@ -25,6 +25,7 @@ mod operator;
 mod pace;
 mod places;
 mod provenance;
+mod readers;
 mod recent;
 mod rescan;
 mod role;
@@ -181,6 +182,7 @@ struct Door {
     started: Instant,
     buckets: limits::Buckets,
     recent: recent::Recent,
+    readers: readers::Readers,
     cancels: cancel::Cancels,
     /// Requests that may be handled at once.
     room: Arc<room::Room>,
@@ -198,6 +200,7 @@ impl Door {
             started: Instant::now(),
             buckets: limits::Buckets::new(limits.requests_per_second, limits.burst),
             recent: recent::Recent::default(),
+            readers: readers::Readers::default(),
             cancels: cancel::Cancels::default(),
             room: room::Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
