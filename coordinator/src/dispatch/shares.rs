@@ -13,8 +13,8 @@ use zoetrope_sched::output::JobState;
 
 /// What the door gets of a new link, and whether an earlier request made it.
 pub type Shared = Result<(Share, bool), ShareRefused>;
-/// What the door gets of a link that is followed.
-pub type OpenShare = Result<(Box<JobView>, Variant), Closed>;
+/// What the door gets of a link that is followed, and whether that was counted as a download.
+pub type OpenShare = Result<(Box<JobView>, Variant, bool), Closed>;
 
 impl DispatchState {
     pub(super) fn share(
@@ -123,16 +123,10 @@ impl DispatchState {
         if let Ok((_, _, true)) = &opened {
             self.record(Entry::ShareRead { share: id });
         }
-        self.read(reply, move |_| opened.map(|(view, variant, _)| (view, variant)));
+        self.read(reply, move |_| opened);
     }
 
-    fn opened(
-        &self,
-        now: Millis,
-        id: ShareId,
-        variant: Option<Variant>,
-        read: Read,
-    ) -> Result<(Box<JobView>, Variant, bool), Closed> {
+    fn opened(&self, now: Millis, id: ShareId, variant: Option<Variant>, read: Read) -> OpenShare {
         let (job, share) = self.books.table.shares().find(id).ok_or(Closed::Gone)?;
         let row = self.books.table.row(job).filter(|row| !row.deleted).ok_or(Closed::Gone)?;
         let judged = self.judged_for(job).ok_or(Closed::Gone)?;

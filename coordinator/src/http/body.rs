@@ -8,36 +8,45 @@ use super::envelope::ApiError;
 use super::fields::Fields;
 use super::multipart::{self, Event, Malformed, Parser};
 use super::node::{FileFacts, Node, join};
+use super::pace::TooSlow;
+use super::room::{Place, Who};
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Parts of one multipart body: the most that any request can need is a few dozen.
 const PARTS_MAX: usize = 1000;
-/// Text above which a body needs one of the few permits for large bodies, and a thread to parse it.
+/// Text above which a body needs one of the few places for large bodies, and a thread to parse it.
 pub const LARGE_BYTES: u64 = 1 << 20;
 /// Large bodies at once: with the limit of text, and twice that while one is parsed, 400 MB.
 pub const LARGE_BODIES: usize = 4;
+/// A project has one of so many: half of them.
+pub const LARGE_SHARE: usize = 2;
 
 /// Reads a body of either type; an empty one has no fields, whatever its type.
 ///
 /// # Errors
 /// 413, 415, 408, 503 where too many large bodies are being read, 400 if it cannot be parsed.
-pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Fields, ApiError> {
+pub async fn read(
+    door: &Door,
+    who: Who,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Fields, ApiError> {
     let mut incoming = Incoming::of(door, headers, body)?;
+    let held = Held { door, who, bytes: 0, place: None };
     let Some(first) = incoming.next().await? else { return Fields::of(Node::Map(Vec::new())) };
     coded(headers)?;
     let (kind, media) = kind(headers);
     if media.eq_ignore_ascii_case("application/json") {
-        return Fields::of(json(incoming, first).await?);
+        return Fields::of(json(incoming, held, first).await?);
     }
     if media.eq_ignore_ascii_case(MULTIPART) {
-        return Fields::of(form(incoming, first, &boundary(kind)?).await?);
+        return Fields::of(form(incoming, held, first, &boundary(kind)?).await?);
     }
     Err(ApiError::media_type(media))
 }
@@ -152,7 +161,10 @@ impl<'a> Incoming<'a> {
             };
             let Some(bytes) = next else { return Ok(None) };
             // Whoever sent half a body is gone, or will not hear more than this.
-            let bytes = bytes.map_err(|_| ApiError::unreadable("The body is incomplete."))?;
+            let bytes = bytes.map_err(|error| match TooSlow::caused(&error) {
+                true => ApiError::too_slow(),
+                false => ApiError::unreadable("The body is incomplete."),
+            })?;
             self.read += bytes.len() as u64;
             if self.read > limits.body_bytes {
                 return Err(ApiError::too_large(limits.body_bytes));
@@ -164,34 +176,34 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// Counts text that is held in memory, and asks for a permit when that becomes much.
+/// Counts text that is held in memory, and takes a place when that becomes much.
 struct Held<'a> {
     door: &'a Door,
+    who: Who,
     bytes: u64,
-    permit: Option<SemaphorePermit<'a>>,
+    place: Option<Place>,
 }
 
-impl<'a> Held<'a> {
-    fn new(door: &'a Door) -> Self {
-        Held { door, bytes: 0, permit: None }
-    }
-
+impl Held<'_> {
     fn add(&mut self, bytes: usize) -> Result<(), ApiError> {
         self.bytes += bytes as u64;
         let limit = self.door.state.limits.text_bytes;
         if self.bytes > limit {
             return Err(ApiError::too_large(limit));
         }
-        if self.bytes > LARGE_BYTES && self.permit.is_none() {
-            let permit = self.door.large_bodies.try_acquire();
-            self.permit = Some(permit.map_err(|_| ApiError::overloaded(5))?);
+        if self.bytes > LARGE_BYTES && self.place.is_none() {
+            let place = self.door.large_bodies.take(self.who);
+            self.place = Some(place.ok_or_else(|| ApiError::overloaded(5))?);
         }
         Ok(())
     }
 }
 
-async fn json(mut incoming: Incoming<'_>, first: Bytes) -> Result<Node, ApiError> {
-    let mut held = Held::new(incoming.door);
+async fn json(
+    mut incoming: Incoming<'_>,
+    mut held: Held<'_>,
+    first: Bytes,
+) -> Result<Node, ApiError> {
     let mut text = Vec::new();
     let mut next = Some(first);
     while let Some(bytes) = next {
@@ -215,8 +227,13 @@ async fn json(mut incoming: Incoming<'_>, first: Bytes) -> Result<Node, ApiError
     parsed.map_err(|e| ApiError::unreadable(format!("The body is not valid JSON: {e}.")))
 }
 
-async fn form(mut incoming: Incoming<'_>, first: Bytes, boundary: &str) -> Result<Node, ApiError> {
-    let mut parts = Parts { held: Held::new(incoming.door), done: Vec::new(), open: None };
+async fn form(
+    mut incoming: Incoming<'_>,
+    held: Held<'_>,
+    first: Bytes,
+    boundary: &str,
+) -> Result<Node, ApiError> {
+    let mut parts = Parts { held, done: Vec::new(), open: None };
     let mut parser = Parser::new(boundary);
     let mut next = Some(first);
     while let Some(bytes) = next {

@@ -1,12 +1,12 @@
 //! Ending videos: `POST /videos/{id}/cancel` and `DELETE /videos/{id}`.
 
 use super::envelope::ApiError;
-use super::recent::{Begun, Hash, KeyGuard};
+use super::once;
+use super::recent::KEY_LIFE;
 use super::route::{self, Caller};
-use super::submit::{content, idempotency_key, replayed};
-use super::video::StatusSet;
+use super::submit::{IDEMPOTENCY_KEY, replayed};
 use super::words::Replay;
-use super::{Door, body, listing};
+use super::{Door, listing};
 use crate::farm::{CancelRefused, Farm, FarmMsg, Unavailable};
 use crate::jobs::JobView;
 use axum::Extension;
@@ -17,7 +17,9 @@ use futures::future::{BoxFuture, Shared};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use zoetrope_protocol::id::{JobId, TenantId};
+use zoetrope_protocol::id::{JobId, Millis, TenantId};
+use zoetrope_sched::input::EndWhy;
+use zoetrope_sched::output::{FailWhy, JobState};
 
 type Open = HashMap<(TenantId, JobId), Shared<BoxFuture<'static, Answer>>>;
 type Answer = Result<Result<JobView, CancelRefused>, Unavailable>;
@@ -70,47 +72,28 @@ pub async fn cancel(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let path = request.uri().path().to_owned();
-    let (head, bytes) = request.into_parts();
-    let key = idempotency_key(&caller, &head.headers, "POST", &path)?;
-    let fields = body::read(&door, &head.headers, bytes).await?;
-    let content = content(&caller, key.is_some(), &path, &fields);
-    let guard = match key.map(|key| door.recent.begin_key(key, content)) {
-        None => None,
-        Some(Begun::InUse) => return Err(ApiError::key_in_use()),
-        Some(Begun::Reused) => return Err(ApiError::key_reused()),
-        Some(Begun::Known(_, Some(answer))) => {
-            return replayed(&door, Replay::Key, route::ok_bytes(answer));
+    once::fields(&mut request).only(&[])?;
+    let headers = request.headers();
+    let (statuses, has_key) = (listing::statuses(headers), headers.contains_key(IDEMPOTENCY_KEY));
+    let job = route::job_id(&id)?;
+    match door.cancels.cancel(&door.state.farm, caller.tenant, job).await? {
+        Ok(view) => route::ok(&listing::show(&door, &view, statuses)),
+        Err(CancelRefused::Terminal(view)) if has_key && may_be_repeat(&door, &view) => {
+            replayed(&door, Replay::Key, route::ok(&listing::show(&door, &view, statuses))?)
         }
-        Some(Begun::Free(guard) | Begun::Known(guard, None)) => Some((guard, content)),
-    };
-    fields.only(&[])?;
-    let statuses = listing::statuses(&head.headers);
-    // In a task of its own, so that a key gets its answer even if its caller goes away.
-    let task = tokio::spawn(async move { end(&door, &caller, &id, statuses, guard).await });
-    task.await.map_err(|_| ApiError::internal())?
+        Err(CancelRefused::Terminal(_)) => Err(ApiError::already_terminal(&id)),
+        Err(CancelRefused::NoSuchJob) => Err(ApiError::no_video(&id)),
+    }
 }
 
-async fn end(
-    door: &Door,
-    caller: &Caller,
-    id: &str,
-    statuses: StatusSet,
-    guard: Option<(KeyGuard, Hash)>,
-) -> Result<Response, ApiError> {
-    let job = route::job_id(id)?;
-    let answer = door.cancels.cancel(&door.state.farm, caller.tenant, job).await?;
-    let view = answer.map_err(|refused| match refused {
-        CancelRefused::NoSuchJob => ApiError::no_video(id),
-        CancelRefused::Terminal(_) => ApiError::already_terminal(id),
-    })?;
-    let bytes = route::json(&listing::show(door, &view, statuses))?;
-    if let Some((guard, content)) = guard {
-        guard.done(content, Some(bytes.clone()));
-    }
-    Ok(route::ok_bytes(bytes))
+/// Whether a cancel with a key may be the one that ended the job: the door that knew the key is gone, and the key would
+/// still be kept. An ended video does not change, so the answer is that of the first one.
+fn may_be_repeat(door: &Door, view: &JobView) -> bool {
+    let cancelled = view.state == JobState::Failed(FailWhy::Ended(EndWhy::Cancelled));
+    let kept_until = |ended: Millis| ended.plus(Millis(KEY_LIFE.as_millis() as u64));
+    cancelled && view.ended.is_some_and(|at| at < door.since && (door.state.now)() < kept_until(at))
 }
 
 /// Ends the job if need be, and hides it for ever.

@@ -1,24 +1,27 @@
-//! Connections: accepted up to a limit, and ended when their peer is too slow.
+//! Connections: accepted up to a limit, and ended when their peer is too slow, or when another needs the place of one
+//! that waits for its peer.
 //!
 //! HTTP/1.1 alone: TLS and HTTP/2 are the business of a proxy in front. A peer may be slow in three
 //! places: the head of a request (timed here), its body (timed where it is read), and the answer
 //! ([`Writing`]).
 
+use super::places::{Places, Seat};
 use super::{Door, DoorLimits, DoorState, route};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,24 +53,22 @@ pub async fn serve_router(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
     let accepting = async {
         loop {
-            // The semaphore is never closed; without a permit there is nothing to accept.
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
+                    // One that was accepted waits here while all others have a request in hand; the next ones wait in
+                    // the kernel.
+                    let seat = Arc::new(places.seat().await);
                     let connection = Connection {
                         router: router.clone(),
                         head_timeout: limits.head_timeout,
                         stall_timeout: limits.stall_timeout,
                         stopping: stopping.clone(),
                     };
-                    tasks.spawn(async move {
-                        connection.run(stream).await;
-                        drop(permit);
-                    });
+                    tasks.spawn(connection.run(stream, Peer(peer.ip()), seat));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -89,6 +90,10 @@ pub async fn serve_router(
     Ok(())
 }
 
+/// Who sent a request: the other end of its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 struct Connection {
     router: Router,
     head_timeout: Duration,
@@ -97,16 +102,28 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: TcpStream, peer: Peer, seat: Arc<Seat>) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone at once");
             return;
         }
         let router = self.router;
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            router.clone().oneshot(request.map(Body::new))
+        let of_requests = seat.clone();
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            let (router, seat) = (router.clone(), of_requests.clone());
+            // Pinned, because the connection is asked by reference.
+            Box::pin(async move {
+                // The place was given away in this very moment: nothing of the request was done.
+                if !seat.busy() {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+                }
+                let answering = Answering(seat);
+                request.extensions_mut().insert(peer);
+                let Ok(response) = router.oneshot(request.map(Body::new)).await;
+                Ok(response.map(|body| Body::new(Held { body, _answering: answering })))
+            })
         });
-        let io = TokioIo::new(Writing::new(stream, self.stall_timeout));
+        let io = TokioIo::new(Writing::new(stream, self.stall_timeout, seat.clone()));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head_timeout)
@@ -116,6 +133,10 @@ impl Connection {
             let serving = std::future::poll_fn(|context| connection.poll_without_shutdown(context));
             tokio::select! {
                 ended = serving => break ended,
+                () = seat.given_away() => {
+                    tracing::debug!("a connection without a request made room for another");
+                    return;
+                }
                 () = self.stopping.cancelled(), if !told => {
                     told = true;
                     Pin::new(&mut connection).graceful_shutdown();
@@ -124,7 +145,13 @@ impl Connection {
         };
         match ended {
             Err(error) => tracing::debug!(%error, "a connection broke"),
-            Ok(()) if !told => linger(connection.into_parts().io.into_inner().stream).await,
+            Ok(()) if !told => {
+                seat.idle();
+                tokio::select! {
+                    () = linger(connection.into_parts().io.into_inner().stream) => {}
+                    () = seat.given_away() => {}
+                }
+            }
             Ok(()) => {}
         }
     }
@@ -144,17 +171,53 @@ async fn linger(mut stream: TcpStream) {
     }
 }
 
+/// Dropped when the last byte of an answer was made.
+struct Answering(Arc<Seat>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// The body of an answer, and that it is being sent.
+struct Held {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A stream whose peer must take what is written within a time.
 struct Writing {
     stream: TcpStream,
     limit: Duration,
     patience: Pin<Box<Sleep>>,
     waiting: bool,
+    seat: Arc<Seat>,
 }
 
 impl Writing {
-    fn new(stream: TcpStream, limit: Duration) -> Writing {
-        Writing { stream, limit, patience: Box::pin(sleep(limit)), waiting: false }
+    fn new(stream: TcpStream, limit: Duration, seat: Arc<Seat>) -> Writing {
+        Writing { stream, limit, patience: Box::pin(sleep(limit)), waiting: false, seat }
     }
 
     /// Fails when the peer has taken nothing for too long.
@@ -200,6 +263,10 @@ impl AsyncWrite for Writing {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // hyper flushes when it has written all that it holds: an answer that was made is now the kernel's.
+        if flushed.is_ready() {
+            self.seat.flushed();
+        }
         self.watch(context, flushed)
     }
 

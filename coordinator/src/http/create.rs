@@ -24,6 +24,8 @@ const METADATA_MAX: (usize, usize, usize) = (16, 64, 512);
 const SAFETY_MAX: usize = 128;
 /// Seconds that assets may live.
 const LIFETIME: std::ops::RangeInclusive<i128> = 3600..=2_592_000;
+/// Seconds from now to the latest deadline: a year. A time in milliseconds is far behind that.
+const DEADLINE_MAX: i128 = 366 * 24 * 3600;
 /// Seconds that assets live if the caller does not say.
 const LIFETIME_DEFAULT: u32 = 604_800;
 
@@ -93,6 +95,8 @@ pub struct Circumstances<'a> {
     pub models: &'a Models,
     /// The seed, if the request has none.
     pub seed: u64,
+    /// The time.
+    pub now: Millis,
 }
 
 /// Reads the fields of a create.
@@ -224,13 +228,10 @@ pub fn check(ask: Ask, about: Circumstances<'_>) -> Result<JobSpec, ApiError> {
         let message = format!("'safety_identifier' has more than {SAFETY_MAX} characters.");
         return Err(ApiError::invalid("safety_identifier", message));
     }
-    if ask.deadline.is_some_and(|at| at < 0) {
-        return Err(ApiError::invalid("deadline_at", "'deadline_at' must be a Unix time."));
-    }
     Ok(JobSpec {
         tenant: about.tenant,
         class: class(ask.tier.as_deref())?,
-        deadline: ask.deadline.map(unix),
+        deadline: ask.deadline.map(|at| deadline(at, about.now)).transpose()?,
         expires_after,
         warnings: warnings(&ask.prompt, model),
         render: render(&ask, &asked_model, model, about.seed)?,
@@ -385,9 +386,19 @@ fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Unix seconds as a moment; what no clock can show becomes the nearest that one can.
-fn unix(seconds: i128) -> Millis {
-    Millis(u64::try_from(seconds.clamp(0, i128::from(u64::MAX / 1000))).unwrap_or(0) * 1000)
+/// A deadline within a year. One that has passed is well-formed: whoever asks for it hears that it
+/// cannot be kept, unless an idempotency key finds the video that was made in time.
+fn deadline(seconds: i128, now: Millis) -> Result<Millis, ApiError> {
+    let now = i128::from(now.seconds());
+    let latest = now + DEADLINE_MAX;
+    let fits = u64::try_from(seconds).ok().filter(|_| seconds <= latest);
+    fits.map(|at| Millis(at * 1000)).ok_or_else(|| {
+        let message = format!(
+            "Invalid value: 'deadline_at' must be a Unix time in seconds, from now to a year from \
+             now ({now} to {latest})."
+        );
+        ApiError::invalid("deadline_at", message)
+    })
 }
 
 #[cfg(test)]

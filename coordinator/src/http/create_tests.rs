@@ -4,13 +4,15 @@ use super::*;
 use crate::http::Code;
 use crate::http::node::{Node, join};
 
+const NOW: Millis = Millis(1_800_000_000_000);
+
 fn models() -> Models {
     Models::with(&[]).unwrap()
 }
 
 fn run(node: Node) -> Result<JobSpec, ApiError> {
     let models = models();
-    let about = Circumstances { tenant: TenantId(1), models: &models, seed: 42 };
+    let about = Circumstances { tenant: TenantId(1), models: &models, seed: 42, now: NOW };
     check(read(Fields::of(node)?)?, about)
 }
 
@@ -42,7 +44,7 @@ fn a_prompt_alone_gets_all_defaults() {
 fn what_is_sent_counts_in_either_form() {
     let body = r#"{"prompt":"a red ball","model":"toybox","seconds":4,"size":"1280x720","seed":7,
         "generate_audio":false,"service_tier":"flex","metadata":{"a":"b"},"safety_identifier":"u",
-        "expires_after":{"anchor":"created_at","seconds":3600},"deadline_at":1900000000,
+        "expires_after":{"anchor":"created_at","seconds":3600},"deadline_at":1800003600,
         "num_inference_steps":2,"resize_mode":"pad"}"#;
     let parts = [
         ("prompt", "a red ball"),
@@ -56,14 +58,14 @@ fn what_is_sent_counts_in_either_form() {
         ("safety_identifier", "u"),
         ("expires_after[anchor]", "created_at"),
         ("expires_after[seconds]", "3600"),
-        ("deadline_at", "1900000000"),
+        ("deadline_at", "1800003600"),
         ("num_inference_steps", "2"),
         ("resize_mode", "pad"),
     ];
     let spec = json(body).unwrap();
     assert_eq!(spec, form(&parts).unwrap());
     assert_eq!((spec.render.canvas.to_string(), spec.render.frames), ("512x288".to_owned(), 96));
-    assert_eq!(spec.deadline, Some(Millis(1_900_000_000_000)));
+    assert_eq!(spec.deadline, Some(Millis(1_800_003_600_000)));
     assert!(!spec.render.audio);
 }
 
@@ -82,10 +84,12 @@ fn what_cannot_be_is_refused_with_its_code_and_param() {
         (r#""seconds":"6""#, "invalid_value", "seconds"),
         (r#""seconds":"08""#, "invalid_value", "seconds"),
         (r#""seconds":8.0"#, "invalid_type", "seconds"),
+        (r#""seconds":99999999999999999999"#, "invalid_value", "seconds"),
         (r#""size":"640x360""#, "invalid_value", "size"),
         (r#""size":"0720x1280""#, "invalid_value", "size"),
         (r#""seed":-1"#, "invalid_value", "seed"),
         (r#""seed":9007199254740992"#, "invalid_value", "seed"),
+        (r#""seed":1000000000000000000000000000000"#, "invalid_value", "seed"),
         (r#""seed":"7""#, "invalid_type", "seed"),
         (r#""generate_audio":"true""#, "invalid_type", "generate_audio"),
         (r#""num_inference_steps":1"#, "invalid_value", "num_inference_steps"),
@@ -93,6 +97,10 @@ fn what_cannot_be_is_refused_with_its_code_and_param() {
         (r#""resize_mode":"stretch""#, "invalid_value", "resize_mode"),
         (r#""service_tier":"gold""#, "invalid_value", "service_tier"),
         (r#""deadline_at":-5"#, "invalid_value", "deadline_at"),
+        (r#""deadline_at":1831622401"#, "invalid_value", "deadline_at"),
+        (r#""deadline_at":1800003600000"#, "invalid_value", "deadline_at"),
+        (r#""deadline_at":18446744073709551615"#, "invalid_value", "deadline_at"),
+        (r#""deadline_at":1000000000000000000000000000000"#, "invalid_value", "deadline_at"),
         (r#""metadata":[]"#, "invalid_type", "metadata"),
         (r#""metadata":{"a":1}"#, "invalid_type", "metadata.a"),
         (many.as_str(), "invalid_value", "metadata"),
@@ -139,6 +147,16 @@ fn what_cannot_be_is_refused_with_its_code_and_param() {
         assert_eq!(got, (code, param), "{field:.80}");
         assert_eq!(error.status.as_u16(), 400);
     }
+}
+
+/// A deadline of less than a year is taken; the error about another one names the range.
+#[test]
+fn a_deadline_is_at_most_a_year_away() {
+    let last = with(r#""deadline_at":1831622400"#).unwrap();
+    assert_eq!(last.deadline, Some(Millis(1_831_622_400_000)));
+    assert_eq!(with(r#""deadline_at":1"#).unwrap().deadline, Some(Millis(1_000)));
+    let message = with(r#""deadline_at":-1"#).unwrap_err().message;
+    assert!(message.contains("(1800000000 to 1831622400)"), "{message}");
 }
 
 /// `null` is absence; so is what asks for nothing.

@@ -10,7 +10,13 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::borrow::Cow;
 
+/// Characters of the caller's own words that an error says back: ids and names of fields are
+/// shorter, and a body may have 48 MiB of them.
+const ECHO_MAX: usize = 100;
+/// Characters of a message, whatever it is made of: a list of fifty values takes a thousand.
+const MESSAGE_MAX: usize = 4_000;
 /// Tells the SDKs whether to try again, whatever the status.
 pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
@@ -40,12 +46,13 @@ pub struct ApiError {
 impl ApiError {
     /// An `invalid_request_error`.
     pub fn new(status: StatusCode, code: Option<Code>, message: impl Into<Box<str>>) -> Self {
+        let message: Box<str> = message.into();
         ApiError {
             status,
             kind: "invalid_request_error",
             code,
             param: None,
-            message: message.into(),
+            message: cut(&message, MESSAGE_MAX).into(),
             retry_after: None,
             should_retry: None,
             header: None,
@@ -55,7 +62,7 @@ impl ApiError {
 
     fn bad(code: Code, param: &str, message: impl Into<Box<str>>) -> Self {
         ApiError {
-            param: Some(param.into()),
+            param: Some(echo(param).into()),
             ..ApiError::new(StatusCode::BAD_REQUEST, Some(code), message)
         }
     }
@@ -73,7 +80,8 @@ impl ApiError {
 
     /// A field that the endpoint does not have.
     pub fn unknown(param: &str) -> Self {
-        ApiError::bad(Code::UnknownParameter, param, format!("Unknown parameter: '{param}'."))
+        let message = format!("Unknown parameter: '{}'.", echo(param));
+        ApiError::bad(Code::UnknownParameter, param, message)
     }
 
     /// A field that the chosen model cannot honour.
@@ -84,8 +92,9 @@ impl ApiError {
 
     /// A field of the wrong type; `expected` and `got` with their articles.
     pub fn wrong_type(param: &str, expected: &str, got: &str) -> Self {
+        let name = echo(param);
         let message =
-            format!("Invalid type for '{param}': expected {expected}, but got {got} instead.");
+            format!("Invalid type for '{name}': expected {expected}, but got {got} instead.");
         ApiError::bad(Code::InvalidType, param, message)
     }
 
@@ -96,6 +105,7 @@ impl ApiError {
 
     /// A value outside of a list.
     pub fn not_among(param: &str, value: &str, allowed: &[String]) -> Self {
+        let value = echo(value);
         let message =
             format!("Invalid value: '{value}'. Supported values are: {}.", series(allowed));
         ApiError::bad(Code::InvalidValue, param, message)
@@ -210,7 +220,7 @@ impl ApiError {
     }
 
     fn other_media_type(got: &str, wanted: &str) -> Self {
-        let message = format!("Unsupported content type: '{got}'. Send {wanted}.");
+        let message = format!("Unsupported content type: '{}'. Send {wanted}.", echo(got));
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, message)
     }
 
@@ -349,6 +359,19 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// The caller's own words, as far as an error says them back.
+pub fn echo(text: &str) -> Cow<'_, str> {
+    cut(text, ECHO_MAX)
+}
+
+/// The beginning of a text, which shows that it was cut.
+fn cut(text: &str, characters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(characters) {
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
+    }
+}
+
 /// `'a', 'b', and 'c'`, as upstream writes it.
 fn series(values: &[String]) -> String {
     let quoted: Vec<String> = values.iter().map(|value| format!("'{value}'")).collect();
@@ -363,6 +386,29 @@ fn series(values: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever a caller sends, an error about it stays short, and says what is right to its end.
+    #[test]
+    fn what_a_caller_sent_is_said_back_in_part() {
+        let long = "\u{fc}".repeat(1_000_000);
+        let allowed = ["a".to_owned(), "b".to_owned()];
+        let value = ApiError::not_among("size", &long, &allowed);
+        assert!(value.message.ends_with("…'. Supported values are: 'a' and 'b'."));
+        for error in [
+            value,
+            ApiError::unknown(&long),
+            ApiError::missing(&long),
+            ApiError::wrong_type(&format!("metadata.{long}"), "a string", "null"),
+            ApiError::invalid(&long, format!("Invalid value for '{long}'.")),
+            ApiError::unsupported(&long, &long),
+            ApiError::media_type(&long),
+            ApiError::unreadable(long.clone()),
+        ] {
+            assert!(error.message.chars().count() <= MESSAGE_MAX + 1);
+            assert!(error.param.is_none_or(|param| param.chars().count() <= ECHO_MAX + 1));
+        }
+        assert_eq!(echo(&long[..200]), long[..200]);
+    }
 
     #[test]
     fn lists_read_as_upstream_writes_them() {

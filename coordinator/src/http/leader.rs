@@ -2,9 +2,10 @@
 
 use super::Door;
 use super::envelope::ApiError;
+use super::once;
 use super::route;
 use crate::registry::{RegistryMsg, RegistryView};
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use ractor::ActorRef;
@@ -50,7 +51,11 @@ pub async fn show(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
 ///
 /// # Errors
 /// 404 where there is one coordinator; 409 where no other is there now; 503.
-pub async fn step_aside(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
+pub async fn step_aside(
+    State(door): State<Arc<Door>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    once::fields(&mut request).only(&[])?;
     let (cluster, view) = view(&door).await?;
     let Some(leader) = view.leader.filter(|_| view.coordinators.len() > 1) else {
         let message = "No other coordinator is there to lead.";

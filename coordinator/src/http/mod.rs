@@ -19,12 +19,17 @@ mod models;
 mod moderations;
 mod multipart;
 mod node;
+mod once;
 mod openapi;
 mod operator;
+mod pace;
+mod places;
 mod provenance;
+mod readers;
 mod recent;
 mod rescan;
 mod role;
+mod room;
 mod route;
 mod shares;
 mod submit;
@@ -51,7 +56,6 @@ use crate::moderation::Desk;
 use crate::watermark::Finder;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use zoetrope_protocol::id::Millis;
 use zoetrope_protocol::metric;
 
@@ -103,12 +107,14 @@ pub struct DoorLimits {
     pub body_bytes: u64,
     /// Text of one body that is held in memory (all that is not a file), in bytes.
     pub text_bytes: u64,
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; for one more, the one that waits longest for a request is closed.
     pub connections: usize,
     /// Requests being handled at once; more get 503.
     pub in_flight: usize,
     /// From the first byte of a request, or from the end of the one before, to the end of its head.
     pub head_timeout: Duration,
+    /// How long the next 40 KiB of a body may take to come.
+    pub pace_timeout: Duration,
     /// The longest pause inside a body, and of a reader of an answer.
     pub stall_timeout: Duration,
     /// From the head of a request to the end of its body.
@@ -129,6 +135,7 @@ impl Default for DoorLimits {
             connections: 1024,
             in_flight: 512,
             head_timeout: Duration::from_secs(30),
+            pace_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
             // The SDKs give up after the same time.
             body_timeout: Duration::from_secs(600),
@@ -175,32 +182,43 @@ impl DoorMetrics for Metrics {
     }
 }
 
+/// A project, or all who follow share links, may have a quarter of the requests being handled: 128 of 512, more than
+/// two seconds' worth of what one key may send, so that three projects at their limit leave room for a fourth.
+const ROOM_SHARE: usize = 4;
+/// One in so many (64 of 512) is for operators' keys alone.
+const ROOM_RESERVE: usize = 8;
+
 /// The state and what the door itself remembers: one for each call of [`serve`].
 struct Door {
     state: DoorState,
+    /// When it began, on the clock of jobs.
+    since: Millis,
     started: Instant,
     buckets: limits::Buckets,
     recent: recent::Recent,
+    readers: readers::Readers,
     cancels: cancel::Cancels,
     /// Requests that may be handled at once.
-    room: Arc<Semaphore>,
+    room: Arc<room::Room>,
     /// Requests that are being handled.
     handled: std::sync::atomic::AtomicUsize,
     /// Large bodies that may be read at once.
-    large_bodies: Semaphore,
+    large_bodies: Arc<room::Room>,
 }
 
 impl Door {
     fn new(state: DoorState) -> Arc<Door> {
         let limits = &state.limits;
         Arc::new(Door {
+            since: (state.now)(),
             started: Instant::now(),
             buckets: limits::Buckets::new(limits.requests_per_second, limits.burst),
             recent: recent::Recent::default(),
+            readers: readers::Readers::default(),
             cancels: cancel::Cancels::default(),
-            room: Arc::new(Semaphore::new(limits.in_flight)),
+            room: room::Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
-            large_bodies: Semaphore::new(body::LARGE_BODIES),
+            large_bodies: room::Room::new(body::LARGE_BODIES, body::LARGE_SHARE, 0),
             state,
         })
     }

@@ -1,10 +1,10 @@
 //! `POST /moderations`: the farm's policy for others. Texts and images are judged as those of jobs are.
 
 use super::Door;
-use super::body;
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
+use super::once;
 use super::route;
 use crate::moderation::{Asker, Unjudged};
 use axum::extract::{Request, State};
@@ -47,9 +47,11 @@ enum Input {
 ///
 /// # Errors
 /// 400 for what cannot be judged, and `moderation_blocked` for an image with a face; 503 without a verdict.
-pub async fn create(State(door): State<Arc<Door>>, request: Request) -> Result<Response, ApiError> {
-    let (head, bytes) = request.into_parts();
-    let mut fields = body::read(&door, &head.headers, bytes).await?;
+pub async fn create(
+    State(door): State<Arc<Door>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = once::fields(&mut request);
     fields.only(&["input", "model"])?;
     let model = fields.text("model")?.unwrap_or_else(|| MODELS[0].to_owned());
     if !MODELS.contains(&model.as_str()) {

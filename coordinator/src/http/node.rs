@@ -12,6 +12,9 @@ use std::fmt;
 /// Segments of one bracket name that are looked at; a name with more is taken as it is.
 const SEGMENTS_MAX: usize = 4;
 
+/// 2^63: from here on a float may stand for an integer of the body.
+const INT_FLOATS: f64 = 9_223_372_036_854_775_808.0;
+
 /// A value of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
@@ -19,7 +22,7 @@ pub enum Node {
     Null,
     /// JSON `true` or `false`.
     Bool(bool),
-    /// A JSON number without fraction or exponent.
+    /// A JSON number without fraction or exponent; one that no 64 bits hold is about right.
     Int(i128),
     /// Any other JSON number.
     Float(f64),
@@ -246,6 +249,12 @@ impl<'de> Visitor<'de> for AnyNode {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        // The parser gives integers of more than 64 bits as floats. They are outside of every
+        // limit, which is what the caller should hear, and not that they are no integers. A float
+        // of this size has no fraction.
+        if value.abs() >= INT_FLOATS {
+            return Ok(Node::Int(value as i128));
+        }
         Ok(Node::Float(value))
     }
 
@@ -339,7 +348,8 @@ mod tests {
 
     #[test]
     fn json_keeps_what_was_sent() {
-        let text = r#"{"a":1,"b":1.0,"c":[null,true,"x"],"a":2,"d":18446744073709551615}"#;
+        let text = r#"{"a":1,"b":1.0,"c":[null,true,"x"],"a":2,"d":18446744073709551615,
+            "e":18446744073709551616,"f":-9223372036854775809}"#;
         let node: Node = serde_json::from_str(text).unwrap();
         let list = Node::List(vec![Node::Null, Node::Bool(true), Node::Text("x".to_owned())]);
         let wanted = [
@@ -347,6 +357,8 @@ mod tests {
             ("b", Node::Float(1.0)),
             ("c", list),
             ("d", Node::Int(u64::MAX.into())),
+            ("e", Node::Int(1 << 64)),
+            ("f", Node::Int(i64::MIN.into())),
         ];
         assert_eq!(node, map(&wanted));
     }

@@ -2,11 +2,10 @@
 //!
 //! Outside of `/v1`, because they are ours alone. The command line is their main caller.
 
-use super::envelope::ApiError;
-use super::fields::Fields;
+use super::envelope::{ApiError, echo};
 use super::listing::{Audience, list_query, page_json, show, statuses};
 use super::route::{self, Caller};
-use super::{Door, body};
+use super::{Door, once};
 use crate::farm::{FarmMsg, MoveRefused};
 use crate::fsck::{Busy, Options};
 use crate::jobs::{ArtifactRecord, AttemptRecord};
@@ -44,9 +43,9 @@ pub async fn workers(State(door): State<Arc<Door>>) -> Result<Response, ApiError
 pub async fn drain(
     State(door): State<Arc<Door>>,
     Path(worker): Path<String>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+    let mut fields = once::fields(&mut request);
     fields.only(&["kind", "seconds"])?;
     let kind = fields.text("kind")?.unwrap_or_else(|| "step".to_owned());
     let seconds = fields.whole("seconds")?;
@@ -105,9 +104,9 @@ async fn set_cordon(
     door: &Door,
     worker: String,
     cordoned: bool,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    read_body(door, request).await?.only(&[])?;
+    once::fields(&mut request).only(&[])?;
     let name = worker.clone();
     let found = door.state.farm.ask(|reply| FarmMsg::Cordon(name, cordoned, reply)).await?;
     done(found, &worker, json!({"worker": worker, "cordoned": cordoned}))
@@ -117,8 +116,11 @@ async fn set_cordon(
 ///
 /// # Errors
 /// 400; 409 while one runs.
-pub async fn fsck(State(door): State<Arc<Door>>, request: Request) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+pub async fn fsck(
+    State(door): State<Arc<Door>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = once::fields(&mut request);
     fields.only(&["repair", "quick"])?;
     let repair = fields.boolean("repair")?.unwrap_or(false);
     let quick = fields.boolean("quick")?.unwrap_or(false);
@@ -138,8 +140,7 @@ fn done(found: bool, worker: &str, answer: Value) -> Result<Response, ApiError> 
     if found {
         return route::ok(&answer);
     }
-    let worker: String = worker.chars().take(100).collect();
-    Err(ApiError::not_found(None, format!("Worker '{worker}' not found.")))
+    Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(worker))))
 }
 
 /// `GET /farm/jobs`: videos of all projects, each with its `project`.
@@ -239,9 +240,9 @@ pub async fn why(
 pub async fn move_job(
     State(door): State<Arc<Door>>,
     Path(id): Path<String>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+    let mut fields = once::fields(&mut request);
     fields.only(&["to"])?;
     let to = fields.text("to")?;
     let job = route::job_id(&id)?;
@@ -250,8 +251,8 @@ pub async fn move_job(
         Ok(()) => route::ok(&json!({"id": id, "moving": true, "to": to})),
         Err(MoveRefused::NoSuchJob) => Err(ApiError::no_video(&id)),
         Err(MoveRefused::NoSuchWorker) => {
-            let to: String = to.unwrap_or_default().chars().take(100).collect();
-            Err(ApiError::not_found(None, format!("Worker '{to}' not found.")))
+            let to = to.unwrap_or_default();
+            Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(&to))))
         }
         Err(MoveRefused::NothingToMove) => Err(ApiError::nothing_to_move(&id)),
     }
@@ -263,9 +264,9 @@ pub async fn move_job(
 /// 400.
 pub async fn join_token(
     State(door): State<Arc<Door>>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+    let mut fields = once::fields(&mut request);
     fields.only(&["uses", "ttl_seconds"])?;
     let uses = within("uses", fields.whole("uses")?.unwrap_or(1), 1, USES_MAX)? as u32;
     let seconds = fields.whole("ttl_seconds")?.unwrap_or(900);
@@ -280,9 +281,9 @@ pub async fn join_token(
 /// 400; 500 if it could not be stored.
 pub async fn create_key(
     State(door): State<Arc<Door>>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+    let mut fields = once::fields(&mut request);
     fields.only(&["project", "role", "name"])?;
     let project = project(fields.text("project")?.as_deref().unwrap_or("new"))?;
     let role = match fields.text("role")?.as_deref() {
@@ -323,8 +324,7 @@ pub async fn revoke_key(
     let asked = id.clone();
     let found = blocking(move || keys.revoke(&asked)).await?.map_err(|error| refused(&error))?;
     if !found {
-        let id: String = id.chars().take(100).collect();
-        return Err(ApiError::not_found(None, format!("Key '{id}' not found.")));
+        return Err(ApiError::not_found(None, format!("Key '{}' not found.", echo(&id))));
     }
     route::ok(&json!({"id": id, "object": "key.deleted", "deleted": true}))
 }
@@ -372,11 +372,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())
-}
-
-pub(super) async fn read_body(door: &Door, request: Request) -> Result<Fields, ApiError> {
-    let (head, bytes) = request.into_parts();
-    body::read(door, &head.headers, bytes).await
 }
 
 pub(super) fn within(param: &str, value: i128, least: i128, most: i128) -> Result<u64, ApiError> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a key is remembered.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Keys that are remembered: 96 bytes each, so 10 MB.
 const KEYS_MAX: usize = 100_000;
 /// Bytes of answers that are remembered beside their keys.

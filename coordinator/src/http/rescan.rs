@@ -2,7 +2,8 @@
 
 use super::Door;
 use super::envelope::ApiError;
-use super::operator::{read_body, within};
+use super::once;
+use super::operator::within;
 use super::route;
 use crate::farm::{FarmMsg, RescanRefused};
 use crate::jobs::rescan::{POLICY_BYTES_MAX, PolicyTexts, RATE_DEFAULT, RATE_MAX};
@@ -18,8 +19,11 @@ use zoetrope_moderation::Policy;
 ///
 /// # Errors
 /// 400 names what is wrong with the policy; 409 if a rescan goes on.
-pub async fn begin(State(door): State<Arc<Door>>, request: Request) -> Result<Response, ApiError> {
-    let mut fields = read_body(&door, request).await?;
+pub async fn begin(
+    State(door): State<Arc<Door>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let mut fields = once::fields(&mut request);
     fields.only(&["policy", "rules", "pairs", "dry_run", "per_second"])?;
     let texts = [fields.text("policy")?, fields.text("rules")?, fields.text("pairs")?];
     let dry_run = fields.boolean("dry_run")?.unwrap_or(false);

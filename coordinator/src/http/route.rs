@@ -1,11 +1,13 @@
 //! All routes, and what happens around each: request id, panics, limits, authentication, headers,
 //! metrics.
 
-use super::envelope::{self, ApiError};
+use super::envelope::{self, ApiError, echo};
 use super::limits::{Left, duration_text};
+use super::pace::Paced;
+use super::room::Who;
 use super::{
-    Door, body, cancel, content, health, leader, listing, models, moderations, openapi, operator,
-    provenance, rescan, shares, submit,
+    Door, body, cancel, content, health, leader, listing, models, moderations, once, openapi,
+    operator, provenance, rescan, shares, submit,
 };
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
@@ -82,7 +84,7 @@ pub const ROUTES: [Route; 38] = [
     route("DELETE", "/farm/keys/{key_id}", || delete(operator::revoke_key)),
 ];
 
-/// Last segments of `/v1/videos/…` that are endpoints of a later release, not ids.
+/// First segments behind `/v1/videos/` that are endpoints of a later release, not ids.
 const LATER: [&str; 6] = ["edits", "extensions", "characters", "estimate", "stitches", "feed"];
 
 /// Who asks.
@@ -98,8 +100,13 @@ pub struct Caller {
 
 /// The whole door as a service.
 pub fn router(door: Arc<Door>) -> Router {
-    let routes =
-        ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.make)()));
+    let routes = ROUTES.iter().fold(Router::new(), |router, route| {
+        let mut methods = (route.make)();
+        if route.method == "POST" && !once::ELSEWHERE.contains(&route.path) {
+            methods = methods.route_layer(from_fn_with_state(door.clone(), once::once));
+        }
+        router.route(route.path, methods)
+    });
     routes
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -114,15 +121,17 @@ async fn no_route(request: Request) -> ApiError {
 
 async fn no_method(request: Request) -> ApiError {
     let (method, path) = (request.method().as_str(), path_of(&request));
-    let later = path.strip_prefix("/v1/videos/").is_some_and(|last| LATER.contains(&last));
     let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let methods: Vec<&str> =
         ROUTES.iter().filter(|route| route.path == template).map(|route| route.method).collect();
-    if later {
-        ApiError::no_route(method, &path)
-    } else {
-        ApiError::no_method(method, &path, &methods.join(", "))
-    }
+    ApiError::no_method(method, &path, &methods.join(", "))
+}
+
+/// Whether the path is that of an endpoint which this release does not have, where a video's id
+/// would match.
+fn is_later(path: &str) -> bool {
+    let behind = path.strip_prefix("/v1/videos/").unwrap_or("");
+    behind.split('/').next().is_some_and(|first| LATER.contains(&first))
 }
 
 /// The path for a message, cut where it gets long.
@@ -205,16 +214,14 @@ fn enveloped(response: &mut Response, method: &str, path: &str) {
     .into_response();
 }
 
-/// Room, key and rate, in this order; and the headers that tell the caller about its rate.
+/// Key, rate and room, in this order; and the headers that tell the caller about its rate. All of it comes from the
+/// head, so that nobody without a key takes a place, and each project takes its own.
 async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_api = path.starts_with("/v1/") || path.starts_with("/farm/");
     if !is_api {
         return next.run(request).await;
     }
-    let Ok(_room) = door.room.clone().try_acquire_owned() else {
-        return ApiError::overloaded(1).into_response();
-    };
     let caller = match authenticate(&door, request.headers()) {
         Ok(caller) => caller,
         Err(refused) => return refused.into_response(),
@@ -225,9 +232,14 @@ async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) 
         ApiError::rate_limited(seconds).into_response()
     } else if for_operators && caller.role != Role::Operator {
         ApiError::operators_only().into_response()
-    } else {
+    } else if is_later(path) {
+        no_route(request).await.into_response()
+    } else if let Some(_place) = door.room.take(Who::from(&caller)) {
         request.extensions_mut().insert(caller);
-        next.run(request).await
+        let window = door.state.limits.pace_timeout;
+        next.run(request.map(|body| Paced::over(body, window))).await
+    } else {
+        ApiError::overloaded(1).into_response()
     };
     rate_headers(response.headers_mut(), left);
     response
@@ -293,7 +305,7 @@ pub fn last<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
 
 /// The id in a path; one that cannot be an id is no video.
 pub fn job_id(text: &str) -> Result<JobId, ApiError> {
-    text.parse().map_err(|_| ApiError::no_video(&text.chars().take(100).collect::<String>()))
+    text.parse().map_err(|_| ApiError::no_video(&echo(text)))
 }
 
 /// A job of the caller's project.

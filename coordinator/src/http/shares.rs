@@ -3,10 +3,12 @@
 //! The signature is checked before anything is asked of the farm: who guesses gets no further. It says that this
 //! farm made the address; whether the link is still open is the farm's to say at each request.
 
+use super::connection::Peer;
 use super::content::{self, File};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
+use super::room::Who;
 use super::route::{self, Caller};
 use super::words::{Code, Replay};
 use super::{Door, body, create, submit};
@@ -117,7 +119,7 @@ pub async fn create(
     let (head, upload) = request.into_parts();
     let path = format!("/v1/videos/{id}/share_links");
     let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
-    let fields = body::read(&door, &head.headers, upload).await?;
+    let fields = body::read(&door, Who::from(&caller), &head.headers, upload).await?;
     let content = submit::content(&caller, true, &path, &fields);
     let new = NewShare { request: key.map(|key| (content, key)), ..wish(fields)? };
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
@@ -236,12 +238,13 @@ pub async fn revoke(
 /// 404 for a link that is not ours or is closed, 429, and those of the content.
 pub async fn open(
     State(door): State<Arc<Door>>,
+    Extension(Peer(peer)): Extension<Peer>,
     Path(id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Ok(_room) = door.room.clone().try_acquire_owned() else {
+    let Some(_place) = door.room.take(Who::Guest) else {
         return Err(ApiError::overloaded(1));
     };
     let share = id.parse::<ShareId>().ok().filter(|id| door.state.links.is_ours(*id, &query));
@@ -259,13 +262,19 @@ pub async fn open(
         let ask = |reply| FarmMsg::OpenShare(share, variant, read, reply);
         door.state.farm.ask(ask).await?.map_err(closed)
     };
-    let (view, variant) = ask(Read::Head).await?;
+    let (view, variant, _) = ask(Read::Head).await?;
     let video = view.job.to_string();
     let file = File::of(content::published(&view, (door.state.now)())?, variant, &video);
-    let read = file.read(&method, &headers);
+    let read = match file.read(&method, &headers) {
+        Read::Part if !door.readers.reads_on(share, peer, (door.state.now)()) => Read::Start,
+        read => read,
+    };
     if read != Read::Head {
         // Counted now that there is something to send.
-        ask(read).await?;
+        let (_, _, counted) = ask(read).await?;
+        if counted {
+            door.readers.began(share, peer, (door.state.now)());
+        }
     }
     file.answer(&door, &method, &headers).await
 }

@@ -7,6 +7,7 @@ use super::create::{self, Circumstances};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::recent::{Begun, Hash, KeyGuard, hash_of};
+use super::room::Who;
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
 use super::words::Replay;
@@ -49,7 +50,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let (head, bytes) = request.into_parts();
     let key = idempotency_key(&caller, &head.headers, "POST", PATH)?;
-    let fields = body::read(&door, &head.headers, bytes).await?;
+    let fields = body::read(&door, Who::from(&caller), &head.headers, bytes).await?;
     let request = Create {
         content: content(&caller, key.is_some(), PATH, &fields),
         resent: key.is_none() && retry_count(&head.headers) > 0,
@@ -124,7 +125,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         let mut random = rand::rng();
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
-    let about = Circumstances { tenant: request.caller.tenant, models: &state.models, seed };
+    let tenant = request.caller.tenant;
+    let about = Circumstances { tenant, models: &state.models, seed, now: (state.now)() };
     let ask = create::read(request.fields)?;
     let asked = create::audience(&ask)?;
     let spec = create::check(ask, about)?;

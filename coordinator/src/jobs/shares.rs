@@ -16,8 +16,8 @@ pub const SHARES_MAX: usize = 100;
 /// Downloads that a link may be limited to.
 pub const DOWNLOADS_MAX: u32 = 1_000_000;
 /// Later requests for other parts of the file belong to the download before, for so long: players and resumed
-/// downloads ask many times.
-const DOWNLOAD_WINDOW: Millis = Millis(600_000);
+/// downloads ask many times. The door holds them to the address that began it.
+pub const DOWNLOAD_WINDOW: Millis = Millis(600_000);
 
 /// A share link. Written `share_` and 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

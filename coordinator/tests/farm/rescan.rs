@@ -151,7 +151,7 @@ async fn what_fails_a_new_policy_is_taken_down() {
     }
     // An old link leads to a video of which the door shows no content.
     let follow = |reply| FarmMsg::OpenShare(ShareId(2), None, Read::Head, reply);
-    let (view, _) = farm.farm().ask(follow).await.expect("answers").expect("the link is there");
+    let (view, _, _) = farm.farm().ask(follow).await.expect("answers").expect("the link is there");
     assert!(view.taken_down.is_some());
     let ended = farm.read(JobId(9)).await.state;
     assert_eq!(ended, JobState::Failed(FailWhy::Ended(EndWhy::Blocked)));

@@ -183,6 +183,12 @@ async fn so_many_downloads_are_allowed_whoever_asks_at_once_and_after_a_restart(
     assert_eq!(given, 3);
     assert_eq!(open.follow(&share, Some("bytes=1-3")).await.status(), 206, "a part of the last");
     assert_eq!(open.follow(&share, Some("bytes=0-3")).await.status(), 404);
+    // What was begun is read on by who began it, and by nobody else.
+    let elsewhere = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    let elsewhere = elsewhere.local_address(Some([127, 0, 0, 2].into())).build().expect("a client");
+    let rest = elsewhere.get(open.address(&share)).header("range", "bytes=1-");
+    assert_eq!(rest.send().await.expect("an answer").status(), 404);
+    assert_eq!(open.follow(&share, Some("bytes=1-")).await.status(), 206);
     let open = open.restart().await;
     assert_eq!(open.follow(&share, None).await.status(), 404);
     let (_, list) = open.ask(Method::GET, &links(1), None).await;

@@ -118,6 +118,33 @@ async fn a_deadline_that_has_passed_is_infeasible() {
     assert_eq!(ahead.json()["deadline_at"], 1_800_009_999);
 }
 
+/// Bodies that do not end hold up their own project, and not the others, and least of all operators.
+#[tokio::test]
+async fn a_project_takes_its_share_of_the_places_and_no_more() {
+    use tokio::io::AsyncWriteExt;
+    let stand = Stand::with(DoorLimits { in_flight: 8, ..DoorLimits::default() }).await;
+    let hold = async |key: &str| {
+        let mut stream = tokio::net::TcpStream::connect(stand.address).await.unwrap();
+        let head = format!(
+            "POST /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // What comes says that the body is being read, or that there is no place.
+        let mut answer = [0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+        (stream, String::from_utf8_lossy(&answer[9..]).into_owned())
+    };
+    let get = |key: &str| send(stand.client.get(stand.url("/v1/videos")).bearer_auth(key));
+    let held = [hold(&stand.key).await, hold(&stand.key).await, hold(&stand.key).await];
+    assert_eq!(held.each_ref().map(|(_, code)| code.as_str()), ["100", "100", "503"]);
+    assert_eq!(stand.get("/v1/videos").await.code(), (503, code("server_is_overloaded")));
+    assert_eq!((get(&stand.stranger).await.status, get(&stand.operator).await.status), (200, 200));
+    // Nobody without a key takes a place.
+    let (_stream, unknown) = hold("zk_wrong").await;
+    assert_eq!(unknown, "401");
+}
+
 /// Above the limit of requests being handled, the door says so at once instead of queueing.
 #[tokio::test]
 async fn a_full_door_answers_at_once() {

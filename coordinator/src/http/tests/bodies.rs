@@ -133,6 +133,43 @@ async fn a_body_over_the_limit_is_refused_while_it_comes() {
     assert_eq!(stand.create(r#"{"prompt":"ball"}"#).await.status, 200);
 }
 
+/// A project that sends large bodies slowly leaves places for those of others.
+#[tokio::test]
+async fn a_project_has_half_of_the_places_for_large_bodies() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let stand = Stand::new().await;
+    let mut begun = Vec::new();
+    let mut piece = vec![b' '; 2 << 20];
+    piece[0] = b'{';
+    for key in [&stand.key, &stand.key, &stand.key, &stand.stranger] {
+        let mut stream = tokio::net::TcpStream::connect(stand.address).await.unwrap();
+        let head = format!(
+            "POST /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: 8388608\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&piece).await.unwrap();
+        begun.push(stream);
+    }
+    // One of the project's three has no place, and none of the other's.
+    let mut refused = Vec::new();
+    let (stranger, own) = begun.split_last_mut().unwrap();
+    for stream in own {
+        let mut answer = vec![0; 12];
+        let wait = std::time::Duration::from_millis(500);
+        if tokio::time::timeout(wait, stream.read_exact(&mut answer)).await.is_ok() {
+            refused.push(String::from_utf8_lossy(&answer[9..]).into_owned());
+        }
+    }
+    assert_eq!(refused, ["503"]);
+    let rest = vec![b' '; (6 << 20) - 1];
+    stranger.write_all(&rest).await.unwrap();
+    stranger.write_all(b"}").await.unwrap();
+    let mut answer = vec![0; 12];
+    stranger.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer[9..], b"400", "it was read: it has no prompt");
+}
+
 #[tokio::test]
 async fn too_many_parts_are_refused() {
     let stand = Stand::new().await;

@@ -71,7 +71,11 @@ const TABLE: &[Row] = &[
     ("GET", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("DELETE", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("POST", "/v1/videos/video_x/cancel", "", 404, "", "Video with id 'video_x' not found.", ""),
-    ("GET", "/v1/videos/edits", "", 404, "", "Video with id 'edits' not found.", ""),
+    ("GET", "/v1/videos/edits", "", 404, "", "Invalid URL (GET /v1/videos/edits)", ""),
+    ("DELETE", "/v1/videos/feed", "", 404, "", "Invalid URL (DELETE /v1/videos/feed)", ""),
+    ("GET", "/v1/videos/characters", "", 404, "", "Invalid URL (GET /v1/videos/characters)", ""),
+    ("GET", "/v1/videos/characters/content", "", 404, "", "", ""),
+    ("PUT", "/v1/videos/extensions", "", 404, "", "", ""),
     ("GET", "/v1/models/x", "", 404, "model_not_found", "The model 'x' does not exist.", ""),
     (
         "POST",
@@ -147,4 +151,15 @@ async fn long_words_of_the_caller_are_not_sent_back_whole() {
     assert!(answer.bytes.len() < 1000);
     let message = answer.json()["error"]["message"].clone();
     assert!(matches!(message, Value::String(_)));
+    let long = "9".repeat(500_000);
+    for body in [
+        format!(r#"{{"prompt":"x","size":"{long}"}}"#),
+        format!(r#"{{"prompt":"x","model":"{long}"}}"#),
+        format!(r#"{{"prompt":"x","{long}":1}}"#),
+        format!(r#"{{"prompt":"x","metadata":{{"{long}":1}}}}"#),
+        format!(r#"{{"prompt":"x","expires_after":{{"{long}":1}}}}"#),
+    ] {
+        let answer = stand.create(&body).await;
+        assert!(answer.status == 400 && answer.bytes.len() < 1500, "{body:.40}");
+    }
 }

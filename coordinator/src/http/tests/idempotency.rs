@@ -1,8 +1,10 @@
 //! 5.3: one job, however often a request is sent.
 
-use crate::http::testing::{Answer, Stand, send};
+use crate::http::testing::{Answer, NOW, Stand, send};
 use std::time::Duration;
-use zoetrope_sched::output::JobState;
+use zoetrope_protocol::id::Millis;
+use zoetrope_sched::input::EndWhy;
+use zoetrope_sched::output::{FailWhy, JobState};
 
 const BODY: &str = r#"{"prompt":"a red ball"}"#;
 
@@ -120,6 +122,73 @@ async fn a_resent_request_waits_for_the_one_that_its_caller_gave_up() {
     let again = resent(&stand, 1, BODY).await;
     assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")));
     assert_eq!((jobs(&stand), stand.table.lock().unwrap().submits), (1, 1));
+}
+
+/// A lost answer leaves no second key, token or verdict: every POST knows its key.
+#[tokio::test]
+async fn every_post_repeats_its_answer() {
+    let stand = Stand::new().await;
+    for (path, body, other) in [
+        ("/farm/keys", r#"{"name":"a"}"#, r#"{"name":"b"}"#),
+        ("/farm/join_tokens", r#"{"uses":2}"#, r#"{"uses":3}"#),
+        ("/v1/moderations", r#"{"input":"a red ball"}"#, r#"{"input":"a blue ball"}"#),
+    ] {
+        let post = |body: &'static str| {
+            let request = stand.client.post(stand.url(path)).bearer_auth(&stand.operator);
+            let request = request.header("content-type", "application/json").body(body);
+            send(request.header("idempotency-key", "k"))
+        };
+        // A refused request leaves the key free.
+        assert_eq!(post(r#"{"nonsense":1}"#).await.status, 400, "{path}");
+        let first = post(body).await;
+        if first.status == 503 {
+            // Without its nets nobody judges; then there is nothing to repeat.
+            continue;
+        }
+        let again = post(body).await;
+        assert_eq!((first.status, again.status), (200, 200), "{path}");
+        assert_eq!(first.header("idempotent-replayed"), None);
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+        assert_eq!(again.header("content-type"), Some("application/json"));
+        assert_eq!(first.bytes, again.bytes);
+        let code = Some("idempotency_key_reused".to_owned());
+        assert_eq!(post(other).await.code(), (422, code), "{path}");
+    }
+    let listed = stand.client.get(stand.url("/farm/keys")).bearer_auth(&stand.operator);
+    let listed = send(listed).await.json();
+    let named = listed["data"].as_array().unwrap().iter().filter(|row| row["name"] == "a");
+    assert_eq!(named.count(), 1);
+}
+
+/// The door that knew the key is gone: what a caller cancelled before this one began is told again.
+#[tokio::test]
+async fn a_cancel_with_a_key_is_repeated_after_a_restart() {
+    let stand = Stand::new().await;
+    let ended = |number, why, ago: u64| {
+        let id = stand.put(number, JobState::Failed(why));
+        let mut table = stand.table.lock().unwrap();
+        table.find(None, id.parse().unwrap()).unwrap().view.ended = Some(Millis(NOW.0 - ago));
+        id
+    };
+    const HOUR: u64 = 3_600_000;
+    let cancelled = FailWhy::Ended(EndWhy::Cancelled);
+    for (id, key, status) in [
+        (ended(1, cancelled, HOUR), true, 200),
+        (ended(2, cancelled, HOUR), false, 409),
+        (ended(3, cancelled, 25 * HOUR), true, 409),
+        (ended(4, FailWhy::DeadlineExceeded, HOUR), true, 409),
+        // This door saw its end, so it would know the key.
+        (stand.put(5, JobState::Failed(cancelled)), true, 409),
+    ] {
+        let request = stand.request("POST", &format!("/v1/videos/{id}/cancel"));
+        let request = if key { request.header("idempotency-key", "c") } else { request };
+        let answer = send(request).await;
+        assert_eq!(answer.status, status, "{id}");
+        if status == 200 {
+            assert_eq!(answer.id(), id);
+            assert_eq!(answer.header("idempotent-replayed"), Some("true"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Peers that send or take too little.
 
 use crate::http::DoorLimits;
-use crate::http::testing::Stand;
+use crate::http::testing::{Stand, send};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -60,6 +60,22 @@ async fn a_body_that_stops_or_drips_is_given_up() {
     }
 }
 
+/// Drips that are never far apart are too slow too.
+#[tokio::test]
+async fn a_body_has_a_least_rate() {
+    let pace = Duration::from_millis(300);
+    let stand = Stand::with(DoorLimits { pace_timeout: pace, ..DoorLimits::default() }).await;
+    let drips = futures::stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (n < 1000).then_some((Ok::<_, std::io::Error>(" "), n + 1))
+    });
+    let request = stand.request("POST", "/v1/videos").header("content-type", "application/json");
+    let began = Instant::now();
+    let answer = send(request.body(reqwest::Body::wrap_stream(drips))).await;
+    assert_eq!(answer.code(), (408, None));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
 /// The sender hears of its 413 although it is still sending.
 #[tokio::test]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {
@@ -80,16 +96,35 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
-/// Connections that do nothing hold up nobody for longer than their timeout.
+/// Connections that do nothing make room at once for one that comes.
 #[tokio::test]
 async fn idle_connections_make_room() {
-    let stand = Stand::with(DoorLimits { connections: 4, ..short() }).await;
+    let stand = Stand::with(DoorLimits { connections: 4, ..DoorLimits::default() }).await;
     let mut idle = Vec::new();
     for _ in 0..8 {
-        idle.push(TcpStream::connect(stand.address).await.unwrap());
+        let mut stream = TcpStream::connect(stand.address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        idle.push(stream);
     }
-    let answer = tokio::time::timeout(Duration::from_secs(4), stand.get("/v1/videos")).await;
-    assert_eq!(answer.expect("room within the head timeout").status, 200);
+    let answer = tokio::time::timeout(Duration::from_secs(5), stand.get("/v1/videos")).await;
+    assert_eq!(answer.expect("room long before the head timeout of 30 s").status, 200);
+    // The first one that came was the first one to go.
+    let mut byte = [0];
+    let gone = tokio::time::timeout(Duration::from_secs(5), idle[0].read(&mut byte)).await;
+    assert!(!matches!(gone.expect("its end"), Ok(1)));
+}
+
+/// A request in hand keeps its connection: who comes waits for its end.
+#[tokio::test]
+async fn a_connection_with_a_request_is_never_closed_for_another() {
+    let stand = Stand::with(DoorLimits { connections: 1, ..DoorLimits::default() }).await;
+    stand.table.lock().unwrap().delay = Duration::from_millis(400);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        send(stand.client.get(stand.url("/healthz"))).await
+    };
+    let (first, second) = tokio::join!(stand.create(r#"{"prompt":"ball"}"#), late);
+    assert_eq!((first.status, second.status), (200, 200));
 }
 
 /// Promise: who sends a file slowly keeps its own project's checks waiting, and no other's. A declared length above the
