@@ -1,8 +1,12 @@
 //! Promise: the command line does what it says, exits with 0 only then, and otherwise says what to do.
 
-use crate::harness::{Engine, Farm, program};
+use crate::harness::{Engine, Farm, eventually, program, signal};
 use serde_json::Value;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+/// A coordinator serves within a second; the rest is for a busy machine.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 fn said(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -97,6 +101,33 @@ fn errors_say_what_to_do() {
     assert!(refused(&run(&["check-config", "nowhere.toml"])).contains("nowhere.toml"));
     assert!(said(&run(&["completions", "bash"])).contains("zoetrope"));
     assert!(refused(&run(&["up", "--listen", "localhost:0"])).contains("127.0.0.1:8080"));
+}
+
+/// Promise of the README: the data folder of `zoetrope serve` is all that the verbs need, and no address outlives it.
+#[tokio::test]
+async fn a_served_farm_is_found_by_its_data_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("coordinator.toml");
+    let zoetrope = |words: &[&str]| {
+        let mut command = Command::new(program("zoetrope"));
+        command.args(words).env_remove("ZOETROPE_URL").env_remove("ZOETROPE_API_KEY");
+        command.env("ZOETROPE_DATA", folder.path().join("data"));
+        command
+    };
+    let name = file.display().to_string();
+    std::fs::write(&file, "[watermark]\nffmpeg = \"/nowhere/ffmpeg\"\n").expect("writes");
+    let checked = zoetrope(&["check-config", &name]).output().expect("zoetrope starts");
+    assert!(refused(&checked).contains("watermark.ffmpeg"));
+    std::fs::write(&file, "listen = \"127.0.0.1:0\"\nlink_listen = \"127.0.0.1:0\"\n")
+        .expect("writes");
+    let mut serve = zoetrope(&["serve", "--config", &name]).spawn().expect("zoetrope starts");
+    let url = folder.path().join("data/url");
+    eventually(SERVED_WITHIN, "the coordinator serves", async || url.exists()).await;
+    let token = zoetrope(&["join-token"]).output().expect("zoetrope starts");
+    signal("TERM", serve.id());
+    assert!(serve.wait().expect("it ends").success());
+    assert!(said(&token).starts_with("zt1."));
+    assert!(!url.exists() && folder.path().join("data/api-key").exists());
 }
 
 /// A worker that cannot start would be started again for ever, under a farm that says that it is up.
