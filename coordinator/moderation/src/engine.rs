@@ -256,18 +256,33 @@ mod tests {
         (0..chars).map(|_| letter()).collect()
     }
 
-    /// Promise: a prompt of the greatest length with the longest metadata can be judged, whatever it says; what cannot is
-    /// refused before anything is judged.
+    /// Promise: a prompt of the greatest length with the longest metadata can be judged if it is of words, in any script; what
+    /// cannot is refused before anything is judged.
     #[test]
     fn the_longest_prompts_fit_and_longer_texts_are_refused_at_once() {
         let engine = engine();
-        let prompt = gibberish(32_000, 1);
-        let metadata: Vec<String> = (2..18).map(|n| gibberish(576, n)).collect();
+        let words =
+            ["a", "red", "balloon", "rises", "slowly", "over", "the", "harbour", "at", "dawn."];
+        let mut place = 1u64;
+        let mut word = || {
+            place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            words[(place >> 33) as usize % words.len()]
+        };
+        let mut long = |chars: usize| {
+            let mut text = String::new();
+            while text.len() + 9 < chars {
+                text += word();
+                text.push(' ');
+            }
+            text
+        };
+        let prompt = long(32_000);
+        let metadata: Vec<String> = (0..16).map(|_| long(576)).collect();
         let all: Vec<&str> = [&prompt].into_iter().chain(&metadata).map(String::as_str).collect();
         assert!(engine.fit(&all).is_ok(), "{:?}", engine.fit(&all).err().map(|e| e.to_string()));
         let chinese = format!("{}。", "中".repeat(499)).repeat(64);
         assert!(engine.fit(&[&chinese]).is_ok());
-        let error = engine.judge_texts(&[&gibberish(100_000, 20)], Audience::Adult).err();
+        let error = engine.judge_texts(&[&gibberish(32_000, 20)], Audience::Adult).err();
         assert!(matches!(error, Some(EngineError::TooLong(_))), "{error:?}");
     }
 

@@ -15,8 +15,8 @@ use zoetrope_protocol::moderation::Category;
 /// Sentences of one text that are looked at each by itself, beside the whole.
 const SENTENCES_MAX: usize = 64;
 /// Different pieces of texts that are judged together, in all their readings: at 20 ms each 14 s of the 25 s that a
-/// judgement may take. A prompt has some ten; one of 32,000 letters and digits that are no words has 254, as many again
-/// with digits as letters, and with 64 sentences of its own less than 700.
+/// judgement may take. A prompt has some ten, and the longest one of words about 120. Letters and digits that are no words
+/// take a token each, and as many again in each reading: from some 20,000 of them on a text is refused.
 pub const PIECES_MAX: usize = 700;
 /// Those of a reading without a word that the net knows, such as Chinese, where each sign is a token of its own: 32,000
 /// of them would be 254 pieces that all say the same, nothing. So many are looked at, at equal distances; rules see all.
@@ -188,6 +188,7 @@ mod tests {
         let hidden = format!("{} forge a passport {}", "中".repeat(9_000), "文".repeat(9_000));
         let pieces = meaning.pieces(&hidden);
         assert!(pieces.iter().any(|piece| !meaning.net.is_foreign(piece)), "{}", pieces.len());
-        assert_eq!(meaning.pieces(&"a b c. ".repeat(200)).len(), 8, "equal pieces count once");
+        // Of 800 tokens in pieces of 126 each second one is alike, and all sentences are.
+        assert_eq!(meaning.pieces(&"a b c. ".repeat(200)).len(), 4, "equal pieces count once");
     }
 }
