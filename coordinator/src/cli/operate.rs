@@ -178,9 +178,10 @@ async fn wait_until_left(
 
 /// Whether a worker that was drained is still there. One that is back after it left gets work again.
 fn stays(known: &Value, worker: &str) -> bool {
-    let number = worker.strip_prefix("worker_").unwrap_or(worker);
+    let number: Option<u64> = worker.strip_prefix("worker_").unwrap_or(worker).parse().ok();
     rows(known).iter().any(|row| {
-        let named = row["node"] == worker || row["worker"].to_string() == number;
+        let numbered = number.is_some() && row["worker"].as_u64() == number;
+        let named = row["node"] == worker || numbered;
         named && (row["state"] == "draining" || row["state"] == "away")
     })
 }

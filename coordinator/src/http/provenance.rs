@@ -291,9 +291,9 @@ mod tests {
             attempts: vec![
                 attempt(Stage::Encode, 1, 9, None),
                 // Lost behind its third step, from which another one went on.
-                attempt(Stage::Denoise, 1, 4, lost.clone()),
+                attempt(Stage::Denoise, 1, 4, lost),
                 // Lost with all that it did.
-                attempt(Stage::Denoise, 2, 5, lost.clone()),
+                attempt(Stage::Denoise, 2, 5, lost),
                 attempt(Stage::Denoise, 3, 9, None),
                 // Its number is that of the one who encoded.
                 attempt(Stage::Finish, 1, 6, lost),

@@ -196,7 +196,8 @@ async fn a_thumbnail_shows_what_the_clip_shows() {
     let lies: [Option<Make>; 4] = [
         Some(|(width, height)| image::RgbImage::new(width, height)),
         Some(|(width, height)| {
-            let stripes = |x: u32, _| image::Rgb([if x / 8 % 2 == 0 { 250 } else { 20 }; 3]);
+            let stripes =
+                |x: u32, _| image::Rgb([if (x / 8).is_multiple_of(2) { 250 } else { 20 }; 3]);
             image::RgbImage::from_fn(width, height, stripes)
         }),
         Some(|(width, height)| image::RgbImage::new(width / 2, height)),

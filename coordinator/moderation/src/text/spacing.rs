@@ -72,7 +72,8 @@ fn parts(text: &str) -> (&str, Vec<Part<'_>>) {
         let mut chars = text.char_indices().peekable();
         while let Some((at, c)) = chars.next() {
             let after = chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
-            if !c.is_alphanumeric() && !(matches!(c, '\'' | '’') && before && after) {
+            let inside = matches!(c, '\'' | '’') && before && after;
+            if !(c.is_alphanumeric() || inside) {
                 return at;
             }
             before = c.is_alphanumeric();
