@@ -150,10 +150,10 @@ impl DispatchState {
         result: Result<MarkedProof, MarkFault>,
     ) {
         // An answer that comes after its time, or of an attempt before, is nobody's.
-        let Some((_, of, clip, outputs)) = self.marking.clips.remove(&job) else { return };
-        if of != fence {
+        if self.marking.clips.get(&job).is_some_and(|(_, of, ..)| *of != fence) {
             return self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
         }
+        let Some((_, _, clip, outputs)) = self.marking.clips.remove(&job) else { return };
         match result {
             Ok(proof) => {
                 let issued = self.books.table.marks().of(job);

@@ -151,10 +151,10 @@ impl DispatchState {
         result: Result<Verdict, ClipFault>,
     ) {
         // An answer that comes after its time, or of an attempt before, is nobody's.
-        let Some((_, of, outputs)) = self.judging.remove(&job) else { return };
-        if of != fence {
+        if self.judging.get(&job).is_some_and(|(_, of, ..)| *of != fence) {
             return self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
         }
+        let Some((_, _, outputs)) = self.judging.remove(&job) else { return };
         match result {
             Ok(verdict) if self.is_verdict(job, &verdict) => {
                 self.count_verdict("output", &verdict);
