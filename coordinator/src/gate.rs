@@ -273,20 +273,5 @@ async fn picture(store: &Store, asset: &Asset) -> Result<Vec<u8>, Closed> {
     if asset.bytes > PICTURE_BYTES_MAX {
         return Err(Unproven::Unmarked(format!("a picture of {} bytes", asset.bytes)).into());
     }
-    let mut stream = store.get(&asset.artifact, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.try_next().await? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > asset.bytes {
-            break;
-        }
-    }
-    let received = bytes.len() as u64;
-    if received != asset.bytes {
-        return Err(StoreError::WrongLength { received, announced: asset.bytes }.into());
-    }
-    match ArtifactId::of(&bytes) == asset.artifact {
-        true => Ok(bytes),
-        false => Err(StoreError::WrongDigest.into()),
-    }
+    Ok(store.small(&asset.artifact, asset.bytes, PICTURE_BYTES_MAX).await?)
 }

@@ -587,7 +587,10 @@ fn count(metrics: &Metrics, ok: bool, began: Instant) {
 
 /// The record, whose bytes match its address.
 async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFault> {
-    let read = tokio::time::timeout(JUDGE_TIMEOUT, store.small(&record, RECORD_BYTES_MAX));
+    let read = tokio::time::timeout(
+        JUDGE_TIMEOUT,
+        store.small(&record.artifact, record.bytes, RECORD_BYTES_MAX),
+    );
     let bytes = read.await.map_err(|_| ClipFault::Down)?.map_err(|error| {
         tracing::warn!(%error, "a record of sampled frames cannot be read");
         if error.is_trouble() { ClipFault::Down } else { ClipFault::NoEvidence }

@@ -31,7 +31,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 use zoetrope_protocol::id::{ArtifactId, JobId};
-use zoetrope_protocol::job::ArtifactRef;
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -216,13 +215,14 @@ impl Store {
     /// store.
     pub async fn small(
         &self,
-        artifact: &ArtifactRef,
+        artifact: &ArtifactId,
+        size: u64,
         bytes_max: u64,
     ) -> Result<Vec<u8>, StoreError> {
-        let announced = artifact.bytes.min(bytes_max);
+        let announced = size.min(bytes_max);
         let mut bytes = Vec::new();
-        if artifact.bytes == announced {
-            let mut stream = self.get(&artifact.artifact, None).await?;
+        if size == announced {
+            let mut stream = self.get(artifact, None).await?;
             while let Some(chunk) = stream.try_next().await? {
                 bytes.extend_from_slice(&chunk);
                 if bytes.len() as u64 > announced {
@@ -231,10 +231,10 @@ impl Store {
             }
         }
         let received = bytes.len() as u64;
-        if received != artifact.bytes {
-            return Err(StoreError::WrongLength { received, announced: artifact.bytes });
+        if received != size {
+            return Err(StoreError::WrongLength { received, announced: size });
         }
-        if ArtifactId::of(&bytes) != artifact.artifact {
+        if ArtifactId::of(&bytes) != *artifact {
             return Err(StoreError::WrongDigest);
         }
         Ok(bytes)

@@ -324,10 +324,11 @@ fn count(metrics: &Metrics, outcome: &str, began: Instant) {
 
 /// The record, whose bytes match its address.
 async fn fetch(store: &Store, record: ArtifactRef) -> Result<MarkRecord, MarkFault> {
-    let bytes = store.small(&record, RECORD_BYTES_MAX).await.map_err(|error| {
-        tracing::warn!(%error, "a record of marks cannot be read");
-        if error.is_trouble() { MarkFault::Down } else { MarkFault::NoEvidence }
-    })?;
+    let bytes =
+        store.small(&record.artifact, record.bytes, RECORD_BYTES_MAX).await.map_err(|error| {
+            tracing::warn!(%error, "a record of marks cannot be read");
+            if error.is_trouble() { MarkFault::Down } else { MarkFault::NoEvidence }
+        })?;
     codec::decode(&bytes).map_err(|_| MarkFault::NoEvidence)
 }
 
