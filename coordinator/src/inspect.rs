@@ -3,16 +3,15 @@
 //! A file is spooled to disk and read in a child process with limits of memory and time, so that one that is made
 //! to break a reader breaks that child alone. Called by the door; knows no job.
 
-use std::collections::BTreeMap;
+use crate::room::{Place, Room, Who};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use zoetrope_protocol::id::TenantId;
 use zoetrope_provenance::{Trust, Verdict};
 
 /// Address space of the child in KiB: 1 GiB, of which a manifest of megabytes with its history needs a tenth.
@@ -30,8 +29,8 @@ const CHECKS_MAX: usize = 2;
 const OWN_MAX: usize = 2;
 /// Uploads at a time, with those that wait for their turn: of 512 MiB each they are 4 GiB of disk.
 const UPLOADS_MAX: usize = 8;
-/// Of one project: who sends slowly keeps nobody but its own project waiting.
-const UPLOADS_OF_A_PROJECT_MAX: usize = 2;
+/// A project has one of so many, two: who sends slowly keeps nobody but its own project waiting.
+const UPLOADS_SHARE: usize = 4;
 /// How long an upload waits for its turn: six more can be before it, two at a time, and each takes some seconds.
 const TURN_LIMIT: Duration = Duration::from_secs(120);
 /// The same of a file of our own, which takes less than one.
@@ -67,23 +66,21 @@ pub struct Inspector {
     scratch: PathBuf,
     checks: Semaphore,
     own: Semaphore,
-    uploads: Semaphore,
-    /// Uploads of each project that has any.
-    of_projects: Mutex<BTreeMap<TenantId, usize>>,
+    uploads: Arc<Room>,
 }
 
 /// A file on its way in. It goes when this is dropped.
 pub struct Spooled<'a> {
     /// Where it is.
     pub path: PathBuf,
-    _room: Option<SemaphorePermit<'a>>,
-    _share: Option<Share<'a>>,
+    _turn: Option<SemaphorePermit<'a>>,
+    _place: Option<Place>,
 }
 
 impl Spooled<'_> {
     /// A second file for whoever has room for one: the clip that it is held against.
     pub fn beside(&self) -> Spooled<'static> {
-        Spooled { path: self.path.with_extension("clip"), _room: None, _share: None }
+        Spooled { path: self.path.with_extension("clip"), _turn: None, _place: None }
     }
 }
 
@@ -97,24 +94,6 @@ impl Drop for Spooled<'_> {
     }
 }
 
-/// One of the uploads that a project may have.
-struct Share<'a> {
-    inspector: &'a Inspector,
-    project: TenantId,
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        let mut projects =
-            self.inspector.of_projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = projects.get(&self.project).map_or(0, |uploads| uploads.saturating_sub(1));
-        match left {
-            0 => projects.remove(&self.project),
-            _ => projects.insert(self.project, left),
-        };
-    }
-}
-
 impl Inspector {
     /// An inspector that trusts these roots (PEM); files wait in `scratch`.
     pub fn new(roots: String, scratch: PathBuf) -> Inspector {
@@ -123,26 +102,17 @@ impl Inspector {
             scratch,
             checks: Semaphore::new(CHECKS_MAX),
             own: Semaphore::new(OWN_MAX),
-            uploads: Semaphore::new(UPLOADS_MAX),
-            of_projects: Mutex::default(),
+            uploads: Room::new(UPLOADS_MAX, UPLOADS_SHARE, 0),
         }
     }
 
-    /// Room on disk for one more file of this project. It is looked into in its [`Inspector::turn`].
+    /// Room on disk for one more file of this caller. It is looked into in its [`Inspector::turn`].
     ///
     /// # Errors
     /// `Busy`.
-    pub fn upload(&self, project: TenantId) -> Result<Spooled<'_>, InspectError> {
-        let room = self.uploads.try_acquire().map_err(|_| InspectError::Busy)?;
-        let mut projects = self.of_projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let uploads = projects.entry(project).or_default();
-        if *uploads >= UPLOADS_OF_A_PROJECT_MAX {
-            return Err(InspectError::Busy);
-        }
-        *uploads += 1;
-        drop(projects);
-        let share = Share { inspector: self, project };
-        Ok(Spooled { path: self.path(), _room: Some(room), _share: Some(share) })
+    pub fn upload(&self, who: Who) -> Result<Spooled<'static>, InspectError> {
+        let place = self.uploads.take(who).ok_or(InspectError::Busy)?;
+        Ok(Spooled { path: self.path(), _turn: None, _place: Some(place) })
     }
 
     /// Waits until an upload that is on disk may be looked into, which it may while this is held. First come, first
@@ -159,8 +129,8 @@ impl Inspector {
     /// # Errors
     /// `Busy`.
     pub async fn own(&self) -> Result<Spooled<'_>, InspectError> {
-        let room = turn(&self.own, OWN_TURN_LIMIT).await?;
-        Ok(Spooled { path: self.path(), _room: Some(room), _share: None })
+        let turn = turn(&self.own, OWN_TURN_LIMIT).await?;
+        Ok(Spooled { path: self.path(), _turn: Some(turn), _place: None })
     }
 
     fn path(&self) -> PathBuf {
@@ -281,6 +251,7 @@ pub fn format_of(head: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoetrope_protocol::id::TenantId;
 
     #[test]
     fn a_file_is_what_its_first_bytes_say() {
@@ -305,9 +276,9 @@ mod tests {
     #[tokio::test]
     async fn uploads_of_one_project_leave_room_for_others_and_for_our_own_files() {
         let inspector = inspector();
-        let of = |project| inspector.upload(TenantId(project));
+        let of = |project| inspector.upload(Who::Project(TenantId(project)));
         let mut held: Vec<_> =
-            (0..UPLOADS_OF_A_PROJECT_MAX).map(|_| of(1).expect("room")).collect();
+            (0..UPLOADS_MAX / UPLOADS_SHARE).map(|_| of(1).expect("room")).collect();
         assert!(matches!(of(1), Err(InspectError::Busy)));
         // A refusal costs nobody a place.
         for project in 2.. {
@@ -325,8 +296,9 @@ mod tests {
         assert!(inspector.own().await.is_ok(), "our own files are read meanwhile");
         drop((turns, held));
         assert!(inspector.turn().await.is_ok());
-        drop(of(1).expect("room again"));
-        assert!(inspector.of_projects.lock().expect("whole").is_empty());
+        let again: Vec<_> =
+            (1..=UPLOADS_MAX as u32).map_while(|project| of(project).ok()).collect();
+        assert_eq!(again.len(), UPLOADS_MAX, "no place was lost");
     }
 
     /// Promise: an MP4 that is made to keep its reader busy does not reach it.

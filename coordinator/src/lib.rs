@@ -25,6 +25,7 @@ pub mod moderation;
 pub mod outward;
 pub mod provenance;
 pub mod registry;
+pub mod room;
 pub mod root;
 pub mod serve;
 pub mod sidecar;

@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::multipart::{self, Event, Malformed, Parser};
 use super::node::{FileFacts, Node, join};
 use super::pace::TooSlow;
-use super::room::{Place, Who};
+use crate::room::{Place, Who};
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;

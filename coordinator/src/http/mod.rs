@@ -29,7 +29,6 @@ mod readers;
 mod recent;
 mod rescan;
 mod role;
-mod room;
 mod route;
 mod shares;
 mod submit;
@@ -53,6 +52,7 @@ use crate::keys::KeyStore;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::moderation::Desk;
+use crate::room::Room;
 use crate::watermark::Finder;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -199,11 +199,11 @@ struct Door {
     readers: readers::Readers,
     cancels: cancel::Cancels,
     /// Requests that may be handled at once.
-    room: Arc<room::Room>,
+    room: Arc<Room>,
     /// Requests that are being handled.
     handled: std::sync::atomic::AtomicUsize,
     /// Large bodies that may be read at once.
-    large_bodies: Arc<room::Room>,
+    large_bodies: Arc<Room>,
 }
 
 impl Door {
@@ -216,9 +216,9 @@ impl Door {
             recent: recent::Recent::default(),
             readers: readers::Readers::default(),
             cancels: cancel::Cancels::default(),
-            room: room::Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
+            room: Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
-            large_bodies: room::Room::new(body::LARGE_BODIES, body::LARGE_SHARE, 0),
+            large_bodies: Room::new(body::LARGE_BODIES, body::LARGE_SHARE, 0),
             state,
         })
     }

@@ -7,10 +7,10 @@
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::recent::{Begun, Hash, KeyGuard};
-use super::room::Who;
 use super::route::{self, Caller};
 use super::words::Replay;
 use super::{Door, body, submit};
+use crate::room::Who;
 use axum::Extension;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};

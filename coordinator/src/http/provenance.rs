@@ -6,6 +6,7 @@ use super::{Door, body, content};
 use crate::farm::FarmMsg;
 use crate::inspect::{HEAD_BYTES, InspectError, NO_SUCH_KIND, Spooled, format_of};
 use crate::jobs::{ArtifactRecord, Asset, History, JobView};
+use crate::room::Who;
 use crate::watermark::Finder;
 use axum::Extension;
 use axum::body::Body;
@@ -111,7 +112,7 @@ pub async fn check(
     headers: HeaderMap,
     upload: Body,
 ) -> Result<Response, ApiError> {
-    let spooled = door.state.inspector.upload(caller.tenant)?;
+    let spooled = door.state.inspector.upload(Who::from(&caller))?;
     let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
     let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
     file.flush().await.map_err(fault)?;

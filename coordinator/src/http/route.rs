@@ -4,7 +4,6 @@
 use super::envelope::{self, ApiError, echo};
 use super::limits::{Left, duration_text};
 use super::pace::Paced;
-use super::room::Who;
 use super::{
     Door, body, cancel, content, health, leader, listing, models, moderations, once, openapi,
     operator, provenance, rescan, shares, submit,
@@ -12,6 +11,7 @@ use super::{
 use crate::farm::FarmMsg;
 use crate::jobs::JobView;
 use crate::keys::Role;
+use crate::room::Who;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -96,6 +96,15 @@ pub struct Caller {
     pub tenant: TenantId,
     /// What the key allows.
     pub role: Role,
+}
+
+impl From<&Caller> for Who {
+    fn from(caller: &Caller) -> Who {
+        match caller.role {
+            Role::Operator => Who::Operator,
+            Role::Tenant => Who::Project(caller.tenant),
+        }
+    }
 }
 
 /// The whole door as a service.

@@ -1,10 +1,9 @@
 //! Places that callers share: so many in all, and of these at most a share for each project.
 //!
 //! Who holds places for long (with a body that comes slowly) holds up himself and not the others, and nobody but
-//! operators gets the last ones: whoever has to end a flood gets in. Pure, but for the lock around the counts.
+//! operators gets the last ones: whoever has to end a flood gets in. Pure, but for the lock around the counts. Called by the
+//! door and by `inspect.rs`.
 
-use super::route::Caller;
-use crate::keys::Role;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use zoetrope_protocol::id::TenantId;
@@ -18,15 +17,6 @@ pub enum Who {
     Project(TenantId),
     /// Whoever follows a share link: one group, for nobody knows them apart.
     Guest,
-}
-
-impl From<&Caller> for Who {
-    fn from(caller: &Caller) -> Who {
-        match caller.role {
-            Role::Operator => Who::Operator,
-            Role::Tenant => Who::Project(caller.tenant),
-        }
-    }
 }
 
 /// The places.
