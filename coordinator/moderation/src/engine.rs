@@ -86,7 +86,7 @@ impl Engine {
         for (reading, pieces) in self.read(texts)? {
             let judge = |text: &Meaning| text.judge(&self.policy, &reading, &pieces, &mut seen);
             let meaning = self.text.as_ref().map(judge).transpose()?;
-            add(self.policy.rules.judge(&reading, meaning.as_ref()));
+            add(self.policy.judge_words(&reading, meaning.as_ref()));
             add(meaning.unwrap_or_default());
         }
         Ok(scores)
@@ -217,7 +217,7 @@ impl Engine {
         let together = texts.join(" ");
         for text in texts.iter().copied().chain([together.as_str()]) {
             for reading in readings(text, &self.words) {
-                judge::raise(&mut scores, self.policy.rules.judge(&reading, None));
+                judge::raise(&mut scores, self.policy.judge_words(&reading, None));
             }
         }
         scores.retain(|category, _| *category == Category::SexualMinors);

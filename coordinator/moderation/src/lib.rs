@@ -9,6 +9,7 @@ pub mod engine;
 pub mod frames;
 pub mod image_in;
 pub mod judge;
+mod minors;
 pub mod models;
 pub mod nets;
 pub mod policy;

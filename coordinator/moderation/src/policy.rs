@@ -3,6 +3,8 @@
 //! The version of a policy is a digest of its text, its lists and its nets' digests: two policies with one version
 //! judge alike.
 
+use crate::judge::{self, Scores};
+use crate::minors::{MINOR_LIST, MINORS_MAX, Minors};
 use crate::text::Words;
 use crate::text::heads::{HeadsFile, HeadsPolicy};
 use crate::text::rules::{RuleFile, Rules, RulesError};
@@ -24,9 +26,6 @@ const BUILT_IN: [&str; 3] = [
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Pairs of sentences: each costs 3 KB and some microseconds a judged text.
 const PAIRS_MAX: usize = 20_000;
-/// The highest thresholds of `sexual/minors`, for every audience: those of the built-in policy. A policy may be
-/// stricter; none may allow it, and none may leave it to a reviewer.
-const MINORS_MAX: Thresholds = Thresholds { review: 5_000, block: 5_000 };
 
 /// A policy that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -288,8 +287,9 @@ pub struct Policy {
     pub reviewer: bool,
     /// Digests that the nets must have.
     pub models: BTreeMap<NetName, ArtifactId>,
-    /// Word rules.
-    pub rules: Rules,
+    rules: Rules,
+    /// The built-in rules on minors, where the policy has rules of its own.
+    minors: Option<Minors>,
     /// The words of its lists and sentences, for texts that hide theirs.
     pub words: Words,
     /// Pairs of sentences.
@@ -374,7 +374,13 @@ impl Policy {
         let (rules_text, pairs_text) = (list(&parsed.text.rules)?, list(&parsed.text.pairs)?);
         let rules: RuleFile = toml::from_str(&rules_text)
             .map_err(|e| wrong(&parsed.text.rules.display().to_string(), e))?;
-        let version = version(&[text, &rules_text, &pairs_text]);
+        // With rules of its own it is still judged by the built-in ones on minors.
+        let built_in = (rules_text != BUILT_IN[1]).then_some(BUILT_IN[1]);
+        let texts = [text, &rules_text, &pairs_text];
+        let version = version(texts.into_iter().chain(built_in));
+        let built_in: Option<RuleFile> = built_in
+            .map(|text| toml::from_str(text).map_err(|e| wrong("the built-in rules", e)))
+            .transpose()?;
         let TextFile { similarity, neighbours, alike_min, heads, default, category, pairs, .. } =
             parsed.text;
         length("name", parsed.name.chars().count() as u64, 1, 64)?;
@@ -409,10 +415,12 @@ impl Policy {
         let pairs = read_pairs(&pairs.display().to_string(), &pairs_text)?;
         // The built-in sentences are frequent English words, whatever a policy is about.
         let sentences = pairs.iter().flat_map(|pair| [&pair.violating, &pair.harmless]);
-        let built_in = BUILT_IN[2].lines().filter_map(|line| line.split_once('\t'));
-        let built_in = built_in.map(|(_, sentences)| sentences);
-        let words = Words::new(rules.words(), sentences.map(String::as_str).chain(built_in));
+        let frequent = BUILT_IN[2].lines().filter_map(|line| line.split_once('\t'));
+        let frequent = frequent.map(|(_, sentences)| sentences);
+        let listed = rules.words().chain(built_in.iter().flat_map(RuleFile::words));
+        let words = Words::new(listed, sentences.map(String::as_str).chain(frequent));
         let rules = Rules::new(rules)?;
+        let minors = built_in.map(Minors::of).transpose()?;
         let heads = heads.map(|file| HeadsPolicy::of(file, &rules)).transpose()?;
         Ok(Policy {
             name: parsed.name,
@@ -420,6 +428,7 @@ impl Policy {
             reviewer: parsed.reviewer,
             models: models(parsed.models)?,
             rules,
+            minors,
             words,
             pairs,
             similarity,
@@ -447,9 +456,27 @@ impl Policy {
         Thresholds { review, block: review }
     }
 
-    /// Whether a text has a word that tells of minors, by the list that the heads' policy names.
-    pub fn speaks_of_minors(&self, text: &str) -> bool {
-        self.heads.as_ref().is_some_and(|heads| self.rules.mentions(&heads.minor_list, text))
+    /// What the word rules say of a reading of a text; `meaning` as in [`Rules::judge`]. The built-in rules on minors
+    /// are among them, whatever the policy's own are.
+    pub fn judge_words(&self, reading: &str, meaning: Option<&Scores>) -> Scores {
+        let mut scores = self.rules.judge(reading, meaning);
+        let minors = self.minors.as_ref().map(|minors| minors.judge(reading));
+        judge::raise(&mut scores, minors.unwrap_or_default());
+        scores
+    }
+
+    /// Whether a text of this score as `sexual` is about minors: it has a word that tells of them, by the built-in list
+    /// or by that which the heads' policy names.
+    pub fn is_about_minors(&self, sexual: u16, text: &str) -> bool {
+        let (least, own) = match &self.heads {
+            Some(heads) => (heads.minor_sexual, heads.minor_list.as_str()),
+            None => (MINORS_MAX.block, MINOR_LIST),
+        };
+        let built_in = || match &self.minors {
+            Some(minors) => minors.speaks(text),
+            None => self.rules.mentions(MINOR_LIST, text),
+        };
+        sexual >= least && (self.rules.mentions(own, text) || built_in())
     }
 
     /// Who must have scored a clip's frames.
@@ -495,7 +522,7 @@ fn text_of(path: &Path) -> Result<String, PolicyError> {
 }
 
 /// The nets' digests stand in the first text, so they are part of it.
-fn version(texts: &[&str]) -> ArtifactId {
+fn version<'a>(texts: impl Iterator<Item = &'a str>) -> ArtifactId {
     let mut digest = Sha256::new();
     for text in texts {
         digest.update((text.len() as u64).to_le_bytes());
@@ -518,7 +545,7 @@ pub(crate) fn share(key: &str, value: f32) -> Result<u16, PolicyError> {
     Err(PolicyError::Range { key: key.into(), allowed: format!("0 to 1, got {value}") })
 }
 
-fn at_most(key: &str, value: u16, most: u16) -> Result<(), PolicyError> {
+pub(crate) fn at_most(key: &str, value: u16, most: u16) -> Result<(), PolicyError> {
     if value <= most {
         return Ok(());
     }

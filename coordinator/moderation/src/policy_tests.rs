@@ -99,6 +99,39 @@ fn nothing_sexual_with_minors_can_be_allowed() {
     Audience::ALL.into_iter().for_each(|audience| strict(&silent, audience, MINORS_MAX.block));
 }
 
+/// Promise: rules of one's own come beside the built-in ones on minors, and cannot take them away.
+#[test]
+fn the_built_in_rules_on_minors_hold_beside_any_others() {
+    let [text, rules, pairs] = BUILT_IN;
+    const SENTENCE: &str = "a sexy toddler";
+    let own = "[lists]\nminor = [\"gnome\"]\nbad = [\"blimp\"]\n[[rule]]\ncategory = \"hate\"\nscore = 0.9\nall_of = [\"bad\"]\n";
+    let built_in = Policy::built_in().expect("good");
+    let policy = Policy::of_texts(text, own, pairs).expect("good");
+    for policy in [&built_in, &policy] {
+        let found = policy.judge_words(SENTENCE, None);
+        assert_eq!(found.get(&Category::SexualMinors), Some(&9_900), "{found:?}");
+        assert!(policy.is_about_minors(5_000, "the children play"));
+        assert!(!policy.is_about_minors(4_999, "the children play"));
+        assert!(!policy.is_about_minors(5_000, "the dogs play"));
+    }
+    assert!(policy.is_about_minors(5_000, "a gnome"));
+    assert!(policy.judge_words("a blimp", None).contains_key(&Category::Hate));
+    // What else is built in is the policy's to leave out.
+    assert!(built_in.judge_words("a sexy woman", None).contains_key(&Category::Sexual));
+    assert_eq!(policy.judge_words("a sexy woman", None), Scores::new());
+    // Without heads, and with another list in their place.
+    let (before, heads) = text.split_once("[text.heads]").expect("its table");
+    let headless = format!("{before}{}", &heads[heads.find("\n[").expect("the next table")..]);
+    let renamed = text.replace("minor_list = \"minor\"", "minor_list = \"gore\"");
+    for text in [&headless, &renamed] {
+        let policy = Policy::of_texts(text, rules, pairs).expect("good");
+        assert!(policy.is_about_minors(5_000, "the children play"));
+    }
+    let lax = text.replace("minor_sexual = 0.50", "minor_sexual = 0.51");
+    let error = Policy::of_texts(&lax, rules, pairs).expect_err("lax").to_string();
+    assert!(error.contains("text.heads.minor_sexual must be at most 0.5, got 0.51"), "{error}");
+}
+
 #[test]
 fn a_pair_without_its_twin_is_refused_with_its_line() {
     for (text, named) in [

@@ -4,9 +4,10 @@
 //! own. The built-in ones are those of `configs/policy/heads.safetensors`; a policy names them by digest, so other heads
 //! are another policy. Never: words; those are rules.
 
+use crate::minors::MINORS_MAX;
 use crate::models::{ModelsError, NetName};
 use crate::nets::minilm::{Embedding, WIDTH};
-use crate::policy::{PolicyError, share};
+use crate::policy::{PolicyError, at_most, share};
 use crate::score;
 use crate::text::rules::Rules;
 use safetensors::{Dtype, SafeTensors};
@@ -62,6 +63,7 @@ impl HeadsPolicy {
             ));
         }
         let minor_sexual = share("text.heads.minor_sexual", file.minor_sexual)?;
+        at_most("text.heads.minor_sexual", minor_sexual, MINORS_MAX.block)?;
         Ok(HeadsPolicy { sha256, minor_list: file.minor_list, minor_sexual })
     }
 }

@@ -78,8 +78,8 @@ impl Meaning {
         pieces
     }
 
-    /// The highest score of each category over the pieces of a text. Words of minors in a text that the heads find
-    /// somewhat sexual make it one about minors: by themselves heads know nothing of age.
+    /// The highest score of each category over the pieces of a text. Words of minors in a text that is somewhat
+    /// sexual make it one about minors: by themselves heads know nothing of age.
     ///
     /// # Errors
     /// `NetError`.
@@ -103,9 +103,7 @@ impl Meaning {
             raise(&mut found, scores);
         }
         let sexual = found.get(&Category::Sexual).copied().unwrap_or(0);
-        if policy.heads.as_ref().is_some_and(|heads| sexual >= heads.minor_sexual)
-            && policy.speaks_of_minors(text)
-        {
+        if policy.is_about_minors(sexual, text) {
             raise(&mut found, Scores::from([(Category::SexualMinors, sexual)]));
         }
         Ok(found)

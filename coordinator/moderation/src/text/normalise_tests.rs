@@ -105,15 +105,15 @@ fn harmless_prompts_are_not_read_as_worse() {
     let lines = include_str!("../../../../scripts/moderation/hard_benign.txt").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let readings = readings(line, &policy.words);
-        let plain = policy.rules.judge(&readings[0], None);
+        let plain = policy.judge_words(&readings[0], None);
         for reading in &readings[1..] {
             println!("{line} => {reading}");
-            assert_eq!(policy.rules.judge(reading, None), plain, "{reading}");
+            assert_eq!(policy.judge_words(reading, None), plain, "{reading}");
         }
         assert!(readings.len() <= 2, "{readings:?}");
     }
     let naked = readings("a n a k e d c h i l d", &policy.words);
     let minors =
-        |reading: &String| policy.rules.judge(reading, None).contains_key(&Category::SexualMinors);
+        |reading: &String| policy.judge_words(reading, None).contains_key(&Category::SexualMinors);
     assert!(naked.iter().any(minors));
 }

@@ -47,6 +47,12 @@ impl RuleFile {
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.lists.values().flatten().map(String::as_str)
     }
+
+    /// Its rules of one category, with all lists.
+    pub(crate) fn only(mut self, category: Category) -> RuleFile {
+        self.rule.retain(|rule| rule.category == category.word());
+        self
+    }
 }
 
 #[derive(Debug, Deserialize)]
