@@ -385,11 +385,15 @@ fn look(
 /// From which agreement on the farm says that a file is its clip: `coordinator/src/watermark/find.rs`.
 const AGREES: f32 = 0.5;
 
-/// All that is not measured yet of one film. `next` is what its mark is copied onto.
+/// What the mark of a film is copied onto: a film that is alike, and one of another source, brought to its size.
+const ALIKE: &str = "mark copied onto a film that is alike";
+const FOREIGN: &str = "mark copied onto a film of another source";
+
+/// All that is not measured yet of one film. `onto`: what its mark is copied onto.
 fn measure(
     state: &mut State,
     path: &Path,
-    next: Option<&Path>,
+    onto: &[(&str, &Path)],
     strength: Strength,
     folder: &Path,
 ) -> anyhow::Result<()> {
@@ -440,10 +444,10 @@ fn measure(
         }
     }
     unmarked(state, &name, set, path, &key, loud)?;
-    match next {
-        Some(next) => copied(state, &name, &film, next, (&key, mark), &own, folder),
-        None => Ok(()),
+    for (attack, next) in onto {
+        copied(state, &name, &film, (attack, next), (&key, mark), &own, folder)?;
     }
+    Ok(())
 }
 
 /// A film that was never marked: what is found there is false.
@@ -472,25 +476,25 @@ fn unmarked(
     Ok(())
 }
 
-/// Takes what marking added to one film and adds it to another of the same size. The mark is found there, of course;
+/// Takes what marking added to one film and adds it to another. The mark is found there, of course;
 /// what counts is whether the farm would call the forgery its clip.
 fn copied(
     state: &mut State,
     name: &str,
     film: &Film,
-    next: &Path,
+    (attack, next): (&str, &Path),
     (key, mark): (&MarkKey, MarkId),
     own: &Glimpses,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    const ATTACK: &str = "mark copied onto another film";
-    if state.has(name, ATTACK, "picture") {
+    if state.has(name, attack, "picture") {
         return Ok(());
     }
-    let mut foreign = load(next)?;
-    if (foreign.width, foreign.height) != (film.width, film.height) {
-        return Ok(());
-    }
+    let sized = folder.join("foreign.mkv");
+    let filter = format!("scale={}:{}:flags=lanczos", film.width, film.height);
+    let (next, out) = (next.to_str().context("name")?, sized.to_str().context("name")?);
+    run(&["-i", next, "-vf", &filter, "-c:v", "ffv1", "-c:a", "copy", out])?;
+    let mut foreign = load(&sized)?;
     let marked = std::fs::read(folder.join("marked.rgb"))?;
     for ((pixel, marked), plain) in foreign.rgb.iter_mut().zip(&marked).zip(&film.rgb) {
         *pixel = (i16::from(*pixel) + i16::from(*marked) - i16::from(*plain)).clamp(0, 255) as u8;
@@ -506,9 +510,9 @@ fn copied(
     run(&arguments)?;
     let (found, best, agreed) = look(&forged, key, film, own)?;
     let how = outcome(found, Some(mark));
-    state.add(name, set_of(film), [ATTACK, "picture", how], best.into(), 0.0)?;
+    state.add(name, set_of(film), [attack, "picture", how], best.into(), 0.0)?;
     let how = if agreed >= AGREES { "right" } else { "none" };
-    state.add(name, set_of(film), [ATTACK, "called ours", how], agreed.into(), 0.0)
+    state.add(name, set_of(film), [attack, "called ours", how], agreed.into(), 0.0)
 }
 
 /// One cell of the table.
@@ -589,13 +593,23 @@ fn main() -> anyhow::Result<()> {
             if state.has(name, "done", &attacks) {
                 continue;
             }
-            // The next film of the same kind of name, which is of the same size.
+            // The next film of the same kind of name, and the next one whose name begins with other letters.
             let kind = |path: &Path| {
                 path.to_string_lossy().rsplit_once('-').map(|(kind, _)| kind.to_owned())
             };
-            let others = films.iter().cycle().skip(n + 1).take(films.len() - 1);
-            let next = others.into_iter().find(|other| kind(other) == kind(path));
-            measure(&mut state, path, next.map(PathBuf::as_path), strength, &folder)?;
+            let source = |path: &Path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                name.chars().take(5).collect::<String>()
+            };
+            let others = || films.iter().cycle().skip(n + 1).take(films.len() - 1);
+            let alike = others().find(|other| kind(other) == kind(path));
+            let foreign = others().find(|other| source(other) != source(path));
+            let onto = [(ALIKE, alike), (FOREIGN, foreign)];
+            let onto: Vec<(&str, &Path)> = onto
+                .into_iter()
+                .filter_map(|(attack, next)| Some((attack, next?.as_path())))
+                .collect();
+            measure(&mut state, path, &onto, strength, &folder)?;
             state.add(name, "all", ["done", &attacks, "measured"], 0.0, 0.0)?;
         }
     }

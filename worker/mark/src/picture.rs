@@ -13,6 +13,15 @@ const BLOCK: usize = 2;
 /// Blocks on each side of a place whose roughness counts: 10 × 10 pixels.
 const REACH: usize = 2;
 
+/// What the mark may change in a frame, in levels of 255 (root of the mean square): 42.4 and 43.2 dB. A frame that forgives
+/// more gets less, one that forgives less, as dark and flat ones do, gets more: it is compressed as hard as the others are.
+const CHANGE_MAX: f32 = 1.93;
+const CHANGE_MIN: f32 = 1.76;
+/// And no more than so many times what its places forgive, or the mark would be seen.
+const LIFT_MAX: f32 = 1.6;
+/// The least share of it; with less the mark would not come back.
+const LIFT_MIN: f32 = 0.85;
+
 /// How strongly a clip is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
@@ -47,6 +56,10 @@ pub struct PictureMarker {
     width: usize,
     height: usize,
     field: Vec<f32>,
+    /// Its standard deviation: what a place that forgives 1 is changed by.
+    alpha: f32,
+    /// By how much the wanted strength is above the normal one.
+    factor: f32,
     blocks: Blocks,
 }
 
@@ -54,12 +67,11 @@ impl PictureMarker {
     /// A marker for frames of this size. `tile`: chips, row by row.
     pub fn new(tile: &[i8], width: usize, height: usize, strength: Strength) -> PictureMarker {
         let chip = width.min(height) as f32 / chips_of_short_side(width, height) as f32;
-        // Where chips are small, the encoder takes more of them away; small pictures are rarely rough, so that they
-        // stay above 42 dB all the same.
-        let alpha = if width.min(height) < 480 { 1.5 } else { 1.05 } * strength.factor();
-        let mut field = field(tile, width, height, chip);
-        field.iter_mut().for_each(|value| *value *= alpha);
-        PictureMarker { width, height, field, blocks: Blocks::new(width, height) }
+        // Where chips are small, the encoder takes more of them away; small pictures are rarely rough.
+        let alpha = if width.min(height) < 480 { 1.5 } else { 1.05 };
+        let field = field(tile, width, height, chip);
+        let (factor, blocks) = (strength.factor(), Blocks::new(width, height));
+        PictureMarker { width, height, field, alpha, factor, blocks }
     }
 
     /// Marks one frame in place: 8-bit RGB, row by row. A frame of another size is left alone.
@@ -69,6 +81,7 @@ impl PictureMarker {
             return;
         }
         self.blocks.look(rgb, width, height);
+        let strength = self.alpha * self.factor * lift(self.alpha * self.blocks.forgiven());
         let columns = self.blocks.columns;
         let rows = rgb.chunks_exact_mut(width * 3).zip(self.field.chunks_exact(width));
         for (y, (row, field)) in rows.enumerate() {
@@ -76,7 +89,7 @@ impl PictureMarker {
             let pairs = row.chunks_mut(3 * BLOCK).zip(field.chunks(BLOCK));
             for ((pixels, field), gain) in pairs.zip(gains) {
                 for (pixel, field) in pixels.chunks_exact_mut(3).zip(field) {
-                    let d = field * gain;
+                    let d = field * gain * strength;
                     // Rounds to the nearest; `as` cuts off.
                     let d = (d + 0.5f32.copysign(d)) as i16;
                     for value in pixel {
@@ -86,6 +99,12 @@ impl PictureMarker {
             }
         }
     }
+}
+
+/// How much stronger a frame is marked that would be changed by so much.
+fn lift(change: f32) -> f32 {
+    let wanted = change.clamp(CHANGE_MIN, CHANGE_MAX);
+    (wanted / change.max(f32::MIN_POSITIVE)).clamp(LIFT_MIN, LIFT_MAX)
 }
 
 /// The tile over a picture as soft bumps, of variance 1.
@@ -154,6 +173,12 @@ impl Blocks {
             gain: vec![0.0; columns * rows],
             smooth: vec![0.0; columns * rows],
         }
+    }
+
+    /// Root of the mean square of what the places of the frame forgive.
+    fn forgiven(&self) -> f32 {
+        let squares = self.gain.iter().map(|gain| gain * gain).sum::<f32>();
+        (squares / self.gain.len().max(1) as f32).sqrt()
     }
 
     fn look(&mut self, rgb: &[u8], width: usize, height: usize) {
