@@ -234,33 +234,33 @@ impl Line {
 
 /// How `part` follows the cut of `whole` at this place; none where either is flat.
 fn line(whole: &Grey, part: &Grey, row: usize, column: usize) -> Option<Line> {
-    let (mut sums, mut squares, mut products) = ([0i64; 2], [0i64; 2], 0i64);
+    let (mut own, mut seen, mut products) = ([0i64; 2], [0i64; 2], 0i64);
     for (y, line) in part.luma.chunks_exact(part.width).enumerate() {
         let cut = &whole.luma[(row + y) * whole.width + column..][..part.width];
-        for (a, b) in line.iter().zip(cut) {
+        for (a, b) in cut.iter().zip(line) {
             let (a, b) = (i64::from(*a), i64::from(*b));
-            sums = [sums[0] + a, sums[1] + b];
-            squares = [squares[0] + a * a, squares[1] + b * b];
+            own = [own[0] + a, own[1] + a * a];
+            seen = [seen[0] + b, seen[1] + b * b];
             products += a * b;
         }
     }
     let count = part.luma.len() as i64;
-    let spread = |of: usize| count * squares[of] - sums[of] * sums[of];
-    let (own, other) = (spread(0) as f32, spread(1) as f32);
+    let spread = |[sum, squares]: [i64; 2]| (count * squares - sum * sum) as f32;
+    let (own_spread, seen_spread) = (spread(own), spread(seen));
     // A deviation below 2 levels is no picture.
     let flat = 4.0 * (count * count) as f32;
-    if own < flat || other < flat {
+    if own_spread < flat || seen_spread < flat {
         return None;
     }
-    let both = (count * products - sums[0] * sums[1]) as f32;
-    let slope = both / own;
+    let both = (count * products - own[0] * seen[0]) as f32;
+    let slope = both / own_spread;
     Some(Line {
         row,
         column,
         slope,
-        offset: (sums[1] as f32 - slope * sums[0] as f32) / count as f32,
-        deviation: other.sqrt() / count as f32,
-        correlation: both / (own * other).sqrt(),
+        offset: (seen[0] as f32 - slope * own[0] as f32) / count as f32,
+        deviation: seen_spread.sqrt() / count as f32,
+        correlation: both / (own_spread * seen_spread).sqrt(),
     })
 }
 
@@ -313,6 +313,25 @@ mod tests {
             ..own.clone()
         };
         assert!(agreement(&own, chip, &foreign, &found(120.0, 0)).is_some_and(|share| share < 0.5));
+        // In another light it is the same; with another thing in it it is not.
+        let changed = |change: &dyn Fn(usize, u8) -> u8| Glimpses {
+            pictures: own
+                .pictures
+                .iter()
+                .map(|picture| {
+                    let luma = picture.luma.iter().enumerate();
+                    let luma = luma.map(|(at, value)| change(at, *value)).collect();
+                    Grey { luma, ..picture.clone() }
+                })
+                .collect(),
+            ..own.clone()
+        };
+        let lit = changed(&|_, value| value / 2 + 60);
+        assert_eq!(agreement(&own, chip, &lit, &found(120.0, 0)), Some(1.0));
+        let thing = |at: usize| (18..30).contains(&(at % 48)) && (36..48).contains(&(at / 48));
+        let beside = changed(&|at, value| if thing(at) { 255 - value / 4 } else { value });
+        let share = agreement(&own, chip, &beside, &found(120.0, 0));
+        assert!(share.is_some_and(|share| share < 0.5), "{share:?}");
         // Larger than what it claims to be a part of, and smaller than what can be told from anything.
         assert_eq!(agreement(&own, chip, &same, &found(200.0, 0)), Some(0.0));
         assert_eq!(agreement(&own, chip, &same, &found(20.0, 0)), Some(0.0));

@@ -13,14 +13,15 @@ const BLOCK: usize = 2;
 /// Blocks on each side of a place whose roughness counts: 10 × 10 pixels.
 const REACH: usize = 2;
 
-/// What the mark may change in a frame, in levels of 255 (root of the mean square): 42.4 and 43.2 dB. A frame that forgives
-/// more gets less, one that forgives less, as dark and flat ones do, gets more: it is compressed as hard as the others are.
+/// What the mark changes in a frame at most, in levels of 255 (root of the mean square): 42.4 dB. A frame that forgives more
+/// gets less, and at least so much of it.
 const CHANGE_MAX: f32 = 1.93;
-const CHANGE_MIN: f32 = 1.76;
-/// And no more than so many times what its places forgive, or the mark would be seen.
-const LIFT_MAX: f32 = 1.6;
-/// The least share of it; with less the mark would not come back.
-const LIFT_MIN: f32 = 0.85;
+const SHARE_MIN: f32 = 0.85;
+/// Where a large picture is darker than this, in levels, more is forgiven, and most from so many levels below on: half a level
+/// is rounded away, and one up or down in black is seen by nobody where chips are small to the eye.
+const DARK: f32 = 48.0;
+const DARK_LEVELS: f32 = 32.0;
+const DARK_LIFT: f32 = 0.9;
 
 /// How strongly a clip is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +69,10 @@ impl PictureMarker {
     pub fn new(tile: &[i8], width: usize, height: usize, strength: Strength) -> PictureMarker {
         let chip = width.min(height) as f32 / chips_of_short_side(width, height) as f32;
         // Where chips are small, the encoder takes more of them away; small pictures are rarely rough.
-        let alpha = if width.min(height) < 480 { 1.5 } else { 1.05 };
+        let (alpha, dark_lift) =
+            if width.min(height) < 480 { (1.5, 0.0) } else { (1.05, DARK_LIFT) };
         let field = field(tile, width, height, chip);
-        let (factor, blocks) = (strength.factor(), Blocks::new(width, height));
+        let (factor, blocks) = (strength.factor(), Blocks::new(width, height, dark_lift));
         PictureMarker { width, height, field, alpha, factor, blocks }
     }
 
@@ -81,7 +83,9 @@ impl PictureMarker {
             return;
         }
         self.blocks.look(rgb, width, height);
-        let strength = self.alpha * self.factor * lift(self.alpha * self.blocks.forgiven());
+        let change = (self.alpha * self.blocks.forgiven()).max(f32::MIN_POSITIVE);
+        let share = (CHANGE_MAX / change).clamp(SHARE_MIN, 1.0);
+        let strength = self.alpha * self.factor * share;
         let columns = self.blocks.columns;
         let rows = rgb.chunks_exact_mut(width * 3).zip(self.field.chunks_exact(width));
         for (y, (row, field)) in rows.enumerate() {
@@ -99,12 +103,6 @@ impl PictureMarker {
             }
         }
     }
-}
-
-/// How much stronger a frame is marked that would be changed by so much.
-fn lift(change: f32) -> f32 {
-    let wanted = change.clamp(CHANGE_MIN, CHANGE_MAX);
-    (wanted / change.max(f32::MIN_POSITIVE)).clamp(LIFT_MIN, LIFT_MAX)
 }
 
 /// The tile over a picture as soft bumps, of variance 1.
@@ -156,6 +154,8 @@ impl Bumps {
 struct Blocks {
     columns: usize,
     rows: usize,
+    /// How much more is forgiven in the dark.
+    dark_lift: f32,
     sums: Vec<[f32; 2]>,
     line: Vec<[f32; 2]>,
     gain: Vec<f32>,
@@ -163,11 +163,12 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(width: usize, height: usize) -> Blocks {
+    fn new(width: usize, height: usize, dark_lift: f32) -> Blocks {
         let (columns, rows) = (width.div_ceil(BLOCK), height.div_ceil(BLOCK));
         Blocks {
             columns,
             rows,
+            dark_lift,
             sums: vec![[0.0; 2]; columns * rows],
             line: vec![[0.0; 2]; columns * rows],
             gain: vec![0.0; columns * rows],
@@ -209,7 +210,8 @@ impl Blocks {
                 let deviation = (squares / count - mean * mean).max(0.0).sqrt();
                 let rough = (0.55 + 0.11 * deviation).clamp(0.55, 2.6);
                 let light = (1.15 - 0.3 * (mean - 110.0).abs() / 110.0).clamp(0.7, 1.2);
-                self.smooth[row * columns + column] = rough * light;
+                let dark = self.dark_lift * ((DARK - mean) / DARK_LEVELS).clamp(0.0, 1.0);
+                self.smooth[row * columns + column] = rough * light * (1.0 + dark);
             }
         }
         box_sum(&self.smooth, &mut self.gain, columns, rows, 0.0, |a, b| a + b);
