@@ -2,11 +2,18 @@
 //!
 //! `configs/coordinator.toml` is the manual; a test holds it against these defaults.
 
+mod check;
+mod cluster;
+mod sections;
+
+pub use cluster::Cluster;
+pub use sections::{Journal, JournalStore, Limits, Link, Share, Tenants};
+
 use crate::dispatch::DispatchLimits;
 use crate::jobs::Keep;
 use crate::link::LinkLimits;
-use crate::models::{DECODE_CHUNKS_MAX, UPSTREAM_NAMES};
-use crate::moderation::settings::{Moderation, RemoteModeration};
+use crate::models::UPSTREAM_NAMES;
+use crate::moderation::settings::Moderation;
 use crate::provenance::settings::Provenance;
 use crate::store::place::{Bucket, Place, parse_bucket};
 use crate::store::settings::StoreConfig;
@@ -17,13 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zoetrope_protocol::id::{Millis, TenantId};
-use zoetrope_protocol::version::LinkVersion;
 use zoetrope_sched::input::TenantPolicy;
-
-/// Names of models beside their own: they are listed with the models at each request for the list.
-const ALIASES_MAX: usize = 64;
-/// The longest of them; upstream's have 21 letters.
-const ALIAS_BYTES_MAX: usize = 64;
 
 /// What `zoetrope serve` is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,184 +74,6 @@ pub struct ServeConfig {
     /// Go on without records that the journal lost. A flag of the command line, never of the file.
     #[serde(skip)]
     pub accept_journal_loss: bool,
-}
-
-/// Limits of the farm.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Unfinished jobs of one tenant.
-    pub jobs_of_tenant: u32,
-    /// Unfinished jobs of the farm.
-    pub jobs_of_farm: u64,
-    /// HTTP connections at once.
-    pub connections: usize,
-    /// HTTP requests being handled at once.
-    pub in_flight: usize,
-    /// Requests a second of one API key, in the long run.
-    pub requests_per_second: u32,
-    /// Requests that one API key may send at once after a pause.
-    pub burst: u32,
-    /// Seconds that artifacts which nobody uses stay.
-    pub keep_unused_seconds: u64,
-    /// Seconds that prompt embeddings, latents and segments stay after a job ended with a clip.
-    pub keep_intermediate_seconds: u64,
-    /// The same, after a job ended without one.
-    pub keep_failed_seconds: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            jobs_of_tenant: 1_000,
-            jobs_of_farm: 100_000,
-            connections: 1_024,
-            in_flight: 512,
-            requests_per_second: 50,
-            burst: 200,
-            keep_unused_seconds: 60,
-            keep_intermediate_seconds: 3_600,
-            keep_failed_seconds: 86_400,
-        }
-    }
-}
-
-/// Shares of tenants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tenants {
-    /// Share of a tenant that is not named.
-    pub weight: u32,
-    /// Shards that it may run at one time.
-    pub running_max: u32,
-    /// Tenants with a share of their own, by number of the project.
-    pub named: BTreeMap<String, Share>,
-}
-
-impl Default for Tenants {
-    fn default() -> Self {
-        Tenants { weight: 100, running_max: 10_000, named: BTreeMap::new() }
-    }
-}
-
-/// A tenant's share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Share {
-    /// Share of the GPU time.
-    pub weight: u32,
-    /// Shards that may run at one time.
-    pub running_max: u32,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        let Tenants { weight, running_max, .. } = Tenants::default();
-        Share { weight, running_max }
-    }
-}
-
-/// Patience with workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Link {
-    /// Open connections.
-    pub connections: usize,
-    /// Seconds without a step after which an attempt is stalled.
-    pub stall_seconds: u64,
-    /// The same, while weights are being loaded.
-    pub load_seconds: u64,
-    /// Latents are stored after every so many denoising steps; 0: as often as it costs at most 1 % of their time.
-    pub checkpoint_every: u32,
-    /// The newest version of the link that is spoken.
-    pub version_max: LinkVersion,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        Link {
-            connections: 10_000,
-            stall_seconds: 120,
-            load_seconds: 900,
-            checkpoint_every: 1,
-            version_max: LinkVersion::NEWEST,
-        }
-    }
-}
-
-/// The journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Journal {
-    /// Where it is.
-    pub store: JournalStore,
-    /// Records between two snapshots.
-    pub snapshot_every: u64,
-    /// Records that may wait for the disk before submits are refused.
-    pub waiting_max: u64,
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Journal { store: JournalStore::Sled, snapshot_every: 50_000, waiting_max: 20_000 }
-    }
-}
-
-/// Where the journal is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JournalStore {
-    /// In the data folder: one coordinator.
-    Sled,
-    /// In etcd: one coordinator leads, others stand by.
-    Etcd,
-}
-
-/// What several coordinators of one farm share, and how they are reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cluster {
-    /// Where etcd is: `http://host:2379` or `https://…`.
-    pub endpoints: Vec<String>,
-    /// What stands before every key of this farm.
-    pub prefix: String,
-    /// The secret that seals the farm's keys in etcd.
-    pub secret_file: PathBuf,
-    /// The folder of artifacts, which every coordinator reaches.
-    pub store: PathBuf,
-    /// Where the other coordinators reach this one's HTTP door; empty: `http://` and the address it listens on.
-    pub advertise: String,
-    /// Where workers reach this one; empty: the address it listens on.
-    pub link_advertise: String,
-    /// PEM of the authority of etcd's certificates; empty: etcd is not reached by TLS.
-    pub ca_file: PathBuf,
-    /// PEM of the certificate that this coordinator shows to etcd; empty: none.
-    pub certificate_file: PathBuf,
-    /// PEM of its key.
-    pub key_file: PathBuf,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Cluster {
-            endpoints: Vec::new(),
-            prefix: "zoetrope".to_owned(),
-            secret_file: PathBuf::new(),
-            store: PathBuf::new(),
-            advertise: String::new(),
-            link_advertise: String::new(),
-            ca_file: PathBuf::new(),
-            certificate_file: PathBuf::new(),
-            key_file: PathBuf::new(),
-        }
-    }
-}
-
-impl Cluster {
-    fn paths(&mut self) -> [&mut PathBuf; 5] {
-        let Cluster { secret_file, store, ca_file, certificate_file, key_file, .. } = self;
-        [secret_file, store, ca_file, certificate_file, key_file]
-    }
 }
 
 impl Default for ServeConfig {
@@ -374,160 +197,6 @@ impl ServeConfig {
 
     fn parse(text: &str) -> Result<ServeConfig, String> {
         toml::from_str(text).map_err(|e| e.to_string())
-    }
-
-    /// Holds every value against its range.
-    ///
-    /// # Errors
-    /// `Range` names the first key that is out of it.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let Limits { jobs_of_tenant, jobs_of_farm, connections, in_flight, .. } = self.limits;
-        let Limits { requests_per_second, burst, keep_unused_seconds, .. } = self.limits;
-        let Limits { keep_intermediate_seconds, keep_failed_seconds, .. } = self.limits;
-        let rows: [(&str, u64, u64, u64); 18] = [
-            ("limits.jobs_of_tenant", jobs_of_tenant.into(), 1, 100_000),
-            ("limits.jobs_of_farm", jobs_of_farm, 1, 1_000_000),
-            ("limits.connections", connections as u64, 1, 65_536),
-            ("limits.in_flight", in_flight as u64, 1, 65_536),
-            ("limits.requests_per_second", requests_per_second.into(), 1, 100_000),
-            ("limits.burst", burst.into(), 1, 100_000),
-            ("limits.keep_unused_seconds", keep_unused_seconds, 0, 604_800),
-            ("limits.keep_intermediate_seconds", keep_intermediate_seconds, 0, 2_592_000),
-            ("limits.keep_failed_seconds", keep_failed_seconds, 0, 2_592_000),
-            ("tenants.weight", self.tenants.weight.into(), 1, 1_000),
-            ("tenants.running_max", self.tenants.running_max.into(), 1, 100_000),
-            ("link.connections", self.link.connections as u64, 1, 65_536),
-            ("link.stall_seconds", self.link.stall_seconds, 10, 86_400),
-            ("link.load_seconds", self.link.load_seconds, 10, 86_400),
-            ("link.checkpoint_every", self.link.checkpoint_every.into(), 0, 1_000),
-            ("journal.snapshot_every", self.journal.snapshot_every, 100, 10_000_000),
-            ("journal.waiting_max", self.journal.waiting_max, 100, 1_000_000),
-            ("models", self.models.len() as u64, 0, 15),
-        ];
-        for (key, value, least, most) in rows {
-            if !(least..=most).contains(&value) {
-                let range = format!("{least} to {most}, got {value}");
-                return Err(ConfigError::Range { key: key.to_owned(), range });
-            }
-        }
-        let url = &self.public_url;
-        let whole = |rest: &str| !rest.is_empty() && !rest.contains(['?', '#', ' ', '"']);
-        let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"));
-        if !url.is_empty() && (url.len() > 512 || !rest.is_some_and(whole)) {
-            let range =
-                "empty, or a URL of at most 512 characters such as \"https://videos.example.com\"";
-            return Err(ConfigError::Range { key: "public_url".into(), range: range.into() });
-        }
-        self.check_aliases()?;
-        self.store.check()?;
-        for (model, chunks) in &self.decode_chunks {
-            if !(1..=DECODE_CHUNKS_MAX).contains(chunks) {
-                let range = format!("1 to {DECODE_CHUNKS_MAX}, got {chunks}");
-                return Err(ConfigError::Range { key: format!("decode_chunks.{model}"), range });
-            }
-        }
-        self.check_cluster()?;
-        self.provenance.check()?;
-        self.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
-        self.watermark.check()?;
-        self.named_tenants().map(drop)
-    }
-
-    /// Whether the names of `[aliases]` can be sent as a job's model; what they stand for is known with the models.
-    fn check_aliases(&self) -> Result<(), ConfigError> {
-        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let wrong = |name: &&String| {
-            !(1..=ALIAS_BYTES_MAX).contains(&name.len()) || !name.bytes().all(letter)
-        };
-        let range = match self.aliases.keys().find(wrong) {
-            Some(name) => {
-                format!("1 to {ALIAS_BYTES_MAX} letters, digits and - _ . each, got {name:?}")
-            }
-            None if self.aliases.len() > ALIASES_MAX => format!("at most {ALIASES_MAX}"),
-            None => return Ok(()),
-        };
-        Err(ConfigError::Range { key: "aliases".to_owned(), range })
-    }
-
-    /// The keys of `[cluster]`, where the journal is in etcd.
-    fn check_cluster(&self) -> Result<(), ConfigError> {
-        if self.journal.store == JournalStore::Sled {
-            return Ok(());
-        }
-        let Cluster { endpoints, prefix, secret_file, store, .. } = &self.cluster;
-        let Cluster { advertise, link_advertise, ca_file, certificate_file, key_file, .. } =
-            &self.cluster;
-        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        let tls = !ca_file.as_os_str().is_empty() || !certificate_file.as_os_str().is_empty();
-        let scheme = if tls { "https://" } else { "http" };
-        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        let rows: [(&str, bool, &str); 10] = [
-            (
-                "cluster.endpoints",
-                (1..=16).contains(&endpoints.len()),
-                "1 to 16 addresses such as \"http://127.0.0.1:2379\", as journal.store is \"etcd\"",
-            ),
-            (
-                "cluster.endpoints",
-                endpoints.iter().all(|e| url(e) && e.starts_with(scheme)),
-                "addresses that begin with http:// or https://; with ca_file or certificate_file all of them https://",
-            ),
-            (
-                "cluster.prefix",
-                (1..=64).contains(&prefix.len())
-                    && prefix.bytes().all(letter)
-                    && !prefix.ends_with('/'),
-                "1 to 64 letters, digits and - _ . /, without a / at its end",
-            ),
-            (
-                "cluster.secret_file",
-                !secret_file.as_os_str().is_empty(),
-                "a file with a secret of at least 32 bytes, the same on every coordinator; `openssl rand -hex 32` makes one",
-            ),
-            (
-                "cluster.store",
-                !store.as_os_str().is_empty() || self.store.is_bucket(),
-                "a folder that every coordinator reaches, unless store.place is a bucket",
-            ),
-            (
-                "store.place",
-                self.store.place.is_empty() || self.store.is_bucket(),
-                "a bucket or empty, as journal.store is \"etcd\"; a folder that all reach is cluster.store",
-            ),
-            (
-                "cluster.advertise",
-                if advertise.is_empty() {
-                    !self.listen.ip().is_unspecified()
-                } else {
-                    url(advertise)
-                },
-                "the URL at which other coordinators reach this one, such as \"http://10.0.0.1:8080\"",
-            ),
-            (
-                "cluster.link_advertise",
-                match link_advertise.is_empty() {
-                    true => !self.link_listen.ip().is_unspecified(),
-                    false => link_advertise.len() <= 255 && link_advertise.contains(':'),
-                },
-                "HOST:PORT at which workers reach this coordinator",
-            ),
-            (
-                "link_listen",
-                self.link_listen.port() != 0,
-                "an address with a port, as journal.store is \"etcd\"",
-            ),
-            (
-                "cluster.key_file",
-                certificate_file.as_os_str().is_empty() == key_file.as_os_str().is_empty(),
-                "given together with cluster.certificate_file",
-            ),
-        ];
-        match rows.into_iter().find(|(_, good, _)| !good) {
-            Some((key, _, range)) => {
-                Err(ConfigError::Range { key: key.to_owned(), range: range.to_owned() })
-            }
-            None => Ok(()),
-        }
     }
 
     fn named_tenants(&self) -> Result<BTreeMap<TenantId, TenantPolicy>, ConfigError> {
