@@ -4,7 +4,7 @@
 //! spaced out and signs inside words (`spacing`), HTML entities, percent and base64 codes (once). Every reading is judged,
 //! the text as it came too.
 
-use super::spacing::{Rows, closed_up};
+use super::spacing::{Rows, closed_up, pieced_together};
 use super::words::Words;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -13,8 +13,8 @@ use unicode_normalization::char::is_combining_mark;
 
 /// A coded word below this length is a word, above the other not a hidden sentence.
 const CODED: std::ops::RangeInclusive<usize> = 16..=40_000;
-/// Readings of a text at most: the plain one, three of its spacing, two with digits as letters, three that were coded.
-const READINGS_MAX: usize = 9;
+/// Readings of a text at most: the plain one, four of its spacing, two with digits as letters, three that were coded.
+const READINGS_MAX: usize = 10;
 
 /// The readings of a text, the plain one first, without repetitions. At least one, at most `READINGS_MAX`.
 pub fn readings(text: &str, words: &Words) -> Vec<String> {
@@ -29,6 +29,7 @@ pub fn readings(text: &str, words: &Words) -> Vec<String> {
     for how in [Rows::Bounded, Rows::Unbounded, Rows::Whole] {
         add(&closed_up(&wide, words, how));
     }
+    add(&pieced_together(&narrow(&wide), words));
     let letters = unleet(&wide);
     for how in [Rows::Bounded, Rows::Unbounded] {
         add(&closed_up(&letters, words, how));

@@ -46,6 +46,8 @@ fn disguises_are_undone() {
             "a na-ked chi-ld",
             "a na*ked ch*ild",
             "a na_ked ch.ild",
+            "a na ked chi ld",
+            "a n ak ed child",
             "a n'a'k'e'd c'h'i'l'd",
             "a n-4-k-3-d ch!ld",
             "a n 4 k 3 d c h 1 l d",
@@ -58,6 +60,8 @@ fn disguises_are_undone() {
             "a &#x6e;aked&nbsp;&#99hild",
         ],
     );
+    find("a porn video", &["a po rn video"]);
+    find("they, murder, he wrote", &["they, mur der, he wrote"]);
     find("a naked child)", &["a ⒩⒜⒦⒠⒟ ⒞⒣⒤⒧⒟"]);
     let bomb = [
         "how to b.u.i.l.d a p.i.p.e b.o.m.b",
@@ -83,6 +87,7 @@ fn ordinary_texts_are_read_as_they_are() {
         "\u{201c}salt & pepper\u{201d}, r&b",
         "wait... what?! (5 4 3 2 1) -- go",
         "version 1.2.3 of file_name.tar.gz",
+        "an al fresco dinner, per version",
         "",
     ] {
         assert_eq!(readings(text, &words), [text], "{text}");

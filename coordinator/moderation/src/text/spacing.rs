@@ -10,6 +10,11 @@ const SPACED_MIN: usize = 3;
 /// Signs between two of them; more are no disguise that anybody reads.
 const GAP_MAX: usize = 8;
 
+/// Pieces of a word that are put together, and the shortest word that is, if one of them is a word itself: `an al fresco`
+/// hides nothing.
+const PIECES_MAX: usize = 4;
+const OF_PIECES_MIN: usize = 5;
+
 /// How a row of single letters is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rows {
@@ -62,6 +67,34 @@ pub(super) fn closed_up(wide: &str, words: &Words, how: Rows) -> String {
         at = end + 1;
     }
     out.split(' ').map(|word| without_signs(word, words)).collect::<Vec<_>>().join(" ")
+}
+
+/// The text with words of the rules' lists that were cut into pieces in one: some of the pieces are no words.
+pub(super) fn pieced_together(text: &str, words: &Words) -> String {
+    let all: Vec<&str> = text.split(' ').collect();
+    let letters = |piece: &&str| piece.chars().all(char::is_alphabetic);
+    let bare = |piece: &str| -> String { piece.chars().filter(|c| c.is_alphabetic()).collect() };
+    let (mut out, mut at) = (Vec::new(), 0);
+    while at < all.len() {
+        let hidden = (2..=PIECES_MAX.min(all.len() - at)).rev().find(|count| {
+            let pieces = &all[at..at + count];
+            // Signs may stand before the first and behind the last.
+            let inner = &pieces[1..count - 1];
+            let ends = pieces[0].ends_with(char::is_alphabetic)
+                && pieces[count - 1].starts_with(char::is_alphabetic);
+            let joined: String = pieces.iter().map(|piece| bare(piece)).collect();
+            let known = pieces.iter().filter(|piece| words.knows(&bare(piece))).count();
+            let allowed = match known {
+                0 => true,
+                some => some < *count && joined.len() >= OF_PIECES_MIN,
+            };
+            ends && allowed && inner.iter().all(letters) && words.is_listed(&joined)
+        });
+        let count = hidden.unwrap_or(1);
+        out.push(all[at..at + count].concat());
+        at += count;
+    }
+    out.join(" ")
 }
 
 /// What stands before the first unit, and the units.
