@@ -87,7 +87,7 @@ impl Finder {
         let (canvas, deliver) = (size(spec.canvas), size(spec.deliver));
         let compare = move || {
             let Some(shown) = seen.shown else { return Ok(None) };
-            let own = film::glimpses(&ffmpeg, &clip, deliver, READ_LIMIT)?;
+            let own = film::glimpses(&ffmpeg, &clip, deliver, agree::OWN_A_SECOND, READ_LIMIT)?;
             Ok(match seen.place {
                 Some(place) => {
                     agree::agreement(&own, Place::delivered(canvas, deliver).chip, &shown, &place)
@@ -110,7 +110,8 @@ fn in_picture(desk: &MarkDesk, ffmpeg: &Path, file: &Path) -> Result<Option<Seen
     let Some(found) = search(&stills, &desk.keys(), Depth::Anywhere).found else {
         return Ok(None);
     };
-    let shown = Some(film::glimpses(ffmpeg, file, stills.size(), READ_LIMIT)?);
+    let shown =
+        Some(film::glimpses(ffmpeg, file, stills.size(), agree::SEEN_A_SECOND, READ_LIMIT)?);
     Ok(Some(Seen { mark: found.mark.0, track: "picture", shown, place: Some(found) }))
 }
 
@@ -128,7 +129,8 @@ fn in_sound(
         return Ok(Some(seen));
     }
     let size = film::stills(ffmpeg, file, READ_LIMIT).map(|stills| stills.size());
-    match size.and_then(|size| film::glimpses(ffmpeg, file, size, READ_LIMIT)) {
+    match size.and_then(|size| film::glimpses(ffmpeg, file, size, agree::SEEN_A_SECOND, READ_LIMIT))
+    {
         Ok(shown) => Ok(Some(Seen { shown: Some(shown), ..seen })),
         Err(FilmError::Unreadable(_)) => {
             tracing::warn!(

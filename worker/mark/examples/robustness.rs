@@ -112,11 +112,14 @@ fn load(path: &Path) -> anyhow::Result<Film> {
         .args(["-show_entries", "stream=width,height,r_frame_rate", name])
         .output()?;
     let probe = String::from_utf8(probe.stdout)?;
-    let mut words = probe.trim().split(',');
-    let (width, height) =
-        (words.next().context("width")?.parse()?, words.next().context("height")?.parse()?);
-    let rate = words.next().context("rate")?.to_owned();
-    let rgb = run(&["-i", name, "-t", "12", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])?;
+    let (mut width, mut height, mut rate, mut rgb) = (0, 0, String::new(), Vec::new());
+    if !probe.trim().is_empty() {
+        let mut words = probe.trim().split(',');
+        width = words.next().context("width")?.parse()?;
+        height = words.next().context("height")?.parse()?;
+        rate = words.next().context("rate")?.to_owned();
+        rgb = run(&["-i", name, "-t", "12", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])?;
+    }
     let samples =
         run(&["-i", name, "-t", "12", "-vn", "-ac", "2", "-ar", "32000", "-f", "f32le", "-"]);
     let sample = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
@@ -155,7 +158,30 @@ fn ssim(film: &Film, folder: &Path) -> anyhow::Result<f64> {
     Ok(all.context("ffmpeg says no SSIM")?.parse()?)
 }
 
-/// Marks a film and encodes it as a worker does.
+/// How marked sound is read, and how it is published.
+const SOUND: [&str; 6] = ["-f", "f32le", "-ar", "32000", "-ac", "2"];
+const CODED: [&str; 6] = ["-c:a", "aac", "-b:a", "192k", "-ar", "48000"];
+
+/// Marks the sound of a film, and writes it.
+fn mark_sound(
+    film: &Film,
+    tiles: &zoetrope_mark::Tiles,
+    facts: &mut Facts,
+    folder: &Path,
+) -> anyhow::Result<PathBuf> {
+    let mut samples = film.samples.clone();
+    sound::mark(&tiles.sound, &mut samples, 32_000);
+    let power =
+        |pairs: &mut dyn Iterator<Item = f32>| pairs.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let signal = power(&mut film.samples.iter().copied());
+    let noise = power(&mut samples.iter().zip(&film.samples).map(|(a, b)| a - b));
+    facts.snr = 10.0 * (signal.max(1e-12) / noise.max(1e-12)).log10();
+    let wave = folder.join("marked.f32");
+    std::fs::write(&wave, samples.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
+    Ok(wave)
+}
+
+/// Marks a film and encodes it as a worker does. A film without picture is sound alone.
 fn publish(
     film: &Film,
     tiles: &zoetrope_mark::Tiles,
@@ -163,6 +189,13 @@ fn publish(
     folder: &Path,
 ) -> anyhow::Result<(PathBuf, Facts)> {
     let mut facts = Facts::default();
+    let out = folder.join("published.mp4");
+    if film.rgb.is_empty() {
+        let wave = mark_sound(film, tiles, &mut facts, folder)?;
+        let (wave, name) = (wave.to_str().context("name")?, out.to_str().context("name")?);
+        run(&[&SOUND[..], &["-i", wave], &CODED[..], &[name]].concat())?;
+        return Ok((out, facts));
+    }
     let mut marked = film.rgb.clone();
     let began = Instant::now();
     let mut marker = PictureMarker::new(&tiles.pixels, film.width, film.height, strength);
@@ -178,14 +211,9 @@ fn publish(
     facts.frame_ms = took / frames as f64;
     std::fs::write(folder.join("marked.rgb"), &marked)?;
     facts.ssim = ssim(film, folder)?;
-    let out = folder.join("published.mp4");
     let size = format!("{}x{}", film.width, film.height);
-    let (rgb, wave) = (folder.join("marked.rgb"), folder.join("marked.f32"));
-    let (rgb, wave, out_name) = (
-        rgb.to_str().context("name")?,
-        wave.to_str().context("name")?,
-        out.to_str().context("name")?,
-    );
+    let rgb = folder.join("marked.rgb");
+    let (rgb, out_name) = (rgb.to_str().context("name")?, out.to_str().context("name")?);
     let mut arguments = vec![
         "-f",
         "rawvideo",
@@ -198,20 +226,12 @@ fn publish(
         "-i",
         rgb,
     ];
+    let wave;
     if !film.samples.is_empty() {
-        let mut samples = film.samples.clone();
-        sound::mark(&tiles.sound, &mut samples, 32_000);
-        let power =
-            |pairs: &mut dyn Iterator<Item = f32>| pairs.map(|x| f64::from(x).powi(2)).sum::<f64>();
-        let signal = power(&mut film.samples.iter().copied());
-        let noise = power(&mut samples.iter().zip(&film.samples).map(|(a, b)| a - b));
-        facts.snr = 10.0 * (signal.max(1e-12) / noise.max(1e-12)).log10();
-        let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        std::fs::write(wave, bytes)?;
-        arguments.extend([
-            "-f", "f32le", "-ar", "32000", "-ac", "2", "-i", wave, "-c:a", "aac", "-b:a", "192k",
-            "-ar", "48000",
-        ]);
+        wave = mark_sound(film, tiles, &mut facts, folder)?;
+        arguments.extend(SOUND);
+        arguments.extend(["-i", wave.to_str().context("name")?]);
+        arguments.extend(CODED);
     }
     arguments.extend([
         "-vf",
@@ -339,6 +359,7 @@ fn serial_of(name: &str) -> u32 {
 
 fn set_of(film: &Film) -> &'static str {
     match film.width.min(film.height) {
+        0 => "sound of 8 s and more",
         480.. => "natural",
         240.. => "toybox 288×512",
         _ => "toybox 160×288",
@@ -376,7 +397,7 @@ fn look(
     let stills = film::stills(ffmpeg, file, LIMIT)?;
     let result = search(&stills, std::slice::from_ref(key), Depth::Anywhere);
     let Some(found) = result.found else { return Ok((None, result.best, 0.0)) };
-    let seen = film::glimpses(ffmpeg, file, stills.size(), LIMIT)?;
+    let seen = film::glimpses(ffmpeg, file, stills.size(), agree::SEEN_A_SECOND, LIMIT)?;
     let size = (own.width, own.height);
     let agreed = agree::agreement(glimpses, Place::delivered(size, size).chip, &seen, &found);
     Ok((Some(found.mark), result.best, agreed.unwrap_or(0.0)))
@@ -410,21 +431,29 @@ fn measure(
         ("SSIM", facts.ssim),
         ("SNR of the sound", facts.snr),
     ] {
-        if !state.has(&name, "look", kind) && (kind != "SNR of the sound" || loud) {
+        let is_there = if kind == "SNR of the sound" { loud } else { !film.rgb.is_empty() };
+        if is_there && !state.has(&name, "look", kind) {
             state.add(&name, set, ["look", kind, "measured"], value, facts.frame_ms)?;
         }
     }
-    let own = film::glimpses(Path::new("ffmpeg"), &published, (film.width, film.height), LIMIT)?;
+    let size = (film.width, film.height);
+    let has_picture = !film.rgb.is_empty();
+    let own = match has_picture {
+        true => {
+            Some(film::glimpses(Path::new("ffmpeg"), &published, size, agree::OWN_A_SECOND, LIMIT)?)
+        }
+        false => None,
+    };
     for (attacked_by, options, picture, heard) in &ATTACKS {
-        let wants_picture = *picture && !state.has(&name, attacked_by, "picture");
+        let wants_picture = *picture && has_picture && !state.has(&name, attacked_by, "picture");
         let wants_sound = *heard && loud && !state.has(&name, attacked_by, "sound");
         if !wants_picture && !wants_sound {
             continue;
         }
         let attacked = attack(&published, options, folder)?;
-        if wants_picture {
+        if let Some(own) = own.as_ref().filter(|_| wants_picture) {
             let began = Instant::now();
-            let (found, best, agreed) = look(&attacked, &key, &film, &own)?;
+            let (found, best, agreed) = look(&attacked, &key, &film, own)?;
             let ms = began.elapsed().as_secs_f64() * 1e3;
             let how = outcome(found, Some(mark));
             state.add(&name, set, [attacked_by, "picture", how], best.into(), ms)?;
@@ -444,8 +473,8 @@ fn measure(
         }
     }
     unmarked(state, &name, set, path, &key, loud)?;
-    for (attack, next) in onto {
-        copied(state, &name, &film, (attack, next), (&key, mark), &own, folder)?;
+    for (own, (attack, next)) in own.iter().flat_map(|own| onto.iter().map(move |to| (own, to))) {
+        copied(state, &name, &film, (attack, next), (&key, mark), own, folder)?;
     }
     Ok(())
 }
@@ -461,7 +490,7 @@ fn unmarked(
 ) -> anyhow::Result<()> {
     const ATTACK: &str = "never marked";
     let ffmpeg = Path::new("ffmpeg");
-    if !state.has(name, ATTACK, "picture") {
+    if !set.starts_with("sound") && !state.has(name, ATTACK, "picture") {
         let stills = film::stills(ffmpeg, path, LIMIT)?;
         let result = search(&stills, std::slice::from_ref(key), Depth::Anywhere);
         let how = outcome(result.found.map(|found| found.mark), None);

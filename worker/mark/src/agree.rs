@@ -8,10 +8,17 @@ use crate::search::Found;
 
 /// Short side of the picture that is compared, in pixels: enough for what is where, too little for texture.
 pub const SIDE: usize = 48;
-/// Pictures of a film at most: 15 s.
-pub const PICTURES_MAX: usize = 30;
+/// Pictures a second of the film in question, and of the clip: no moment of the one is further than half a frame of 12 from a
+/// picture of the other, so that what moves is where it was.
+pub const SEEN_A_SECOND: usize = 2;
+/// See [`SEEN_A_SECOND`].
+pub const OWN_A_SECOND: usize = 12;
 /// Pictures of the film in question that are looked for.
 const LOOKED_FOR: usize = 8;
+/// Pictures of the clip in which their place is looked for.
+const PLACED_IN: usize = 30;
+/// Correlation below which a place is none.
+const PLACED: f32 = 0.6;
 /// Correlation from which two pictures count as the same: those of films that were cut, compressed, scaled or coloured reach
 /// 0.93, those of other films 0.4.
 const SAME: f32 = 0.9;
@@ -80,7 +87,7 @@ impl Grey {
 pub struct Glimpses {
     /// Width and height of the film in pixels.
     pub size: (usize, usize),
-    /// Two a second.
+    /// In order: [`SEEN_A_SECOND`] or [`OWN_A_SECOND`].
     pub pictures: Vec<Grey>,
 }
 
@@ -137,9 +144,7 @@ fn shared(own: &Glimpses, seen: &Glimpses, symmetry: u8, pixels: f32) -> Option<
         .step_by(step)
         .map(|picture| resized(&upright(picture, symmetry), wide, high))
         .collect();
-    let is_there =
-        |part: &&Grey| own.pictures.iter().any(|whole| holds(whole, part) || holds(part, whole));
-    let there = looked_for.iter().filter(is_there).count();
+    let there = looked_for.iter().filter(|picture| is_there(&own.pictures, picture)).count();
     Some(there as f32 / looked_for.len() as f32)
 }
 
@@ -185,18 +190,46 @@ fn resized(picture: &Grey, width: usize, height: usize) -> Grey {
     Grey { width, height, luma }
 }
 
-/// Whether `part` is somewhere in `whole`.
-fn holds(whole: &Grey, part: &Grey) -> bool {
-    let rows = whole.height.saturating_sub(part.height);
-    let columns = whole.width.saturating_sub(part.width);
-    if part.height > whole.height || part.width > whole.width {
-        return false;
-    }
-    let mut places = (0..=rows).flat_map(|row| (0..=columns).map(move |column| (row, column)));
-    places.any(|(row, column)| {
-        let line = line(whole, part, row, column);
-        line.is_some_and(|line| line.correlation >= SAME && line.apart(whole, part) <= APART_MAX)
+/// Whether a picture shows what one of the clip's shows: its place is looked for in some of them, and all are held against it
+/// there.
+fn is_there(own: &[Grey], picture: &Grey) -> bool {
+    let some = own.iter().step_by(own.len().div_ceil(PLACED_IN).max(1));
+    let places = some.filter_map(|own| {
+        // The smaller one lies in the larger one.
+        place(own, picture).or_else(|| place(picture, own))
+    });
+    let best = places.max_by(|a, b| a.correlation.total_cmp(&b.correlation));
+    let Some(best) = best.filter(|best| best.correlation >= PLACED) else { return false };
+    let shows = |whole: &Grey, part: &Grey| {
+        let near = |at: usize, most: usize| at.saturating_sub(1)..=(at + 1).min(most);
+        let (rows, columns) = (whole.height - part.height, whole.width - part.width);
+        let mut places = near(best.row, rows)
+            .flat_map(|row| near(best.column, columns).map(move |column| (row, column)));
+        places.any(|(row, column)| {
+            let line = line(whole, part, row, column).filter(|line| line.correlation >= SAME);
+            line.is_some_and(|line| line.apart(whole, part) <= APART_MAX)
+        })
+    };
+    own.iter().any(|own| match fits(own, picture) {
+        true => shows(own, picture),
+        false => shows(picture, own),
     })
+}
+
+/// Whether a picture is no larger than another one.
+fn fits(whole: &Grey, part: &Grey) -> bool {
+    part.height <= whole.height && part.width <= whole.width
+}
+
+/// Where `part` lies best in `whole`, if it is no larger and neither is flat everywhere.
+fn place(whole: &Grey, part: &Grey) -> Option<Line> {
+    if !fits(whole, part) {
+        return None;
+    }
+    let (rows, columns) = (whole.height - part.height, whole.width - part.width);
+    let places = (0..=rows).flat_map(|row| (0..=columns).map(move |column| (row, column)));
+    let lines = places.filter_map(|(row, column)| line(whole, part, row, column));
+    lines.max_by(|a, b| a.correlation.total_cmp(&b.correlation))
 }
 
 /// How the light of a picture follows that of a cut of another one: the straight line that fits best.

@@ -233,7 +233,7 @@ fn frames(ffmpeg: &Path, command: &mut Command, limit: Duration) -> Result<Frame
     }
 }
 
-/// Small grey pictures of a film of this size, two a second.
+/// Small grey pictures of a film of this size, so many a second: [`agree::SEEN_A_SECOND`] or [`agree::OWN_A_SECOND`].
 ///
 /// # Errors
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
@@ -241,6 +241,7 @@ pub fn glimpses(
     ffmpeg: &Path,
     film: &Path,
     size: (usize, usize),
+    per_second: usize,
     limit: Duration,
 ) -> Result<Glimpses, FilmError> {
     let (width, height) = size;
@@ -248,7 +249,8 @@ pub fn glimpses(
     let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
     let mut command = command(ffmpeg, film, SECONDS_MAX);
     command.args(PICTURE).args(["-pix_fmt", "gray", "-vf"]);
-    command.arg(format!("fps=2,scale={}:{}:flags=area", side(width), side(height)));
+    let (wide, high) = (side(width), side(height));
+    command.arg(format!("fps={per_second},scale={wide}:{high}:flags=area"));
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
     let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
     // A long strip would be as large as a whole film.
@@ -256,7 +258,7 @@ pub fn glimpses(
         return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
     }
     let mut pictures = Vec::new();
-    while pictures.len() < agree::PICTURES_MAX
+    while pictures.len() < SECONDS_MAX as usize * per_second
         && line(&mut out).is_some_and(|head| head.starts_with("FRAME"))
     {
         let mut luma = vec![0; width * height];

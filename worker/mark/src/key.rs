@@ -197,6 +197,39 @@ impl Layout {
         if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
     }
 
+    /// As [`Layout::agreement`], of all chips with those that a codeword has.
+    pub fn agreement_of_all(&self, word: u64, chip: impl Fn(usize) -> f32) -> f32 {
+        let (mut sum, mut squares) = (0.0f32, 0.0f32);
+        let mut add = |place: u16, sign: f32| {
+            let value = chip(place as usize);
+            sum += sign * value;
+            squares += value * value;
+        };
+        self.sync.iter().for_each(|(place, sign)| add(*place, f32::from(*sign)));
+        for payload in &self.payload {
+            let bit = if word >> payload.bit & 1 == 1 { 1.0 } else { -1.0 };
+            add(payload.place, f32::from(payload.sign) * bit);
+        }
+        if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
+    }
+
+    /// The id in a place of which nothing is known, and how well the sync signs agree there. It counts if they do so by
+    /// `least`, or all chips together by `whole`; below `worth` nobody looks.
+    pub fn found(
+        &self,
+        chip: impl Fn(usize) -> f32,
+        (worth, least, whole): (f32, f32, f32),
+    ) -> (f32, Option<MarkId>) {
+        let agreement = self.agreement(&chip);
+        if agreement < worth {
+            return (agreement, None);
+        }
+        let mark = code::decode(&self.bits(&chip)).filter(|mark| {
+            agreement >= least || self.agreement_of_all(code::encode(*mark), &chip) >= whole
+        });
+        (agreement, mark.map(MarkId))
+    }
+
     /// The soft bits of the codeword.
     pub fn bits(&self, chip: impl Fn(usize) -> f32) -> [f32; CODE_BITS] {
         let mut bits = [0.0; CODE_BITS];

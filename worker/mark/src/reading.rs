@@ -323,7 +323,12 @@ impl SoundReading {
 
     /// As [`PictureReading::read`].
     pub fn read(&self, key: &MarkKey) -> Read {
-        self.read_above(key, AGREEMENT_KNOWN)
+        if self.0.len() != SOUND_CHIPS {
+            return Read { agreement: 0.0, mark: None };
+        }
+        let chip = |place: usize| f32::from(self.0[place]);
+        let agreement = key.sound.agreement(chip);
+        judged(agreement, AGREEMENT_KNOWN, || key.sound.bits(chip))
     }
 
     /// As [`PictureReading::agreement_of`].
@@ -332,14 +337,5 @@ impl SoundReading {
             return 0.0;
         }
         key.sound.agreement_of(code::encode(mark.0), |place| f32::from(self.0[place]))
-    }
-
-    pub(crate) fn read_above(&self, key: &MarkKey, least: f32) -> Read {
-        if self.0.len() != SOUND_CHIPS {
-            return Read { agreement: 0.0, mark: None };
-        }
-        let chip = |place: usize| f32::from(self.0[place]);
-        let agreement = key.sound.agreement(chip);
-        judged(agreement, least, || key.sound.bits(chip))
     }
 }

@@ -28,8 +28,12 @@ const CLIP: f32 = 1.5;
 const LOUD: f32 = 0.003_162;
 /// Seconds of it without which a clip's sound is not marked.
 pub const LOUD_SECONDS_MIN: f32 = 3.0;
-/// Least agreement where every shift and tempo is tried. README.md has the calculation.
+/// Least agreement of the sync signs where every shift and tempo is tried. README.md has the calculation.
 pub const AGREEMENT_SEARCHED: f32 = 6.8;
+/// And of all chips together with the id that was read: see [`crate::search::AGREEMENT_WHOLE`].
+pub const AGREEMENT_WHOLE: f32 = 10.0;
+/// Agreement of the sync signs below which nobody looks further.
+const WORTH: f32 = 3.6;
 
 /// Samples from the start of one window to the next, and in a window, which must be a power of two: 31.25 Hz · 2^n.
 fn window_of(rate: u32) -> (usize, usize) {
@@ -312,11 +316,12 @@ pub fn search(samples: &[f32], keys: &[MarkKey], tempi: bool) -> Search {
             for shift in 0..TILE_WINDOWS {
                 let reading = Bands::tile(&folded, shift);
                 for key in keys {
-                    let read = reading.read_above(key, AGREEMENT_SEARCHED);
-                    search.best = search.best.max(read.agreement);
-                    let better = search.found.is_none_or(|found| found.agreement < read.agreement);
-                    if let Some(mark) = read.mark.filter(|_| better) {
-                        let agreement = read.agreement;
+                    let chip = |place: usize| f32::from(reading.0[place]);
+                    let bounds = (WORTH, AGREEMENT_SEARCHED, AGREEMENT_WHOLE);
+                    let (agreement, mark) = key.sound.found(chip, bounds);
+                    search.best = search.best.max(agreement);
+                    let better = search.found.is_none_or(|found| found.agreement < agreement);
+                    if let Some(mark) = mark.filter(|_| better) {
                         search.found = Some(Found { mark, epoch: key.epoch, agreement, stretch });
                     }
                 }
