@@ -276,6 +276,32 @@ mod tests {
         }
     }
 
+    /// Promise: a mark that is too weak for its sync signs alone is found by all of its chips, noise never, and another
+    /// key's mark neither.
+    #[test]
+    fn a_weak_mark_is_found_by_all_of_its_chips() {
+        const BOUNDS: (f32, f32, f32) = (4.4, 7.6, 10.7);
+        let key = MasterKey([1; 32]).epoch(0);
+        let mark = key.mark_of(5);
+        let tile = key.tiles(mark).pixels;
+        let other = MasterKey([2; 32]).epoch(0);
+        let mut random = ChaCha20Rng::seed_from_u64(3);
+        let mut found = 0;
+        for _ in 0..40 {
+            let noise: Vec<f32> = (0..PIXEL_CHIPS)
+                .map(|_| (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 3.46)
+                .collect();
+            // Of variance 1: the sync signs of 1,024 chips then agree by 6.1 in the mean.
+            let chip = |place: usize| noise[place] + 0.19 * f32::from(tile[place]);
+            let (agreement, read) = key.pixels.found(chip, BOUNDS);
+            assert!(read.is_none() || read == Some(mark), "{read:?} by {agreement}");
+            found += u32::from(read.is_some());
+            assert!(key.pixels.found(|place| noise[place], BOUNDS).1.is_none());
+            assert!(other.pixels.found(chip, BOUNDS).1.is_none());
+        }
+        assert!(found >= 30, "{found} of 40");
+    }
+
     /// Promise: a key's tiles stay as they are, or old clips could not be read.
     #[test]
     fn the_tiles_of_a_key_never_change() {

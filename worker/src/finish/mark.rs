@@ -23,9 +23,9 @@ use zoetrope_protocol::{ArtifactId, RenderSpec, Size, codec};
 
 /// Decoding 15 s of the largest clip, and looking at a part of its frames, takes 5 s on one slow core.
 const READ_LIMIT: Duration = Duration::from_secs(90);
-/// Sound that agrees so well with its own tile is read by whoever has the key: a quarter of the chips are sync signs,
-/// which then agree with half of it, and 6.2 is what a reading at a known place asks for.
-const SOUND_AGREEMENT: f32 = 12.4;
+/// Sound that agrees so well with its own tile is found by whoever has the key: a search asks for 10.0
+/// (`zoetrope_mark::sound::AGREEMENT_WHOLE`).
+const SOUND_AGREEMENT: f32 = 10.6;
 
 /// What a clip is marked with.
 #[derive(Clone, Debug)]
