@@ -8,11 +8,10 @@ use crate::search::Found;
 
 /// Short side of the picture that is compared, in pixels: enough for what is where, too little for texture.
 pub const SIDE: usize = 48;
-/// Pictures a second of the film in question, and of the clip: no moment of the one is further than half a frame of 12 from a
-/// picture of the other, so that what moves is where it was.
+/// Pictures a second of the film in question, and of the clip, all that it has: what moves fast is elsewhere a frame later.
 pub const SEEN_A_SECOND: usize = 2;
 /// See [`SEEN_A_SECOND`].
-pub const OWN_A_SECOND: usize = 12;
+pub const OWN_A_SECOND: usize = 24;
 /// Pictures of the film in question that are looked for.
 const LOOKED_FOR: usize = 8;
 /// Pictures of the clip in which their place is looked for.
