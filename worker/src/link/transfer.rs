@@ -28,12 +28,32 @@ pub struct Patience {
     pub answer: Duration,
     /// How long transfers wait for a lost link.
     pub offline: Duration,
+    /// How long the store may give other bytes than were put there: then it is taken to have others, and they are made again.
+    pub damaged: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { answer: Duration::from_secs(60), offline: Duration::from_secs(600) }
+        Patience {
+            answer: Duration::from_secs(60),
+            offline: Duration::from_secs(600),
+            damaged: Duration::from_secs(60),
+        }
     }
+}
+
+/// Artifacts of which it is remembered that other bytes came; beyond that the oldest is forgotten, and waits anew.
+const DAMAGED_MAX: usize = 64;
+
+/// Why an artifact did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The store has none of this address.
+    Gone(String),
+    /// The store or the way failed: another try could help.
+    Down(String),
+    /// Other bytes came than the address says.
+    Damaged(String),
 }
 
 /// Names an upload.
@@ -84,6 +104,8 @@ pub struct Send {
 pub struct Transfers {
     uploads: BTreeMap<UploadId, Upload>,
     fetches: BTreeMap<ArtifactId, Vec<Fetch>>,
+    /// Since when other bytes come for an artifact.
+    damaged: BTreeMap<ArtifactId, Instant>,
     /// What waits for the signer.
     pub claims: Claims,
     last_id: u64,
@@ -233,23 +255,40 @@ impl Transfers {
         wanted
     }
 
-    /// An artifact arrived, or failed to. `again` says that another try could help.
-    pub fn received(&mut self, artifact: ArtifactId, result: Result<PathBuf, (String, bool)>) {
+    /// An artifact arrived, or failed to.
+    pub fn received(
+        &mut self,
+        artifact: ArtifactId,
+        result: Result<PathBuf, Lost>,
+        patience: Patience,
+        now: Instant,
+    ) {
         let Some(fetches) = self.fetches.remove(&artifact) else { return };
+        let result = match result {
+            Ok(path) => {
+                self.damaged.remove(&artifact);
+                Ok(path)
+            }
+            Err(Lost::Gone(reason)) => Err((CourierError::Missing(reason), false)),
+            Err(Lost::Down(reason)) => Err((CourierError::Down(reason), true)),
+            Err(Lost::Damaged(reason)) if self.is_lasting(artifact, patience, now) => {
+                Err((CourierError::Missing(reason), false))
+            }
+            // Whoever ordered the attempt waits a little, and orders it again.
+            Err(Lost::Damaged(reason)) => Err((CourierError::Down(reason), false)),
+        };
         let mut left = Vec::new();
         for mut fetch in fetches {
             match &result {
                 Ok(path) => answer(fetch.reply, Ok(path.clone())),
-                Err((reason, again)) => {
+                Err((error, again)) => {
                     fetch.tries += 1;
                     fetch.asked = None;
                     fetch.receiving = false;
                     if *again && fetch.tries < TRIES_MAX {
                         left.push(fetch);
-                    } else if *again {
-                        answer(fetch.reply, Err(CourierError::Down(reason.clone())));
                     } else {
-                        answer(fetch.reply, Err(CourierError::Missing(reason.clone())));
+                        answer(fetch.reply, Err(error.clone()));
                     }
                 }
             }
@@ -257,6 +296,20 @@ impl Transfers {
         if !left.is_empty() {
             self.fetches.insert(artifact, left);
         }
+    }
+
+    /// Whether other bytes have come for an artifact for so long that it must be made again. Said once: what is made then has
+    /// the same address, and its time.
+    fn is_lasting(&mut self, artifact: ArtifactId, patience: Patience, now: Instant) -> bool {
+        let since = *self.damaged.entry(artifact).or_insert(now);
+        let lasting = now.saturating_duration_since(since) >= patience.damaged;
+        if lasting {
+            self.damaged.remove(&artifact);
+        } else if self.damaged.len() > DAMAGED_MAX {
+            let oldest = self.damaged.iter().min_by_key(|(_, since)| **since).map(|(id, _)| *id);
+            oldest.map(|id| self.damaged.remove(&id));
+        }
+        lasting
     }
 
     /// Looks for answers that did not come.
@@ -279,7 +332,8 @@ impl Transfers {
             .map(|(id, _)| *id)
             .collect();
         for id in fetches {
-            self.received(id, Err((format!("artifact {id} did not come in time"), true)));
+            let late = Lost::Down(format!("artifact {id} did not come in time"));
+            self.received(id, Err(late), patience, now);
         }
     }
 
@@ -386,20 +440,56 @@ mod tests {
         assert_eq!(transfers.spool_bytes(), 0);
     }
 
+    /// Promise: other bytes than an artifact's are waited out, and made again only if the store keeps giving them.
     #[test]
-    fn a_damaged_artifact_is_missing_and_an_unwanted_one_is_refused() {
+    fn a_damaged_artifact_is_waited_for_and_then_missing() {
+        let (mut transfers, patience) = (Transfers::default(), Patience::default());
+        let mut now = Instant::now();
+        let id = ArtifactId::of(b"x");
+        let artifact = ArtifactRef { role: Role::Prompt, artifact: id, bytes: 1 };
+        let ask = |transfers: &mut Transfers, result, now| {
+            let (reply, mut answer) = oneshot::channel();
+            transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
+            transfers.received(id, result, patience, now);
+            answer.try_recv().expect("is answered")
+        };
+        let damaged = || Err(Lost::Damaged("digest differs".into()));
+        for _ in 0..2 {
+            for _ in 0..3 {
+                let told = ask(&mut transfers, damaged(), now);
+                assert!(matches!(told, Err(CourierError::Down(_))), "{told:?}");
+                now += patience.damaged / 3;
+            }
+            let told = ask(&mut transfers, damaged(), now);
+            assert!(matches!(told, Err(CourierError::Missing(_))), "{told:?}");
+        }
+        // What came whole in between begins anew.
+        ask(&mut transfers, damaged(), now).expect_err("is damaged");
+        ask(&mut transfers, Ok("x".into()), now).expect("is whole");
+        now += patience.damaged;
+        let told = ask(&mut transfers, damaged(), now);
+        assert!(matches!(told, Err(CourierError::Down(_))), "{told:?}");
+        let told = ask(&mut transfers, Err(Lost::Gone("none".into())), now);
+        assert!(matches!(told, Err(CourierError::Missing(_))), "{told:?}");
+        // Only so many are remembered.
+        for n in 0..2 * DAMAGED_MAX as u32 {
+            transfers.is_lasting(ArtifactId::of(&n.to_le_bytes()), patience, now);
+        }
+        assert_eq!(transfers.damaged.len(), DAMAGED_MAX);
+    }
+
+    #[test]
+    fn an_unwanted_artifact_is_refused() {
         let mut transfers = Transfers::default();
         let id = ArtifactId::of(b"x");
         assert!(!transfers.expects(id, 1));
         let artifact = ArtifactRef { role: Role::Prompt, artifact: id, bytes: 1 };
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, _answer) = oneshot::channel();
         transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
         assert_eq!(transfers.to_ask(Instant::now()), [id]);
         assert!(transfers.to_ask(Instant::now()).is_empty());
         assert!(!transfers.expects(id, 2), "another size is another artifact");
         assert!(transfers.expects(id, 1));
-        transfers.received(id, Err(("digest differs".into(), false)));
-        assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Missing(_)))));
     }
 
     #[test]

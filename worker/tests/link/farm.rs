@@ -423,7 +423,7 @@ pub fn times() -> LinkTimes {
         tick: Duration::from_millis(50),
         heartbeat: Duration::from_millis(200),
         loss_after: Duration::from_secs(2),
-        patience: Patience { answer: SOON, offline: SOON },
+        patience: Patience { answer: SOON, offline: SOON, ..Patience::default() },
     }
 }
 

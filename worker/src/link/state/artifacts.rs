@@ -3,7 +3,7 @@
 use super::super::LinkMsg;
 use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
-use super::super::transfer::UploadId;
+use super::super::transfer::{Lost, UploadId};
 use super::LinkState;
 use crate::gpu::courier::{ClaimRequest, FetchRequest, Given, Question, StoreRequest};
 use quinn::RecvStream;
@@ -132,11 +132,12 @@ impl LinkState {
     ) {
         // A whole file is good whatever became of its connection; a failure of an old one is old news.
         if result.is_ok() || session == self.session {
-            let result = result.map_err(|error| {
-                let again = !matches!(error, StreamError::Damaged(_));
-                (error.to_string(), again)
+            let result = result.map_err(|error| match error {
+                StreamError::Damaged(_) => Lost::Damaged(error.to_string()),
+                _ => Lost::Down(error.to_string()),
             });
-            self.transfers.received(artifact, result);
+            let patience = self.arguments.times.patience;
+            self.transfers.received(artifact, result, patience, Instant::now());
         }
     }
 

@@ -7,7 +7,7 @@ mod connection;
 mod leaving;
 
 use super::line::UpLine;
-use super::transfer::Transfers;
+use super::transfer::{Lost, Transfers};
 use super::{LinkArguments, LinkMsg, LinkView};
 use crate::exit::ExitCode;
 use crate::gpu::GpuMsg;
@@ -133,11 +133,13 @@ impl LinkState {
             }
             ToWorker::NoArtifact(artifact) => {
                 let reason = format!("the store has no artifact {artifact}");
-                self.transfers.received(artifact, Err((reason, false)));
+                let patience = self.arguments.times.patience;
+                self.transfers.received(artifact, Err(Lost::Gone(reason)), patience, now);
             }
             ToWorker::StoreDown(artifact) => {
                 let reason = format!("artifact {artifact} cannot be read from the store now");
-                self.transfers.received(artifact, Err((reason, true)));
+                let patience = self.arguments.times.patience;
+                self.transfers.received(artifact, Err(Lost::Down(reason)), patience, now);
             }
             ToWorker::Heartbeat => {}
             ToWorker::Coordinators(told) => self.told(told),
