@@ -131,6 +131,17 @@ pub(crate) struct PayloadChip {
     pub sign: i8,
 }
 
+/// What a place must show to count as found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Agreement of the sync signs below which nobody looks further.
+    pub worth: f32,
+    /// That with which it is found.
+    pub sync: f32,
+    /// Agreement of all chips with the id that was read with which it is found, too.
+    pub whole: f32,
+}
+
 /// Where sync and payload lie in a tile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -162,12 +173,8 @@ impl Layout {
 
     fn tile(&self, word: u64) -> Vec<i8> {
         let mut tile = vec![0; self.chips];
-        for (place, sign) in &self.sync {
-            tile[*place as usize] = *sign;
-        }
-        for chip in &self.payload {
-            let bit = if word >> chip.bit & 1 == 1 { 1 } else { -1 };
-            tile[chip.place as usize] = chip.sign * bit;
+        for (place, sign) in self.sync_signs().chain(self.payload_signs(word)) {
+            tile[place as usize] = sign;
         }
         tile
     }
@@ -176,56 +183,39 @@ impl Layout {
     /// Whatever the chips are, if the key knows nothing of them, it exceeds `z` with probability below
     /// `exp(-z^2 / 2)` (Hoeffding, for random signs).
     pub fn agreement(&self, chip: impl Fn(usize) -> f32) -> f32 {
-        let (mut sum, mut squares) = (0.0f32, 0.0f32);
-        for (place, sign) in &self.sync {
-            let value = chip(*place as usize);
-            sum += f32::from(*sign) * value;
-            squares += value * value;
-        }
-        if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
+        agreement_with(self.sync_signs(), chip)
     }
 
     /// As [`Layout::agreement`], of the payload chips with a codeword.
     pub fn agreement_of(&self, word: u64, chip: impl Fn(usize) -> f32) -> f32 {
-        let (mut sum, mut squares) = (0.0f32, 0.0f32);
-        for payload in &self.payload {
-            let value = chip(payload.place as usize);
-            let bit = if word >> payload.bit & 1 == 1 { 1.0 } else { -1.0 };
-            sum += f32::from(payload.sign) * bit * value;
-            squares += value * value;
-        }
-        if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
+        agreement_with(self.payload_signs(word), chip)
     }
 
     /// As [`Layout::agreement`], of all chips with those that a codeword has.
-    pub fn agreement_of_all(&self, word: u64, chip: impl Fn(usize) -> f32) -> f32 {
-        let (mut sum, mut squares) = (0.0f32, 0.0f32);
-        let mut add = |place: u16, sign: f32| {
-            let value = chip(place as usize);
-            sum += sign * value;
-            squares += value * value;
-        };
-        self.sync.iter().for_each(|(place, sign)| add(*place, f32::from(*sign)));
-        for payload in &self.payload {
-            let bit = if word >> payload.bit & 1 == 1 { 1.0 } else { -1.0 };
-            add(payload.place, f32::from(payload.sign) * bit);
-        }
-        if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
+    fn agreement_of_all(&self, word: u64, chip: impl Fn(usize) -> f32) -> f32 {
+        agreement_with(self.sync_signs().chain(self.payload_signs(word)), chip)
     }
 
-    /// The id in a place of which nothing is known, and how well the sync signs agree there. It counts if they do so by
-    /// `least`, or all chips together by `whole`; below `worth` nobody looks.
-    pub fn found(
-        &self,
-        chip: impl Fn(usize) -> f32,
-        (worth, least, whole): (f32, f32, f32),
-    ) -> (f32, Option<MarkId>) {
+    fn sync_signs(&self) -> impl Iterator<Item = (u16, i8)> + '_ {
+        self.sync.iter().copied()
+    }
+
+    fn payload_signs(&self, word: u64) -> impl Iterator<Item = (u16, i8)> + '_ {
+        let signed = move |chip: &PayloadChip| {
+            (chip.place, if word >> chip.bit & 1 == 1 { chip.sign } else { -chip.sign })
+        };
+        self.payload.iter().map(signed)
+    }
+
+    /// The id in a place of which nothing is known, and how well the sync signs agree there.
+    pub fn found(&self, chip: impl Fn(usize) -> f32, bounds: Bounds) -> (f32, Option<MarkId>) {
         let agreement = self.agreement(&chip);
-        if agreement < worth {
+        if agreement < bounds.worth {
             return (agreement, None);
         }
         let mark = code::decode(&self.bits(&chip)).filter(|mark| {
-            agreement >= least || self.agreement_of_all(code::encode(*mark), &chip) >= whole
+            agreement >= bounds.sync
+                || self.agreement_of_all(code::encode(*mark), &chip) >= bounds.whole
         });
         (agreement, mark.map(MarkId))
     }
@@ -238,6 +228,16 @@ impl Layout {
         }
         bits
     }
+}
+
+fn agreement_with(signs: impl Iterator<Item = (u16, i8)>, chip: impl Fn(usize) -> f32) -> f32 {
+    let (mut sum, mut squares) = (0.0f32, 0.0f32);
+    for (place, sign) in signs {
+        let value = chip(place as usize);
+        sum += f32::from(sign) * value;
+        squares += value * value;
+    }
+    if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
 }
 
 fn below(random: &mut ChaCha20Rng, bound: u32) -> u32 {
@@ -280,7 +280,7 @@ mod tests {
     /// key's mark neither.
     #[test]
     fn a_weak_mark_is_found_by_all_of_its_chips() {
-        const BOUNDS: (f32, f32, f32) = (4.4, 7.6, 10.7);
+        const BOUNDS: Bounds = Bounds { worth: 4.4, sync: 7.6, whole: 10.7 };
         let key = MasterKey([1; 32]).epoch(0);
         let mark = key.mark_of(5);
         let tile = key.tiles(mark).pixels;

@@ -92,8 +92,9 @@ impl PictureMarker {
             let gains = &self.blocks.gain[y / BLOCK * columns..][..columns];
             let pairs = row.chunks_mut(3 * BLOCK).zip(field.chunks(BLOCK));
             for ((pixels, field), gain) in pairs.zip(gains) {
+                let gain = gain * strength;
                 for (pixel, field) in pixels.chunks_exact_mut(3).zip(field) {
-                    let d = field * gain * strength;
+                    let d = field * gain;
                     // Rounds to the nearest; `as` cuts off.
                     let d = (d + 0.5f32.copysign(d)) as i16;
                     for value in pixel {

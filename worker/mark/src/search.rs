@@ -1,11 +1,11 @@
 //! Finds a mark in a picture of which nothing is known: scaled, cut, mirrored, turned by quarters.
 //!
 //! Three steps, each wider than the one before: the size at which clips are marked, upright; the same in all eight
-//! symmetries; every scale. A place counts as found where the sync signs agree and the code's check is right. The
-//! fold is made once for a scale, whatever the number of keys.
+//! symmetries; every scale. A place counts as found where the code's check is right and the sync signs agree, or all chips
+//! together with the id that was read. The fold is made once for a scale, whatever the number of keys.
 
 use crate::fft::Complex;
-use crate::key::{MarkId, MarkKey, TILE_SIDE};
+use crate::key::{Bounds, MarkId, MarkKey, TILE_SIDE};
 use crate::reading::{Place, Stills, center};
 use crate::spectrum::{CELLS, SIDE, Square};
 
@@ -227,7 +227,8 @@ impl<'a> Searcher<'a> {
         let chip =
             |place: usize| matched[turned(shifted(cell_of(place), peak.shift), peak.symmetry)];
         let key = &self.keys[peak.key];
-        let (agreement, mark) = key.pixels.found(chip, (WORTH, least, AGREEMENT_WHOLE));
+        let bounds = Bounds { worth: WORTH, sync: least, whole: AGREEMENT_WHOLE };
+        let (agreement, mark) = key.pixels.found(chip, bounds);
         Some(Found { mark: mark?, epoch: key.epoch, agreement, chips, symmetry: peak.symmetry })
     }
 }
