@@ -11,9 +11,9 @@ use zoetrope_protocol::moderation::Category;
 /// none may leave it to a reviewer.
 pub(crate) const MINORS_MAX: Thresholds = Thresholds { review: 5_000, block: 5_000 };
 /// The built-in list of words that tell of minors.
-pub(crate) const MINOR_LIST: &str = "minor";
+const LIST: &str = "minor";
 
-/// The built-in rules, for a policy that has rules of its own.
+/// The built-in rules on minors.
 #[derive(Debug)]
 pub(crate) struct Minors(Rules);
 
@@ -31,7 +31,7 @@ impl Minors {
     }
 
     /// Whether a text has a word that tells of minors.
-    pub fn speaks(&self, text: &str) -> bool {
-        self.0.mentions(MINOR_LIST, text)
+    pub fn speak(&self, text: &str) -> bool {
+        self.0.mentions(LIST, text)
     }
 }

@@ -1,5 +1,6 @@
 //! The strict parser: what is wrong is named, with what is allowed.
 
+use super::file::read_pairs;
 use super::*;
 
 fn parse(change: impl Fn(String) -> String) -> Result<Policy, String> {
