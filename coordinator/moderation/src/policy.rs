@@ -12,7 +12,7 @@ use crate::minors::{MINORS_MAX, Minors};
 use crate::models::NetName;
 use crate::text::Words;
 use crate::text::heads::HeadsPolicy;
-use crate::text::rules::{Rules, RulesError};
+use crate::text::rules::Rules;
 use file::{PolicyFile, text_of};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub enum PolicyError {
         /// Why.
         reason: String,
     },
-    /// No TOML, or a key is unknown, missing or of a wrong type. The text names key, line and allowed values.
+    /// No TOML, or a key is unknown, missing or of a wrong type, or a list or rule cannot be. The text names key, line and allowed values.
     #[error("{file}: {reason}")]
     Parse {
         /// Which file.
@@ -54,9 +54,6 @@ pub enum PolicyError {
         /// What is allowed, and what was found.
         allowed: String,
     },
-    /// A rule.
-    #[error("policy/rules: {0}")]
-    Rules(#[from] RulesError),
 }
 
 /// One value for each audience.

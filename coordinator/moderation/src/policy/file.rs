@@ -13,6 +13,7 @@ use crate::text::rules::{RuleFile, Rules};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use zoetrope_protocol::id::ArtifactId;
 use zoetrope_protocol::moderation::{Audience, Category, SCORE_ONE};
@@ -114,18 +115,18 @@ impl Policy {
         text: &str,
         list: impl Fn(&Path) -> Result<String, PolicyError>,
     ) -> Result<Policy, PolicyError> {
-        let wrong = |file: &str, e: toml::de::Error| PolicyError::Parse {
+        let wrong = |file: &str, e: &dyn Display| PolicyError::Parse {
             file: file.to_owned(),
             reason: e.to_string(),
         };
-        let parsed: PolicyFile = toml::from_str(text).map_err(|e| wrong(file, e))?;
+        let parsed: PolicyFile = toml::from_str(text).map_err(|e| wrong(file, &e))?;
+        let rules_file = parsed.text.rules.display().to_string();
         let (rules_text, pairs_text) = (list(&parsed.text.rules)?, list(&parsed.text.pairs)?);
-        let rules: RuleFile = toml::from_str(&rules_text)
-            .map_err(|e| wrong(&parsed.text.rules.display().to_string(), e))?;
+        let rules: RuleFile = toml::from_str(&rules_text).map_err(|e| wrong(&rules_file, &e))?;
         // Whatever rules it has, it is judged by the built-in ones on minors too.
         let version = version(&[text, &rules_text, &pairs_text, BUILT_IN[1]]);
         let built_in: RuleFile =
-            toml::from_str(BUILT_IN[1]).map_err(|e| wrong("the built-in rules", e))?;
+            toml::from_str(BUILT_IN[1]).map_err(|e| wrong("the built-in rules", &e))?;
         let TextFile { similarity, neighbours, alike_min, heads, default, category, pairs, .. } =
             parsed.text;
         length("name", parsed.name.chars().count() as u64, 1, 64)?;
@@ -166,8 +167,8 @@ impl Policy {
         let others = built_in.words().filter(|word| !named.contains(word));
         let listed = rules.words().chain(others);
         let words = Words::new(listed, sentences.map(String::as_str).chain(frequent));
-        let rules = Rules::new(rules)?;
-        let minors = Minors::of(built_in)?;
+        let rules = Rules::new(rules).map_err(|e| wrong(&rules_file, &e))?;
+        let minors = Minors::of(built_in).map_err(|e| wrong("the built-in rules", &e))?;
         let heads = heads.map(|file| HeadsPolicy::of(file, &rules)).transpose()?;
         Ok(Policy {
             name: parsed.name,

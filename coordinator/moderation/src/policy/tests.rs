@@ -128,6 +128,11 @@ fn the_built_in_rules_on_minors_hold_beside_any_others() {
         let policy = Policy::of_texts(text, rules, pairs).expect("good");
         assert!(policy.is_about_minors(5_000, "the children play"));
     }
+    let error = Policy::of_texts(text, "[lists]\na = [\"B\"]\n", pairs).expect_err("upper case");
+    assert_eq!(
+        error.to_string(),
+        "policy/rules.toml: lists.a must be words in lower case, got \"B\""
+    );
     let lax = text.replace("minor_sexual = 0.50", "minor_sexual = 0.51");
     let error = Policy::of_texts(&lax, rules, pairs).expect_err("lax").to_string();
     assert!(error.contains("text.heads.minor_sexual must be at most 0.5, got 0.51"), "{error}");

@@ -5,15 +5,17 @@
 //! with unmarked films. A film is taken with its sound. Every measured number is a line of FILE at once, and is not
 //! measured again: the tables grow for as long as one lets it run.
 
-use anyhow::{Context, anyhow, bail, ensure};
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+mod films;
+mod state;
+
+use anyhow::{Context, bail};
+use films::{Film, load, publish, run};
+use state::{State, table};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film;
-use zoetrope_mark::picture::{PictureMarker, Strength};
+use zoetrope_mark::picture::Strength;
 use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, search};
 use zoetrope_mark::{MarkId, MarkKey, MasterKey, sound};
@@ -84,184 +86,6 @@ const ATTACKS: [(&str, &[&str], bool, bool); 24] = [
     ("3 s cut", &["-vn", "-ss", "1.3", "-t", "3", "-c:a", "aac", "-b:a", "128k"], false, true),
 ];
 
-struct Film {
-    rgb: Vec<u8>,
-    width: usize,
-    height: usize,
-    rate: String,
-    samples: Vec<f32>,
-}
-
-fn run(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
-    let mut child = Command::new("ffmpeg")
-        .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("ffmpeg")?;
-    let mut bytes = Vec::new();
-    child.stdout.take().context("no output")?.read_to_end(&mut bytes)?;
-    ensure!(child.wait()?.success(), "ffmpeg {}", arguments.join(" "));
-    Ok(bytes)
-}
-
-fn load(path: &Path) -> anyhow::Result<Film> {
-    let name = path.to_str().context("a name")?;
-    let probe = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", "v:0", "-of", "csv=p=0"])
-        .args(["-show_entries", "stream=width,height,r_frame_rate", name])
-        .output()?;
-    let probe = String::from_utf8(probe.stdout)?;
-    let (mut width, mut height, mut rate, mut rgb) = (0, 0, String::new(), Vec::new());
-    if !probe.trim().is_empty() {
-        let mut words = probe.trim().split(',');
-        width = words.next().context("width")?.parse()?;
-        height = words.next().context("height")?.parse()?;
-        rate = words.next().context("rate")?.to_owned();
-        rgb = run(&["-i", name, "-t", "12", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])?;
-    }
-    let samples =
-        run(&["-i", name, "-t", "12", "-vn", "-ac", "2", "-ar", "32000", "-f", "f32le", "-"]);
-    let sample = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-    let samples = samples.unwrap_or_default().chunks_exact(4).map(sample).collect();
-    Ok(Film { rgb, width, height, rate, samples })
-}
-
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let squares: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
-    10.0 * (255.0 * 255.0 * a.len() as f64 / squares.max(1) as f64).log10()
-}
-
-/// What marking did to a film.
-#[derive(Default)]
-struct Facts {
-    psnr: f64,
-    worst: f64,
-    ssim: f64,
-    snr: f64,
-    frame_ms: f64,
-}
-
-/// Likeness of `marked.rgb` to the film, by ffmpeg.
-fn ssim(film: &Film, folder: &Path) -> anyhow::Result<f64> {
-    let own = folder.join("own.rgb");
-    std::fs::write(&own, &film.rgb)?;
-    let size = format!("{}x{}", film.width, film.height);
-    let mut command = Command::new("ffmpeg");
-    command.args(["-hide_banner", "-nostdin"]);
-    for path in [&folder.join("marked.rgb"), &own] {
-        command.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", &size, "-i"]).arg(path);
-    }
-    let said = command.args(["-lavfi", "ssim", "-f", "null", "-"]).output()?.stderr;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let all = said.rsplit("All:").next().and_then(|rest| rest.split_whitespace().next());
-    Ok(all.context("ffmpeg says no SSIM")?.parse()?)
-}
-
-/// How marked sound is read, and how it is published.
-const SOUND: [&str; 6] = ["-f", "f32le", "-ar", "32000", "-ac", "2"];
-const CODED: [&str; 6] = ["-c:a", "aac", "-b:a", "192k", "-ar", "48000"];
-
-/// Marks the sound of a film, and writes it.
-fn mark_sound(
-    film: &Film,
-    tiles: &zoetrope_mark::Tiles,
-    facts: &mut Facts,
-    folder: &Path,
-) -> anyhow::Result<PathBuf> {
-    let mut samples = film.samples.clone();
-    sound::mark(&tiles.sound, &mut samples, 32_000);
-    let power =
-        |pairs: &mut dyn Iterator<Item = f32>| pairs.map(|x| f64::from(x).powi(2)).sum::<f64>();
-    let signal = power(&mut film.samples.iter().copied());
-    let noise = power(&mut samples.iter().zip(&film.samples).map(|(a, b)| a - b));
-    facts.snr = 10.0 * (signal.max(1e-12) / noise.max(1e-12)).log10();
-    let wave = folder.join("marked.f32");
-    std::fs::write(&wave, samples.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
-    Ok(wave)
-}
-
-/// Marks a film and encodes it as a worker does. A film without picture is sound alone.
-fn publish(
-    film: &Film,
-    tiles: &zoetrope_mark::Tiles,
-    strength: Strength,
-    folder: &Path,
-) -> anyhow::Result<(PathBuf, Facts)> {
-    let mut facts = Facts::default();
-    let out = folder.join("published.mp4");
-    if film.rgb.is_empty() {
-        let wave = mark_sound(film, tiles, &mut facts, folder)?;
-        let (wave, name) = (wave.to_str().context("name")?, out.to_str().context("name")?);
-        run(&[&SOUND[..], &["-i", wave], &CODED[..], &[name]].concat())?;
-        return Ok((out, facts));
-    }
-    let mut marked = film.rgb.clone();
-    let began = Instant::now();
-    let mut marker = PictureMarker::new(&tiles.pixels, film.width, film.height, strength);
-    let frame = film.width * film.height * 3;
-    marked.chunks_exact_mut(frame).for_each(|frame| marker.mark(frame));
-    let took = began.elapsed().as_secs_f64() * 1e3;
-    let frames = marked.len() / frame;
-    let worst =
-        marked.chunks_exact(frame).zip(film.rgb.chunks_exact(frame)).map(|(a, b)| psnr(a, b));
-    let worst = worst.fold(f64::INFINITY, f64::min);
-    facts.psnr = psnr(&marked, &film.rgb);
-    facts.worst = worst;
-    facts.frame_ms = took / frames as f64;
-    std::fs::write(folder.join("marked.rgb"), &marked)?;
-    facts.ssim = ssim(film, folder)?;
-    let size = format!("{}x{}", film.width, film.height);
-    let rgb = folder.join("marked.rgb");
-    let (rgb, out_name) = (rgb.to_str().context("name")?, out.to_str().context("name")?);
-    let mut arguments = vec![
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-framerate",
-        &film.rate,
-        "-video_size",
-        &size,
-        "-i",
-        rgb,
-    ];
-    let wave;
-    if !film.samples.is_empty() {
-        wave = mark_sound(film, tiles, &mut facts, folder)?;
-        arguments.extend(SOUND);
-        arguments.extend(["-i", wave.to_str().context("name")?]);
-        arguments.extend(CODED);
-    }
-    arguments.extend([
-        "-vf",
-        "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
-        "-c:v",
-        "libx264",
-        "-preset",
-        "veryfast",
-        "-crf",
-        "18",
-        "-g",
-        "48",
-        out_name,
-    ]);
-    run(&arguments)?;
-    Ok((out, facts))
-}
-
-/// Wilson's interval of 95 %.
-fn interval(hits: u32, of: u32) -> String {
-    let (n, p, z) = (f64::from(of), f64::from(hits) / f64::from(of.max(1)), 1.96f64);
-    let middle = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    format!(
-        "{hits}/{of} ({:.0} to {:.0} %)",
-        100.0 * (middle - half).max(0.0),
-        100.0 * (middle + half).min(1.0)
-    )
-}
-
 /// What chance gives: keys that know nothing of a film, at every shift of the three sizes, decoded where the agreement
 /// is over 4; then the blind search with one such key, which must find nothing.
 fn by_chance(films: &[PathBuf], keys: u32) -> anyhow::Result<()> {
@@ -301,55 +125,6 @@ fn by_chance(films: &[PathBuf], keys: u32) -> anyhow::Result<()> {
     }
     println!("blind search: {found} of {} found a mark, best agreement {searched:.2}", films.len());
     Ok(())
-}
-
-/// What was measured before: lines of film, set, attack, kind, outcome, agreement, milliseconds, with tabs between.
-struct State {
-    path: PathBuf,
-    lines: Vec<[String; 7]>,
-    known: BTreeSet<(String, String, String)>,
-}
-
-impl State {
-    fn open(path: PathBuf) -> anyhow::Result<State> {
-        let mut state = State { path, lines: Vec::new(), known: BTreeSet::new() };
-        let text = std::fs::read_to_string(&state.path).unwrap_or_default();
-        for line in text.lines() {
-            let parts: Vec<String> = line.split('\t').map(str::to_owned).collect();
-            let parts: [String; 7] = parts.try_into().map_err(|_| anyhow!("state: {line:?}"))?;
-            state.keep(parts);
-        }
-        Ok(state)
-    }
-
-    fn keep(&mut self, line: [String; 7]) {
-        self.known.insert((line[0].clone(), line[2].clone(), line[3].clone()));
-        self.lines.push(line);
-    }
-
-    fn has(&self, film: &str, attack: &str, kind: &str) -> bool {
-        self.known.contains(&(film.to_owned(), attack.to_owned(), kind.to_owned()))
-    }
-
-    fn add(
-        &mut self,
-        film: &str,
-        set: &str,
-        line: [&str; 3],
-        best: f64,
-        ms: f64,
-    ) -> anyhow::Result<()> {
-        let [attack, kind, outcome] = line;
-        let numbers = [format!("{best:.4}"), format!("{ms:.0}")];
-        let words = [film, set, attack, kind, outcome].map(str::to_owned);
-        let [film, set, attack, kind, outcome] = words;
-        let [best, ms] = numbers;
-        let line = [film, set, attack, kind, outcome, best, ms];
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path)?;
-        writeln!(file, "{}", line.join("\t"))?;
-        self.keep(line);
-        Ok(())
-    }
 }
 
 /// A serial of its own for each film, whichever others are measured.
@@ -542,54 +317,6 @@ fn copied(
     state.add(name, set_of(film), [attack, "picture", how], best.into(), 0.0)?;
     let how = if agreed >= AGREES { "right" } else { "none" };
     state.add(name, set_of(film), [attack, "called ours", how], agreed.into(), 0.0)
-}
-
-/// One cell of the table.
-#[derive(Default)]
-struct Cell {
-    right: u32,
-    wrong: u32,
-    best: Vec<f64>,
-}
-
-fn table(state: &State) {
-    // By kind, place in the list of attacks, attack and set.
-    let mut cells: BTreeMap<(&str, usize, &str, &str), Cell> = BTreeMap::new();
-    let place = |attack: &str| ATTACKS.iter().position(|(name, ..)| *name == attack).unwrap_or(99);
-    for [_, set, attack, kind, outcome, best, _] in &state.lines {
-        if attack == "look" || attack == "done" {
-            continue;
-        }
-        let key = (kind.as_str(), place(attack), attack.as_str(), set.as_str());
-        let cell = cells.entry(key).or_default();
-        cell.right += u32::from(outcome == "right");
-        cell.wrong += u32::from(outcome == "wrong");
-        cell.best.push(best.parse().unwrap_or(0.0));
-    }
-    println!(
-        "| kind | attack | set | recovered (95 % interval) | wrong id | agreement, least, median, most |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- |");
-    for ((kind, _, attack, set), Cell { right, wrong, mut best }) in cells {
-        best.sort_by(f64::total_cmp);
-        let (least, median, most) = (best[0], best[best.len() / 2], best[best.len() - 1]);
-        let hits = interval(right, best.len() as u32);
-        println!(
-            "| {kind} | {attack} | {set} | {hits} | {wrong} | {least:.1}, {median:.1}, {most:.1} |"
-        );
-    }
-    let mut looks: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
-    for [_, set, attack, kind, _, value, _] in &state.lines {
-        if attack == "look" {
-            looks.entry((set, kind)).or_default().push(value.parse().unwrap_or(0.0));
-        }
-    }
-    println!("\n| set | what | films | least | mean |\n| --- | --- | --- | --- | --- |");
-    for ((set, kind), values) in looks {
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        println!("| {set} | {kind} | {} | {least:.3} | {mean:.3} |", values.len());
-    }
 }
 
 fn main() -> anyhow::Result<()> {
