@@ -2,21 +2,18 @@
 
 One denoising step, the sound and the decode of a clip with diffusers, on the weights of a model folder, in bf16 as
 published (autoencoders as their `_keep_in_fp32_modules` say), with noise for latents. Prints the seconds as JSON, with
-the names of `worker/src/bare.rs`; `scripts/bench` holds both side by side. Loading is not part of any figure.
+the names of `worker/src/bare.rs`; `scripts/bench` holds both side by side. Loading is not part of any figure. Threads wait
+as OpenMP lets them by default, which is to spin: of its ways of waiting the fastest one on an idle machine.
 """
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-# As the worker does: threads that spin while they wait distort every figure on a shared machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch  # noqa: E402
-from diffusers import AutoencoderKLMiniMaxH3, MiniMaxH3Transformer3DModel  # noqa: E402
-from diffusers.models.autoencoders.autoencoder_kl_minimax_h3_audio import AutoencoderKLMiniMaxH3Audio  # noqa: E402
-from diffusers.modular_pipelines.minimax_h3 import before_denoise  # noqa: E402
+import torch
+from diffusers import AutoencoderKLMiniMaxH3, MiniMaxH3Transformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_minimax_h3_audio import AutoencoderKLMiniMaxH3Audio
+from diffusers.modular_pipelines.minimax_h3 import before_denoise
 
 TEXT_ROWS = 28
 

@@ -1,8 +1,10 @@
 //! The few layers that the networks share, and the one attention function.
 //!
 //! Every layer knows its shape before it sees a weight, so that loading checks it. Norms compute in f32 whatever
-//! the type of their input, and return that type.
+//! the type of their input, and return that type. What is fresh is changed in place: on a processor most of the time
+//! beside the products goes into reading and writing rows.
 
+use super::rope::Rope;
 use super::weights::Scope;
 use tch::{Kind, TchError, Tensor};
 
@@ -48,6 +50,23 @@ impl Linear {
         Ok(Linear { weight, bias: self.bias.as_ref().map(pick).transpose()? })
     }
 
+    /// The layer that makes the outputs of `layers` side by side. None of them may have a bias, or all.
+    fn joined(layers: &[Linear]) -> Result<Self> {
+        let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
+        let biases: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
+        let bias = biases.map(|biases| Tensor::f_cat(&biases, 0)).transpose()?;
+        Ok(Linear { weight: Tensor::f_cat(&weights, 0)?, bias })
+    }
+
+    /// The layer whose outputs are (count, channels), with the channels at `order` of each.
+    fn reordered(&self, count: i64, order: &Tensor) -> Result<Self> {
+        let order = |of: &Tensor| -> Result {
+            of.f_unflatten(0, [count, -1])?.f_index_select(1, order)?.f_flatten(0, 1)
+        };
+        let bias = self.bias.as_ref().map(order).transpose()?;
+        Ok(Linear { weight: order(&self.weight)?, bias })
+    }
+
     /// The type that it computes in.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
@@ -73,17 +92,39 @@ impl RmsNorm {
         RmsNorm { gain: None, epsilon }
     }
 
-    /// f32 of the same shape.
+    /// f32 of the same shape, nobody else's.
     pub fn wide(&self, x: &Tensor) -> Result {
-        let d = *x.size().last().unwrap_or(&0);
-        let x = x.f_to_dtype(Kind::Float, false, false)?;
-        x.f_rms_norm(d, self.gain.as_ref(), self.epsilon)
+        let mut normed = normed(x, self.epsilon)?;
+        match &self.gain {
+            Some(gain) => normed.f_mul_(gain),
+            None => Ok(normed),
+        }
+    }
+
+    /// The gain into factors that come after the norm.
+    pub fn gained(&self, factors: Tensor) -> Result {
+        self.gain.as_ref().map_or(Ok(factors.shallow_clone()), |gain| factors.f_mul(gain))
     }
 
     /// The same shape and type.
     pub fn forward(&self, x: &Tensor) -> Result {
         self.wide(x)?.f_to_dtype(x.f_kind()?, false, false)
     }
+}
+
+/// Rows divided by their root mean square: f32 of the same shape, nobody else's.
+pub fn normed(x: &Tensor, epsilon: f64) -> Result {
+    let d = *x.size().last().unwrap_or(&0);
+    let is_wide = x.f_kind()? == Kind::Float;
+    let mut wide = x.f_to_dtype(Kind::Float, false, false)?;
+    if wide.device().is_cuda() {
+        return wide.f_rms_norm(d, None::<&Tensor>, epsilon);
+    }
+    // Where torch has no kernel for it, it squares the rows into memory first: 1.5 times as long.
+    let length = wide.f_norm_scalaropt_dim(2.0, [-1].as_slice(), true)?;
+    let mean = length.f_square()?.f_div_scalar_(d as f64)?;
+    let factor = mean.f_add_scalar(epsilon)?.f_rsqrt_()?;
+    if is_wide { wide.f_mul(&factor) } else { wide.f_mul_(&factor) }
 }
 
 /// Mean and variance norm over the last axis, in f32.
@@ -121,27 +162,115 @@ impl SwiGlu {
         Ok(SwiGlu { up, down: linear(&at.at("net.2"), inner, d)? })
     }
 
+    /// The type that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.down.kind()
+    }
+
     /// (…, d) to (…, d).
     pub fn forward(&self, x: &Tensor) -> Result {
-        let halves = self.up.forward(x)?.f_chunk(2, -1)?;
-        self.down.forward(&halves[1].f_silu()?.f_mul(&halves[0])?)
+        let mut halves = self.up.forward(x)?.f_chunk(2, -1)?;
+        let gate = halves[1].f_silu_()?;
+        self.down.forward(&halves[0].f_mul(&gate)?)
     }
 }
 
-/// Turns the first `2 c` channels of every head: pairs are (i, i + c), where c is the width of the tables.
+/// What a self-attention looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Width of a row.
+    pub d: i64,
+    /// Heads of the queries.
+    pub count: i64,
+    /// Heads of keys and values: as many, or a divisor.
+    pub keys: i64,
+    /// Channels of a head.
+    pub channels: i64,
+    /// Channels of a head that turn with the position: the first ones.
+    pub turning: i64,
+    /// Whether the projections have biases.
+    pub bias: bool,
+    /// Whether a row sees only those before it.
+    pub causal: bool,
+    /// Of the norm of queries and keys.
+    pub epsilon: f64,
+}
+
+/// The keys of a self-attention, as its network calls them.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadKeys {
+    /// Projections to queries, keys and values, and out of the heads.
+    pub projections: [&'static str; 4],
+    /// Gains of the norms of queries and keys, if these have any.
+    pub norms: Option<[&'static str; 2]>,
+}
+
+/// Self-attention over the rows of one sequence, with normed queries and keys.
 ///
-/// # Shapes
-/// `x`: (…, n, a, d). `cos`, `sin`: (n, 1, c), with 2 c at most d. The result has the shape and type of `x`.
-pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result {
-    let c = *cos.size().last().unwrap_or(&0);
-    let d = *x.size().last().unwrap_or(&0);
-    let (first, second) = (x.f_narrow(-1, 0, c)?, x.f_narrow(-1, c, c)?);
-    let turned_first = first.f_mul(cos)?.f_sub(&second.f_mul(sin)?)?;
-    let turned_second = second.f_mul(cos)?.f_add(&first.f_mul(sin)?)?;
-    if 2 * c == d {
-        return Tensor::f_cat(&[turned_first, turned_second], -1);
+/// Channels that turn together are i and i + half in the weights, and neighbours here: a turn is then one product of
+/// complex numbers, and what queries and keys say of each other does not depend on the order of their channels.
+pub struct SelfAttention {
+    heads: Heads,
+    qkv: Linear,
+    /// (heads of queries and keys, c), f32.
+    gain: Option<Tensor>,
+    out: Linear,
+}
+
+impl SelfAttention {
+    /// Takes the four projections and, where there are any, the two gains.
+    pub fn new(at: &Scope<'_>, heads: Heads, keys: HeadKeys) -> Result<Self> {
+        let Heads { d, count, keys: key_heads, channels: c, .. } = heads;
+        let linear = if heads.bias { Linear::new } else { Linear::without_bias };
+        let project = |key: &str, count: i64| linear(&at.at(key), d, count * c);
+        let [q, k, v, out] = keys.projections;
+        let (q, k, v) = (project(q, count)?, project(k, key_heads)?, project(v, key_heads)?);
+        let out = linear(&at.at(out), count * c, d)?;
+        let gains = keys.norms.map(|keys| keys.map(|key| at.at(key).tensor("weight", &[c])));
+        let gains = gains.map(|[q, k]| Ok::<_, tch::TchError>((q?, k?))).transpose()?;
+        if at.is_listing() {
+            return Ok(SelfAttention { heads, qkv: q, gain: None, out });
+        }
+        let order = paired(c, heads.turning)?.f_to(q.weight.device())?;
+        let gain = |(q, k): (Tensor, Tensor)| -> Result {
+            let each =
+                |gain: Tensor, count| gain.f_index_select(0, &order)?.f_expand([count, c], false);
+            Tensor::f_cat(&[each(q, count)?, each(k, key_heads)?], 0)
+        };
+        let gain = gains.map(gain).transpose()?;
+        let (q, k) = (q.reordered(count, &order)?, k.reordered(key_heads, &order)?);
+        Ok(SelfAttention { heads, qkv: Linear::joined(&[q, k, v])?, gain, out })
     }
-    Tensor::f_cat(&[turned_first, turned_second, x.f_narrow(-1, 2 * c, d - 2 * c)?], -1)
+
+    /// (n, d) to (n, d). Without a rope nothing turns.
+    pub fn forward(&self, x: &Tensor, rope: Option<&Rope>) -> Result {
+        let Heads { count, keys, causal, epsilon, .. } = self.heads;
+        // (n, a c) to (n, a, c)
+        let all = self.qkv.forward(x)?.f_unflatten(-1, [count + 2 * keys, -1])?;
+        let mut turned = normed(&all.f_narrow(1, 0, count + keys)?, epsilon)?;
+        if let Some(gain) = &self.gain {
+            turned = turned.f_mul_(gain)?;
+        }
+        if let Some(rope) = rope {
+            rope.turn(&turned)?;
+        }
+        let turned = turned.f_to_dtype(all.f_kind()?, false, false)?;
+        // (n, a, c) to (1, a, n, c)
+        let across = |rows: &Tensor, from, count| -> Result {
+            rows.f_narrow(1, from, count)?.f_transpose(0, 1)?.f_unsqueeze(0)
+        };
+        let (q, k) = (across(&turned, 0, count)?, across(&turned, count, keys)?);
+        let v = across(&all, count + keys, keys)?;
+        let mixed = attention(&q, &k, &v, causal)?.f_squeeze_dim(0)?.f_transpose(0, 1)?;
+        self.out.forward(&mixed.f_flatten(1, 2)?)
+    }
+}
+
+/// The order of a head's channels in which those that turn together are neighbours.
+fn paired(channels: i64, turning: i64) -> Result {
+    let pairs = (0..turning / 2).flat_map(|i| [i, i + turning / 2]);
+    let order: Vec<i64> = pairs.chain(turning..channels).collect();
+    Tensor::f_from_slice(&order)
 }
 
 /// `softmax(q k^T / sqrt(d)) v`, full or causal. Fewer key heads than query heads share them in turn.

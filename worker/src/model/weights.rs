@@ -206,6 +206,11 @@ impl Scope<'_> {
         Scope { weights: self.weights, prefix: format!("{}{name}.", self.prefix) }
     }
 
+    /// Whether there are only keys and shapes, and nothing may be computed.
+    pub fn is_listing(&self) -> bool {
+        self.weights.listing
+    }
+
     /// The tensor of this name, in the type of the network's table.
     ///
     /// # Errors

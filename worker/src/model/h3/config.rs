@@ -155,6 +155,11 @@ impl VideoVaeConfig {
         self.spatial_downsample_factors.iter().product()
     }
 
+    /// Channels of a head for which angles are made; those turn that are whole pairs for each of the three axes.
+    pub fn turning(&self) -> i64 {
+        (self.decoder_attention_head_dim as f64 * self.decoder_rope_dim_ratio) as i64
+    }
+
     /// Frames of a latent.
     pub fn patch_frames(&self) -> i64 {
         self.temporal_downsample_factors.iter().product()

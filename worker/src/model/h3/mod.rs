@@ -15,7 +15,6 @@ pub mod config;
 mod engine;
 pub mod flow;
 pub mod layout;
-pub mod rope;
 pub mod text;
 pub mod transformer;
 pub mod video_vae;

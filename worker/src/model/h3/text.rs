@@ -8,9 +8,9 @@
 //! huggingface/transformers 5.23.0 `models/qwen3_vl/modeling_qwen3_vl.py`, `Qwen3VLTextModel`.
 
 use super::config::{TextConfig, TextEncoderConfig};
-use super::rope::{Rope, frequencies};
 use crate::model::Fault;
-use crate::model::nn::{Linear, Result, RmsNorm, attention, rotate};
+use crate::model::nn::{HeadKeys, Heads, Linear, Result, RmsNorm, SelfAttention};
+use crate::model::rope::{Rope, frequencies};
 use crate::model::weights::{Scope, Weights};
 use std::path::Path;
 use tch::{Device, Tensor};
@@ -18,61 +18,46 @@ use tokenizers::Tokenizer;
 
 struct TextLayer {
     before_attention: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    norm_q: RmsNorm,
-    norm_k: RmsNorm,
+    attention: SelfAttention,
     before_feed_forward: RmsNorm,
     gate: Linear,
     up: Linear,
     down: Linear,
-    heads: i64,
-    key_heads: i64,
 }
 
 impl TextLayer {
     fn new(at: &Scope<'_>, config: &TextConfig) -> Result<Self> {
         let (d, inner, epsilon) =
             (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
-        let (heads, key_heads, c) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let attention = at.at("self_attn");
+        const KEYS: HeadKeys = HeadKeys {
+            projections: ["q_proj", "k_proj", "v_proj", "o_proj"],
+            norms: Some(["q_norm", "k_norm"]),
+        };
+        let heads = Heads {
+            d,
+            count: config.num_attention_heads,
+            keys: config.num_key_value_heads,
+            channels: config.head_dim,
+            turning: config.head_dim,
+            bias: false,
+            causal: true,
+            epsilon,
+        };
         let linear = |at: Scope<'_>, input, output| Linear::without_bias(&at, input, output);
         Ok(TextLayer {
             before_attention: RmsNorm::new(&at.at("input_layernorm"), d, epsilon)?,
-            q: linear(attention.at("q_proj"), d, heads * c)?,
-            k: linear(attention.at("k_proj"), d, key_heads * c)?,
-            v: linear(attention.at("v_proj"), d, key_heads * c)?,
-            o: linear(attention.at("o_proj"), heads * c, d)?,
-            norm_q: RmsNorm::new(&attention.at("q_norm"), c, epsilon)?,
-            norm_k: RmsNorm::new(&attention.at("k_norm"), c, epsilon)?,
+            attention: SelfAttention::new(&at.at("self_attn"), heads, KEYS)?,
             before_feed_forward: RmsNorm::new(&at.at("post_attention_layernorm"), d, epsilon)?,
             gate: linear(at.at("mlp.gate_proj"), d, inner)?,
             up: linear(at.at("mlp.up_proj"), d, inner)?,
             down: linear(at.at("mlp.down_proj"), inner, d)?,
-            heads,
-            key_heads,
         })
     }
 
     /// `x`: (n, d).
     fn forward(&self, x: &Tensor, rope: &Rope) -> Result {
         let normed = self.before_attention.forward(x)?;
-        // (n, a c) to (n, a, c), turned, to (1, a, n, c).
-        let heads = |rows: Tensor, count: i64| rows.f_unflatten(-1, [count, -1]);
-        let across = |rows: Tensor| rows.f_transpose(0, 1)?.f_unsqueeze(0);
-        let turned = |rows: Tensor, norm: &RmsNorm| -> Result {
-            let kind = rows.f_kind()?;
-            let turned = rotate(&norm.wide(&rows)?, &rope.cos, &rope.sin)?;
-            across(turned.f_to_dtype(kind, false, false)?)
-        };
-        let q = turned(heads(self.q.forward(&normed)?, self.heads)?, &self.norm_q)?;
-        let k = turned(heads(self.k.forward(&normed)?, self.key_heads)?, &self.norm_k)?;
-        let v = across(heads(self.v.forward(&normed)?, self.key_heads)?)?;
-        let mixed = attention(&q, &k, &v, true)?.f_squeeze_dim(0)?.f_transpose(0, 1)?;
-        let x = x.f_add(&self.o.forward(&mixed.f_flatten(1, 2)?)?)?;
+        let x = x.f_add(&self.attention.forward(&normed, Some(rope))?)?;
         let normed = self.before_feed_forward.forward(&x)?;
         let inner = self.gate.forward(&normed)?.f_silu()?.f_mul(&self.up.forward(&normed)?)?;
         x.f_add(&self.down.forward(&inner)?)
@@ -84,6 +69,7 @@ pub struct TextEncoder {
     embedding: Tensor,
     layers: Vec<TextLayer>,
     frequencies: Vec<f32>,
+    channels: i64,
     device: Device,
     tokens_max: usize,
 }
@@ -118,7 +104,14 @@ impl TextEncoder {
             .collect::<Result<_>>()?;
         let frequencies = frequencies(text.head_dim / 2, text.theta());
         let tokens_max = usize::try_from(text.max_position_embeddings).unwrap_or(usize::MAX);
-        Ok(TextEncoder { embedding, layers, frequencies, device, tokens_max })
+        Ok(TextEncoder {
+            embedding,
+            layers,
+            frequencies,
+            channels: text.head_dim,
+            device,
+            tokens_max,
+        })
     }
 
     /// The conditioning of a tokenized prompt.
@@ -135,7 +128,7 @@ impl TextEncoder {
         let ids = Tensor::f_from_slice(tokens)?.f_to(self.device)?;
         let mut x = Tensor::f_embedding(&self.embedding, &ids, -1, false, false)?;
         let positions: Vec<f32> = (0..tokens.len()).map(|row| row as f32).collect();
-        let rope = Rope::new(&positions, 1, &self.frequencies, self.device)?;
+        let rope = Rope::new(&positions, 1, &self.frequencies, self.channels, self.device)?;
         for layer in &self.layers {
             x = layer.forward(&x, &rope)?;
         }

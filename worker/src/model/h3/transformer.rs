@@ -8,58 +8,32 @@
 
 use super::config::TransformerConfig;
 use super::layout::{LEVELS, Layout, Segment, TAGS};
-use super::rope::{Rope, frequencies};
 use crate::model::Fault;
-use crate::model::nn::{Linear, Result, RmsNorm, SwiGlu, attention, rotate};
+use crate::model::nn::{HeadKeys, Heads, Linear, Result, RmsNorm, SelfAttention, SwiGlu, normed};
+use crate::model::rope::{Rope, frequencies};
 use crate::model::weights::{Scope, Weights};
 use tch::{Device, Kind, Tensor};
 
+/// Of a row's position: time, height, width.
+const AXES: i64 = 3;
+
 /// `MiniMaxH3Attention`.
-struct SelfAttention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    norm_q: RmsNorm,
-    norm_k: RmsNorm,
-    out: Linear,
-    heads: i64,
-}
-
-impl SelfAttention {
-    fn new(at: &Scope<'_>, config: &TransformerConfig) -> Result<Self> {
-        let (d, heads, c) =
-            (config.hidden_size, config.num_attention_heads, config.attention_head_dim);
-        Ok(SelfAttention {
-            q: Linear::without_bias(&at.at("to_q"), d, heads * c)?,
-            k: Linear::without_bias(&at.at("to_k"), d, heads * c)?,
-            v: Linear::without_bias(&at.at("to_v"), d, heads * c)?,
-            norm_q: RmsNorm::new(&at.at("norm_q"), c, config.qk_norm_eps)?,
-            norm_k: RmsNorm::new(&at.at("norm_k"), c, config.qk_norm_eps)?,
-            out: Linear::without_bias(&at.at("to_out.0"), heads * c, d)?,
-            heads,
-        })
-    }
-
-    /// (n, d) to (n, d).
-    fn forward(&self, x: &Tensor, rope: Option<&Rope>) -> Result {
-        // (n, a c) to (n, a, c), normed and turned, to (1, a, n, c).
-        let heads = |rows: Tensor| rows.f_unflatten(-1, [self.heads, -1]);
-        let across = |rows: Tensor| rows.f_transpose(0, 1)?.f_unsqueeze(0);
-        let turned = |rows: Tensor, norm: &RmsNorm| -> Result {
-            let kind = rows.f_kind()?;
-            let normed = norm.wide(&heads(rows)?)?;
-            let turned = match rope {
-                Some(rope) => rotate(&normed, &rope.cos, &rope.sin)?,
-                None => normed,
-            };
-            across(turned.f_to_dtype(kind, false, false)?)
-        };
-        let q = turned(self.q.forward(x)?, &self.norm_q)?;
-        let k = turned(self.k.forward(x)?, &self.norm_k)?;
-        let v = across(heads(self.v.forward(x)?)?)?;
-        let mixed = attention(&q, &k, &v, false)?.f_squeeze_dim(0)?.f_transpose(0, 1)?;
-        self.out.forward(&mixed.f_flatten(1, 2)?)
-    }
+fn self_attention(at: &Scope<'_>, config: &TransformerConfig) -> Result<SelfAttention> {
+    const KEYS: HeadKeys = HeadKeys {
+        projections: ["to_q", "to_k", "to_v", "to_out.0"],
+        norms: Some(["norm_q", "norm_k"]),
+    };
+    let heads = Heads {
+        d: config.hidden_size,
+        count: config.num_attention_heads,
+        keys: config.num_attention_heads,
+        channels: config.attention_head_dim,
+        turning: 2 * AXES * config.rope_freq_dim,
+        bias: false,
+        causal: false,
+        epsilon: config.qk_norm_eps,
+    };
+    SelfAttention::new(at, heads, KEYS)
 }
 
 /// `MiniMaxH3TokenRefinerBlock`.
@@ -75,7 +49,7 @@ impl RefinerBlock {
         let d = config.hidden_size;
         Ok(RefinerBlock {
             norm1: RmsNorm::new(&at.at("norm1"), d, config.norm_eps)?,
-            attention: SelfAttention::new(&at.at("attn"), config)?,
+            attention: self_attention(&at.at("attn"), config)?,
             norm2: RmsNorm::new(&at.at("norm2"), d, config.norm_eps)?,
             feed_forward: SwiGlu::new(&at.at("ff"), d, config.ffn_dim, false)?,
         })
@@ -97,7 +71,8 @@ struct Block {
     modulation: Option<Linear>,
 }
 
-/// The AdaLN parameters of one block at one step, one row a (level, modality): f32, `(levels · tags, d)` each.
+/// The AdaLN parameters of one block at one step, one row a (level, modality): `(levels · tags, d)` each. Scales have
+/// their one and the gain of the norm in them, and are f32 as shifts are; gates have the type of the stream.
 struct BlockTable {
     shift1: Tensor,
     scale1: Tensor,
@@ -113,7 +88,7 @@ impl Block {
         let modulation = at.at("adaln_proj.linear");
         Ok(Block {
             norm1: RmsNorm::new(&at.at("norm1"), d, config.norm_eps)?,
-            attention: SelfAttention::new(&at.at("attn"), config)?,
+            attention: self_attention(&at.at("attn"), config)?,
             norm2: RmsNorm::new(&at.at("norm2"), d, config.norm_eps)?,
             feed_forward: SwiGlu::new(&at.at("ff"), d, config.ffn_dim, false)?,
             modulation: Some(Linear::new(&modulation, config.time_embed_dim, 6 * d * TAGS)?),
@@ -125,54 +100,52 @@ impl Block {
         let modulation = self.modulation.as_ref().expect("tables are made before it is forgotten");
         // (levels, tags 6 d) to (levels tags, 6, d)
         let rows = modulation.forward(time)?.f_reshape([-1, 6, d])?;
-        let rows = rows.f_to_dtype(Kind::Float, false, false)?;
-        let part = |index: i64| rows.f_select(1, index)?.f_contiguous();
+        let kind = self.feed_forward.kind();
+        let part = |index: i64, kind| rows.f_select(1, index)?.f_to_dtype(kind, false, true);
+        let scale =
+            |index, norm: &RmsNorm| norm.gained(part(index, Kind::Float)?.f_add_scalar(1.0)?);
         Ok(BlockTable {
-            shift1: part(0)?,
-            scale1: part(1)?.f_add_scalar(1.0)?,
-            gate1: part(2)?,
-            shift2: part(3)?,
-            scale2: part(4)?.f_add_scalar(1.0)?,
-            gate2: part(5)?,
+            shift1: part(0, Kind::Float)?,
+            scale1: scale(1, &self.norm1)?,
+            gate1: part(2, kind)?,
+            shift2: part(3, Kind::Float)?,
+            scale2: scale(4, &self.norm2)?,
+            gate2: part(5, kind)?,
         })
     }
 
     fn forward(&self, x: Tensor, table: &BlockTable, layout: &Prepared) -> Result {
-        let kind = x.f_kind()?;
         let parts = &layout.segments;
-        let normed = modulate(&self.norm1, &x, &table.scale1, &table.shift1, parts, kind)?;
-        let mixed = self.attention.forward(&normed, Some(&layout.rope))?;
+        let rows = modulate(&x, self.norm1.epsilon, &table.scale1, &table.shift1, parts)?;
+        let mixed = self.attention.forward(&rows, Some(&layout.rope))?;
         let x = gated(x, &mixed, &table.gate1, parts)?;
-        let normed = modulate(&self.norm2, &x, &table.scale2, &table.shift2, parts, kind)?;
-        gated(x, &self.feed_forward.forward(&normed)?, &table.gate2, parts)
+        let rows = modulate(&x, self.norm2.epsilon, &table.scale2, &table.shift2, parts)?;
+        gated(x, &self.feed_forward.forward(&rows)?, &table.gate2, parts)
     }
 }
 
-/// `norm(x) · scale + shift`, each segment with its table row. `scale` has its one added.
+/// `norm(x) · scale + shift`, each segment with its table row. `scale` has its one added, and the norm's gain in it.
 fn modulate(
-    norm: &RmsNorm,
     x: &Tensor,
+    epsilon: f64,
     scale: &Tensor,
     shift: &Tensor,
     segments: &[Segment],
-    kind: Kind,
 ) -> Result {
-    let mut parts = Vec::with_capacity(segments.len());
+    let normed = normed(x, epsilon)?;
     for segment in segments {
         let row = segment.table_row();
-        let rows = norm.wide(&x.f_narrow(0, segment.start, segment.rows)?)?;
-        let rows = shift.f_get(row)?.f_addcmul(&rows, &scale.f_get(row)?)?;
-        parts.push(rows.f_to_dtype(kind, false, false)?);
+        let rows = normed.f_narrow(0, segment.start, segment.rows)?;
+        let _ = shift.f_get(row)?.f_addcmul_out(&rows, &rows, &scale.f_get(row)?)?;
     }
-    Tensor::f_cat(&parts, 0)
+    normed.f_to_dtype(x.f_kind()?, false, false)
 }
 
 /// `x + gate · y`, in place: no one else sees the stream.
 fn gated(x: Tensor, y: &Tensor, gate: &Tensor, segments: &[Segment]) -> Result {
-    let kind = x.f_kind()?;
     for segment in segments {
         let mut rows = x.f_narrow(0, segment.start, segment.rows)?;
-        let gate = gate.f_get(segment.table_row())?.f_to_dtype(kind, false, false)?;
+        let gate = gate.f_get(segment.table_row())?;
         let _ = rows.f_addcmul_(&y.f_narrow(0, segment.start, segment.rows)?, &gate)?;
     }
     Ok(x)
@@ -299,7 +272,8 @@ impl Transformer {
             self.blocks.iter().map(|block| block.table(&time, d)).collect::<Result<_>>()?;
         let last = self.norm_out.modulation.forward(&time)?;
         let last = last.f_to_dtype(Kind::Float, false, false)?.f_chunk(2, -1)?;
-        Ok(Table { blocks, shift: last[0].f_contiguous()?, scale: last[1].f_add_scalar(1.0)? })
+        let scale = self.norm_out.norm.gained(last[1].f_add_scalar(1.0)?)?;
+        Ok(Table { blocks, shift: last[0].f_contiguous()?, scale })
     }
 
     /// `Timesteps` with the cosine first, then `TimestepEmbedding`. (levels) to (levels, e), f32.
@@ -327,7 +301,9 @@ impl Transformer {
         }
         let text = self.refiner_norm.forward(&x)?;
         let frequencies = frequencies(self.config.rope_freq_dim, self.config.rope_theta);
-        let rope = Rope::new(layout.positions.as_flattened(), 3, &frequencies, self.device)?;
+        let channels = self.config.attention_head_dim;
+        let positions = layout.positions.as_flattened();
+        let rope = Rope::new(positions, AXES, &frequencies, channels, self.device)?;
         Ok(Prepared { text, rope, segments: layout.segments().to_vec(), layout })
     }
 
@@ -355,7 +331,7 @@ impl Transformer {
         }
         let head = |segment: Segment, head: &Linear| -> Result {
             let rows = x.f_narrow(0, segment.start, segment.rows)?;
-            let rows = self.norm_out.norm.wide(&rows)?;
+            let rows = normed(&rows, self.norm_out.norm.epsilon)?;
             let level = segment.level as i64;
             let scale = table.scale.f_get(level)?;
             head.forward(&table.shift.f_get(level)?.f_addcmul(&rows, &scale)?)

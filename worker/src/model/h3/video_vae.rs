@@ -8,9 +8,11 @@
 //! Source: huggingface/diffusers 0.42.1 `models/autoencoders/autoencoder_kl_minimax_h3.py`.
 
 use super::config::VideoVaeConfig;
-use super::rope::Rope;
 use crate::model::Fault;
-use crate::model::nn::{LayerNorm, Linear, Result, RmsNorm, SwiGlu, attention, rotate};
+use crate::model::nn::{
+    HeadKeys, Heads, LayerNorm, Linear, Result, RmsNorm, SelfAttention, SwiGlu,
+};
+use crate::model::rope::Rope;
 use crate::model::weights::{Scope, Weights};
 use tch::{Device, Kind, Tensor};
 use zoetrope_protocol::clip::{
@@ -89,55 +91,48 @@ const RUNS: [Run; 3] = [
     Run { latents: [6, 7, 1], frames: [18, 22, 1], each: 4 },
 ];
 
+/// Of a block's attention; its norms have no gains.
+const KEYS: HeadKeys = HeadKeys { projections: ["to_q", "to_k", "to_v", "to_out.0"], norms: None };
+
 /// `MiniMaxH3VideoTransformerBlock` with its attention.
 struct Block {
     norm1: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    norm_qk: RmsNorm,
-    out: Linear,
+    attention: SelfAttention,
     scale1: Tensor,
     norm2: RmsNorm,
     feed_forward: SwiGlu,
     scale2: Tensor,
-    heads: i64,
 }
 
 impl Block {
     fn new(at: &Scope<'_>, config: &VideoVaeConfig) -> Result<Self> {
         let (d, epsilon) = (config.width(), config.decoder_norm_eps);
-        let attention = at.at("attn");
+        let heads = Heads {
+            d,
+            count: config.decoder_num_attention_heads,
+            keys: config.decoder_num_attention_heads,
+            channels: config.decoder_attention_head_dim,
+            turning: config.turning() / 6 * 6,
+            bias: true,
+            causal: false,
+            epsilon,
+        };
         Ok(Block {
             norm1: RmsNorm::new(&at.at("norm1"), d, epsilon)?,
-            q: Linear::new(&attention.at("to_q"), d, d)?,
-            k: Linear::new(&attention.at("to_k"), d, d)?,
-            v: Linear::new(&attention.at("to_v"), d, d)?,
-            norm_qk: RmsNorm::plain(epsilon),
-            out: Linear::new(&attention.at("to_out.0"), d, d)?,
+            attention: SelfAttention::new(&at.at("attn"), heads, KEYS)?,
             scale1: at.tensor("scale1", &[d])?,
             norm2: RmsNorm::new(&at.at("norm2"), d, epsilon)?,
             feed_forward: SwiGlu::new(&at.at("ff"), d, d * config.decoder_ffn_mult, true)?,
             scale2: at.tensor("scale2", &[d])?,
-            heads: config.decoder_num_attention_heads,
         })
     }
 
-    /// `x`: (b, n, d) f32.
-    fn forward(&self, x: &Tensor, rope: &Rope) -> Result {
-        let normed = self.norm1.wide(x)?.f_to_dtype(self.q.kind(), false, false)?;
-        // (b, n, a c) to (b, n, a, c), normed and turned, to (b, a, n, c).
-        let heads = |rows: Tensor| rows.f_unflatten(-1, [self.heads, -1]);
-        let turned = |rows: Tensor| -> Result {
-            let turned = rotate(&self.norm_qk.wide(&heads(rows)?)?, &rope.cos, &rope.sin)?;
-            turned.f_to_dtype(self.q.kind(), false, false)?.f_transpose(1, 2)
-        };
-        let (q, k) = (turned(self.q.forward(&normed)?)?, turned(self.k.forward(&normed)?)?);
-        let v = heads(self.v.forward(&normed)?)?.f_transpose(1, 2)?;
-        let mixed = attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_flatten(2, 3)?;
-        let x = x.f_addcmul(&wide(&self.out.forward(&mixed)?)?, &self.scale1)?;
-        let normed = self.norm2.wide(&x)?;
-        x.f_addcmul(&wide(&self.feed_forward.forward(&normed)?)?, &self.scale2)
+    /// `x`: (n, d) f32, changed in place.
+    fn forward(&self, mut x: Tensor, rope: &Rope) -> Result {
+        let mixed = self.attention.forward(&self.norm1.wide(&x)?, Some(rope))?;
+        x = x.f_addcmul_(&wide(&mixed)?, &self.scale1)?;
+        let fed = self.feed_forward.forward(&self.norm2.wide(&x)?)?;
+        x.f_addcmul_(&wide(&fed)?, &self.scale2)
     }
 }
 
@@ -184,7 +179,6 @@ impl VideoVae {
             let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
             Tensor::f_from_slice(&values)?.f_to(device)
         };
-        let turning = config.decoder_attention_head_dim as f64 * config.decoder_rope_dim_ratio;
         let (frames, area) = (config.patch_frames(), config.patch() * config.patch());
         let proj_out = Linear::new(&at.at("proj_out"), d, config.out_channels * frames * area)?;
         let proj_last = proj_out.outputs(&[config.out_channels, frames, area], 1, frames - 1)?;
@@ -196,14 +190,14 @@ impl VideoVae {
             deviation: channels(&config.latents_std)?,
             post_quant_conv: Linear::pointwise(&root.at("post_quant_conv"), c, c, 3)?,
             proj_in: Linear::new(&at.at("proj_in"), c, d)?,
-            register_tokens: at.tensor("register_tokens", &[1, tokens, d])?,
+            register_tokens: at.tensor("register_tokens", &[1, tokens, d])?.f_squeeze_dim(0)?,
             blocks: (0..config.decoder_num_layers)
                 .map(|index| Block::new(&at.at("transformer_blocks").at(index), config))
                 .collect::<Result<_>>()?,
             norm_out: LayerNorm::new(&at.at("norm_out"), d, config.decoder_norm_eps)?,
             proj_out,
             proj_last,
-            frequencies: frequencies(turning as i64, config.decoder_rope_theta),
+            frequencies: frequencies(config.turning(), config.decoder_rope_theta),
         })
     }
 
@@ -290,15 +284,15 @@ impl VideoVae {
     fn decode(&self, latents: &Tensor, rope: &Rope) -> Result<Vec<Tensor>> {
         let (c, t, h, w) = latents.size4()?;
         let d = self.config.width();
-        // (c, t, h, w) to (1, t h w, c)
-        let rows = latents.f_permute([1, 2, 3, 0])?.f_reshape([1, t * h * w, c])?;
+        // (c, t, h, w) to (t h w, c)
+        let rows = latents.f_permute([1, 2, 3, 0])?.f_reshape([t * h * w, c])?;
         let rows = wide(&self.proj_in.forward(&self.post_quant_conv.forward(&rows)?)?)?;
-        let nothing = Tensor::f_zeros([1, 1, d], (Kind::Float, self.device))?;
-        let mut x = Tensor::f_cat(&[&rows, &self.register_tokens, &nothing], 1)?;
+        let nothing = Tensor::f_zeros([1, d], (Kind::Float, self.device))?;
+        let mut x = Tensor::f_cat(&[&rows, &self.register_tokens, &nothing], 0)?;
         for block in &self.blocks {
-            x = block.forward(&x, rope)?;
+            x = block.forward(x, rope)?;
         }
-        let rows = self.norm_out.forward(&x.f_narrow(1, 0, t * h * w)?)?;
+        let rows = self.norm_out.forward(&x.f_narrow(0, 0, t * h * w)?)?;
         let rows = rows.f_reshape([t, h * w, d])?;
         let (p, out) = (self.config.patch(), self.config.out_channels);
         let project = |run: &Run| -> Result {
@@ -328,7 +322,8 @@ impl VideoVae {
         }
         let beside = self.config.decoder_num_register_tokens as usize + 1;
         positions.resize(positions.len() + 3 * beside, 0.0);
-        Rope::new(&positions, 3, &self.frequencies, self.device)
+        let channels = self.config.decoder_attention_head_dim;
+        Rope::new(&positions, 3, &self.frequencies, channels, self.device)
     }
 }
 
@@ -407,17 +402,26 @@ fn fade(new: &mut Tensor, old: &Tensor, extent: i64, dim: i64) -> Result<()> {
 /// # Errors
 /// `Fault::NotFinite` if a value is no number, `Fault::Torch` if torch fails.
 pub fn to_rgb(frames: &Tensor) -> Result<Vec<u8>, Fault> {
-    // A sum is no number as soon as one value is none.
-    if !frames.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
-        return Err(Fault::NotFinite("pixels"));
-    }
     let levels = |values: [f32; 3]| -> Result {
         let levels = Tensor::f_from_slice(&values.map(|value| 255.0 * value))?;
-        levels.f_reshape([3, 1, 1, 1])?.f_to(frames.device())
+        levels.f_reshape([3, 1, 1])?.f_to(frames.device())
     };
-    let mut planes = levels(PIXEL_MEAN)?.f_addcmul(frames, &levels(PIXEL_DEVIATION)?)?;
-    let bytes = planes.f_round_()?.f_clamp_(0.0, 255.0)?.f_to_dtype(Kind::Uint8, false, false)?;
-    let bytes = bytes.f_permute([1, 2, 3, 0])?.f_to(Device::Cpu)?.f_contiguous()?;
+    let (mean, deviation) = (levels(PIXEL_MEAN)?, levels(PIXEL_DEVIATION)?);
+    let (c, t, height, width) = frames.size4()?;
+    let bytes = Tensor::f_empty([t, height, width, c], (Kind::Uint8, frames.device()))?;
+    let mut sum = Tensor::f_zeros([1], (Kind::Float, frames.device()))?;
+    // Frame by frame, for a frame stays in the cache from one operation to the next.
+    for frame in 0..t {
+        let mut planes = mean.f_addcmul(&frames.f_select(1, frame)?, &deviation)?;
+        // A sum is no number as soon as one value is none.
+        sum = sum.f_add_(&planes.f_sum(Kind::Float)?)?;
+        let planes = planes.f_round_()?.f_clamp_(0.0, 255.0)?;
+        bytes.f_select(0, frame)?.f_permute([2, 0, 1])?.f_copy_(&planes)?;
+    }
+    if !sum.f_double_value(&[0])?.is_finite() {
+        return Err(Fault::NotFinite("pixels"));
+    }
+    let bytes = bytes.f_to(Device::Cpu)?;
     let mut result = vec![0; bytes.numel()];
     bytes.f_copy_data_u8(&mut result, bytes.numel())?;
     Ok(result)
