@@ -1,5 +1,6 @@
 //! Serves one gpu for a Zoetrope farm.
 
+pub mod asked;
 pub mod bare;
 pub mod cache;
 pub mod cli;
@@ -16,5 +17,6 @@ pub mod model;
 pub mod pack;
 pub mod root;
 pub mod segment;
+pub mod sight;
 pub mod speech;
 pub mod start;

@@ -62,7 +62,7 @@ fn frames(policy: &Policy, folder: &Path, width: u32, height: u32) -> Result<(),
     let mut out = stdout().lock();
     for picture in pictures(width, height) {
         let began = Instant::now();
-        let seen = nets.score(&picture)?;
+        let seen = nets.score_one(&picture)?;
         let ms = began.elapsed().as_secs_f64() * 1e3;
         let line =
             json!({"nsfw": seen.nsfw, "explicit": seen.explicit, "gore": seen.gore, "ms": ms});

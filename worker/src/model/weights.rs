@@ -31,6 +31,15 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What is quickest on this processor: bf16 is emulated where it is not built in, and slower than f32 then.
+    pub fn of_processor() -> Precision {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512bf16") {
+            return Precision::Mixed;
+        }
+        Precision::Full
+    }
+
     /// The type of `width` in this precision.
     pub fn kind(self, width: Width) -> Kind {
         match (self, width) {

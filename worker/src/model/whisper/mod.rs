@@ -1,8 +1,8 @@
 //! Whisper tiny.en (OpenAI, MIT): what somebody says in up to 30 s of sound. For moderation alone.
 //!
 //! Reference: huggingface/transformers `src/transformers/models/whisper/modeling_whisper.py`; sampling is greedy, as of
-//! openai/whisper `whisper/decoding.py` at temperature 0, without timestamps. Weights are stored as f16 and computed in
-//! f32. `scripts/setup` makes the folder (`model.safetensors`, `tokenizer.json`); `scripts/moderation/golden_sound.py`
+//! openai/whisper `whisper/decoding.py` at temperature 0, without timestamps. Weights are stored as f16; the encoder's
+//! layers, most of the work, compute in bf16 where the processor does, all else in f32. `scripts/setup` makes the folder (`model.safetensors`, `tokenizer.json`); `scripts/moderation/golden_sound.py`
 //! makes the reference outputs, with another runtime. Runs on the CPU, on the thread of `speech.rs`.
 
 mod network;
@@ -77,8 +77,12 @@ impl Whisper {
     /// # Errors
     /// `ModelError` of stage `listen`.
     pub fn open(folder: &Path) -> Result<Whisper, ModelError> {
+        Whisper::open_with(folder, Precision::of_processor())
+    }
+
+    fn open_with(folder: &Path, precision: Precision) -> Result<Whisper, ModelError> {
         let load = || -> Result<Whisper, Fault> {
-            let weights = Weights::open(folder, Device::Cpu, Precision::Full, |_| Width::Wide)?;
+            let weights = Weights::open(folder, Device::Cpu, precision, width)?;
             let root = weights.root();
             let encoder = Encoder::new(&root.at("encoder"))?;
             let decoder = Decoder::new(&root.at("decoder"))?;
@@ -136,6 +140,12 @@ impl Whisper {
     }
 }
 
+/// The type that each tensor is computed in.
+fn width(key: &str) -> Width {
+    let of_encoder = key.starts_with("encoder.layers.") || key.starts_with("encoder.conv");
+    if of_encoder && !key.contains("norm") { Width::Narrow } else { Width::Wide }
+}
+
 /// What the sampler adds to the logits.
 fn allowed() -> Result<Tensor, Fault> {
     let allowed = Tensor::f_zeros([config::VOCABULARY], (Kind::Float, Device::Cpu))?;
@@ -152,22 +162,33 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    fn near(got: &Tensor, wanted: &Value, what: &str) {
+    fn near(got: &Tensor, wanted: &Value, limit: f32, what: &str) {
         let wanted: Vec<f32> = serde_json::from_value(wanted.clone()).unwrap();
         let got = Vec::<f32>::try_from(got).unwrap();
         assert_eq!(got.len(), wanted.len());
         for (got, wanted) in got.iter().zip(&wanted) {
-            assert!((got - wanted).abs() <= 2e-3, "{what}: {got} instead of {wanted}");
+            assert!((got - wanted).abs() <= limit, "{what}: {got} instead of {wanted}");
         }
     }
 
     /// Held against another runtime (`scripts/moderation/golden_sound.py`), part by part.
     #[test]
     fn speech_is_understood_as_the_reference_does() {
+        understands(Precision::Full, 2e-3);
+    }
+
+    /// Nearly so: the same words.
+    #[test]
+    fn speech_is_understood_with_an_encoder_in_bf16() {
+        understands(Precision::Mixed, 5e-2);
+    }
+
+    fn understands(precision: Precision, limit: f32) {
         let _inference = tch::no_grad_guard();
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         let folder = format!("{root}/.deps/models/moderation/whisper");
-        let whisper = Whisper::open(Path::new(&folder)).expect("`scripts/setup` fetches the nets");
+        let whisper = Whisper::open_with(Path::new(&folder), precision);
+        let whisper = whisper.expect("`scripts/setup` fetches the nets");
         let golden = format!("{root}/coordinator/moderation/tests/golden");
         let text = std::fs::read_to_string(format!("{golden}/sound.json")).unwrap();
         let all: Value = serde_json::from_str(&text).unwrap();
@@ -179,13 +200,13 @@ mod tests {
             let sound: Vec<f32> = pairs.map(sample).collect();
             let mels = whisper.mels.of(&sound).unwrap();
             let some = mels.get(0).slice(0, 0, None, 16).select(1, 100);
-            near(&some, &wanted["mels"], "mel bands");
+            near(&some, &wanted["mels"], 2e-3, "mel bands");
             let encoded = whisper.encoder.forward(&mels).unwrap();
-            near(&encoded.get(0).get(100).narrow(0, 0, 16), &wanted["encoded"], "encoder");
+            near(&encoded.get(0).get(100).narrow(0, 0, 16), &wanted["encoded"], limit, "encoder");
             let heard = whisper.hear(&sound).unwrap();
             assert_eq!(serde_json::json!(heard.tokens), wanted["tokens"], "{heard:?}");
             let off = |got: f32, key: &str| (f64::from(got) - wanted[key].as_f64().unwrap()).abs();
-            assert!(off(heard.no_speech, "no_speech") < 2e-3, "{heard:?}");
+            assert!(off(heard.no_speech, "no_speech") < f64::from(limit), "{heard:?}");
             assert!(off(heard.confidence, "confidence") < 2e-2, "{heard:?}");
         }
     }

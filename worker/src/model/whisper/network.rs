@@ -24,6 +24,7 @@ impl Conv {
     }
 
     fn forward(&self, x: &Tensor) -> Result {
+        let x = x.f_to_dtype(self.weight.f_kind()?, false, false)?;
         x.f_conv1d(&self.weight, Some(&self.bias), [self.stride], [1], [1], 1)?.f_gelu("none")
     }
 }
