@@ -30,6 +30,7 @@ impl<Q: Send + 'static, A: Send + 'static> Asked<Q, A> {
         let run = move || {
             // For the life of the thread.
             let _inference = tch::no_grad_guard();
+            crate::start::stand_back();
             // Of this thread and of those that ask torch later without setting it: the engine sets it. Asking for it
             // makes it stay.
             tch::set_num_threads(1);

@@ -1,6 +1,5 @@
-//! What a worker process must settle before its first thread: how torch waits, and what the allocator keeps.
-//!
-//! Called first in `main`, and from nowhere else.
+//! What a worker process must settle before its first thread: how torch waits, and what the allocator keeps. And which
+//! of its threads stand back.
 
 use std::process::Command;
 
@@ -30,5 +29,20 @@ pub fn settle_process() {
         }
         // Returns only if it fails; then the worker is slower on busy cores, and nothing else.
         let _: std::io::Error = command.args(words).envs(WAIT).exec();
+    }
+}
+
+/// How much less the calling thread counts where it shares a core: a tenth of what one of the engine does.
+const STANDING_BACK: i32 = 10;
+
+/// Lets the engine go first on cores that it shares with the calling thread and the children that this one starts.
+///
+/// Torch's threads wait for each other after every operator, so one that shares its core holds up all of them: what is
+/// beside the render takes the gaps instead, and what is left when the render is done.
+pub fn stand_back() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(STANDING_BACK) {
+        // Never without cause: less is always allowed. The clip is only made a little later.
+        tracing::debug!(%error, "a thread keeps its priority");
     }
 }

@@ -22,6 +22,7 @@ impl Listening {
     /// `Disk` if the system gives no thread.
     pub fn begin(listener: Arc<dyn Listener>, samples: Vec<f32>) -> Result<Listening, FinishError> {
         let thread = std::thread::Builder::new().name("listen".into()).spawn(move || -> Heard {
+            crate::start::stand_back();
             let sound = mono(&samples);
             let speech = listener.listen(&sound).map_err(|error| error.to_string())?;
             Ok(SoundRecord { length_ms: length_ms(&sound), nets: listener.nets(), speech })

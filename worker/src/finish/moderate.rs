@@ -13,8 +13,9 @@ use zoetrope_moderation::frames::Sampler;
 use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SoundRecord};
 use zoetrope_protocol::{ArtifactId, Size};
 
-/// Sampled frames that wait: 8 of the largest canvas take 25 MB. When it is full the encoder waits, not the gpu.
-const WAITING: usize = 8;
+/// Sampled frames that wait, 8 of the largest canvas take 25 MB: those of a whole clip, as a rule, for they are scored where
+/// the engine leaves a core. When it is full the encoder waits, then the gpu.
+const WAITING: usize = 24;
 
 /// Sampled frames that are scored at once.
 const AT_ONCE: usize = 4;
@@ -44,6 +45,7 @@ impl Moderation {
         let (sender, receiver) = sync_channel::<(u32, RgbImage)>(WAITING);
         let thread =
             std::thread::Builder::new().name("moderate".into()).spawn(move || -> Scored {
+                crate::start::stand_back();
                 let mut all = Vec::new();
                 while let Ok(first) = receiver.recv() {
                     // What waits is scored at once: a net takes half the time for each of several.
