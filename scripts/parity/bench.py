@@ -56,9 +56,11 @@ def main(folder, canvas, frames, steps, threads, dtype="bf16"):
     step_s, step_cpu_s = seconds(forward, max(1, steps - 1))
     audio_vae = AutoencoderKLMiniMaxH3Audio.from_pretrained(folder / "audio_vae").eval()
     sound = torch.randn(2, audio_vae.config.latent_channels, audio_latents)
+    audio_vae.decode(sound)
     sound_s, sound_cpu_s = seconds(lambda: audio_vae.decode(sound))
     vae = AutoencoderKLMiniMaxH3.from_pretrained(folder / "vae", torch_dtype=dtype).eval()
     latents = torch.randn(1, vae.config.latent_channels, latent_frames, height // 16, width // 16)
+    vae.decode(latents)
     decode_s, decode_cpu_s = seconds(lambda: vae.decode(latents))
     print(json.dumps(dict(
         step_s=step_s, step_cpu_s=step_cpu_s, denoise_s=steps * step_s, sound_s=sound_s, sound_cpu_s=sound_cpu_s,
