@@ -15,10 +15,11 @@ use zoetrope_moderation::models::{self, ModelsError, NetName};
 use zoetrope_moderation::nets::{NetError, PictureNet, ends};
 use zoetrope_protocol::id::ArtifactId;
 
-/// Eight pictures take about 0.3 s on a core; a hundred times that for a busy machine.
+/// Four pictures take about 0.15 s on a core; for a busy machine, and for all that may wait before, two hundred times that.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Questions that wait: clips are finished one or two at a time.
-const WAITING: usize = 4;
+/// Questions that wait, one for each clip that is finished, 2.4 MB each. A worker finishes one or two clips at a time;
+/// a process of many emulated ones more.
+const WAITING: usize = 64;
 
 /// Pictures for one of the nets.
 struct Pictures {

@@ -32,17 +32,23 @@ pub fn settle_process() {
     }
 }
 
-/// How much less the calling thread counts where it shares a core: a tenth of what one of the engine does.
+/// The priority (nice) of threads that stand back: they count a tenth of what one of the engine does.
 const STANDING_BACK: i32 = 10;
 
-/// Lets the engine go first on cores that it shares with the calling thread and the children that this one starts.
+/// Lets others go first on cores that they share with the calling thread and the children that this one starts. Safe to
+/// repeat.
 ///
 /// Torch's threads wait for each other after every operator, so one that shares its core holds up all of them: what is
 /// beside the render takes the gaps instead, and what is left when the render is done.
 pub fn stand_back() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(STANDING_BACK) {
-        // Never without cause: less is always allowed. The clip is only made a little later.
-        tracing::debug!(%error, "a thread keeps its priority");
+    {
+        use rustix::process::{getpriority_process, setpriority_process};
+        // Of the thread: to Linux it is a process of its own here.
+        let further = getpriority_process(None).is_ok_and(|now| now >= STANDING_BACK);
+        if !further && let Err(error) = setpriority_process(None, STANDING_BACK) {
+            // Less is always allowed. Without it the clip is only made a little later.
+            tracing::debug!(%error, "a thread keeps its priority");
+        }
     }
 }
