@@ -73,10 +73,10 @@ impl Linear {
     }
 }
 
-/// Root-mean-square norm over the last axis, with or without a gain.
+/// Root-mean-square norm over the last axis, with a gain; [`normed`] is the one without.
 pub struct RmsNorm {
     /// The gain (d), f32.
-    pub gain: Option<Tensor>,
+    gain: Tensor,
     /// Added to the mean square.
     pub epsilon: f64,
 }
@@ -84,26 +84,17 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Takes `weight` (d).
     pub fn new(at: &Scope<'_>, d: i64, epsilon: f64) -> Result<Self> {
-        Ok(RmsNorm { gain: Some(at.tensor("weight", &[d])?), epsilon })
-    }
-
-    /// Norm without a gain.
-    pub fn plain(epsilon: f64) -> Self {
-        RmsNorm { gain: None, epsilon }
+        Ok(RmsNorm { gain: at.tensor("weight", &[d])?, epsilon })
     }
 
     /// f32 of the same shape, nobody else's.
     pub fn wide(&self, x: &Tensor) -> Result {
-        let mut normed = normed(x, self.epsilon)?;
-        match &self.gain {
-            Some(gain) => normed.f_mul_(gain),
-            None => Ok(normed),
-        }
+        normed(x, self.epsilon)?.f_mul_(&self.gain)
     }
 
     /// The gain into factors that come after the norm.
-    pub fn gained(&self, factors: Tensor) -> Result {
-        self.gain.as_ref().map_or(Ok(factors.shallow_clone()), |gain| factors.f_mul(gain))
+    pub fn gained(&self, mut factors: Tensor) -> Result {
+        factors.f_mul_(&self.gain)
     }
 
     /// The same shape and type.

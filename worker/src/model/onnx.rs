@@ -22,7 +22,7 @@ enum Operator {
     BatchNorm {
         epsilon: f64,
     },
-    ClampMin,
+    Clamp,
     Concat {
         axis: i64,
     },
@@ -208,7 +208,7 @@ impl Operator {
                 let (gain, bias) = (Some(gain), Some(bias));
                 x.f_batch_norm(gain, bias, Some(mean), Some(variance), false, 0.0, *epsilon, false)
             }
-            Operator::ClampMin => x.f_clamp_tensor(Some(at(1)?), inputs.get(2).copied()),
+            Operator::Clamp => x.f_clamp_tensor(Some(at(1)?), inputs.get(2).copied()),
             Operator::Concat { axis } => Tensor::f_cat(inputs, *axis),
             Operator::Conv { window, groups } => {
                 let Window { strides, dilations, pads, .. } = window;
@@ -286,7 +286,7 @@ fn operator(node: &NodeProto) -> Result<Operator, String> {
         "BatchNormalization" => {
             Operator::BatchNorm { epsilon: f64::from(attributes.float("epsilon").unwrap_or(1e-5)) }
         }
-        "Clip" => Operator::ClampMin,
+        "Clip" => Operator::Clamp,
         "Concat" => Operator::Concat { axis: attributes.number("axis").ok_or("Concat: no axis")? },
         "Conv" => Operator::Conv {
             window: attributes.even_window()?,

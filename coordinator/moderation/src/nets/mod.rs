@@ -88,20 +88,6 @@ impl Net {
         values.into_iter().map(|value| self.numbers(value)).collect()
     }
 
-    /// All outputs of a batch; of one picture after the other, for it is no faster with more.
-    fn pictures(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError> {
-        let (input, output) =
-            ends(self.name).ok_or_else(|| self.error("it says nothing of pictures"))?;
-        let [count, sides @ ..] = shape;
-        let each = (numbers.len() / count.max(1)).max(1);
-        let mut all = Vec::new();
-        for picture in numbers.chunks_exact(each) {
-            let one = floats([1, sides[0], sides[1], sides[2]], picture.to_vec());
-            all.extend(self.run(vec![(input, one)], &[output])?.into_iter().flatten());
-        }
-        Ok(all)
-    }
-
     fn numbers(&self, value: Value) -> Result<Vec<f32>, NetError> {
         let tensor: rten_tensor::Tensor<f32> =
             value.try_into().map_err(|e: rten::TryFromValueError| self.error(e))?;
@@ -114,8 +100,18 @@ impl Net {
 }
 
 impl PictureNet for Net {
+    /// One picture after the other: it is no faster with several.
     fn run(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError> {
-        self.pictures(shape, numbers)
+        let (input, output) =
+            ends(self.name).ok_or_else(|| self.error("it says nothing of pictures"))?;
+        let [count, sides @ ..] = shape;
+        let each = (numbers.len() / count.max(1)).max(1);
+        let mut all = Vec::new();
+        for picture in numbers.chunks_exact(each) {
+            let one = floats([1, sides[0], sides[1], sides[2]], picture.to_vec());
+            all.extend(Net::run(self, vec![(input, one)], &[output])?.into_iter().flatten());
+        }
+        Ok(all)
     }
 }
 
