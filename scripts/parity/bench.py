@@ -3,7 +3,7 @@
 One denoising step, the sound and the decode of a clip with diffusers, on the weights of a model folder, in bf16 as
 published (autoencoders as their `_keep_in_fp32_modules` say), with noise for latents. Prints the seconds as JSON, with
 the names of `worker/src/bare.rs`; `scripts/bench` holds both side by side. Loading is not part of any figure. Threads wait
-as OpenMP lets them by default, which is to spin: of its ways of waiting the fastest one on an idle machine.
+as OpenMP lets them by default, which is to spin for long: faster than to sleep at once, as nobody else wants the cores.
 """
 import json
 import sys
