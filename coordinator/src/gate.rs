@@ -6,18 +6,23 @@
 
 use crate::clock;
 use crate::jobs::{Asset, Assets};
+use crate::link::draft::Draft;
+use crate::scratch::{Scratch, ScratchFolder};
 use crate::store::{Store, StoreError};
 use crate::watermark::Prover;
-use crate::watermark::prove::{Proven, Unproven};
+use crate::watermark::prove::{Proven, Unproven, Watched};
 use crate::watermark::shown::Small;
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use zoetrope_mark::film::FilmError;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::{Cause, RenderSpec};
-use zoetrope_protocol::mark::{Issued, SOUND_ALG};
+use zoetrope_protocol::mark::{DraftReading, Issued, SOUND_ALG};
 use zoetrope_protocol::provenance::{
     Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
 };
@@ -25,6 +30,8 @@ use zoetrope_provenance::{State, Trust, Verdict, certificates};
 
 /// A thumbnail or spritesheet of the largest canvas takes a tenth of it.
 const PICTURE_BYTES_MAX: u64 = 16 << 20;
+/// Drafts that are remembered, 20 KB each: they are published within a second, and one that is forgotten is played again.
+const PLAYED_MAX: usize = 256;
 
 /// Why a clip stays unreadable.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +50,9 @@ pub enum Closed {
     /// It is signed, and says it is another clip, or by another claim than was signed for it.
     #[error("the stored clip is signed for something else")]
     OtherClaim,
+    /// Without its manifest it is another file than the one that was signed.
+    #[error("the stored clip is another than was signed")]
+    OtherFile,
     /// It does not show the mark that was issued for it, or its marks cannot be read.
     #[error("the stored clip is not proven to be marked: {0}")]
     Marks(#[from] Unproven),
@@ -76,6 +86,7 @@ impl Closed {
             Closed::Store(StoreError::Taken)
             | Closed::Signature { .. }
             | Closed::OtherClaim
+            | Closed::OtherFile
             | Closed::Marks(Unproven::Unmarked(_))
             | Closed::Unbound
             | Closed::Gap(_) => Cause::CheckFailed,
@@ -85,7 +96,7 @@ impl Closed {
     /// Which proof is missing or wrong, in the word of the metric; none if it is a fault.
     pub fn proof(&self) -> Option<&'static str> {
         match self {
-            Closed::Signature { .. } | Closed::OtherClaim => Some("signature"),
+            Closed::Signature { .. } | Closed::OtherClaim | Closed::OtherFile => Some("signature"),
             Closed::Marks(Unproven::Unmarked(_)) | Closed::Unbound => Some("watermark"),
             Closed::Gap(Gap::Missing("marked") | Gap::OtherBytes("marked")) => Some("watermark"),
             Closed::Gap(Gap::Missing("moderated") | Gap::OtherBytes("moderated")) => {
@@ -122,42 +133,70 @@ pub struct Gate {
     root: [u8; 32],
     demand: Demand,
     prover: Prover,
-    scratch: PathBuf,
-}
-
-/// A file that goes when it is dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "a temporary file stays until the next start");
-        }
-    }
+    scratch: ScratchFolder,
+    /// Drafts that were played and carry the mark of this number, the oldest first.
+    played: Mutex<VecDeque<(ArtifactId, u32, Arc<Watched>)>>,
 }
 
 impl Gate {
-    /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` is its folder for temporary
-    /// files; what an earlier process left there goes.
+    /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` takes its
+    /// temporary files.
     ///
     /// # Errors
-    /// If the root is no certificate or the folder cannot be used.
+    /// If the root is no certificate.
     pub fn new(
         root: &str,
         demand: Demand,
         prover: Prover,
-        scratch: &Path,
+        scratch: ScratchFolder,
     ) -> std::io::Result<Gate> {
         let fingerprint = certificates::fingerprint(root)
             .ok_or_else(|| std::io::Error::other("the provenance root is no certificate in PEM"))?;
-        if scratch.exists() {
-            std::fs::remove_dir_all(scratch)?;
-        }
-        std::fs::create_dir_all(scratch)?;
         let trust = Trust { roots: root.to_owned() };
-        Ok(Gate { trust, root: fingerprint, demand, prover, scratch: scratch.to_owned() })
+        let played = Mutex::default();
+        Ok(Gate { trust, root: fingerprint, demand, prover, scratch, played })
+    }
+
+    /// Reads the marks of a clip that is not signed yet, and remembers what it saw: once the clip is signed, and is the
+    /// same otherwise, it need not be played again.
+    pub async fn read_draft(
+        &self,
+        draft: Draft,
+        issued: Issued,
+        render: RenderSpec,
+    ) -> DraftReading {
+        if !self.demand.marked {
+            return DraftReading::Unread;
+        }
+        let limit = Prover::limit(&render);
+        let playing = self.prover.watch(draft.file.path().to_owned(), issued, render);
+        match tokio::time::timeout(limit, playing).await {
+            Ok(Ok(watched)) => {
+                let in_sound = watched.proven.in_sound;
+                let mut played = self.played.lock().unwrap_or_else(PoisonError::into_inner);
+                if played.len() >= PLAYED_MAX {
+                    played.pop_front();
+                }
+                played.push_back((draft.artifact, issued.mark, Arc::new(watched)));
+                DraftReading::Marked { in_sound }
+            }
+            Ok(Err(Unproven::Unmarked(why))) => {
+                tracing::info!(draft = %draft.artifact, why, "a draft does not show its mark");
+                DraftReading::Unmarked
+            }
+            Ok(Err(Unproven::Fault(error))) => {
+                tracing::warn!(%error, "the marks of a draft cannot be read");
+                DraftReading::Unread
+            }
+            Err(_) => DraftReading::Unread,
+        }
+    }
+
+    /// What was seen of a draft.
+    fn played(&self, draft: ArtifactId, mark: u32) -> Option<Arc<Watched>> {
+        let played = self.played.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = played.iter().find(|(of, with, _)| (*of, *with) == (draft, mark));
+        found.map(|(.., watched)| watched.clone())
     }
 
     /// Reads a stored clip back and gives the proofs that it may be published with.
@@ -178,11 +217,14 @@ impl Gate {
             sheet: picture(store, &candidate.assets.spritesheet).await?,
         };
         // Side by side: the one waits for a decoder, the other hashes.
-        let (verdict, shown) =
-            tokio::join!(self.read(&scratch.0), self.marks(&scratch.0, candidate, small));
+        let (read, shown) =
+            tokio::join!(self.read(scratch.path()), self.marks(scratch.path(), candidate, small));
         drop(scratch);
-        let verdict = verdict?;
+        let (verdict, unsigned) = read?;
         let signed = self.judge(&verdict, job, clip.artifact, claim)?;
+        if unsigned != Some(claim.unsigned) {
+            return Err(Closed::OtherFile);
+        }
         if shown?.is_some_and(|shown| !shown.in_sound && verdict.binds(SOUND_ALG)) {
             return Err(Closed::Unbound);
         }
@@ -197,15 +239,19 @@ impl Gate {
         if self.demand.marked { Prover::limit(&candidate.render) } else { Duration::ZERO }
     }
 
-    async fn read(&self, path: &Path) -> std::io::Result<Verdict> {
+    /// What a verifier says of the file, and the digest that it had before the manifest came into it.
+    async fn read(&self, path: &Path) -> std::io::Result<(Verdict, Option<ArtifactId>)> {
         let (path, trust) = (path.to_owned(), self.trust.clone());
-        let read = move || -> std::io::Result<Verdict> {
-            Ok(zoetrope_provenance::read("video/mp4", std::fs::File::open(path)?, &trust))
+        let read = move || -> std::io::Result<(Verdict, Option<ArtifactId>)> {
+            let verdict =
+                zoetrope_provenance::read("video/mp4", std::fs::File::open(&path)?, &trust);
+            Ok((verdict, zoetrope_provenance::unsigned(&path)?))
         };
         tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
     }
 
-    /// What the file shows of its marks; none where the farm does not ask for them.
+    /// What the file shows of its marks; none where the farm does not ask for them. A clip that was played as a draft is
+    /// not played again: that it is the same but for its manifest, the caller sees.
     async fn marks(
         &self,
         path: &Path,
@@ -216,7 +262,15 @@ impl Gate {
             return Ok(None);
         }
         let (issued, render) = (candidate.issued, candidate.render.clone());
-        self.prover.read(path.to_owned(), issued, render, small).await.map(Some)
+        let watched = match self.played(candidate.claim.unsigned, issued.mark) {
+            Some(watched) => watched,
+            None => Arc::new(self.prover.watch(path.to_owned(), issued, render.clone()).await?),
+        };
+        let proven = watched.proven;
+        let compare = move || watched.shows_the_same(&render, &small);
+        let compared = tokio::task::spawn_blocking(compare).await;
+        compared.unwrap_or(Err(Unproven::Fault(FilmError::Late)))?;
+        Ok(Some(proven))
     }
 
     fn judge(
@@ -245,8 +299,8 @@ impl Gate {
 
     /// The clip as a file, whose bytes match its address.
     async fn fetch(&self, store: &Store, clip: &Asset) -> Result<Scratch, Closed> {
-        let scratch = Scratch(self.scratch.join(format!("{:032x}.mp4", rand::random::<u128>())));
-        let mut file = tokio::fs::File::create(&scratch.0).await?;
+        let scratch = self.scratch.clip();
+        let mut file = tokio::fs::File::create(scratch.path()).await?;
         let mut stream = store.get(&clip.artifact, None).await?;
         let (mut digest, mut received) = (Sha256::new(), 0);
         while let Some(chunk) = stream.try_next().await? {

@@ -27,6 +27,7 @@ pub mod provenance;
 pub mod registry;
 pub mod room;
 pub mod root;
+pub mod scratch;
 pub mod serve;
 pub mod sidecar;
 pub mod storage;

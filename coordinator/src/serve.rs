@@ -12,6 +12,7 @@ use crate::inspect::Inspector;
 use crate::journal::JournalArguments;
 use crate::keys::KeyStore;
 use crate::leadership::Leadership;
+use crate::link::draft::Drafts;
 use crate::link::{self, LinkSupArguments};
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -19,6 +20,7 @@ use crate::moderation::remote::Remote;
 use crate::moderation::settings::RemoteModeration;
 use crate::moderation::{Desk, ModerationArguments};
 use crate::root::{RootActor, RootArguments};
+use crate::scratch::ScratchFolder;
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Conditional, Store, StoreError, StoreReader};
@@ -198,8 +200,10 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
     let demand = Demand { policy: Some(desk.policy().version.to_string()), marked: true };
     let prover = Prover::new(marks.clone(), config.watermark.ffmpeg.clone(), metrics.clone());
-    let gate = Gate::new(&root, demand, prover, &data.join("scratch"))
-        .context("the gate in front of publication")?;
+    let scratch = ScratchFolder::open(&data.join("scratch")).context("data/scratch")?;
+    let drafts = Drafts::new(scratch.clone());
+    let gate =
+        Gate::new(&root, demand, prover, scratch).context("the gate in front of publication")?;
     let gate = Arc::new(gate);
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());
     tracing::info!(
@@ -267,6 +271,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
                 authority,
                 dispatch,
                 store,
+                drafts,
                 board,
                 metrics,
                 limits,

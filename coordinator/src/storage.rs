@@ -1,10 +1,11 @@
-//! The storage sidecar: reads a clip's files back, flips its pointer if the proofs close on exactly these bytes,
-//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::Published`,
-//! `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
+//! The storage sidecar: has the marks of drafts read, reads a clip's files back, flips its pointer if the proofs close on exactly these bytes,
+//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::DraftRead`,
+//! `DispatchMsg::Published`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
 
 use crate::dispatch::DispatchMsg;
 use crate::gate::{Candidate, Closed, Gate};
 use crate::jobs::{Asset, Assets};
+use crate::link::draft::Draft;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use futures::TryStreamExt;
@@ -12,10 +13,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use zoetrope_protocol::id::{ArtifactId, JobId};
-use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
+use zoetrope_protocol::job::{Cause, RenderSpec};
+use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Proofs;
+use zoetrope_protocol::wire::Held;
 
 /// Reading three files back and writing a pointer takes well under a second on a disk; reading marks has its own limit.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +38,21 @@ pub enum StorageMsg {
         job: JobId,
         /// Its files and what is said of them.
         candidate: Box<Candidate>,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
+    /// Read the marks of a clip that is not signed yet.
+    ReadDraft {
+        /// The clip.
+        draft: Box<Draft>,
+        /// The mark that it must show.
+        issued: Issued,
+        /// What was ordered.
+        render: Box<RenderSpec>,
+        /// Who sent it.
+        worker: WorkerId,
+        /// For which attempt.
+        held: Held,
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
@@ -104,6 +122,9 @@ impl Actor for StorageActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             StorageMsg::Publish { job, candidate, back } => state.publish(job, candidate, back),
+            StorageMsg::ReadDraft { draft, issued, render, worker, held, back } => {
+                state.read_draft(*draft, issued, *render, (worker, held), back);
+            }
             StorageMsg::Unpublish(job) => state.unpublish(job),
             StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
             StorageMsg::Sweep { back } => state.sweep(back),
@@ -145,6 +166,24 @@ impl StorageState {
             metrics.observe(&metric::SIDECAR_DURATION, &["storage"], began.elapsed());
             // Without a dispatch actor the process ends; the core publishes again after the restart.
             drop(back.cast(DispatchMsg::Published { job, result }));
+        });
+    }
+
+    fn read_draft(
+        &self,
+        draft: Draft,
+        issued: Issued,
+        render: RenderSpec,
+        (worker, held): (WorkerId, Held),
+        back: ActorRef<DispatchMsg>,
+    ) {
+        let gate = self.gate.clone();
+        // The gate plays a few at a time; a worker has one.
+        tokio::spawn(async move {
+            let artifact = draft.artifact;
+            let reading = gate.read_draft(draft, issued, render).await;
+            // Without a dispatch actor the process ends; the worker sends it to the next one.
+            drop(back.cast(DispatchMsg::DraftRead { worker, held, draft: artifact, reading }));
         });
     }
 

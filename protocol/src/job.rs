@@ -171,6 +171,9 @@ pub enum Role {
     Scores,
     /// What the clip shows of its marks: a [`MarkRecord`](crate::mark::MarkRecord).
     Marks,
+    /// The MP4 before it is signed, of which the coordinator reads the marks while the worker goes on. Never stored: it
+    /// is answered by [`ToWorker::MarksRead`](crate::wire::ToWorker::MarksRead) and then gone.
+    Draft,
 }
 
 /// An artifact of a job: which, where, how large.

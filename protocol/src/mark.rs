@@ -55,6 +55,20 @@ pub struct MarkRecord {
     pub strong: bool,
 }
 
+/// What the coordinator, which has the key, read in a clip that is not signed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DraftReading {
+    /// It shows its mark all along.
+    Marked {
+        /// Whether its sound shows it too, so that the manifest may name it.
+        in_sound: bool,
+    },
+    /// It does not, or is no clip as it was ordered.
+    Unmarked,
+    /// It could not be read now, which says nothing of the clip: the worker reads it itself.
+    Unread,
+}
+
 /// What a clip's sound shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SoundMark {

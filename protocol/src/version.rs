@@ -21,7 +21,8 @@ pub struct LinkVersion(u8);
 
 /// All versions that this program speaks, the newest first, with their words and their names in the handshake. A new
 /// one is put in front; the last two releases' stay, so that workers and coordinators need not change at one moment.
-const KNOWN: [(LinkVersion, &str, &[u8]); 2] = [
+const KNOWN: [(LinkVersion, &str, &[u8]); 3] = [
+    (LinkVersion::DRAFTS, "1.2", b"zoetrope-link/1.2"),
     (LinkVersion::COORDINATORS, "1.1", b"zoetrope-link/1.1"),
     (LinkVersion::FIRST, "1.0", ALPN_LINK),
 ];
@@ -37,6 +38,10 @@ impl LinkVersion {
 
     /// Workers are told of all coordinators, not only of those that they were started with.
     pub const COORDINATORS: LinkVersion = LinkVersion(1);
+
+    /// The coordinator reads the marks of a clip before it is signed: workers may send a
+    /// [`Role::Draft`](crate::job::Role::Draft).
+    pub const DRAFTS: LinkVersion = LinkVersion(2);
 
     /// The newest version that this program speaks.
     pub const NEWEST: LinkVersion = KNOWN[0].0;
@@ -128,6 +133,7 @@ impl ToWorker {
             | ToWorker::NotSigned { .. }
             | ToWorker::StoreDown(_) => LinkVersion::FIRST,
             ToWorker::Coordinators(_) => LinkVersion::COORDINATORS,
+            ToWorker::MarksRead { .. } => LinkVersion::DRAFTS,
         }
     }
 }
@@ -138,7 +144,8 @@ mod tests {
 
     #[test]
     fn names_are_known_and_the_newest_comes_first() {
-        assert_eq!(LinkVersion::NEWEST.names(), [&b"zoetrope-link/1.1"[..], b"zoetrope-link/1"]);
+        let names = [&b"zoetrope-link/1.2"[..], b"zoetrope-link/1.1", b"zoetrope-link/1"];
+        assert_eq!(LinkVersion::NEWEST.names(), names);
         assert_eq!(LinkVersion::FIRST.names(), [b"zoetrope-link/1"], "held at the first one");
         for name in LinkVersion::NEWEST.names() {
             assert!(LinkVersion::named(&name).is_some());
@@ -153,7 +160,7 @@ mod tests {
             assert_eq!((word.parse(), version.to_string()), (Ok(version), word.to_owned()));
         }
         let error = "2.0".parse::<LinkVersion>().expect_err("there is none");
-        let said = "there is no version \"2.0\" of the link: this program speaks 1.0, 1.1";
+        let said = "there is no version \"2.0\" of the link: this program speaks 1.0, 1.1, 1.2";
         assert_eq!(error.to_string(), said);
     }
 }

@@ -11,7 +11,7 @@
 
 use crate::id::{ArtifactId, Epoch, Fence, Millis, ShardId, WorkerId};
 use crate::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
-use crate::mark::MarkOrder;
+use crate::mark::{DraftReading, MarkOrder};
 use crate::provenance::Terms;
 use serde::{Deserialize, Serialize};
 
@@ -283,6 +283,15 @@ pub enum ToWorker {
     },
     /// The store may have what was asked for, and cannot be read now.
     StoreDown(ArtifactId),
+    /// Answer to an artifact of [`Role::Draft`].
+    MarksRead {
+        /// The attempt that sent it.
+        held: Held,
+        /// Which one.
+        draft: ArtifactId,
+        /// What it shows.
+        reading: DraftReading,
+    },
 }
 
 /// A held attempt that goes on, under a new fence.

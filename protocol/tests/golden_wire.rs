@@ -10,7 +10,7 @@ use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, WorkerId,
 };
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, RenderSpec, Role, Stage};
-use zoetrope_protocol::mark::{MarkOrder, MarkRecord, SoundMark, Visible};
+use zoetrope_protocol::mark::{DraftReading, MarkOrder, MarkRecord, SoundMark, Visible};
 use zoetrope_protocol::moderation::{
     FrameRecord, FrameScore, NetId, SCORE_ONE, SoundRecord, Utterance,
 };
@@ -173,6 +173,11 @@ fn to_worker() -> Vec<(String, ToWorker)> {
     }
     all.push(ToWorker::Coordinators(vec!["10.0.0.1:8443".into(), "b:8443".into()]));
     all.extend([named, drawn]);
+    for reading in
+        [DraftReading::Marked { in_sound: true }, DraftReading::Unmarked, DraftReading::Unread]
+    {
+        all.push(ToWorker::MarksRead { held: held(), draft: artifact, reading });
+    }
     all.into_iter().map(|message| (format!("{message:?}"), message)).collect()
 }
 
@@ -227,6 +232,7 @@ fn lines() -> String {
         let record = MarkRecord { clip, picture: vec![-1, 2], sound, strong: true };
         line("MarkRecord", encode(&record).expect("encodes"));
     }
+    line("ArtifactRef", encode(&self::artifact(Role::Draft)).expect("encodes"));
     text
 }
 

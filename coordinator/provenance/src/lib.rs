@@ -16,12 +16,14 @@ pub mod read;
 pub mod revocation;
 pub mod signer;
 pub mod stamp;
+pub mod strip;
 pub mod words;
 
 pub use build::{Draft, Parent};
 pub use certificates::{Credential, CredentialError};
 pub use read::{State, Trust, Verdict, read};
 pub use signer::{Signed, Signer};
+pub use strip::unsigned;
 pub use zoetrope_protocol::provenance::Terms;
 
 /// Why the signer does not sign.

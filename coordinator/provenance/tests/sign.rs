@@ -1,16 +1,17 @@
 //! Promise: a clip is signed so that any verifier trusts it, and the signer signs nothing but that clip.
 
 use rcgen::{CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
+use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
 use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, Terms};
 use zoetrope_protocol::wire::Held;
 use zoetrope_provenance::stamp::Question;
 use zoetrope_provenance::{
     Credential, Parent, Refusal, Signer, State, Trust, Verdict, build, certificates, claim, cose,
-    read,
+    read, unsigned,
 };
 
 fn terms() -> Terms {
@@ -449,4 +450,59 @@ fn an_independent_reader_says_the_same() {
     let stranger = Farm::new().signer.credential().root.clone();
     let report = verify(&encypher_c2pa::VerifyOptions { trust_pem: Some(stranger), ..options });
     assert_eq!(report.trust.status, "not_valid_for_supplied_material");
+}
+
+fn digest(path: &Path) -> ArtifactId {
+    ArtifactId(Sha256::digest(std::fs::read(path).expect("reads")).into())
+}
+
+/// Promise: what is known of a clip before it was signed is held to be so of no other file.
+#[test]
+fn without_its_manifest_a_signed_clip_is_the_file_that_was_signed() {
+    let farm = Farm::new();
+    let signed = farm.sign(held(1), &terms(), None);
+    let source = farm.folder.path().join("unsigned.mp4");
+    let before = Some(digest(&source));
+    assert_eq!(unsigned(&signed).expect("reads"), before);
+    assert_eq!(unsigned(&source).expect("reads"), None, "it was not signed");
+    // Where nothing is moved in front of the samples, and where the manifest has a manifest of its own inside.
+    let late = farm.folder.path().join("late.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-hide_banner", "-loglevel", "error", "-y", "-i"]).arg(&source);
+    assert!(ffmpeg.args(["-c", "copy"]).arg(&late).status().expect("ffmpeg").success());
+    let target = farm.folder.path().join("late-signed.mp4");
+    build::draft(&terms(), None, &late, &target).expect("is written");
+    assert_eq!(unsigned(&target).expect("reads"), Some(digest(&late)));
+    let origin = Origin::Edited { parent: terms().video };
+    let edited = Terms { video: JobId(8).to_string(), origin, ..terms() };
+    assert_eq!(unsigned(&farm.sign(held(2), &edited, Some(&signed))).expect("reads"), before);
+
+    let bytes = std::fs::read(&signed).expect("reads");
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let path = farm.folder.path().join("changed.mp4");
+        let mut bytes = bytes.clone();
+        change(&mut bytes);
+        std::fs::write(&path, bytes).expect("writes");
+        unsigned(&path).expect("reads")
+    };
+    assert_eq!(changed(&|_| {}), before);
+    let last = bytes.len() - 1;
+    assert_ne!(changed(&|bytes| bytes[last] ^= 1), before, "another sample");
+    assert_ne!(changed(&|bytes| bytes.extend(*b"\0\0\0\x08free")), before, "a box more");
+    assert_eq!(changed(&|bytes| bytes.truncate(last)), None, "cut off");
+    assert_eq!(changed(&|bytes| bytes.truncate(3)), None);
+    assert_eq!(changed(&|bytes| bytes.clear()), None);
+    let box_of = |kind: &[u8]| bytes.windows(4).position(|word| word == kind).expect("is there");
+    let table = box_of(b"stco");
+    assert_ne!(changed(&|bytes| bytes[table + 15] ^= 1), before, "samples from elsewhere");
+    assert_eq!(changed(&|bytes| bytes[table - 1] = 4), None, "a box shorter than its head");
+    assert_eq!(changed(&|bytes| bytes[table + 11] ^= 1), None, "another number of places");
+    let manifest = box_of(b"uuid");
+    assert_eq!(changed(&|bytes| bytes[manifest + 4] ^= 1), None, "no manifest");
+    let twice = |bytes: &mut Vec<u8>| {
+        let at = manifest - 4;
+        let end = at + u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four")) as usize;
+        bytes.extend(bytes[at..end].to_vec());
+    };
+    assert_eq!(changed(&twice), None, "two manifests");
 }

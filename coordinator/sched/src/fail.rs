@@ -226,7 +226,12 @@ impl Core {
             Role::Prompt => (0, 0),
             Role::Latents { step } => (1, step),
             Role::Segment { chunk } => (2, chunk),
-            Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks => (3, 0),
+            Role::Clip
+            | Role::Thumbnail
+            | Role::Spritesheet
+            | Role::Scores
+            | Role::Marks
+            | Role::Draft => (3, 0),
         })
     }
 

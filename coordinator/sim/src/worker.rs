@@ -293,6 +293,7 @@ impl World {
             | ToWorker::Signed { .. }
             | ToWorker::NotSigned { .. }
             | ToWorker::StoreDown(_)
+            | ToWorker::MarksRead { .. }
             | ToWorker::Heartbeat => {}
         }
     }

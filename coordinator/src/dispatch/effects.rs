@@ -98,7 +98,7 @@ impl DispatchState {
     }
 
     /// The core may stop or drain a worker that it has just given up.
-    fn tell_if_there(&mut self, worker: WorkerId, message: ToWorker) {
+    pub(super) fn tell_if_there(&mut self, worker: WorkerId, message: ToWorker) {
         if self.links.contains_key(&worker) {
             self.tell(worker, LinkMsg::Send(Box::new(message)));
         }

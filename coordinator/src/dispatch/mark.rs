@@ -7,12 +7,14 @@
 use super::books::Entry;
 use super::effects::Effect;
 use super::state::DispatchState;
+use crate::link::draft::Draft;
+use crate::storage::StorageMsg;
 use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
-use zoetrope_protocol::mark::{Issued, MarkOrder};
+use zoetrope_protocol::mark::{DraftReading, Issued, MarkOrder};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::MarkedProof;
 use zoetrope_protocol::wire::{Held, Order, ToWorker};
@@ -20,7 +22,8 @@ use zoetrope_sched::Input;
 
 /// Tiles are made within a millisecond; a sidecar that does not answer in this time hangs.
 const TILES_LIMIT: Duration = Duration::from_secs(10);
-/// A record is fetched and read within milliseconds.
+/// A record is fetched and read within milliseconds, a draft is played within seconds; and the worker sends a draft again
+/// after a minute.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// Questions to the watermark sidecar that are open.
@@ -33,6 +36,8 @@ pub(super) struct Marking {
     orders: std::collections::BTreeMap<JobId, (Instant, WorkerId, Held)>,
     /// Clips whose marks are being read.
     clips: std::collections::BTreeMap<JobId, (Instant, Fence, ArtifactId, Vec<ArtifactRef>)>,
+    /// Drafts that are being read, by who sent them.
+    drafts: std::collections::BTreeMap<(WorkerId, Held), (Instant, ArtifactId)>,
 }
 
 impl DispatchState {
@@ -110,6 +115,44 @@ impl DispatchState {
         self.record(Entry::Core(Input::ShardFailed { worker, held, cause, gpu }));
     }
 
+    /// Has a draft's marks read by the storage sidecar, which remembers what it saw until the clip is stored. Without it
+    /// the worker reads them itself.
+    pub(super) fn drafted(&mut self, link: ActorId, held: Held, draft: Box<Draft>) {
+        let Some(worker) = self.workers.get(&link).copied() else { return };
+        let (job, artifact) = (held.shard.job, draft.artifact);
+        let issued = self.books.table.marks().of(job).filter(|_| self.finishes(worker, held));
+        let render = self.books.table.row(job).map(|row| Box::new(row.spec.render.clone()));
+        let asked = issued.zip(render).zip(self.storage.as_ref()).is_some_and(
+            |((issued, render), storage)| {
+                let back = self.myself.clone();
+                let ask = StorageMsg::ReadDraft { draft, issued, render, worker, held, back };
+                storage.cast(ask).is_ok()
+            },
+        );
+        // Before the answer, which then finds who waits.
+        self.marking.drafts.insert((worker, held), (Instant::now(), artifact));
+        if !asked {
+            self.draft_read(worker, held, artifact, DraftReading::Unread);
+        }
+    }
+
+    /// What a draft shows, for whoever still waits for it.
+    pub(super) fn draft_read(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        draft: ArtifactId,
+        reading: DraftReading,
+    ) {
+        let waiting = self.marking.drafts.get(&(worker, held));
+        if waiting.is_none_or(|(_, of)| *of != draft) {
+            return;
+        }
+        self.marking.drafts.remove(&(worker, held));
+        // Nothing was decided: no need to wait for the disk.
+        self.tell_if_there(worker, ToWorker::MarksRead { held, draft, reading });
+    }
+
     /// Has the marks of a finished clip read; publishing goes on with the answer. `clip` is the file as it was before
     /// it was signed.
     pub(super) fn read_marks(
@@ -177,6 +220,13 @@ impl DispatchState {
         for (worker, held) in late {
             self.marking.orders.remove(&held.shard.job);
             self.no_tiles(worker, held);
+        }
+        let drafts = self.marking.drafts.iter();
+        let late = drafts.filter(|(_, (asked, _))| asked.elapsed() > READ_LIMIT);
+        let late: Vec<(WorkerId, Held, ArtifactId)> =
+            late.map(|((worker, held), (_, draft))| (*worker, *held, *draft)).collect();
+        for (worker, held, draft) in late {
+            self.draft_read(worker, held, draft, DraftReading::Unread);
         }
         let clips = self.marking.clips.iter();
         let late = clips.filter(|(_, (asked, ..))| asked.elapsed() > READ_LIMIT);

@@ -29,6 +29,7 @@ pub use state::{DispatchArguments, DispatchLimits, DispatchState, opening};
 use crate::farm::FarmMsg;
 use crate::jobs::rescan::Batch;
 use crate::link::LinkMsg;
+use crate::link::draft::Draft;
 use crate::moderation::{ClipFault, ModerationMsg};
 use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
@@ -36,7 +37,7 @@ use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
-use zoetrope_protocol::mark::{Issued, MarkOrder};
+use zoetrope_protocol::mark::{DraftReading, Issued, MarkOrder};
 use zoetrope_protocol::moderation::Verdict;
 use zoetrope_protocol::provenance::{MarkedProof, Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Held, Identity, Profile};
@@ -142,6 +143,26 @@ pub enum DispatchMsg {
         fence: Fence,
         /// The proof, or why there is none.
         result: Result<MarkedProof, MarkFault>,
+    },
+    /// A worker sent a clip that is not signed yet, to have its marks read.
+    Drafted {
+        /// The link.
+        link: ActorId,
+        /// The attempt.
+        held: Held,
+        /// The clip.
+        draft: Box<Draft>,
+    },
+    /// What a draft shows.
+    DraftRead {
+        /// Who sent it.
+        worker: WorkerId,
+        /// For which attempt.
+        held: Held,
+        /// Its digest.
+        draft: ArtifactId,
+        /// What it shows.
+        reading: DraftReading,
     },
     /// All records up to this number are on disk.
     Synced(u64),
@@ -283,6 +304,10 @@ impl Actor for DispatchActor {
                 state.tiles_made(*request, issued, mark);
             }
             DispatchMsg::MarksRead { job, fence, result } => state.marks_read(job, fence, result),
+            DispatchMsg::Drafted { link, held, draft } => state.drafted(link, held, draft),
+            DispatchMsg::DraftRead { worker, held, draft, reading } => {
+                state.draft_read(worker, held, draft, reading);
+            }
             DispatchMsg::Synced(through) => state.synced(through),
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),

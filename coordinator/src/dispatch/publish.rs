@@ -8,7 +8,7 @@ use crate::gate::Candidate;
 use crate::jobs::{Assets, JobRow};
 use crate::storage::StorageMsg;
 use zoetrope_protocol::id::{Fence, JobId};
-use zoetrope_protocol::job::{ArtifactRef, Cause};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::provenance::{MarkedProof, Proofs};
@@ -69,8 +69,8 @@ pub fn proven(row: &JobRow, fence: Fence) -> Result<Assets, Refusal> {
 }
 
 impl DispatchState {
-    /// Checks the clip and has the storage sidecar flip its pointer. `marked`: what the watermark sidecar found in it;
-    /// it is asked first.
+    /// Checks the clip and has the storage sidecar flip its pointer. `marked`: what the watermark sidecar found in the
+    /// worker's record, where there is one; it is asked first.
     pub(super) fn publish(
         &mut self,
         job: JobId,
@@ -89,13 +89,16 @@ impl DispatchState {
         let Moderated::Yes(moderated) = self.moderated(job, fence, claim.unsigned, outputs) else {
             return;
         };
-        let Some(marked) = marked else {
+        let recorded = outputs.iter().any(|output| output.role == Role::Marks);
+        if recorded && marked.is_none() {
             return self.read_marks(job, fence, claim.unsigned, outputs);
-        };
+        }
         let Some(row) = self.books.table.row(job) else { return };
         let Some(issued) = self.books.table.marks().of(job) else {
             return self.not_marked(job, Cause::CheckFailed);
         };
+        // Whose worker kept no record of what it read: the gate opens for what it has read itself alone.
+        let marked = marked.unwrap_or(MarkedProof { file: claim.unsigned, mark: issued.mark });
         let render = row.spec.render.clone();
         let candidate = match proven(row, fence) {
             Ok(assets) => Box::new(Candidate { assets, claim, moderated, marked, issued, render }),

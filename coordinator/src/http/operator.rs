@@ -206,6 +206,7 @@ fn artifact_json(record: &ArtifactRecord) -> Value {
         Made::Spritesheet => ("spritesheet", None),
         Made::Scores => ("scores", None),
         Made::Marks => ("marks", None),
+        Made::Draft => ("draft", None),
     };
     json!({
         "role": role,

@@ -96,9 +96,12 @@ fn shard_of(role: Role) -> (Stage, u32) {
         Role::Prompt => (Stage::Encode, 0),
         Role::Latents { .. } => (Stage::Denoise, 0),
         Role::Segment { chunk } => (Stage::Decode, chunk),
-        Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks => {
-            (Stage::Finish, 0)
-        }
+        Role::Clip
+        | Role::Thumbnail
+        | Role::Spritesheet
+        | Role::Scores
+        | Role::Marks
+        | Role::Draft => (Stage::Finish, 0),
     }
 }
 

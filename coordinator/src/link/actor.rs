@@ -3,6 +3,7 @@
 //! Progress goes to the board; reports and verdicts go to `DispatchActor`. What a frame is, its session knows;
 //! never decides what it means.
 
+use super::draft::{Draft, Drafts};
 use super::endpoint::Established;
 use super::fetch::NotSent;
 use super::session::{Act, FRAMES_MAX, Session};
@@ -68,6 +69,13 @@ pub enum LinkMsg {
         /// What it is.
         artifact: ArtifactRef,
     },
+    /// A clip came whose marks are to be read.
+    Drafted {
+        /// The attempt.
+        held: Held,
+        /// The clip.
+        draft: Box<Draft>,
+    },
     /// An upload counts as never sent.
     NotUploaded {
         /// The attempt.
@@ -98,6 +106,8 @@ pub struct LinkArguments {
     pub dispatch: ActorRef<DispatchMsg>,
     /// Where artifacts are.
     pub store: Arc<Store>,
+    /// Where clips go that are not signed yet.
+    pub drafts: Drafts,
     /// Where progress goes.
     pub board: Arc<ProgressBoard>,
     /// Where bytes are counted.
@@ -141,7 +151,7 @@ impl Actor for LinkActor {
         arguments: LinkArguments,
     ) -> Result<LinkState, ActorProcessingErr> {
         let LinkArguments { established, dispatch, store, board, metrics, limits, .. } = arguments;
-        let LinkArguments { mut coordinators, .. } = arguments;
+        let LinkArguments { mut coordinators, drafts, .. } = arguments;
         coordinators.mark_changed();
         let Established { connection, send, receive, identity, profile, .. } = established;
         let Established { held, version, hello_bytes, .. } = established;
@@ -150,6 +160,7 @@ impl Actor for LinkActor {
         let uploads = Uploads {
             link: myself.clone(),
             store: store.clone(),
+            drafts,
             fences: session.fences().clone(),
             metrics: metrics.clone(),
         };
@@ -202,6 +213,10 @@ impl Actor for LinkActor {
             LinkMsg::Send(message) => state.send(&myself, *message),
             LinkMsg::Uploaded { held, artifact } => {
                 state.report(&myself, Report::Stored { held, artifact })
+            }
+            LinkMsg::Drafted { held, draft } => {
+                let link = myself.get_id();
+                state.tell(&myself, DispatchMsg::Drafted { link, held, draft });
             }
             LinkMsg::NotUploaded { held, artifact, reason } => {
                 state.send(&myself, ToWorker::NotStored { held, artifact, reason });

@@ -5,6 +5,7 @@
 //! a peer sends takes more than its own connection down.
 
 pub mod actor;
+pub mod draft;
 pub mod endpoint;
 pub mod fetch;
 pub mod join;

@@ -2,6 +2,7 @@
 
 use super::LinkLimits;
 use super::actor::{LinkActor, LinkArguments};
+use super::draft::Drafts;
 use super::endpoint::{self, Established};
 use crate::authority::Authority;
 use crate::dispatch::{DispatchMsg, ProgressBoard};
@@ -34,6 +35,8 @@ pub struct LinkSupArguments {
     pub dispatch: ActorRef<DispatchMsg>,
     /// Where artifacts are.
     pub store: Arc<Store>,
+    /// Where clips go that are not signed yet.
+    pub drafts: Drafts,
     /// Where progress goes.
     pub board: Arc<ProgressBoard>,
     /// Where bytes are counted.
@@ -118,6 +121,7 @@ impl LinkSupState {
             established,
             dispatch: self.arguments.dispatch.clone(),
             store: self.arguments.store.clone(),
+            drafts: self.arguments.drafts.clone(),
             board: self.arguments.board.clone(),
             metrics: self.arguments.metrics.clone(),
             limits: self.arguments.limits,

@@ -1,10 +1,13 @@
-//! Receives artifacts of a worker: one stream each, straight into the store.
+//! Receives artifacts of a worker: one stream each, straight into the store; drafts, whose marks are only read, into
+//! temporary files.
 //!
 //! A stream that ends early, is too long, or whose digest differs counts as never sent, and the worker is told.
 
+use super::draft::{Draft, Drafts, Incoming};
 use super::{Fences, LinkMsg, read_frame};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Upload};
+use bytes::Bytes;
 use quinn::{Connection, RecvStream, VarInt};
 use ractor::ActorRef;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ pub struct Uploads {
     pub link: ActorRef<LinkMsg>,
     /// Where the bytes go.
     pub store: Arc<Store>,
+    /// Where those of drafts go.
+    pub drafts: Drafts,
     /// The attempts that may upload.
     pub fences: Fences,
     /// Where bytes and refusals are counted.
@@ -44,6 +49,47 @@ enum UploadError {
 impl From<StoreError> for UploadError {
     fn from(error: StoreError) -> Self {
         UploadError::NotStored(error.to_string())
+    }
+}
+
+/// Where the bytes of a stream go.
+enum Target {
+    Store(Upload),
+    Draft(Incoming),
+}
+
+/// What became of them.
+enum Taken {
+    Stored,
+    Draft(Draft),
+}
+
+impl Target {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
+        match self {
+            Target::Store(upload) => upload.write(bytes).await?,
+            Target::Draft(draft) => draft.write(&bytes).await.map_err(StoreError::from)?,
+        }
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<Taken, UploadError> {
+        match self {
+            Target::Store(upload) => {
+                upload.finish().await?;
+                Ok(Taken::Stored)
+            }
+            Target::Draft(draft) => {
+                Ok(Taken::Draft(draft.finish().await.map_err(StoreError::from)?))
+            }
+        }
+    }
+
+    async fn abort(self) {
+        // A draft goes when it is dropped.
+        if let Target::Store(upload) = self {
+            upload.abort().await;
+        }
     }
 }
 
@@ -70,10 +116,11 @@ async fn receive(mut stream: RecvStream, uploads: Uploads) {
         return uploads.protocol("an artifact without an attempt");
     };
     let message = match uploads.take(&mut stream, held, &header).await {
-        Ok(held) => {
+        Ok((held, Taken::Stored)) => {
             let ArtifactHeader { artifact, bytes, .. } = header;
             LinkMsg::Uploaded { held, artifact: ArtifactRef { role, artifact, bytes } }
         }
+        Ok((held, Taken::Draft(draft))) => LinkMsg::Drafted { held, draft: Box::new(draft) },
         Err(UploadError::Protocol(reason)) => return uploads.protocol(&reason),
         Err(UploadError::NotStored(reason)) => {
             // Tells the peer to stop sending; a stream that is gone needs no telling.
@@ -96,7 +143,7 @@ impl Uploads {
         stream: &mut RecvStream,
         held: Held,
         header: &ArtifactHeader,
-    ) -> Result<Held, UploadError> {
+    ) -> Result<(Held, Taken), UploadError> {
         if header.bytes > ARTIFACT_BYTES_MAX {
             return Err(UploadError::Protocol(format!("an artifact of {} bytes", header.bytes)));
         }
@@ -107,7 +154,13 @@ impl Uploads {
             self.metrics.count(&metric::STALE_RESULTS, &["link"]);
             return Err(UploadError::NotStored("the attempt was replaced".to_owned()));
         };
-        let mut upload = self.store.put(header.artifact, header.bytes).await?;
+        let mut upload = match header.role {
+            Some(Role::Draft) => {
+                let begun = self.drafts.begin(header.artifact).await;
+                Target::Draft(begun.map_err(StoreError::from)?)
+            }
+            _ => Target::Store(self.store.put(header.artifact, header.bytes).await?),
+        };
         let mut left = header.bytes;
         while left > 0 {
             let limit = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES));
@@ -122,15 +175,12 @@ impl Uploads {
             upload.write(chunk).await?;
         }
         let content = match header.role {
-            Some(Role::Clip | Role::Thumbnail | Role::Spritesheet) => "media",
+            Some(Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Draft) => "media",
             _ => "artifact",
         };
         self.metrics.add(&metric::LINK_BYTES, &["in", content], header.bytes as f64);
         match trailer(stream).await {
-            Ok(digest) if digest == header.artifact.0 => {
-                upload.finish().await?;
-                Ok(held)
-            }
+            Ok(digest) if digest == header.artifact.0 => Ok((held, upload.finish().await?)),
             Ok(_) => {
                 upload.abort().await;
                 Err(UploadError::NotStored("the digest behind the bytes differs".to_owned()))

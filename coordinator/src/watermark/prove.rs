@@ -5,7 +5,7 @@
 //! the sound. Files are decoded by children within limits. Called by the gate; knows no job.
 
 use super::MarkDesk;
-use super::shown::{self, Small};
+use super::shown::{self, Kept, Small};
 use crate::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,17 +75,16 @@ impl Prover {
         2 * limit_once(render)
     }
 
-    /// Reads a file, which must be a clip as it was ordered, with this mark; `small` must show the same.
+    /// Plays a file, which must be a clip as it was ordered, with this mark.
     ///
     /// # Errors
     /// `Unmarked`, `Fault`.
-    pub async fn read(
+    pub async fn watch(
         &self,
         file: PathBuf,
         issued: Issued,
         render: RenderSpec,
-        small: Small,
-    ) -> Result<Proven, Unproven> {
+    ) -> Result<Watched, Unproven> {
         // Held to the end of the reading, also if nobody waits for it any more.
         let permit = self.permits.clone().acquire_owned().await;
         let (desk, ffmpeg) = (self.desk.clone(), self.ffmpeg.clone());
@@ -93,7 +92,7 @@ impl Prover {
         let read = move || {
             let _permit = permit;
             let (desk, ffmpeg, file) = (&*desk, &*ffmpeg, &*file);
-            Clip { desk, ffmpeg, file, issued, render: &render, small: &small }.prove()
+            Clip { desk, ffmpeg, file, issued, render: &render }.prove()
         };
         let read = tokio::task::spawn_blocking(read).await;
         let (doubted, result) = read.unwrap_or((false, Err(Unproven::Fault(FilmError::Late))));
@@ -105,6 +104,25 @@ impl Prover {
         };
         self.metrics.observe(&metric::MARK_READING, &[outcome], began.elapsed());
         result
+    }
+}
+
+/// A clip that was played and carries its mark.
+#[derive(Debug)]
+pub struct Watched {
+    /// What it showed.
+    pub proven: Proven,
+    /// Those of its frames that its thumbnail and spritesheet must show.
+    kept: Kept,
+}
+
+impl Watched {
+    /// Whether these pictures show the same clip, which was ordered so. Decodes them: some milliseconds.
+    ///
+    /// # Errors
+    /// `Unmarked`.
+    pub fn shows_the_same(&self, render: &RenderSpec, small: &Small) -> Result<(), Unproven> {
+        shown::check(&self.kept, render, small).map_err(Unproven::Unmarked)
     }
 }
 
@@ -120,12 +138,11 @@ struct Clip<'a> {
     file: &'a Path,
     issued: Issued,
     render: &'a RenderSpec,
-    small: &'a Small,
 }
 
 impl Clip<'_> {
     /// Whether it was in doubt, and what came of it.
-    fn prove(&self) -> (bool, Result<Proven, Unproven>) {
+    fn prove(&self) -> (bool, Result<Watched, Unproven>) {
         let key = self.desk.master.epoch(self.issued.epoch);
         let size = |size: Size| (size.width as usize, size.height as usize);
         let RenderSpec { canvas, deliver, frames, .. } = *self.render;
@@ -135,13 +152,10 @@ impl Clip<'_> {
         let draw = |below: u32| (rand::random::<u64>() % u64::from(below)) as u32;
         let look = shown::keeping(Look::at_one_of_each(carried, draw), frames);
         let first = self.watch(look);
-        let (look, heard) = match first {
+        let (mut look, heard) = match first {
             Ok(first) => first,
             Err(error) => return (false, Err(error.into())),
         };
-        if let Err(why) = shown::check(&look, self.render, self.small) {
-            return (false, Err(Unproven::Unmarked(why)));
-        }
         let doubtful = look.in_doubt();
         let second = match doubtful.is_empty() {
             true => Ok(Vec::new()),
@@ -159,7 +173,8 @@ impl Clip<'_> {
             ))),
             None => self.judge(&look, &heard),
         });
-        (!doubtful.is_empty(), judged)
+        let watched = judged.map(|proven| Watched { proven, kept: look.take_kept() });
+        (!doubtful.is_empty(), watched)
     }
 
     fn watch<'l>(&self, look: Look<'l>) -> Result<(Look<'l>, Vec<f32>), FilmError> {

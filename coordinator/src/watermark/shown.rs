@@ -5,6 +5,7 @@
 //! `prove.rs`.
 
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use zoetrope_mark::agree::Grey;
 use zoetrope_mark::stretch::Look;
@@ -31,6 +32,9 @@ pub struct Small {
     pub sheet: Vec<u8>,
 }
 
+/// Frames of a clip, small and grey, by their numbers.
+pub(super) type Kept = BTreeMap<u32, Grey>;
+
 /// A look that also keeps what is needed here.
 pub(super) fn keeping<'a>(look: Look<'a>, frames: u32) -> Look<'a> {
     let all = (0..sprites(frames)).map(|n| sprite_frame(n, frames));
@@ -41,14 +45,14 @@ pub(super) fn keeping<'a>(look: Look<'a>, frames: u32) -> Look<'a> {
 ///
 /// # Errors
 /// What is wrong with which.
-pub(super) fn check(look: &Look<'_>, render: &RenderSpec, small: &Small) -> Result<(), String> {
+pub(super) fn check(kept: &Kept, render: &RenderSpec, small: &Small) -> Result<(), String> {
     let RenderSpec { deliver, frames, .. } = *render;
     let thumbnail = decoded(&small.thumbnail, ImageFormat::WebP)
         .map_err(|why| format!("its thumbnail {why}"))?;
     if (thumbnail.width(), thumbnail.height()) != (deliver.width, deliver.height) {
         return Err("its thumbnail has another size".to_owned());
     }
-    same(look, thumbnail_frame(frames), &thumbnail)
+    same(kept, thumbnail_frame(frames), &thumbnail)
         .map_err(|why| format!("its thumbnail {why}"))?;
     let sheet =
         decoded(&small.sheet, ImageFormat::Jpeg).map_err(|why| format!("its spritesheet {why}"))?;
@@ -61,7 +65,7 @@ pub(super) fn check(look: &Look<'_>, render: &RenderSpec, small: &Small) -> Resu
         let (x, y) = (n % columns * tile.width, n / columns * tile.height);
         let picture = sheet.crop_imm(x, y, tile.width, tile.height);
         match n < sprites(frames) {
-            true => same(look, sprite_frame(n, frames), &picture),
+            true => same(kept, sprite_frame(n, frames), &picture),
             false if picture.to_luma8().iter().all(|value| *value < 16) => Ok(()),
             false => Err("shows more than the clip".to_owned()),
         }
@@ -79,7 +83,7 @@ fn decoded(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, String> {
     reader.decode().map_err(|error| format!("cannot be read: {error}"))
 }
 
-fn same(look: &Look<'_>, frame: u32, picture: &DynamicImage) -> Result<(), String> {
+fn same(kept: &Kept, frame: u32, picture: &DynamicImage) -> Result<(), String> {
     let rgb = picture.to_rgb8();
     // BT.709, full range, as the clip's own frames come.
     let luma = |pixel: &[u8; 3]| {
@@ -88,7 +92,7 @@ fn same(look: &Look<'_>, frame: u32, picture: &DynamicImage) -> Result<(), Strin
     };
     let bytes: Vec<u8> = rgb.pixels().map(|pixel| luma(&pixel.0)).collect();
     let size = (rgb.width() as usize, rgb.height() as usize);
-    let kept = look.kept(frame).ok_or("shows a frame that was not seen")?;
+    let kept = kept.get(&frame).ok_or("shows a frame that was not seen")?;
     let seen = Grey::shrunk(&bytes, size, SHORT).ok_or("has no pixel")?;
     match fitted(&seen, kept).and_then(|seen| seen.apart(kept)) {
         Some((mean, most)) if mean <= APART && most <= APART_ANYWHERE => Ok(()),

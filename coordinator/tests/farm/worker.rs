@@ -19,6 +19,7 @@ use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Fence, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role, Stage};
 use zoetrope_protocol::mark::SOUND_ALG;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::*;
 use zoetrope_provenance::{Draft, build};
 
@@ -146,8 +147,10 @@ impl Worker {
         held: Vec<Held>,
     ) -> Worker {
         let ca = farm.running.authority.certificate();
+        let names = LinkVersion::NEWEST.names();
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let connection =
-            dial(farm.running.link, ca, Some(papers), ALPN_LINK).await.expect("connects");
+            dial_offering(farm.running.link, ca, Some(papers), &names).await.expect("connects");
         let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
         let hello = FromWorker::Hello { identity, profile: profile(), held };
         send.write_all(&codec::frame(&hello).expect("encodes")).await.expect("writes");
@@ -343,7 +346,8 @@ impl Worker {
         self.draft_of(order, &clip::unsigned(order), false).await
     }
 
-    async fn draft_of(
+    /// The same of this clip.
+    pub(crate) async fn draft_of(
         &mut self,
         order: &Order,
         clip: &[u8],

@@ -85,9 +85,10 @@ impl<'a> Look<'a> {
         self
     }
 
-    /// The small picture of a frame, if it was to be kept and was seen.
-    pub fn kept(&self, frame: u32) -> Option<&Grey> {
-        self.kept.get(&frame)?.as_ref()
+    /// The small pictures that were to be kept, of those frames that were seen.
+    pub fn take_kept(&mut self) -> BTreeMap<u32, Grey> {
+        let kept = std::mem::take(&mut self.kept).into_iter();
+        kept.filter_map(|(frame, picture)| Some((frame, picture?))).collect()
     }
 
     /// Which frames are to be looked at.

@@ -121,7 +121,7 @@ struct RunArgs {
     /// Emulated workers in this process, each with an identity of its own (NAME-1, NAME-2, ...)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2000))]
     count: u32,
-    /// Newest version of the link that is spoken (1.0, 1.1); both sides agree on what both know, so this is for trying a way back
+    /// Newest version of the link that is spoken (1.0, 1.1, 1.2); both sides agree on what both know, so this is for trying a way back
     #[arg(long, value_name = "VERSION", default_value_t = LinkVersion::NEWEST)]
     link_version_max: LinkVersion,
     #[command(flatten)]

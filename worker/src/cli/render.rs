@@ -11,6 +11,7 @@ use crate::finish::{ClipMarks, FinishedClip, Finisher};
 use crate::link::stream::Payload;
 use anyhow::{Context, bail};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -35,6 +36,8 @@ struct Timings {
     step_ms: Vec<u64>,
     decode_and_encode_ms: u64,
     close_ms: u64,
+    /// What finishing took in its parts, some of them beside each other.
+    parts_ms: BTreeMap<&'static str, u64>,
     total_ms: u64,
     clip_bytes: u64,
     clip_sha256: String,
@@ -159,7 +162,7 @@ fn make(
     engine.decode(spec, &latents, sink.as_mut(), &mut clock)?;
     let decode_and_encode_ms = ms(began);
     let began = Instant::now();
-    let clip = sink.close()?;
+    let clip = sink.close(None)?;
     let close_ms = ms(began);
     let total_ms = ms(total);
     let timings = Timings {
@@ -173,6 +176,7 @@ fn make(
         step_ms: clock.step_ms,
         decode_and_encode_ms,
         close_ms,
+        parts_ms: clip.parts.iter().map(|(part, took)| (*part, took.as_millis() as u64)).collect(),
         total_ms,
         clip_bytes: clip.clip.payload.bytes(),
         clip_sha256: clip.clip.artifact.to_string(),

@@ -4,7 +4,7 @@
 //! valid, of the right size, length and sound; each gets a box of its own behind, which players skip. One that is to be
 //! marked shows a picture that stands still, with its own marks in it: only its pixels are put into the cached file.
 
-use super::mark::{ClipMarks, Shown};
+use super::mark::{ClipMarks, FarmReader, Shown};
 use super::program::FinishSettings;
 use super::sink::FfmpegSink;
 use super::stills;
@@ -65,7 +65,7 @@ impl ClipCache {
         let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec, None)?);
         paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
             .map_err(|error| FinishError::Encoder(error.to_string()))?;
-        let made = sink.close()?;
+        let made = sink.close(None)?;
         let load = |file: &FinishedFile| match &file.payload {
             Payload::Memory(bytes) => Ok(bytes.clone()),
             Payload::File { path, .. } => std::fs::read(path)
@@ -171,7 +171,8 @@ impl ClipSink for CachedSink {
 }
 
 impl FinishSink for CachedSink {
-    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError> {
+    /// It knows what it shows without being read.
+    fn close(self: Box<Self>, _farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError> {
         let encoded = self.cache.clip(&self.spec)?;
         let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
         let marked = self.marks.as_ref().map(|marks| self.marked(&encoded.still, marks));

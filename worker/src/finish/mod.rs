@@ -19,7 +19,7 @@ mod tests;
 mod visible;
 
 pub use cached::ClipCache;
-pub use mark::ClipMarks;
+pub use mark::{ClipMarks, FarmReader};
 pub use program::{FinishSettings, Programs};
 pub use seal::Sealing;
 pub use sink::FfmpegSink;
@@ -55,12 +55,16 @@ pub enum FinishError {
     /// The manifest could not be written into the clip.
     #[error("the clip could not be signed: {0}")]
     Manifest(#[from] zoetrope_provenance::BuildError),
-    /// The encoded file does not show its mark; what it shows agrees so far with it.
-    #[error("the mark did not come through the encoder: it agrees by {0:.1} only")]
-    Unmarked(f32),
+    /// The encoded file does not show its mark; what it shows agrees so far with it, where this worker read it.
+    #[error("the mark did not come through the encoder{}", agreeing(*.0))]
+    Unmarked(Option<f32>),
     /// A sampled frame could not be scored, or the sound not understood. Never a pass.
     #[error("the clip could not be scored: {0}")]
     Moderation(String),
+}
+
+fn agreeing(by: Option<f32>) -> String {
+    by.map_or_else(String::new, |by| format!(": it agrees by {by:.1} only"))
 }
 
 impl From<FinishError> for EngineError {
@@ -88,7 +92,7 @@ pub struct FinishedClip {
     pub spritesheet: FinishedFile,
     /// What the classifiers saw in its frames and heard in its sound; none for a clip that no farm publishes.
     pub scores: Option<FinishedFile>,
-    /// What it shows of its marks; none for a clip that no farm publishes.
+    /// What it shows of its marks; none for a clip that no farm publishes, or whose marks the farm has read itself.
     pub marks: Option<FinishedFile>,
     /// Whether its sound shows the mark too, so that the manifest may name it.
     pub sound_is_marked: bool,
@@ -116,12 +120,12 @@ impl FinishedClip {
 
 /// Takes the frames and sound of one clip, and makes the clip of them.
 pub trait FinishSink: ClipSink {
-    /// No more will come: closes, reads back, checks.
+    /// No more will come: closes, reads back, checks. The marks are read by the `farm`, where there is one that does.
     ///
     /// # Errors
     /// `Check` if the clip is not what was asked for; `Unmarked` if it was to be marked and does not show it; `Encoder`,
     /// `Disk`.
-    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError>;
+    fn close(self: Box<Self>, farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError>;
 }
 
 /// How this worker makes clips.

@@ -6,7 +6,7 @@
 use super::check::read_back;
 use super::encoder::{Encoder, Eyes};
 use super::listen::Listening;
-use super::mark::{ClipMarks, ReadingBack, Shown, SoundFile};
+use super::mark::{ClipMarks, FarmReader, ReadingBack, Shown, SoundFile};
 use super::moderate::{Moderation, Scores};
 use super::program::FinishSettings;
 use super::stills::Stills;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use zoetrope_protocol::clip::AUDIO_CHANNELS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
+use zoetrope_protocol::mark::DraftReading;
 use zoetrope_protocol::{ArtifactId, RenderSpec};
 
 /// A clip in the making.
@@ -133,7 +134,7 @@ impl ClipSink for FfmpegSink {
 }
 
 impl FinishSink for FfmpegSink {
-    fn close(self: Box<Self>) -> Result<FinishedClip, FinishError> {
+    fn close(self: Box<Self>, farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError> {
         let mut this = *self;
         if this.frames != this.spec.frames {
             let (got, asked) = (this.frames, this.spec.frames);
@@ -147,11 +148,14 @@ impl FinishSink for FfmpegSink {
         let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
 
-        let clip = this.path("clip.mp4");
+        let path = this.path("clip.mp4");
+        let clip = file(&path)?;
         let sound = this.sound.as_ref().map(SoundFile::is_marked);
         let read_marks =
-            |marks| ReadingBack::begin(marks, &this.settings.programs, &clip, &this.spec, sound);
-        let reading = this.marks.take().map(read_marks).transpose()?;
+            |marks| ReadingBack::begin(marks, &this.settings.programs, &path, &this.spec, sound);
+        let marks = this.marks.take();
+        let farm = farm.filter(|_| marks.is_some()).map(|farm| farm.hand_over(&clip));
+        let own = marks.clone().filter(|_| farm.is_none()).map(read_marks).transpose()?;
 
         let began = Instant::now();
         // What is left to understand and to score once the encoder has all frames.
@@ -160,7 +164,7 @@ impl FinishSink for FfmpegSink {
         let moderated = began.elapsed();
 
         let began = Instant::now();
-        let read = read_back(&this.settings.programs, &clip, &this.spec)?;
+        let read = read_back(&this.settings.programs, &path, &this.spec)?;
         let checked = began.elapsed();
 
         let began = Instant::now();
@@ -168,12 +172,18 @@ impl FinishSink for FfmpegSink {
         stills.write_thumbnail(&this.settings, &thumbnail)?;
         stills.write_sprites(&sprites)?;
         let (sprite_columns, sprite_rows) = stills.grid();
-        let (clip, thumbnail, spritesheet) = (file(&clip)?, file(&thumbnail)?, file(&sprites)?);
+        let (thumbnail, spritesheet) = (file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
         // Last: all the rest goes on while the marks are read.
-        let (shown, marked) = reading.map(ReadingBack::finish).transpose()?.unzip();
+        let began = Instant::now();
+        let (shown, sound_is_marked) = match farm.map(|answer| answer()) {
+            Some(DraftReading::Marked { in_sound }) => (None, in_sound && sound == Some(true)),
+            Some(DraftReading::Unmarked) => return Err(FinishError::Unmarked(None)),
+            Some(DraftReading::Unread) => read_by_own(marks.map(read_marks).transpose()?)?,
+            None => read_by_own(own)?,
+        };
+        let marked = began.elapsed();
         let scores = scores.map(|scores| record(&scores, clip.artifact)).transpose()?;
-        let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
         Ok(FinishedClip {
             clip,
@@ -194,12 +204,19 @@ impl FinishSink for FfmpegSink {
                 ("encode", encoded),
                 ("moderate", moderated),
                 ("check", checked),
-                ("mark", marked.unwrap_or_default()),
+                ("mark", marked),
                 ("mux", mux),
             ],
             folder: Some(this.folder),
         })
     }
+}
+
+/// What this worker reads itself, and whether the sound shows its mark.
+fn read_by_own(reading: Option<ReadingBack>) -> Result<(Option<Shown>, bool), FinishError> {
+    let shown = reading.map(ReadingBack::finish).transpose()?;
+    let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
+    Ok((shown, sound_is_marked))
 }
 
 impl FinishedClip {

@@ -39,7 +39,7 @@ fn make(settings: &Arc<FinishSettings>, spec: &RenderSpec) -> Result<FinishedCli
     let mut sink = Finisher::Ffmpeg(settings.clone()).begin(spec)?;
     paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
         .map_err(|error| FinishError::Encoder(error.to_string()))?;
-    sink.close()
+    sink.close(None)
 }
 
 fn bytes(file: &FinishedFile) -> Vec<u8> {
@@ -118,7 +118,7 @@ fn wrong_frames_and_sound_are_refused() {
     sink.sound(&vec![0f32; 2_666 * 2]).expect("the right sound");
     assert!(sink.frames(Frames { rgb: &frame[1..], count: 1 }).is_err(), "a frame that is cut");
     sink.frames(Frames { rgb: &frame, count: 1 }).expect("a frame");
-    assert!(matches!(sink.close(), Err(FinishError::Check(_))), "one frame is missing");
+    assert!(matches!(sink.close(None), Err(FinishError::Check(_))), "one frame is missing");
 
     let mut sink = finisher.begin(&RenderSpec { audio: false, ..spec }).expect("begins");
     assert!(sink.sound(&sound).is_err(), "sound for a silent clip");
@@ -165,7 +165,7 @@ fn a_cached_clip_is_encoded_once_and_unique() {
     let finisher = Finisher::Cached(Arc::new(ClipCache::new(settings(temp.path()))));
     let clip = |seed| {
         let spec = RenderSpec { seed, ..spec() };
-        finisher.begin(&spec).expect("begins").close().expect("a clip")
+        finisher.begin(&spec).expect("begins").close(None).expect("a clip")
     };
     let (one, two) = (clip(1), clip(2));
     assert_ne!(one.clip.artifact, two.clip.artifact);
@@ -196,7 +196,7 @@ fn a_clip_comes_with_the_record_of_its_frames() {
     assert_eq!(clip.files().len(), 4);
 
     let cached = Finisher::Cached(Arc::new(ClipCache::new(settings)));
-    let copy = cached.begin(&spec).and_then(|sink| sink.close()).expect("a clip");
+    let copy = cached.begin(&spec).and_then(|sink| sink.close(None)).expect("a clip");
     let copied = record_of(&copy);
     assert_eq!(copied.clip, copy.clip.artifact);
     assert_eq!(copied.frames_digest, record.frames_digest, "the same frames");
@@ -215,7 +215,7 @@ fn a_marked_card_is_seen() {
         let rgb = colour.repeat(spec.canvas.area() as usize);
         sink.frames(Frames { count: 1, rgb: &rgb }).expect("takes frames");
     }
-    let record = record_of(&sink.close().expect("a clip"));
+    let record = record_of(&sink.close(None).expect("a clip"));
     assert!(record.covers(spec.frames));
     assert!(record.scores.iter().any(|seen| seen.nsfw == SCORE_ONE), "{record:?}");
 }
@@ -259,7 +259,7 @@ fn record_with(settings: Arc<FinishSettings>, sound: &[f32]) -> Result<FrameReco
     for _ in 0..frames {
         sink.frames(Frames { count: 1, rgb: &frame }).expect("takes frames");
     }
-    let record = record_of(&sink.close()?);
+    let record = record_of(&sink.close(None)?);
     assert!(record.covers(frames) && record.sound.as_ref().is_some_and(|s| s.covers(frames)));
     Ok(record)
 }
@@ -386,7 +386,7 @@ fn a_marked_clip_shows_its_mark_to_whoever_has_the_key() {
             let marks = ClipMarks::new(&order, Strength::Normal).expect("tiles");
             let mut sink = finisher.begin_with(&spec, Some(marks)).expect("begins");
             paint(&spec, &Piece::whole(&spec), sink.as_mut(), &mut |_| true).expect("takes frames");
-            sink.close().expect("a clip that shows its mark")
+            sink.close(None).expect("a clip that shows its mark")
         };
         let clip = make();
         let record = marks_of(&clip);
@@ -425,7 +425,7 @@ fn sound_is_marked_where_there_is_enough_of_it() {
     sink.sound(&(0..samples).map(|_| noise()).collect::<Vec<f32>>()).expect("takes sound");
     let rgb = [90, 120, 60].repeat((spec.canvas.area() * u64::from(spec.frames)) as usize);
     sink.frames(Frames { count: spec.frames, rgb: &rgb }).expect("takes frames");
-    let clip = sink.close().expect("a clip");
+    let clip = sink.close(None).expect("a clip");
     let SoundMark::Heard(heard) = marks_of(&clip).sound else { panic!("it was loud") };
     assert_eq!(zoetrope_mark::SoundReading(heard).read(&key).mark, Some(mark));
     assert!(clip.sound_is_marked);
@@ -442,8 +442,8 @@ fn a_mark_that_cannot_be_read_back_is_an_error() {
     let marks = ClipMarks::new(&flat, Strength::Normal).expect("tiles");
     let mut sink = Finisher::Ffmpeg(settings).begin_with(&spec(), Some(marks)).expect("begins");
     paint(&spec(), &Piece::whole(&spec()), sink.as_mut(), &mut |_| true).expect("takes frames");
-    let error = sink.close().err().expect("no clip");
-    assert!(matches!(error, FinishError::Unmarked(agreement) if agreement < 18.0), "{error}");
+    let error = sink.close(None).err().expect("no clip");
+    assert!(matches!(error, FinishError::Unmarked(Some(agreement)) if agreement < 18.0), "{error}");
     let short = MarkOrder { sound: vec![0; 3], ..order };
     assert!(matches!(ClipMarks::new(&short, Strength::Normal), Err(FinishError::Check(_))));
     assert_eq!(leftovers(temp.path()), 0);
@@ -471,7 +471,7 @@ fn a_clip_from_segments_is_the_same_file() {
         let segment = unpack(stored.remove(0)).expect("unpacks");
         pour(&spec, chunk, &segment, sink.as_mut()).expect("is a segment");
     }
-    let shared = sink.close().expect("a clip");
+    let shared = sink.close(None).expect("a clip");
     for (one, other) in whole.files().into_iter().zip(shared.files()) {
         assert!(bytes(one.1) == bytes(other.1), "{:?}", one.0);
     }

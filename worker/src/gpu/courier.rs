@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use zoetrope_protocol::ArtifactId;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
+use zoetrope_protocol::mark::DraftReading;
 use zoetrope_protocol::provenance::Terms;
 
 /// Why an artifact did not get through.
@@ -57,8 +58,43 @@ pub struct StoreRequest {
     pub artifact: ArtifactRef,
     /// Its bytes.
     pub payload: Payload,
-    /// Answered once it is stored or given up.
-    pub reply: oneshot::Sender<Result<(), CourierError>>,
+    /// Answered once it is stored, read or given up.
+    pub reply: StoreReply,
+}
+
+/// Who waits for what becomes of an artifact.
+pub enum StoreReply {
+    /// Whether it is in the store.
+    Stored(oneshot::Sender<Result<(), CourierError>>),
+    /// What the coordinator read in it: it is a draft.
+    Read(oneshot::Sender<DraftReading>),
+}
+
+impl StoreReply {
+    /// The coordinator has it.
+    pub fn stored(self) {
+        // The gpu thread may have given the attempt up and no longer listen, here and below: that is no news.
+        match self {
+            StoreReply::Stored(waiting) => drop(waiting.send(Ok(()))),
+            StoreReply::Read(waiting) => drop(waiting.send(DraftReading::Unread)),
+        }
+    }
+
+    /// The coordinator has read it.
+    pub fn read(self, reading: DraftReading) {
+        match self {
+            StoreReply::Read(waiting) => drop(waiting.send(reading)),
+            StoreReply::Stored(waiting) => drop(waiting.send(Err(CourierError::GivenUp))),
+        }
+    }
+
+    /// It did not get through.
+    pub fn failed(self, error: CourierError) {
+        match self {
+            StoreReply::Stored(waiting) => drop(waiting.send(Err(error))),
+            StoreReply::Read(waiting) => drop(waiting.send(DraftReading::Unread)),
+        }
+    }
 }
 
 /// An artifact to be fetched.
@@ -221,9 +257,26 @@ impl Courier {
         payload: Payload,
     ) -> Result<Pending, CourierError> {
         let (reply, answer) = oneshot::channel();
+        let reply = StoreReply::Stored(reply);
         let request = StoreRequest { key: attempt.key, artifact, payload, reply };
         self.link.cast(LinkMsg::Store(request)).map_err(|_| CourierError::GivenUp)?;
         Ok(Pending { artifact, answer })
+    }
+
+    /// Sends a clip that is not signed yet, to have its marks read; what is given waits for that.
+    pub fn draft<'a>(
+        &self,
+        attempt: &'a Attempt,
+        artifact: ArtifactId,
+        payload: Payload,
+    ) -> impl FnOnce() -> DraftReading + use<'a> {
+        let (reply, answer) = oneshot::channel();
+        let artifact = ArtifactRef { role: Role::Draft, artifact, bytes: payload.bytes() };
+        let reply = StoreReply::Read(reply);
+        let request = StoreRequest { key: attempt.key, artifact, payload, reply };
+        // Without a link the sender is dropped, and nobody reads it.
+        drop(self.link.cast(LinkMsg::Store(request)));
+        move || attempt.waiting(|| answer.blocking_recv()).unwrap_or(DraftReading::Unread)
     }
 }
 

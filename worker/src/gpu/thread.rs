@@ -9,7 +9,9 @@ use super::courier::{Courier, CourierError, Pending};
 use super::pace::Pace;
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Observer, Piece};
-use crate::finish::{ClipMarks, FinishError, FinishedClip, Finisher, Sealing};
+use crate::finish::{
+    ClipMarks, FarmReader, FinishError, FinishedClip, FinishedFile, Finisher, Sealing,
+};
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
 use crate::metrics::Metrics;
@@ -23,7 +25,7 @@ use zoetrope_mark::picture::Strength;
 use zoetrope_protocol::Stage;
 use zoetrope_protocol::clip::{ClipShape, chunk_range};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
-use zoetrope_protocol::mark::SOUND_ALG;
+use zoetrope_protocol::mark::{DraftReading, SOUND_ALG};
 use zoetrope_protocol::wire::{Phase, StopWhen};
 
 /// The stack of the thread: libtorch's operators recurse little, but tokenizers' regular expressions do.
@@ -307,8 +309,8 @@ impl GpuThread {
 
     fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let clip = match self.make(attempt, engine, Strength::Normal)? {
-            Err(FinishError::Unmarked(agreement)) => {
-                tracing::info!(shard = %attempt.order.shard, agreement, "marked once more, and stronger");
+            Err(error @ FinishError::Unmarked(_)) => {
+                tracing::info!(shard = %attempt.order.shard, %error, "marked once more, and stronger");
                 self.make(attempt, engine, Strength::Strong)?
             }
             made => made,
@@ -350,7 +352,7 @@ impl GpuThread {
         self.pour(attempt, engine, sink.as_mut())?;
         self.metrics.finished_part("decode", began.elapsed());
         attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
-        let made = sink.close();
+        let made = sink.close(Some(&Handed { attempt, courier: &self.courier }));
         for (part, took) in made.iter().flat_map(|clip| &clip.parts) {
             self.metrics.finished_part(part, *took);
         }
@@ -368,6 +370,18 @@ impl GpuThread {
         let (unsigned, manifest) = (sealing.unsigned(), sealing.manifest());
         let signature = self.courier.sign(attempt, unsigned, manifest)?;
         Ok(sealing.complete(&signature)?)
+    }
+}
+
+/// Hands finished clips to the farm, to have their marks read.
+struct Handed<'a> {
+    attempt: &'a Attempt,
+    courier: &'a Courier,
+}
+
+impl FarmReader for Handed<'_> {
+    fn hand_over(&self, clip: &FinishedFile) -> Box<dyn FnOnce() -> DraftReading + '_> {
+        Box::new(self.courier.draft(self.attempt, clip.artifact, clip.payload.clone()))
     }
 }
 

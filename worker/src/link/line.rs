@@ -32,8 +32,9 @@ enum Out {
 pub struct UpLine {
     /// The connection.
     pub connection: Connection,
+    /// What both sides know.
+    pub version: LinkVersion,
     frames: mpsc::Sender<Out>,
-    version: LinkVersion,
 }
 
 /// A code as QUIC carries it.

@@ -5,12 +5,13 @@
 use super::claims::Claims;
 use super::stream::Payload;
 use crate::gpu::attempt::AttemptKey;
-use crate::gpu::courier::{CourierError, FetchRequest, StoreRequest};
+use crate::gpu::courier::{CourierError, FetchRequest, StoreReply, StoreRequest};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use zoetrope_protocol::job::{ArtifactRef, Role};
+use zoetrope_protocol::mark::DraftReading;
 use zoetrope_protocol::wire::ARTIFACT_BYTES_MAX;
 use zoetrope_protocol::{ArtifactId, ShardId};
 
@@ -74,7 +75,7 @@ struct Upload {
     payload: Payload,
     step: Step,
     tries: u32,
-    reply: oneshot::Sender<Result<(), CourierError>>,
+    reply: StoreReply,
 }
 
 struct Fetch {
@@ -117,7 +118,7 @@ impl Transfers {
         let bytes = request.artifact.bytes;
         if bytes > ARTIFACT_BYTES_MAX || self.spool_bytes() + bytes > SPOOL_BYTES_MAX {
             let reason = format!("an artifact of {bytes} bytes is over the limit of the spool");
-            answer(request.reply, Err(CourierError::Down(reason)));
+            request.reply.failed(CourierError::Down(reason));
             return;
         }
         self.last_id += 1;
@@ -216,7 +217,7 @@ impl Transfers {
         }
         if let Some(upload) = self.uploads.remove(&id) {
             let reason = format!("{} not stored: {reason}", role_word(upload.artifact.role));
-            answer(upload.reply, Err(CourierError::Down(reason)));
+            upload.reply.failed(CourierError::Down(reason));
         }
     }
 
@@ -230,8 +231,25 @@ impl Transfers {
     pub fn stored(&mut self, shard: ShardId, artifact: ArtifactId) {
         while let Some(id) = self.upload_of(shard, artifact) {
             if let Some(upload) = self.uploads.remove(&id) {
-                answer(upload.reply, Ok(()));
+                upload.reply.stored();
             }
+        }
+    }
+
+    /// The coordinator has read a draft.
+    pub fn read(&mut self, shard: ShardId, draft: ArtifactId, reading: DraftReading) {
+        let drafts = |id: &UploadId| self.uploads[id].artifact.role == Role::Draft;
+        let id = self.upload_of(shard, draft).filter(drafts);
+        if let Some(upload) = id.and_then(|id| self.uploads.remove(&id)) {
+            upload.reply.read(reading);
+        }
+    }
+
+    /// The coordinator is too old to take this.
+    pub fn refused(&mut self, id: UploadId) {
+        if let Some(upload) = self.uploads.remove(&id) {
+            let reason = format!("the coordinator takes no {}", role_word(upload.artifact.role));
+            upload.reply.failed(CourierError::Down(reason));
         }
     }
 
@@ -345,7 +363,7 @@ impl Transfers {
             self.uploads.iter().filter(|(_, one)| mine(one.key)).map(|(id, _)| *id).collect();
         for id in uploads {
             if let Some(upload) = self.uploads.remove(&id) {
-                answer(upload.reply, Err(error.clone()));
+                upload.reply.failed(error.clone());
             }
         }
         for fetches in self.fetches.values_mut() {
@@ -375,6 +393,7 @@ fn role_word(role: Role) -> &'static str {
         Role::Spritesheet => "spritesheet",
         Role::Scores => "record of sampled frames",
         Role::Marks => "record of marks",
+        Role::Draft => "clip to be read",
     }
 }
 
@@ -395,13 +414,59 @@ mod tests {
         let id = ArtifactId::of(&bytes);
         let artifact = ArtifactRef { role: Role::Latents { step: 1 }, artifact: id, bytes: 7 };
         let (reply, answer) = oneshot::channel();
-        let payload = Payload::Memory(bytes);
-        transfers.store(
-            StoreRequest { key: AttemptKey(1), artifact, payload, reply },
-            shard(),
-            now,
-        );
+        let (payload, reply) = (Payload::Memory(bytes), StoreReply::Stored(reply));
+        let request = StoreRequest { key: AttemptKey(1), artifact, payload, reply };
+        transfers.store(request, shard(), now);
         (id, answer)
+    }
+
+    fn draft(
+        transfers: &mut Transfers,
+        now: Instant,
+    ) -> (ArtifactId, oneshot::Receiver<DraftReading>) {
+        let bytes = Bytes::from_static(b"clip");
+        let id = ArtifactId::of(&bytes);
+        let artifact = ArtifactRef { role: Role::Draft, artifact: id, bytes: 4 };
+        let (reply, answer) = oneshot::channel();
+        let (payload, reply) = (Payload::Memory(bytes), StoreReply::Read(reply));
+        let request = StoreRequest { key: AttemptKey(1), artifact, payload, reply };
+        transfers.store(request, shard(), now);
+        (id, answer)
+    }
+
+    /// Promise: a draft is answered by what was read in it, and is nobody's business any more where it cannot be read: its
+    /// worker reads it itself.
+    #[test]
+    fn a_draft_is_read_or_left_to_its_worker() {
+        let now = Instant::now();
+        let mut transfers = Transfers::default();
+        let (id, mut answer) = draft(&mut transfers, now);
+        let (other, mut stored) = upload(&mut transfers, now);
+        let marked = DraftReading::Marked { in_sound: true };
+        transfers.read(shard(), other, marked);
+        assert!(stored.try_recv().is_err(), "latents are not read");
+        transfers.read(shard(), id, marked);
+        assert_eq!(answer.try_recv(), Ok(marked));
+        transfers.stored(shard(), other);
+        assert!(transfers.is_empty());
+
+        type End = fn(&mut Transfers, ArtifactId, Instant);
+        let ends: [End; 4] = [
+            |transfers, _, now| {
+                transfers.to_send(now).iter().for_each(|one| transfers.refused(one.id))
+            },
+            |transfers, id, _| transfers.stored(shard(), id),
+            |transfers, _, _| transfers.give_up(None, &CourierError::GivenUp),
+            |transfers, id, now| {
+                (0..TRIES_MAX).for_each(|_| transfers.not_stored(shard(), id, "full", now));
+            },
+        ];
+        for end in ends {
+            let (id, mut answer) = draft(&mut transfers, now);
+            end(&mut transfers, id, now);
+            assert_eq!(answer.try_recv(), Ok(DraftReading::Unread));
+            assert!(transfers.is_empty());
+        }
     }
 
     /// Promise: an upload without acknowledgement is tried three times, then the dependency is down.
@@ -502,6 +567,7 @@ mod tests {
         };
         let (reply, mut answer) = oneshot::channel();
         let payload = Payload::File { path: "clip".into(), bytes: artifact.bytes };
+        let reply = StoreReply::Stored(reply);
         let request = StoreRequest { key: AttemptKey(1), artifact, payload, reply };
         transfers.store(request, shard(), Instant::now());
         assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));

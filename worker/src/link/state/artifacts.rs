@@ -10,7 +10,8 @@ use quinn::RecvStream;
 use ractor::ActorRef;
 use std::path::PathBuf;
 use std::time::Instant;
-use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::job::{Cause, Role};
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{ArtifactHeader, CloseCode, FromWorker};
 use zoetrope_protocol::{ArtifactId, ShardId};
 
@@ -75,7 +76,12 @@ impl LinkState {
     pub(super) fn send_due(&mut self, myself: &ActorRef<LinkMsg>) {
         let Some(up) = self.up() else { return };
         let (connection, sends) = (up.line.connection.clone(), up.sends.clone());
+        let version = up.line.version;
         for send in self.transfers.to_send(Instant::now()) {
+            if send.artifact.role == Role::Draft && version < LinkVersion::DRAFTS {
+                self.transfers.refused(send.id);
+                continue;
+            }
             let Some(entry) = self.agent.table.entry(send.key) else { continue };
             let header = ArtifactHeader {
                 held: Some(entry.held),

@@ -126,6 +126,10 @@ impl LinkState {
                 self.transfers.stored(held.shard, artifact);
                 self.show_spool();
             }
+            ToWorker::MarksRead { held, draft, reading } => {
+                self.transfers.read(held.shard, draft, reading);
+                self.show_spool();
+            }
             ToWorker::NotStored { held, artifact, reason } => {
                 tracing::warn!(%artifact, reason, "an artifact was not stored");
                 self.transfers.not_stored(held.shard, artifact, &reason, now);
