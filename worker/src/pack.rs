@@ -13,8 +13,8 @@ const HEAD_BYTES: usize = 4 + 1 + 8;
 /// Packed are only artifacts that lose an eighth or more: below it the time to pack costs more than it saves on
 /// a link of 1 Gbit/s.
 const PAYS: u64 = 8;
-/// So much of an artifact is tried first: packing it takes about a millisecond.
-const SAMPLE_BYTES: usize = 256 << 10;
+/// So much of an artifact is tried first: packing it takes a quarter of a millisecond.
+const SAMPLE_BYTES: usize = 64 << 10;
 /// The level that packs some hundred megabytes a second; the next ones are slower and save little on noise.
 const LEVEL: i32 = 1;
 

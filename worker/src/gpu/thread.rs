@@ -317,17 +317,20 @@ impl GpuThread {
         }?;
         check_stop(attempt)?;
         let began = Instant::now();
+        let send = |(role, file): (Role, &FinishedFile)| {
+            let artifact =
+                ArtifactRef { role, artifact: file.artifact, bytes: file.payload.bytes() };
+            let payload: Payload = file.payload.clone();
+            self.courier.send(attempt, artifact, payload)
+        };
+        // What is said and shown of the clip goes ahead while it is signed.
+        let beside = clip.files().into_iter().filter(|(role, _)| *role != Role::Clip);
+        let mut under_way = beside.map(send).collect::<Result<Vec<Pending>, CourierError>>()?;
         let clip = self.sign(attempt, clip)?;
         self.metrics.finished_part("sign", began.elapsed());
         check_stop(attempt)?;
         let began = Instant::now();
-        let mut under_way = Vec::new();
-        for (role, file) in clip.files() {
-            let artifact =
-                ArtifactRef { role, artifact: file.artifact, bytes: file.payload.bytes() };
-            let payload: Payload = file.payload.clone();
-            under_way.push(self.courier.send(attempt, artifact, payload)?);
-        }
+        under_way.push(send((Role::Clip, &clip.clip))?);
         let total = u32::try_from(under_way.len()).unwrap_or(u32::MAX);
         let mut outputs = Vec::new();
         for (done, pending) in (0..total).zip(under_way) {
