@@ -105,7 +105,8 @@ impl FfmpegSink {
             if self.spec.audio && self.sound.is_none() {
                 return Err(FinishError::Check("frames came before the sound".into()));
             }
-            let stills = Stills::new(&self.spec);
+            let thumbnail = self.path("thumbnail.webp");
+            let stills = Stills::painting(&self.spec, self.settings.clone(), thumbnail);
             let clip = self.path("clip.mp4");
             let sound = self.sound.as_mut().map(SoundFile::path).transpose()?;
             let (size, frames) = (self.spec.canvas, self.spec.frames);
@@ -144,7 +145,7 @@ impl FinishSink for FfmpegSink {
             return Err(FinishError::Check("no frames came".into()));
         };
         let began = Instant::now();
-        let Eyes { stills, moderation, marks } = encoder.close()?;
+        let Eyes { mut stills, moderation, marks } = encoder.close()?;
         let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
 
@@ -158,22 +159,23 @@ impl FinishSink for FfmpegSink {
         let own = marks.clone().filter(|_| farm.is_none()).map(read_marks).transpose()?;
 
         let began = Instant::now();
-        // What is left to understand and to score once the encoder has all frames.
-        let heard = this.listening.take().map(Listening::finish).transpose()?;
-        let scores = moderation.map(|moderation| moderation.finish(heard)).transpose()?;
-        let moderated = began.elapsed();
-
-        let began = Instant::now();
         let read = read_back(&this.settings.programs, &path, &this.spec)?;
         let checked = began.elapsed();
 
         let began = Instant::now();
         let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
-        stills.write_thumbnail(&this.settings, &thumbnail)?;
         stills.write_sprites(&sprites)?;
+        stills.finish_thumbnail()?;
         let (sprite_columns, sprite_rows) = stills.grid();
         let (thumbnail, spritesheet) = (file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
+
+        let began = Instant::now();
+        // What is left to understand and to score once the encoder has all frames.
+        let heard = this.listening.take().map(Listening::finish).transpose()?;
+        let scores = moderation.map(|moderation| moderation.finish(heard)).transpose()?;
+        let moderated = began.elapsed();
+
         // Last: all the rest goes on while the marks are read.
         let began = Instant::now();
         let (shown, sound_is_marked) = match farm.map(|answer| answer()) {

@@ -1,7 +1,7 @@
 //! The pictures of a clip: a thumbnail at a third of its length, and a grid of evenly spaced frames.
 //!
-//! Sees each frame once as it goes by, and keeps one whole frame and at most 25 small ones. Pure but for the
-//! two functions at the end that write the files. Called on the encoder's thread.
+//! Sees each frame once as it goes by, and keeps at most 25 small ones. The thumbnail is written as soon as its frame was
+//! seen, by an ffmpeg child that a thread of its own waits for. Called on the encoder's thread.
 
 use super::FinishError;
 use super::encoder::cover_filter;
@@ -10,8 +10,10 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, RgbImage, imageops};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use zoetrope_protocol::clip::{sprite_frame, sprite_grid, sprites, thumbnail_frame};
 use zoetrope_protocol::{RenderSpec, Size};
 
@@ -31,7 +33,15 @@ pub struct Stills {
     seen: u32,
     sprites: u32,
     tiles: Vec<RgbImage>,
-    thumbnail: Vec<u8>,
+    /// How the thumbnail is made, until its frame comes.
+    painter: Option<Painter>,
+    thumbnail: Option<JoinHandle<Result<(), FinishError>>>,
+}
+
+/// What writes a thumbnail.
+struct Painter {
+    settings: Arc<FinishSettings>,
+    path: PathBuf,
 }
 
 impl Stills {
@@ -54,8 +64,14 @@ impl Stills {
             seen: 0,
             sprites: sprites(spec.frames),
             tiles: Vec::new(),
-            thumbnail: Vec::new(),
+            painter: None,
+            thumbnail: None,
         }
+    }
+
+    /// The same, and its thumbnail goes to `path`.
+    pub fn painting(spec: &RenderSpec, settings: Arc<FinishSettings>, path: PathBuf) -> Self {
+        Stills { painter: Some(Painter { settings, path }), ..Stills::new(spec) }
     }
 
     /// Columns and rows of the grid.
@@ -67,8 +83,13 @@ impl Stills {
     pub fn see(&mut self, frame: &[u8]) {
         let index = self.seen;
         self.seen += 1;
-        if index == thumbnail_frame(self.frames) {
-            self.thumbnail = frame.to_vec();
+        if index == thumbnail_frame(self.frames)
+            && let Some(painter) = self.painter.take()
+        {
+            let (canvas, deliver, frame) = (self.canvas, self.deliver, frame.to_vec());
+            let paint = move || painter.paint(canvas, deliver, &frame);
+            // A thread that the system does not give is missed at the end.
+            self.thumbnail = std::thread::Builder::new().name("thumbnail".into()).spawn(paint).ok();
         }
         let next = u32::try_from(self.tiles.len()).unwrap_or(u32::MAX);
         if next < self.sprites
@@ -141,31 +162,32 @@ impl Stills {
         Ok([thumbnail, sheet])
     }
 
-    /// Writes the thumbnail as WebP, in the delivered size.
+    /// Waits for the thumbnail, WebP in the delivered size.
     ///
     /// # Errors
     /// `Encoder`; `Check` if the clip was too short to have one.
-    pub fn write_thumbnail(
-        &self,
-        settings: &FinishSettings,
-        path: &Path,
-    ) -> Result<(), FinishError> {
-        if self.thumbnail.is_empty() {
-            return Err(FinishError::Check("the frame of the thumbnail is missing".into()));
-        }
-        let mut command = Command::new(&settings.programs.ffmpeg);
+    pub fn finish_thumbnail(&mut self) -> Result<(), FinishError> {
+        let missing = || FinishError::Check("the frame of the thumbnail is missing".into());
+        let died = |_| FinishError::Encoder("the thread of the thumbnail died".into());
+        self.thumbnail.take().ok_or_else(missing)?.join().map_err(died)?
+    }
+}
+
+impl Painter {
+    fn paint(&self, canvas: Size, deliver: Size, frame: &[u8]) -> Result<(), FinishError> {
+        let mut command = Command::new(&self.settings.programs.ffmpeg);
         command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
         command.args(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
-        command.args(["-video_size", &self.canvas.to_string(), "-i", "pipe:0"]);
+        command.args(["-video_size", &canvas.to_string(), "-i", "pipe:0"]);
         // WebP knows BT.601 alone; labelled or not, what is converted otherwise has other colours.
-        let filter = cover_filter(self.canvas, self.deliver).replace("bt709", "bt601");
+        let filter = cover_filter(canvas, deliver).replace("bt709", "bt601");
         command.args(["-vf", &filter, "-frames:v", "1"]);
         command.args(["-c:v", "libwebp", "-quality", THUMBNAIL_QUALITY, "-threads", "1"]);
         command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]);
-        command.args(["-f", "webp"]).arg(path);
+        command.args(["-f", "webp"]).arg(&self.path);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut running = Running::start(&mut command)?;
-        let written = running.stdin().map(|mut stdin| stdin.write_all(&self.thumbnail));
+        let written = running.stdin().map(|mut stdin| stdin.write_all(frame));
         running.finish(SHORT_LIMIT)?;
         match written {
             Some(Ok(())) => Ok(()),
@@ -198,7 +220,6 @@ mod tests {
                 stills.see(&[0; 64 * 64 * 3]);
             }
             assert_eq!(stills.tiles.len() as u32, stills.sprites);
-            assert!(!stills.thumbnail.is_empty());
         }
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use ractor::ActorRef;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use zoetrope_protocol::ArtifactId;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
@@ -64,8 +65,8 @@ pub struct StoreRequest {
 
 /// Who waits for what becomes of an artifact.
 pub enum StoreReply {
-    /// Whether it is in the store.
-    Stored(oneshot::Sender<Result<(), CourierError>>),
+    /// Whether it is in the store, and since when we know.
+    Stored(oneshot::Sender<Result<Instant, CourierError>>),
     /// What the coordinator read in it: it is a draft.
     Read(oneshot::Sender<DraftReading>),
 }
@@ -75,7 +76,7 @@ impl StoreReply {
     pub fn stored(self) {
         // The gpu thread may have given the attempt up and no longer listen, here and below: that is no news.
         match self {
-            StoreReply::Stored(waiting) => drop(waiting.send(Ok(()))),
+            StoreReply::Stored(waiting) => drop(waiting.send(Ok(Instant::now()))),
             StoreReply::Read(waiting) => drop(waiting.send(DraftReading::Unread)),
         }
     }
@@ -144,7 +145,8 @@ pub struct ClaimRequest {
 pub struct Pending {
     /// What was sent.
     pub artifact: ArtifactRef,
-    answer: oneshot::Receiver<Result<(), CourierError>>,
+    sent: Instant,
+    answer: oneshot::Receiver<Result<Instant, CourierError>>,
 }
 
 impl Pending {
@@ -153,8 +155,18 @@ impl Pending {
     /// # Errors
     /// As the link says.
     pub fn wait(self, attempt: &Attempt) -> Result<ArtifactRef, CourierError> {
+        let artifact = self.artifact;
+        self.arrive(attempt).map(|_| artifact)
+    }
+
+    /// The same; gives how long it was on its way.
+    ///
+    /// # Errors
+    /// As the link says.
+    pub fn arrive(self, attempt: &Attempt) -> Result<Duration, CourierError> {
         let answer = attempt.waiting(|| self.answer.blocking_recv());
-        answer.unwrap_or(Err(CourierError::GivenUp)).map(|()| self.artifact)
+        let stored = answer.unwrap_or(Err(CourierError::GivenUp))?;
+        Ok(stored.saturating_duration_since(self.sent))
     }
 }
 
@@ -257,10 +269,10 @@ impl Courier {
         payload: Payload,
     ) -> Result<Pending, CourierError> {
         let (reply, answer) = oneshot::channel();
-        let reply = StoreReply::Stored(reply);
+        let (reply, sent) = (StoreReply::Stored(reply), Instant::now());
         let request = StoreRequest { key: attempt.key, artifact, payload, reply };
         self.link.cast(LinkMsg::Store(request)).map_err(|_| CourierError::GivenUp)?;
-        Ok(Pending { artifact, answer })
+        Ok(Pending { artifact, sent, answer })
     }
 
     /// Sends a clip that is not signed yet, to have its marks read; what is given waits for that.

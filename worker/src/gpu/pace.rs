@@ -7,6 +7,10 @@ use std::time::Duration;
 /// Checkpoints may take a hundredth of the time of the steps: below what a render's time varies by itself.
 const STEPS_A_COST: u32 = 100;
 
+/// A checkpoint may be on its way beside the next step if that takes a tenth of the step: a kill meanwhile costs that much
+/// more than the one step that it costs anyway.
+const WAYS_A_STEP: u32 = 10;
+
 /// The rhythm of one attempt's checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -16,19 +20,26 @@ pub struct Pace {
     last: Option<u32>,
     /// What the gpu thread spends on a checkpoint.
     cost: Option<Duration>,
+    /// How long the last one was on its way to the store.
+    way: Option<Duration>,
 }
 
 impl Pace {
     /// The pace of an order; `cost` is what checkpoints of the same shape cost before.
     pub fn new(checkpoint_every: u32, cost: Option<Duration>) -> Self {
         let fixed = (checkpoint_every > 0).then_some(checkpoint_every);
-        Pace { fixed, last: None, cost }
+        Pace { fixed, last: None, cost, way: None }
     }
 
-    /// Whether the next step waits until the checkpoint is safe. An operator who names a number wants it to be the
-    /// most that is ever redone.
-    pub fn waits(&self) -> bool {
-        self.fixed.is_some()
+    /// Whether the step after one that took so long waits until the checkpoint is safe. An operator who names a number wants
+    /// it to be the most that is ever redone.
+    pub fn waits(&self, took: Duration) -> bool {
+        self.fixed.is_some() && self.way.is_none_or(|way| way * WAYS_A_STEP > took)
+    }
+
+    /// A checkpoint was on its way for so long.
+    pub fn arrived(&mut self, way: Duration) {
+        self.way = Some(way);
     }
 
     /// Whether a step that took so long is to be stored.
@@ -97,7 +108,13 @@ mod tests {
     #[test]
     fn an_operators_number_is_kept() {
         let mut pace = Pace::new(2, None);
-        assert!(pace.waits());
+        assert!(pace.waits(1_000 * MS), "nothing is known of the way");
+        pace.arrived(100 * MS);
+        assert!(!pace.waits(1_000 * MS), "what a kill costs more is a tenth of a step");
+        assert!(pace.waits(999 * MS));
+        pace.arrived(101 * MS);
+        assert!(pace.waits(1_000 * MS), "the way became longer");
+        assert!(!Pace::new(0, None).waits(MS), "its pace is its worker's own");
         assert_eq!(stored(&mut pace, 5, MS, 1_000 * MS), [2, 4]);
         let mut resumed = Pace::new(0, Some(20 * MS));
         assert!(!resumed.due(6, 1_000 * MS), "one step after the latents that it began from");

@@ -494,10 +494,10 @@ impl Watch<'_> {
 
     /// Waits for the checkpoint that is on its way.
     fn settle_pending(&mut self) -> Result<(), CourierError> {
-        match self.pending.take() {
-            Some(pending) => pending.wait(self.attempt).map(|_| ()),
-            None => Ok(()),
+        if let Some(pending) = self.pending.take() {
+            self.pace.arrived(pending.arrive(self.attempt)?);
         }
+        Ok(())
     }
 
     /// Sends the latents of a step on their way, and waits for the store where the next step must.
@@ -524,7 +524,7 @@ impl Watch<'_> {
             return Ok(Ok(false));
         }
         let bytes = latents()?;
-        let wait = stopping || self.pace.waits();
+        let wait = stopping || self.pace.waits(took);
         let kept = self.checkpoint(step, bytes, wait).map(|()| wait);
         let cost = began.elapsed() + std::mem::take(&mut self.waited);
         self.pace.made(step, cost);
@@ -580,7 +580,8 @@ impl Observer for Watch<'_> {
                 return Ok(ControlFlow::Break(()));
             }
         };
-        // The next step begins only now: a kill costs at most the step in hand, and one that is not safe yet.
+        // The next step begins only now: a kill costs at most the step in hand; or, while its latents are on a way that is short
+        // beside a step, that one and a tenth of the next.
         self.step_began = Instant::now();
         // Who was told while the latents were on their way need not make another step.
         let stop = self.attempt.stopped().is_some_and(|stop| stop.when == StopWhen::Now || stored);

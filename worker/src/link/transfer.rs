@@ -403,7 +403,7 @@ mod tests {
     use bytes::Bytes;
     use zoetrope_protocol::{JobId, Stage};
 
-    type Answer = oneshot::Receiver<Result<(), CourierError>>;
+    type Answer = oneshot::Receiver<Result<Instant, CourierError>>;
 
     fn shard() -> ShardId {
         ShardId { job: JobId(1), stage: Stage::Denoise, index: 0 }
