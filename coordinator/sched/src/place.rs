@@ -183,7 +183,7 @@ impl Core {
                 }
             }
             let Some(due) = due else { continue };
-            let chosen = self.preferred(worker, class, due, hot);
+            let chosen = self.preferred(slot, class, due, hot);
             return Some((due.key.slot, chosen));
         }
         None
@@ -203,13 +203,8 @@ impl Core {
 
     /// Affinity: a shard of the loaded kind, else the next shard of the job that the worker just worked on, may
     /// pass the one that is due, within the neighbourhood and only so often in a row.
-    fn preferred(
-        &self,
-        worker: &Worker,
-        class: Class,
-        due: Candidate,
-        hot: Option<Candidate>,
-    ) -> Slot {
+    fn preferred(&self, slot: Slot, class: Class, due: Candidate, hot: Option<Candidate>) -> Slot {
+        let worker = &self.state.workers[slot];
         let loaded = worker.hot == Some(due.kind);
         if loaded || worker.passed_over >= self.state.config.affinity_run_max {
             return due.key.slot;
@@ -222,12 +217,13 @@ impl Core {
             other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)
                 && (!same_tenant || other.key.equals(&due.key))
         };
-        let next = || self.continued(worker, class);
+        let next = || self.continued(slot, class);
         hot.filter(near).or_else(|| next().filter(near)).unwrap_or(due).key.slot
     }
 
     /// The next shard of the worker's last job, if it is ready, of this class, and the worker may take it.
-    fn continued(&self, worker: &Worker, class: Class) -> Option<Candidate> {
+    fn continued(&self, at: Slot, class: Class) -> Option<Candidate> {
+        let worker = &self.state.workers[at];
         let (slot, seq) = worker.last_job?;
         let job = self.state.jobs.get(slot).filter(|job| job.seq == seq && job.rank == class)?;
         let kind = self.state.kind_of(job);
@@ -240,7 +236,7 @@ impl Core {
         let allowed = job.standing() == Standing::Ready
             && !tenant.capped()
             && !self.state.paused(kind)
-            && self.fits(worker, kind, self.need(job))
+            && self.fits(at, kind, self.need(job))
             && self.may_take(job, worker);
         allowed.then(|| Candidate { turn, key: self.key_of(slot), kind })
     }

@@ -148,7 +148,7 @@ impl Core {
             let Some(worker) = self.state.workers.get(*at) else { return false };
             let leaves = worker.running().and_then(|running| running.leaves);
             leaves == Some(Leaves::Preempted { claim: None })
-                && self.fits(worker, kind, need)
+                && self.fits(*at, kind, need)
                 && self.may_take(job, worker)
         });
         if let Some(worker) = found {
