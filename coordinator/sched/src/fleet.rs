@@ -141,7 +141,7 @@ impl Core {
     /// Whether a worker that serves the shard's kind may run it: memory, and what the shard avoids.
     pub(crate) fn may_take(&self, job: &Job, worker: &Worker) -> bool {
         let Some(live) = &job.live else { return true };
-        if live.wish.is_some_and(|wish| self.against(job, wish, worker)) {
+        if live.wish.as_ref().is_some_and(|wish| self.against(job, **wish, worker)) {
             return false;
         }
         if live.memory_failures > 1 && worker.vram_bytes < self.need(job) {

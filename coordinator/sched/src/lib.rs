@@ -14,6 +14,7 @@ mod drain;
 mod explain;
 mod fail;
 mod fair;
+mod few;
 mod fleet;
 mod index;
 pub mod input;

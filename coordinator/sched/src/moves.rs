@@ -90,7 +90,7 @@ impl Core {
         live.avoid.clear();
         live.retry_at = Millis(0);
         live.outage = None;
-        live.wish = wish.map(|(node, there)| Wish { node, there, until });
+        live.wish = wish.map(|(node, there)| Box::new(Wish { node, there, until }));
         if live.wish.is_some() {
             self.set_timer(until, Timer::Job { slot, seq });
         }

@@ -212,7 +212,7 @@ impl Core {
         if done + 1 >= steps || done * 100 >= steps * last {
             return Now::No;
         }
-        match live.preempted {
+        match live.preempted.as_deref().copied() {
             Some((_, step)) if live.newest_step() < step.saturating_add(config.preempt_steps) => {
                 Now::No
             }
