@@ -105,6 +105,15 @@ impl Keys {
         false
     }
 
+    pub fn first(&self) -> Key {
+        self.first
+    }
+
+    /// Who is the first after it.
+    pub fn second(&self) -> Option<Key> {
+        self.rest.first().copied()
+    }
+
     pub fn contains(&self, key: Key) -> bool {
         key == self.first || self.rest.contains(&key)
     }
