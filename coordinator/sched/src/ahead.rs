@@ -5,6 +5,7 @@
 use crate::core::Core;
 use crate::job::Job;
 use crate::slab::Slot;
+use crate::state::KindIx;
 use std::hint::black_box;
 use zoetrope_protocol::job::Class;
 
@@ -25,25 +26,22 @@ impl Core {
         black_box(flow.queues.first().map(|queue| queue.kind));
     }
 
-    /// The shards that come next for a worker, and those behind them.
+    /// The shard that comes next for a worker, and the one behind it.
     fn read_next(&self, worker: Slot) {
         let group = &self.index.groups[self.index.group_of[worker as usize] as usize];
         for class in Class::ALL {
-            let mut waits = false;
-            for kind in &group.kinds {
-                let turns = &self.index.turns[*kind as usize][class as usize];
-                let Some(turn) = turns.first() else { continue };
-                waits = true;
-                let flow = &self.index.flows[turn.place as usize][class as usize];
-                let Some(keys) = flow.queue(*kind) else { continue };
+            let turns = |kind: &KindIx| &self.index.turns[*kind as usize][class as usize];
+            let waiting = group.kinds.iter().filter(|kind| !turns(kind).is_empty());
+            let Some(kind) = waiting.min_by_key(|kind| turns(kind).order()) else { continue };
+            let Some(turn) = turns(kind).first() else { continue };
+            let flow = &self.index.flows[turn.place as usize][class as usize];
+            if let Some(keys) = flow.queue(*kind) {
                 if let Some(job) = self.state.jobs.get(keys.first().slot) {
                     read_job(job);
                 }
                 black_box(keys.second());
             }
-            if waits {
-                return;
-            }
+            return;
         }
     }
 }

@@ -114,6 +114,11 @@ impl Keys {
         self.rest.first().copied()
     }
 
+    /// The first that `is`.
+    pub fn find(&self, is: impl Fn(&Key) -> bool) -> Option<Key> {
+        if is(&self.first) { Some(self.first) } else { self.rest.iter().copied().find(is) }
+    }
+
     pub fn contains(&self, key: Key) -> bool {
         key == self.first || self.rest.contains(&key)
     }

@@ -174,8 +174,14 @@ impl Core {
                 if !self.waiting(kind, class) || worker.barred.contains(&kind) {
                     continue;
                 }
+                // Who comes later anyway is asked only where affinity may let it pass.
+                let loaded = worker.hot == Some(kind);
+                let turns = &self.index.turns[kind as usize][class as usize];
+                if !loaded && due.is_some_and(|due| turns.all_after(due.turn)) {
+                    continue;
+                }
                 let Some(candidate) = self.first_for(kind, class, worker) else { continue };
-                if worker.hot == Some(kind) {
+                if loaded {
                     hot = Some(candidate);
                 }
                 if due.is_none_or(|due| (candidate.turn, candidate.key) < (due.turn, due.key)) {
@@ -191,14 +197,12 @@ impl Core {
 
     /// The first shard of a kind that this worker may take.
     fn first_for(&self, kind: KindIx, class: Class, worker: &Worker) -> Option<Candidate> {
-        for turn in self.index.turns[kind as usize][class as usize].iter() {
+        let takes = |key: &Key| self.may_take(&self.state.jobs[key.slot], worker);
+        self.index.turns[kind as usize][class as usize].find_map(|turn| {
             let flow = &self.index.flows[turn.place as usize][class as usize];
-            let takes = |key: &&Key| self.may_take(&self.state.jobs[key.slot], worker);
-            if let Some(key) = flow.queue(kind).and_then(|queue| queue.iter().find(takes)) {
-                return Some(Candidate { turn, key: *key, kind });
-            }
-        }
-        None
+            let key = flow.queue(kind)?.find(takes)?;
+            Some(Candidate { turn, key, kind })
+        })
     }
 
     /// Affinity: a shard of the loaded kind, else the next shard of the job that the worker just worked on, may
