@@ -386,7 +386,10 @@ impl Job {
     /// Expected GPU time of the current shard and of all that follow, as if the current one had not begun: it stays
     /// the same while the shard waits.
     pub fn left_ms(&self) -> u64 {
-        self.expected_ms[self.position as usize..].iter().map(|ms| u64::from(*ms)).sum()
+        // All of them, with nothing for those before: no loop and no branch.
+        let from = self.position as usize;
+        let left = |(at, ms): (usize, u32)| if at < from { 0 } else { u64::from(ms) };
+        self.expected_ms.into_iter().enumerate().map(left).sum()
     }
 
     /// Expected GPU time of what the current shard still has to do.
