@@ -407,14 +407,18 @@ impl Core {
     pub(crate) fn work_at(&mut self, slot: Slot, rank: Class) -> &mut Work {
         let job = &self.state.jobs[slot];
         let (model, place, class) = (job.model as usize, job.tenant as usize, rank as usize);
-        if self.index.work.len() <= model {
-            self.index.work.resize_with(model + 1, Vec::new);
+        let there = self.index.work.get(model).is_some_and(|tenants| place < tenants.len());
+        if !there {
+            self.widen_work(model, place);
         }
-        let tenants = &mut self.index.work[model];
-        if tenants.len() <= place {
-            tenants.resize_with(place + 1, Default::default);
-        }
-        &mut tenants[place][class]
+        &mut self.index.work[model][place][class]
+    }
+
+    #[cold]
+    fn widen_work(&mut self, model: usize, place: usize) {
+        let models = self.index.work.len().max(model + 1);
+        self.index.work.resize_with(models, Vec::new);
+        self.index.work[model].resize_with(place + 1, Default::default);
     }
 
     /// The invariants of what is counted here.

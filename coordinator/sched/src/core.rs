@@ -380,6 +380,7 @@ impl Core {
     }
 
     /// Enters a job into the gauges in place of what it added before.
+    #[inline(always)]
     pub(crate) fn recount(&mut self, slot: Slot, before: &Gauges) {
         let gauges = self.gauges(slot);
         self.index.counts.take(before);
@@ -394,11 +395,13 @@ impl Core {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn gauges(&self, slot: Slot) -> Gauges {
         let job = &self.state.jobs[slot];
         let begun = job.live.is_some();
         let phase = if begun { JobPhase::InProgress } else { JobPhase::Queued };
-        let (phase, shard) = match job.standing() {
+        let standing = job.standing();
+        let (phase, shard) = match standing {
             Standing::Ready => (phase, Some(ShardPhase::Ready)),
             Standing::BackingOff { .. } => (phase, Some(ShardPhase::BackingOff)),
             Standing::Running { .. } => (phase, Some(ShardPhase::Running)),
@@ -408,13 +411,14 @@ impl Core {
                 (JobPhase::Publishing, None)
             }
         };
-        let work = match job.standing() {
-            Standing::Parted => job.left_ms() - u64::from(job.expected_ms[job.position as usize]),
+        let current = u64::from(job.expected_ms[job.position as usize]);
+        let work = match standing {
+            Standing::Parted => job.left_ms() - current,
             _ if shard.is_some() => job.left_ms(),
             _ => 0,
         };
         let running = shard == Some(ShardPhase::Running);
-        let runs = if running { u64::from(job.expected_ms[job.position as usize]) } else { 0 };
+        let runs = if running { current } else { 0 };
         let shard = shard.map(|phase| (self.state.stage_of(job), phase));
         let (class, rank, part) = (job.class, job.rank, job.part.is_some());
         Gauges { class, rank, part, phase, shard, backlog: work - runs, begun, work }

@@ -137,7 +137,7 @@ impl Core {
     /// segments stored before its attempt failed: then there is none any more.
     pub(crate) fn limit_waiting(&mut self, slot: Slot, seq: u64) {
         let job = self.state.jobs.get(slot).filter(|job| job.seq == seq);
-        if let Some(outage) = job.and_then(|job| job.live.as_ref()?.outage) {
+        if let Some(outage) = job.and_then(|job| job.live.as_ref()?.outage.as_deref()) {
             let at = outage.since.plus(self.state.config.backoff_give_up);
             self.set_timer(at, Timer::Job { slot, seq });
         }
@@ -145,7 +145,7 @@ impl Core {
 
     /// Whether a ready job's dependency has been down for too long.
     pub(crate) fn waited_too_long(&self, slot: Slot) -> bool {
-        let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage);
+        let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage.as_deref());
         let limit = self.state.config.backoff_give_up;
         self.gated() && outage.is_some_and(|o| o.since.plus(limit) <= self.state.now)
     }

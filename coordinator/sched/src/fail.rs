@@ -87,7 +87,7 @@ impl Core {
         live.front = true;
         if cause == Cause::Preempted {
             live.preemptions += 1;
-            live.preempted = Some((now, live.newest_step()));
+            live.preempted = Some(Box::new((now, live.newest_step())));
         }
 
         if verdict.soft {
@@ -96,7 +96,7 @@ impl Core {
         if verdict.avoid {
             live.avoid.retain(|avoided| *avoided != node);
             if live.avoid.len() == AVOID_MAX {
-                live.avoid.remove(0);
+                live.avoid.list().remove(0);
             }
             live.avoid.push(node);
         } else if cause == Cause::OutOfMemory {
@@ -179,7 +179,7 @@ impl Core {
     pub(crate) fn give_up(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
         let job = &self.state.jobs[slot];
         let id = job.id;
-        let soft = job.live.as_ref().map(|live| live.soft.clone()).unwrap_or_default();
+        let soft = job.live.as_ref().map(|live| live.soft.to_vec()).unwrap_or_default();
         for failure in soft {
             self.absolve_node(failure.node, id, out);
         }
@@ -192,7 +192,7 @@ impl Core {
         let config = self.state.config.clone();
         let seq = self.state.jobs[slot].seq;
         let live = self.live(slot);
-        let outage = live.outage.get_or_insert(Outage { since: now, tries: 0 });
+        let outage = live.outage.get_or_insert_with(|| Box::new(Outage { since: now, tries: 0 }));
         if outage.since.plus(config.backoff_give_up) <= now {
             return None;
         }
@@ -264,7 +264,7 @@ impl Core {
         let job = &mut self.state.jobs[slot];
         let id = job.id;
         let Some(live) = &mut job.live else { return };
-        let Some(lost) = live.lost else { return };
+        let Some(lost) = live.lost.as_deref().copied() else { return };
         let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == lost.fence.attempt;
         let gone = [Cause::WorkerLost, Cause::MachineLost];
         live.soft.retain(|soft| !(was(soft) && gone.contains(&soft.cause)));

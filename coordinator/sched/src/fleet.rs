@@ -111,10 +111,13 @@ impl Core {
     }
 
     /// Whether a worker fits a shard and may get it now or once it is free, but for what the shard avoids.
-    pub(crate) fn fits(&self, worker: &Worker, kind: KindIx, need: u64) -> bool {
-        let kind_of = &self.state.kinds[kind as usize];
+    /// `need` is at least what the kind needs.
+    pub(crate) fn fits(&self, slot: Slot, kind: KindIx, need: u64) -> bool {
+        let worker = &self.state.workers[slot];
+        // Its group knows what it serves, and is looked at all the time.
+        let group = &self.index.groups[self.index.group_of[slot as usize] as usize];
         worker.vram_bytes >= need
-            && worker.said.serves.binary_search(&(kind_of.model, kind_of.stage)).is_ok()
+            && group.kinds.contains(&kind)
             && worker.available
             && !worker.barred.contains(&kind)
     }
@@ -130,7 +133,7 @@ impl Core {
         let avoid = job.live.as_ref().map_or(&[][..], |live| &live.avoid);
         let avoided = avoid.iter().filter(|node| {
             let worker = self.state.nodes.get(**node).and_then(|node| node.worker);
-            worker.is_some_and(|slot| self.fits(&self.state.workers[slot], kind, need))
+            worker.is_some_and(|slot| self.fits(slot, kind, need))
         });
         self.count_fitting(kind, need) - avoided.count() as u32
     }
@@ -138,7 +141,7 @@ impl Core {
     /// Whether a worker that serves the shard's kind may run it: memory, and what the shard avoids.
     pub(crate) fn may_take(&self, job: &Job, worker: &Worker) -> bool {
         let Some(live) = &job.live else { return true };
-        if live.wish.is_some_and(|wish| self.against(job, wish, worker)) {
+        if live.wish.as_ref().is_some_and(|wish| self.against(job, **wish, worker)) {
             return false;
         }
         if live.memory_failures > 1 && worker.vram_bytes < self.need(job) {
@@ -173,7 +176,7 @@ impl Core {
         let maker = maker.and_then(|node| self.state.nodes.get(node)?.worker);
         if let Some(slot) = maker {
             let worker = &self.state.workers[slot];
-            let fits = worker.doing == Doing::Idle && self.fits(worker, kind, need);
+            let fits = worker.doing == Doing::Idle && self.fits(slot, kind, need);
             if fits && self.may_take(job, worker) {
                 return Some(slot);
             }

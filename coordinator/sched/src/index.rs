@@ -105,6 +105,20 @@ impl Keys {
         false
     }
 
+    pub fn first(&self) -> Key {
+        self.first
+    }
+
+    /// Who is the first after it.
+    pub fn second(&self) -> Option<Key> {
+        self.rest.first().copied()
+    }
+
+    /// The first that `is`.
+    pub fn find(&self, is: impl Fn(&Key) -> bool) -> Option<Key> {
+        if is(&self.first) { Some(self.first) } else { self.rest.iter().copied().find(is) }
+    }
+
     pub fn contains(&self, key: Key) -> bool {
         key == self.first || self.rest.contains(&key)
     }

@@ -1,6 +1,7 @@
 //! A job in the core: a compact record for the million that wait, and a boxed part for those that began.
 //! Also the chain of artifacts: which shard comes next. Does nothing by itself; `attempt.rs` and `place.rs` do.
 
+use crate::few::{Few, Latents};
 use crate::node::NodeId;
 use crate::part::Part;
 use crate::slab::Slot;
@@ -10,8 +11,6 @@ use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 
 /// The longest chain: each stage once.
 pub(crate) const CHAIN_MAX: usize = Stage::ALL.len();
-/// Latents kept of a job: the newest, and the one before should the newest turn out to be damaged.
-const LATENTS_KEPT: usize = 2;
 
 /// An unfinished job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +66,8 @@ pub(crate) enum Standing {
 }
 
 /// What there is of a job that began.
+// In memory in this order too: what every placement needs comes first, and lies side by side.
+#[repr(C)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Live {
     pub standing: Standing,
@@ -78,44 +79,43 @@ pub(crate) struct Live {
     pub front: bool,
     /// The prompt's embeddings.
     pub prompt: Option<ArtifactRef>,
-    /// The newest latents, at most [`LATENTS_KEPT`], the newest last.
-    pub latents: Vec<ArtifactRef>,
+    pub latents: Latents,
     /// Decoded segments, by chunk.
-    pub segments: Vec<ArtifactRef>,
+    pub segments: Few<ArtifactRef>,
     /// The parts that are not done, by index.
-    pub parts: Vec<Slot>,
+    pub parts: Few<Slot>,
     /// Attempts made of each part, by index. Never goes back.
-    pub part_attempts: Vec<u32>,
+    pub part_attempts: Few<u32>,
     /// The last stage's attempt and outputs.
     pub finished: Option<(Fence, Vec<ArtifactRef>)>,
     /// Stored, but of no use any more; forgotten with the job.
-    pub leftover: Vec<ArtifactRef>,
+    pub leftover: Few<ArtifactRef>,
     /// The soft failures of the job.
-    pub soft: Vec<SoftFailure>,
+    pub soft: Few<SoftFailure>,
     /// The nodes that failed the current shard.
-    pub avoid: Vec<NodeId>,
+    pub avoid: Few<NodeId>,
     /// From here on they may try it again, where no other fits.
     pub retry_at: Millis,
     /// The node that made the current shard's inputs.
     pub maker: Option<NodeId>,
     /// The attempt that was lost with its worker: taken up again should that boot return in time.
-    pub lost: Option<Lost>,
+    pub lost: Option<Box<Lost>>,
     /// How often it ran out of memory.
     pub memory_failures: u32,
     /// A dependency is down for it.
-    pub outage: Option<Outage>,
+    pub outage: Option<Box<Outage>>,
     /// Roles whose artifact was gone once.
-    pub gone: Vec<Role>,
+    pub gone: Few<Role>,
     /// How often it was preempted.
     pub preemptions: u32,
     /// When it was preempted last, and how many steps were done then.
-    pub preempted: Option<(Millis, u32)>,
+    pub preempted: Option<Box<(Millis, u32)>>,
     /// Where an operator wants it to go on, for a while.
-    pub wish: Option<Wish>,
+    pub wish: Option<Box<Wish>>,
     /// How often the current shard was lost with a machine.
     pub machine_losses: u32,
     /// Results of the current shard that came too quickly to be believed.
-    pub quick: Vec<Quick>,
+    pub quick: Few<Quick>,
 }
 
 /// A result that was dropped because it came too quickly.
@@ -169,25 +169,25 @@ impl Live {
             attempts: [0; CHAIN_MAX],
             front: false,
             prompt: None,
-            latents: Vec::new(),
-            segments: Vec::new(),
-            parts: Vec::new(),
-            part_attempts: Vec::new(),
+            latents: Latents::default(),
+            segments: Few::default(),
+            parts: Few::default(),
+            part_attempts: Few::default(),
             finished: None,
-            leftover: Vec::new(),
-            soft: Vec::new(),
-            avoid: Vec::new(),
+            leftover: Few::default(),
+            soft: Few::default(),
+            avoid: Few::default(),
             retry_at: Millis(0),
             maker: None,
             lost: None,
             memory_failures: 0,
             outage: None,
-            gone: Vec::new(),
+            gone: Few::default(),
             preemptions: 0,
             preempted: None,
             wish: None,
             machine_losses: 0,
-            quick: Vec::new(),
+            quick: Few::default(),
         }
     }
 
@@ -198,7 +198,7 @@ impl Live {
 
     /// Steps of the newest latents.
     pub fn newest_step(&self) -> u32 {
-        self.latents.last().map_or(0, |latents| step_of(latents.role))
+        self.latents.newest().map_or(0, |latents| step_of(latents.role))
     }
 
     /// Whether a stage's output is there, for a stage that is not the last.
@@ -222,13 +222,13 @@ impl Live {
 
     /// What a shard of this stage starts from.
     pub fn inputs_of(&self, stage: Stage) -> Vec<ArtifactRef> {
-        let newest = self.latents.last();
+        let newest = self.latents.newest();
         match stage {
             Stage::Encode => Vec::new(),
             Stage::Denoise => self.prompt.iter().chain(newest).copied().collect(),
             Stage::Decode => newest.into_iter().chain(&self.segments).copied().collect(),
             Stage::Finish if self.segments.is_empty() => newest.into_iter().copied().collect(),
-            Stage::Finish => self.segments.clone(),
+            Stage::Finish => self.segments.to_vec(),
         }
     }
 
@@ -265,7 +265,7 @@ impl Live {
         match self.segment(chunk_of(segment.role)) {
             Ok(_) => false,
             Err(at) => {
-                self.segments.insert(at, segment);
+                self.segments.list().insert(at, segment);
                 true
             }
         }
@@ -291,9 +291,7 @@ impl Live {
                 if step <= self.newest_step() {
                     return Err(AppendError::NothingNew);
                 }
-                self.latents.push(artifact);
-                let old = self.latents.len() > LATENTS_KEPT;
-                Ok(old.then(|| self.latents.remove(0)))
+                Ok(self.latents.push(artifact))
             }
             (Stage::Encode, Role::Prompt) => Err(AppendError::NothingNew),
             (Stage::Decode, Role::Segment { .. }) => {
@@ -321,7 +319,7 @@ impl Live {
     /// Whether an artifact is on the chain.
     pub fn has(&self, artifact: ArtifactRef) -> bool {
         let finished = self.finished.iter().flat_map(|(_, outputs)| outputs);
-        let chain = self.prompt.iter().chain(&self.latents).chain(&self.segments);
+        let chain = self.prompt.iter().chain(self.latents.iter()).chain(&self.segments);
         chain.chain(finished).any(|other| other.artifact == artifact.artifact)
     }
 
@@ -329,13 +327,13 @@ impl Live {
     pub fn lose(&mut self, gone: ArtifactRef) {
         let is = |artifact: &ArtifactRef| artifact.artifact == gone.artifact;
         self.prompt.take_if(|prompt| is(prompt));
-        self.latents.retain(|latents| !is(latents));
+        self.latents.take_if(is);
         if self.segments.iter().any(is) {
             // Whoever could not read one does not say which: all are made anew.
-            self.leftover.append(&mut self.segments);
+            self.leftover.extend(self.segments.take());
         }
         if let Some((_, outputs)) = self.finished.take_if(|(_, all)| all.iter().any(is)) {
-            self.leftover.extend(outputs.iter().filter(|output| !is(output)));
+            self.leftover.extend(outputs.into_iter().filter(|output| !is(output)));
         }
     }
 
@@ -344,7 +342,7 @@ impl Live {
         let kept =
             |artifact: &ArtifactRef| published.iter().any(|p| p.artifact == artifact.artifact);
         let finished = self.finished.iter().flat_map(|(_, outputs)| outputs);
-        let chain = self.prompt.iter().chain(&self.latents).chain(&self.segments);
+        let chain = self.prompt.iter().chain(self.latents.iter()).chain(&self.segments);
         let mut all: Vec<_> = chain.chain(finished).chain(&self.leftover).copied().collect();
         all.retain(|artifact| !kept(artifact));
         all.sort_by_key(|artifact| (artifact.artifact, artifact.role));
@@ -388,7 +386,10 @@ impl Job {
     /// Expected GPU time of the current shard and of all that follow, as if the current one had not begun: it stays
     /// the same while the shard waits.
     pub fn left_ms(&self) -> u64 {
-        self.expected_ms[self.position as usize..].iter().map(|ms| u64::from(*ms)).sum()
+        // All of them, with nothing for those before: no loop and no branch.
+        let from = self.position as usize;
+        let left = |(at, ms): (usize, u32)| if at < from { 0 } else { u64::from(ms) };
+        self.expected_ms.into_iter().enumerate().map(left).sum()
     }
 
     /// Expected GPU time of what the current shard still has to do.

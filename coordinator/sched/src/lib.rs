@@ -5,6 +5,7 @@
 //! dispatch actor alone; by recovery, the planner and the tests in the same way.
 
 mod admission;
+mod ahead;
 mod attempt;
 mod check;
 pub mod config;
@@ -14,6 +15,7 @@ mod drain;
 mod explain;
 mod fail;
 mod fair;
+mod few;
 mod fleet;
 mod index;
 pub mod input;

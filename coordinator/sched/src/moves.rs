@@ -90,7 +90,7 @@ impl Core {
         live.avoid.clear();
         live.retry_at = Millis(0);
         live.outage = None;
-        live.wish = wish.map(|(node, there)| Wish { node, there, until });
+        live.wish = wish.map(|(node, there)| Box::new(Wish { node, there, until }));
         if live.wish.is_some() {
             self.set_timer(until, Timer::Job { slot, seq });
         }
@@ -103,7 +103,7 @@ impl Core {
         }
         let (kind, need) = (self.state.kind_of(job), self.need(job));
         let node = self.state.nodes.get(wish.node).and_then(|node| node.worker);
-        let fits = node.is_some_and(|slot| self.fits(&self.state.workers[slot], kind, need));
+        let fits = node.is_some_and(|slot| self.fits(slot, kind, need));
         if wish.there { fits } else { self.count_fitting(kind, need) > u32::from(fits) }
     }
 }

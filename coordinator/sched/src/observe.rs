@@ -73,7 +73,7 @@ impl Core {
         let live = job.live.as_ref();
         let artifacts = live.map_or_else(Vec::new, |live| match &live.finished {
             Some((_, outputs)) => outputs.clone(),
-            None => live.prompt.iter().chain(live.latents.last()).copied().collect(),
+            None => live.prompt.iter().chain(live.latents.newest()).copied().collect(),
         });
         let placed = |shard: Slot| match self.state.jobs[shard].standing() {
             Standing::Running { worker } => {

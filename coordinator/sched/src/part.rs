@@ -47,7 +47,7 @@ impl Core {
     /// All shards of a job that are to be placed now, or run: its parts, or itself.
     pub(crate) fn shards_of(&self, slot: Slot) -> Vec<Slot> {
         match &self.state.jobs[slot].live {
-            Some(live) if live.standing == Standing::Parted => live.parts.clone(),
+            Some(live) if live.standing == Standing::Parted => live.parts.to_vec(),
             _ => vec![slot],
         }
     }
@@ -86,7 +86,9 @@ impl Core {
         let share = u64::from(job.expected_ms[position]) * u64::from(chunks.1 - chunks.0);
         expected_ms[position] = u32::try_from(share / u64::from(all.max(1))).unwrap_or(u32::MAX);
         let mut live = Live::new(self.state.now);
-        live.latents.extend(of.latents.last());
+        if let Some(latents) = of.latents.newest() {
+            live.latents.push(*latents);
+        }
         for segment in of.segments_in(chunks) {
             live.add_segment(segment);
         }
@@ -133,7 +135,8 @@ impl Core {
     /// Ends all parts of a job, whatever they do; what they have made is kept.
     pub(crate) fn drop_parts(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
         let Some(live) = &self.state.jobs[slot].live else { return };
-        for part in live.parts.clone() {
+        let parts = live.parts.to_vec();
+        for part in parts {
             match self.state.jobs[part].standing() {
                 Standing::Ready => self.dequeue(part),
                 Standing::Running { worker } => self.end_running(worker, cause, out),
@@ -155,12 +158,12 @@ impl Core {
         let shards = usize::from(job.shards);
         let Some(of) = &mut self.state.jobs[part.of].live else { return };
         of.parts.retain(|other| *other != slot);
-        of.part_attempts.resize(shards, 0);
-        of.part_attempts[usize::from(part.index)] = live.attempts[job.position as usize];
-        for segment in live.segments {
-            of.add_segment(segment);
+        of.part_attempts.list().resize(shards, 0);
+        of.part_attempts.list()[usize::from(part.index)] = live.attempts[job.position as usize];
+        for segment in &live.segments {
+            of.add_segment(*segment);
         }
-        of.leftover.extend(live.leftover);
+        of.leftover.extend(live.leftover.iter().copied());
         of.maker = live.maker;
     }
 

@@ -174,8 +174,14 @@ impl Core {
                 if !self.waiting(kind, class) || worker.barred.contains(&kind) {
                     continue;
                 }
+                // Who comes later anyway is asked only where affinity may let it pass.
+                let loaded = worker.hot == Some(kind);
+                let turns = &self.index.turns[kind as usize][class as usize];
+                if !loaded && due.is_some_and(|due| turns.all_after(due.turn)) {
+                    continue;
+                }
                 let Some(candidate) = self.first_for(kind, class, worker) else { continue };
-                if worker.hot == Some(kind) {
+                if loaded {
                     hot = Some(candidate);
                 }
                 if due.is_none_or(|due| (candidate.turn, candidate.key) < (due.turn, due.key)) {
@@ -183,7 +189,7 @@ impl Core {
                 }
             }
             let Some(due) = due else { continue };
-            let chosen = self.preferred(worker, class, due, hot);
+            let chosen = self.preferred(slot, class, due, hot);
             return Some((due.key.slot, chosen));
         }
         None
@@ -191,25 +197,18 @@ impl Core {
 
     /// The first shard of a kind that this worker may take.
     fn first_for(&self, kind: KindIx, class: Class, worker: &Worker) -> Option<Candidate> {
-        for turn in self.index.turns[kind as usize][class as usize].iter() {
+        let takes = |key: &Key| self.may_take(&self.state.jobs[key.slot], worker);
+        self.index.turns[kind as usize][class as usize].find_map(|turn| {
             let flow = &self.index.flows[turn.place as usize][class as usize];
-            let takes = |key: &&Key| self.may_take(&self.state.jobs[key.slot], worker);
-            if let Some(key) = flow.queue(kind).and_then(|queue| queue.iter().find(takes)) {
-                return Some(Candidate { turn, key: *key, kind });
-            }
-        }
-        None
+            let key = flow.queue(kind)?.find(takes)?;
+            Some(Candidate { turn, key, kind })
+        })
     }
 
     /// Affinity: a shard of the loaded kind, else the next shard of the job that the worker just worked on, may
     /// pass the one that is due, within the neighbourhood and only so often in a row.
-    fn preferred(
-        &self,
-        worker: &Worker,
-        class: Class,
-        due: Candidate,
-        hot: Option<Candidate>,
-    ) -> Slot {
+    fn preferred(&self, slot: Slot, class: Class, due: Candidate, hot: Option<Candidate>) -> Slot {
+        let worker = &self.state.workers[slot];
         let loaded = worker.hot == Some(due.kind);
         if loaded || worker.passed_over >= self.state.config.affinity_run_max {
             return due.key.slot;
@@ -222,12 +221,13 @@ impl Core {
             other.turn.virtual_time <= due.turn.virtual_time.saturating_add(slack)
                 && (!same_tenant || other.key.equals(&due.key))
         };
-        let next = || self.continued(worker, class);
+        let next = || self.continued(slot, class);
         hot.filter(near).or_else(|| next().filter(near)).unwrap_or(due).key.slot
     }
 
     /// The next shard of the worker's last job, if it is ready, of this class, and the worker may take it.
-    fn continued(&self, worker: &Worker, class: Class) -> Option<Candidate> {
+    fn continued(&self, at: Slot, class: Class) -> Option<Candidate> {
+        let worker = &self.state.workers[at];
         let (slot, seq) = worker.last_job?;
         let job = self.state.jobs.get(slot).filter(|job| job.seq == seq && job.rank == class)?;
         let kind = self.state.kind_of(job);
@@ -240,7 +240,7 @@ impl Core {
         let allowed = job.standing() == Standing::Ready
             && !tenant.capped()
             && !self.state.paused(kind)
-            && self.fits(worker, kind, self.need(job))
+            && self.fits(at, kind, self.need(job))
             && self.may_take(job, worker);
         allowed.then(|| Candidate { turn, key: self.key_of(slot), kind })
     }

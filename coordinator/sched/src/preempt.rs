@@ -148,7 +148,7 @@ impl Core {
             let Some(worker) = self.state.workers.get(*at) else { return false };
             let leaves = worker.running().and_then(|running| running.leaves);
             leaves == Some(Leaves::Preempted { claim: None })
-                && self.fits(worker, kind, need)
+                && self.fits(*at, kind, need)
                 && self.may_take(job, worker)
         });
         if let Some(worker) = found {
@@ -212,7 +212,7 @@ impl Core {
         if done + 1 >= steps || done * 100 >= steps * last {
             return Now::No;
         }
-        match live.preempted {
+        match live.preempted.as_deref().copied() {
             Some((_, step)) if live.newest_step() < step.saturating_add(config.preempt_steps) => {
                 Now::No
             }

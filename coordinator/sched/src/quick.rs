@@ -73,12 +73,11 @@ impl Core {
             match running.stage {
                 Stage::Encode => live.leftover.extend(live.prompt.take()),
                 _ => {
-                    let is_new =
-                        |latents: &mut ArtifactRef| step_of(latents.role) > running.from_step;
-                    live.leftover.extend(live.latents.extract_if(.., is_new));
+                    let is_new = |latents: &ArtifactRef| step_of(latents.role) > running.from_step;
+                    live.leftover.extend(live.latents.take_if(is_new).into_iter().flatten());
                 }
             }
-            live.leftover.extend(outputs);
+            live.leftover.extend(outputs.iter().copied());
         }
         self.end_attempt(worker, Some(Cause::TooQuick), Some(gpu), out);
         self.set_idle(worker);
@@ -96,7 +95,7 @@ impl Core {
         };
         // What was told by `ArtifactStored` need not be told again.
         let live = job.live.as_ref();
-        let chain = live.into_iter().flat_map(|live| live.prompt.iter().chain(&live.latents));
+        let chain = live.into_iter().flat_map(|live| live.prompt.iter().chain(live.latents.iter()));
         outputs.iter().chain(chain).find(is).map(|artifact| artifact.artifact)
     }
 }

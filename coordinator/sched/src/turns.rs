@@ -46,6 +46,16 @@ impl Turns {
         (self.first != NOBODY).then(|| unpack(self.first))
     }
 
+    /// The first as a number in the order of turns.
+    pub fn order(&self) -> u128 {
+        self.first
+    }
+
+    /// Whether all are behind a turn.
+    pub fn all_after(&self, turn: Turn) -> bool {
+        pack(turn) < self.first
+    }
+
     /// Gives a flow a seat, for the moment without a turn.
     pub fn sit(&mut self) -> Seat {
         if let Some(seat) = self.empty.pop() {
@@ -105,6 +115,12 @@ impl Turns {
         let first = self.first();
         let rest = first.into_iter().flat_map(|_| self.after_first());
         first.into_iter().chain(rest)
+    }
+
+    /// What the first one gives for whom it gives something.
+    pub fn find_map<T>(&self, give: impl Fn(Turn) -> Option<T>) -> Option<T> {
+        let first = self.first()?;
+        give(first).or_else(|| self.after_first().find_map(give))
     }
 
     fn after_first(&self) -> impl Iterator<Item = Turn> + '_ {

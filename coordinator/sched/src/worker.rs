@@ -288,7 +288,7 @@ impl Core {
     fn lost_one(&self, node: NodeId, boot: u64, held: Held) -> Option<Slot> {
         let slot = self.shard_slot(held.shard)?;
         let job = &self.state.jobs[slot];
-        let lost = job.live.as_ref()?.lost?;
+        let lost = job.live.as_ref()?.lost.as_deref()?;
         let current = held.shard.stage == self.state.stage_of(job);
         let same = lost.node == node
             && lost.boot == boot
@@ -338,7 +338,7 @@ impl Core {
         let (position, fence) = (job.position, running.fence);
         let live = job.live.as_mut().filter(|live| live.standing == Standing::Ready);
         if let Some(live) = live {
-            live.lost = Some(Lost { node, boot, fence, position });
+            live.lost = Some(Box::new(Lost { node, boot, fence, position }));
         }
     }
 
