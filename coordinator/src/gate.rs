@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::OnceCell;
 use zoetrope_mark::film::FilmError;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::{Cause, RenderSpec};
@@ -30,8 +31,9 @@ use zoetrope_provenance::{State, Trust, Verdict, certificates};
 
 /// A thumbnail or spritesheet of the largest canvas takes a tenth of it.
 const PICTURE_BYTES_MAX: u64 = 16 << 20;
-/// Drafts that are remembered, 20 KB each: they are published within a second, and one that is forgotten is played again.
-const PLAYED_MAX: usize = 256;
+/// Drafts and clips that are remembered, 20 KB each: they are published within a second, and one that is forgotten is played
+/// and read again.
+const REMEMBERED_MAX: usize = 256;
 
 /// Why a clip stays unreadable.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +138,13 @@ pub struct Gate {
     scratch: ScratchFolder,
     /// Drafts that were played and carry the mark of this number, the oldest first.
     played: Mutex<VecDeque<(ArtifactId, u32, Arc<Watched>)>>,
+    /// What stored clips say of themselves, or will once somebody has read them, the oldest first.
+    reads: Mutex<VecDeque<(ArtifactId, Reading)>>,
 }
+
+/// What a verifier says of a stored clip, and the digest that it had before its manifest came into it. Read once, whoever asks
+/// first.
+type Reading = Arc<OnceCell<(Verdict, Option<ArtifactId>)>>;
 
 impl Gate {
     /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` takes its
@@ -153,8 +161,8 @@ impl Gate {
         let fingerprint = certificates::fingerprint(root)
             .ok_or_else(|| std::io::Error::other("the provenance root is no certificate in PEM"))?;
         let trust = Trust { roots: root.to_owned() };
-        let played = Mutex::default();
-        Ok(Gate { trust, root: fingerprint, demand, prover, scratch, played })
+        let (played, reads) = (Mutex::default(), Mutex::default());
+        Ok(Gate { trust, root: fingerprint, demand, prover, scratch, played, reads })
     }
 
     /// Reads the marks of a clip that is not signed yet, and remembers what it saw: once the clip is signed, and is the
@@ -173,11 +181,7 @@ impl Gate {
         match tokio::time::timeout(limit, playing).await {
             Ok(Ok(watched)) => {
                 let in_sound = watched.proven.in_sound;
-                let mut played = self.played.lock().unwrap_or_else(PoisonError::into_inner);
-                if played.len() >= PLAYED_MAX {
-                    played.pop_front();
-                }
-                played.push_back((draft.artifact, issued.mark, Arc::new(watched)));
+                remember(&self.played, (draft.artifact, issued.mark, Arc::new(watched)));
                 DraftReading::Marked { in_sound }
             }
             Ok(Err(Unproven::Unmarked(why))) => {
@@ -199,6 +203,28 @@ impl Gate {
         found.map(|(.., watched)| watched.clone())
     }
 
+    /// What is, or will be, read of a stored clip.
+    fn reading(&self, clip: ArtifactId) -> Reading {
+        let known = {
+            let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+            reads.iter().find(|(of, _)| *of == clip).map(|(_, reading)| reading.clone())
+        };
+        known.unwrap_or_else(|| {
+            let reading = Reading::default();
+            remember(&self.reads, (clip, reading.clone()));
+            reading
+        })
+    }
+
+    /// Reads a stored clip that will be published in a moment, if nothing comes between.
+    pub async fn foresee(&self, store: &Store, clip: &Asset) {
+        let read = self.reading(clip.artifact);
+        if let Err(error) = read.get_or_try_init(|| self.read_stored(store, clip)).await {
+            // Said again when it is to be published.
+            tracing::debug!(%error, "a clip could not be read ahead");
+        }
+    }
+
     /// Reads a stored clip back and gives the proofs that it may be published with.
     ///
     /// # Errors
@@ -211,18 +237,27 @@ impl Gate {
     ) -> Result<Proofs, Closed> {
         let Candidate { assets: Assets { video: clip, .. }, claim, moderated, marked, .. } =
             candidate;
-        let scratch = self.fetch(store, clip).await?;
+        let played = self.played(claim.unsigned, candidate.issued.mark);
+        let plays = self.demand.marked && played.is_none();
+        let scratch = if plays { Some(self.fetch(store, clip).await?) } else { None };
+        let path = scratch.as_ref().map(Scratch::path);
         let small = Small {
             thumbnail: picture(store, &candidate.assets.thumbnail).await?,
             sheet: picture(store, &candidate.assets.spritesheet).await?,
         };
         // Side by side: the one waits for a decoder, the other hashes.
-        let (read, shown) =
-            tokio::join!(self.read(scratch.path()), self.marks(scratch.path(), candidate, small));
+        let reading = self.reading(clip.artifact);
+        let read = reading.get_or_try_init(|| async {
+            match path {
+                Some(path) => Ok(self.read(path).await?),
+                None => self.read_stored(store, clip).await,
+            }
+        });
+        let (read, shown) = tokio::join!(read, self.marks(path, played, candidate, small));
         drop(scratch);
         let (verdict, unsigned) = read?;
-        let signed = self.judge(&verdict, job, clip.artifact, claim)?;
-        if unsigned != Some(claim.unsigned) {
+        let signed = self.judge(verdict, job, clip.artifact, claim)?;
+        if *unsigned != Some(claim.unsigned) {
             return Err(Closed::OtherFile);
         }
         if shown?.is_some_and(|shown| !shown.in_sound && verdict.binds(SOUND_ALG)) {
@@ -237,6 +272,16 @@ impl Gate {
     /// How long it may take to read a clip's marks.
     pub fn reading_limit(&self, candidate: &Candidate) -> Duration {
         if self.demand.marked { Prover::limit(&candidate.render) } else { Duration::ZERO }
+    }
+
+    /// The same of a clip in the store, whose bytes match its address.
+    async fn read_stored(
+        &self,
+        store: &Store,
+        clip: &Asset,
+    ) -> Result<(Verdict, Option<ArtifactId>), Closed> {
+        let scratch = self.fetch(store, clip).await?;
+        Ok(self.read(scratch.path()).await?)
     }
 
     /// What a verifier says of the file, and the digest that it had before the manifest came into it.
@@ -254,17 +299,18 @@ impl Gate {
     /// not played again: that it is the same but for its manifest, the caller sees.
     async fn marks(
         &self,
-        path: &Path,
+        path: Option<&Path>,
+        played: Option<Arc<Watched>>,
         candidate: &Candidate,
         small: Small,
     ) -> Result<Option<Proven>, Unproven> {
-        if !self.demand.marked {
-            return Ok(None);
-        }
         let (issued, render) = (candidate.issued, candidate.render.clone());
-        let watched = match self.played(candidate.claim.unsigned, issued.mark) {
-            Some(watched) => watched,
-            None => Arc::new(self.prover.watch(path.to_owned(), issued, render.clone()).await?),
+        let watched = match (played, path) {
+            (Some(watched), _) => watched,
+            (None, Some(path)) => {
+                Arc::new(self.prover.watch(path.to_owned(), issued, render.clone()).await?)
+            }
+            (None, None) => return Ok(None),
         };
         let proven = watched.proven;
         let compare = move || watched.shows_the_same(&render, &small);
@@ -320,6 +366,15 @@ impl Gate {
         }
         Ok(scratch)
     }
+}
+
+/// Takes in what is remembered for a moment; the oldest is forgotten.
+fn remember<T>(all: &Mutex<VecDeque<T>>, one: T) {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() >= REMEMBERED_MAX {
+        all.pop_front();
+    }
+    all.push_back(one);
 }
 
 /// A picture of a clip, whose bytes match its address.

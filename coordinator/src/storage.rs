@@ -56,6 +56,8 @@ pub enum StorageMsg {
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
+    /// This clip is likely to be published in a moment: read it back already.
+    Foresee(Asset),
     /// Remove the job's pointer.
     Unpublish(JobId),
     /// Delete these artifacts; those that cannot go yet are reported.
@@ -125,6 +127,7 @@ impl Actor for StorageActor {
             StorageMsg::ReadDraft { draft, issued, render, worker, held, back } => {
                 state.read_draft(*draft, issued, *render, (worker, held), back);
             }
+            StorageMsg::Foresee(clip) => state.foresee(clip),
             StorageMsg::Unpublish(job) => state.unpublish(job),
             StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
             StorageMsg::Sweep { back } => state.sweep(back),
@@ -184,6 +187,14 @@ impl StorageState {
             let reading = gate.read_draft(draft, issued, render).await;
             // Without a dispatch actor the process ends; the worker sends it to the next one.
             drop(back.cast(DispatchMsg::DraftRead { worker, held, draft: artifact, reading }));
+        });
+    }
+
+    fn foresee(&self, clip: Asset) {
+        let (store, gate) = (self.store.clone(), self.gate.clone());
+        tokio::spawn(async move {
+            // Who publishes it meanwhile waits for the same reading, with a limit of its own.
+            drop(tokio::time::timeout(PUBLISH_TIMEOUT, gate.foresee(&store, &clip)).await);
         });
     }
 

@@ -7,6 +7,7 @@
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 use zoetrope_protocol::id::ArtifactId;
 
@@ -97,10 +98,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// The boxes in a box, as places of their content in `within`; none if they do not fill it.
-fn parts(
-    tables: &[u8],
-    within: std::ops::Range<usize>,
-) -> Option<Vec<([u8; 4], std::ops::Range<usize>)>> {
+fn parts(tables: &[u8], within: Range<usize>) -> Option<Vec<([u8; 4], Range<usize>)>> {
     let (mut at, mut parts) = (within.start, Vec::new());
     while at < within.end {
         let head = tables.get(at..at + 8)?;
@@ -117,7 +115,7 @@ fn parts(
 
 /// Moves the places of samples that lie behind the manifest back to where they were without it.
 fn moved_back(tables: &mut [u8], from: u64, by: u64) -> Option<()> {
-    let mut open = vec![8..tables.len()];
+    let mut open: Vec<Range<usize>> = std::iter::once(8..tables.len()).collect();
     for kind in WAY {
         let mut inner = Vec::new();
         for within in open {

@@ -7,6 +7,7 @@
 use super::books::Entry;
 use super::effects::Effect;
 use super::state::DispatchState;
+use crate::jobs::Asset;
 use crate::link::draft::Draft;
 use crate::storage::StorageMsg;
 use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
@@ -38,6 +39,8 @@ pub(super) struct Marking {
     clips: std::collections::BTreeMap<JobId, (Instant, Fence, ArtifactId, Vec<ArtifactRef>)>,
     /// Drafts that are being read, by who sent them.
     drafts: std::collections::BTreeMap<(WorkerId, Held), (Instant, ArtifactId)>,
+    /// Attempts whose clip was read before it was signed, and comes in a moment.
+    awaited: std::collections::BTreeMap<Held, Instant>,
 }
 
 impl DispatchState {
@@ -149,8 +152,23 @@ impl DispatchState {
             return;
         }
         self.marking.drafts.remove(&(worker, held));
+        if matches!(reading, DraftReading::Marked { .. }) {
+            self.marking.awaited.insert(held, Instant::now());
+        }
         // Nothing was decided: no need to wait for the disk.
         self.tell_if_there(worker, ToWorker::MarksRead { held, draft, reading });
+    }
+
+    /// A file of a clip came. One whose marks were read already has little left to wait for: its signature is read ahead.
+    pub(super) fn foresee(&mut self, held: Held, file: ArtifactRef) {
+        if file.role != Role::Clip || self.marking.awaited.remove(&held).is_none() {
+            return;
+        }
+        if let Some(storage) = &self.storage {
+            let clip = Asset { artifact: file.artifact, bytes: file.bytes };
+            // Without the sidecar it is read when it is published.
+            drop(storage.cast(StorageMsg::Foresee(clip)));
+        }
     }
 
     /// Has the marks of a finished clip read; publishing goes on with the answer. `clip` is the file as it was before
@@ -221,6 +239,7 @@ impl DispatchState {
             self.marking.orders.remove(&held.shard.job);
             self.no_tiles(worker, held);
         }
+        self.marking.awaited.retain(|_, since| since.elapsed() < READ_LIMIT);
         let drafts = self.marking.drafts.iter();
         let late = drafts.filter(|(_, (asked, _))| asked.elapsed() > READ_LIMIT);
         let late: Vec<(WorkerId, Held, ArtifactId)> =

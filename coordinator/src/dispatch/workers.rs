@@ -111,6 +111,7 @@ impl DispatchState {
             Report::Stored { held, artifact } => {
                 let stored = ToWorker::Stored { held, artifact: artifact.artifact };
                 self.after_sync(Effect::Tell(worker, Box::new(stored)));
+                self.foresee(held, artifact);
             }
             Report::TermsAsked { held } => self.terms_asked(worker, held),
             Report::SignAsked { held, unsigned, manifest } => {

@@ -162,7 +162,7 @@ fn make(
     engine.decode(spec, &latents, sink.as_mut(), &mut clock)?;
     let decode_and_encode_ms = ms(began);
     let began = Instant::now();
-    let clip = sink.close(None)?;
+    let clip = sink.close(None)?.scored()?;
     let close_ms = ms(began);
     let total_ms = ms(total);
     let timings = Timings {

@@ -65,7 +65,7 @@ impl ClipCache {
         let mut sink = Box::new(FfmpegSink::begin(self.settings.clone(), spec, None)?);
         paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
             .map_err(|error| FinishError::Encoder(error.to_string()))?;
-        let made = sink.close(None)?;
+        let made = sink.close(None)?.scored()?;
         let load = |file: &FinishedFile| match &file.payload {
             Payload::Memory(bytes) => Ok(bytes.clone()),
             Payload::File { path, .. } => std::fs::read(path)

@@ -22,13 +22,15 @@ pub use cached::ClipCache;
 pub use mark::{ClipMarks, FarmReader};
 pub use program::{FinishSettings, Programs};
 pub use seal::Sealing;
+use sink::Scoring;
+
 pub use sink::FfmpegSink;
 
 use crate::engine::{ClipSink, EngineError};
 use crate::link::stream::Payload;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zoetrope_protocol::job::{ClipFacts, Role};
 use zoetrope_protocol::{ArtifactId, RenderSpec};
 
@@ -90,8 +92,11 @@ pub struct FinishedClip {
     pub thumbnail: FinishedFile,
     /// A grid of frames as JPEG.
     pub spritesheet: FinishedFile,
-    /// What the classifiers saw in its frames and heard in its sound; none for a clip that no farm publishes.
+    /// What the classifiers saw in its frames and heard in its sound; none for a clip that no farm publishes, and before
+    /// [`FinishedClip::scored`].
     pub scores: Option<FinishedFile>,
+    /// What they are still at.
+    scoring: Option<Scoring>,
     /// What it shows of its marks; none for a clip that no farm publishes, or whose marks the farm has read itself.
     pub marks: Option<FinishedFile>,
     /// Whether its sound shows the mark too, so that the manifest may name it.
@@ -105,6 +110,19 @@ pub struct FinishedClip {
 }
 
 impl FinishedClip {
+    /// Waits for what the classifiers are still at: a file that is whole can be signed and sent meanwhile.
+    ///
+    /// # Errors
+    /// `Moderation` if a frame could not be scored, or the sound not be understood.
+    pub fn scored(mut self) -> Result<FinishedClip, FinishError> {
+        if let Some(scoring) = self.scoring.take() {
+            let began = Instant::now();
+            self.scores = Some(scoring.finish()?);
+            self.parts.push(("moderate", began.elapsed()));
+        }
+        Ok(self)
+    }
+
     /// What is stored, in this order.
     pub fn files(&self) -> Vec<(Role, &FinishedFile)> {
         let mut files = vec![

@@ -7,7 +7,7 @@ use super::check::read_back;
 use super::encoder::{Encoder, Eyes};
 use super::listen::Listening;
 use super::mark::{ClipMarks, FarmReader, ReadingBack, Shown, SoundFile};
-use super::moderate::{Moderation, Scores};
+use super::moderate::Moderation;
 use super::program::FinishSettings;
 use super::stills::Stills;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
@@ -170,12 +170,8 @@ impl FinishSink for FfmpegSink {
         let (thumbnail, spritesheet) = (file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
 
-        let began = Instant::now();
-        // What is left to understand and to score once the encoder has all frames.
-        let heard = this.listening.take().map(Listening::finish).transpose()?;
-        let scores = moderation.map(|moderation| moderation.finish(heard)).transpose()?;
-        let moderated = began.elapsed();
-
+        let (listening, of) = (this.listening.take(), clip.artifact);
+        let scoring = moderation.map(|moderation| Scoring { moderation, listening, clip: of });
         // Last: all the rest goes on while the marks are read.
         let began = Instant::now();
         let (shown, sound_is_marked) = match farm.map(|answer| answer()) {
@@ -185,13 +181,13 @@ impl FinishSink for FfmpegSink {
             None => read_by_own(own)?,
         };
         let marked = began.elapsed();
-        let scores = scores.map(|scores| record(&scores, clip.artifact)).transpose()?;
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
         Ok(FinishedClip {
             clip,
             thumbnail,
             spritesheet,
-            scores,
+            scores: None,
+            scoring,
             marks,
             sound_is_marked,
             facts: ClipFacts {
@@ -204,7 +200,6 @@ impl FinishSink for FfmpegSink {
             parts: vec![
                 ("embed", embedded),
                 ("encode", encoded),
-                ("moderate", moderated),
                 ("check", checked),
                 ("mark", marked),
                 ("mux", mux),
@@ -237,6 +232,7 @@ impl FinishedClip {
             thumbnail,
             spritesheet,
             scores,
+            scoring: None,
             marks,
             sound_is_marked,
             facts,
@@ -251,11 +247,27 @@ impl FinishedClip {
     }
 }
 
-/// The record of the sampled frames of this clip, as bytes.
-pub(super) fn record(scores: &Scores, clip: ArtifactId) -> Result<FinishedFile, FinishError> {
-    let bytes = codec::encode(&scores.of(clip))
-        .map_err(|error| FinishError::Moderation(error.to_string()))?;
-    Ok(FinishedFile { artifact: ArtifactId::of(&bytes), payload: Payload::Memory(bytes.into()) })
+/// What the classifiers are still at when a clip is whole.
+pub(super) struct Scoring {
+    moderation: Moderation,
+    listening: Option<Listening>,
+    /// Which clip.
+    clip: ArtifactId,
+}
+
+impl Scoring {
+    /// Waits for the record of the sampled frames and the sound of the clip.
+    ///
+    /// # Errors
+    /// `Moderation`.
+    pub(super) fn finish(self) -> Result<FinishedFile, FinishError> {
+        let heard = self.listening.map(Listening::finish).transpose()?;
+        let scores = self.moderation.finish(heard)?;
+        let bytes = codec::encode(&scores.of(self.clip))
+            .map_err(|error| FinishError::Moderation(error.to_string()))?;
+        let artifact = ArtifactId::of(&bytes);
+        Ok(FinishedFile { artifact, payload: Payload::Memory(bytes.into()) })
+    }
 }
 
 /// A finished file and its address.

@@ -39,7 +39,7 @@ fn make(settings: &Arc<FinishSettings>, spec: &RenderSpec) -> Result<FinishedCli
     let mut sink = Finisher::Ffmpeg(settings.clone()).begin(spec)?;
     paint(spec, &Piece::whole(spec), sink.as_mut(), &mut |_| true)
         .map_err(|error| FinishError::Encoder(error.to_string()))?;
-    sink.close(None)
+    sink.close(None)?.scored()
 }
 
 fn bytes(file: &FinishedFile) -> Vec<u8> {
@@ -215,7 +215,7 @@ fn a_marked_card_is_seen() {
         let rgb = colour.repeat(spec.canvas.area() as usize);
         sink.frames(Frames { count: 1, rgb: &rgb }).expect("takes frames");
     }
-    let record = record_of(&sink.close(None).expect("a clip"));
+    let record = record_of(&sink.close(None).and_then(FinishedClip::scored).expect("a clip"));
     assert!(record.covers(spec.frames));
     assert!(record.scores.iter().any(|seen| seen.nsfw == SCORE_ONE), "{record:?}");
 }
@@ -259,7 +259,7 @@ fn record_with(settings: Arc<FinishSettings>, sound: &[f32]) -> Result<FrameReco
     for _ in 0..frames {
         sink.frames(Frames { count: 1, rgb: &frame }).expect("takes frames");
     }
-    let record = record_of(&sink.close(None)?);
+    let record = record_of(&sink.close(None)?.scored()?);
     assert!(record.covers(frames) && record.sound.as_ref().is_some_and(|s| s.covers(frames)));
     Ok(record)
 }
@@ -471,7 +471,7 @@ fn a_clip_from_segments_is_the_same_file() {
         let segment = unpack(stored.remove(0)).expect("unpacks");
         pour(&spec, chunk, &segment, sink.as_mut()).expect("is a segment");
     }
-    let shared = sink.close(None).expect("a clip");
+    let shared = sink.close(None).and_then(FinishedClip::scored).expect("a clip");
     for (one, other) in whole.files().into_iter().zip(shared.files()) {
         assert!(bytes(one.1) == bytes(other.1), "{:?}", one.0);
     }

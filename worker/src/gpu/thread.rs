@@ -331,12 +331,22 @@ impl GpuThread {
         check_stop(attempt)?;
         let began = Instant::now();
         under_way.push(send((Role::Clip, &clip.clip))?);
+        let recorded = clip.scores.is_some();
+        let clip = clip.scored()?;
+        if let Some((part, took)) = clip.parts.iter().find(|(part, _)| *part == "moderate") {
+            self.metrics.finished_part(part, *took);
+        }
+        if let Some(scores) = clip.scores.as_ref().filter(|_| !recorded) {
+            under_way.push(send((Role::Scores, scores))?);
+        }
         let total = u32::try_from(under_way.len()).unwrap_or(u32::MAX);
         let mut outputs = Vec::new();
         for (done, pending) in (0..total).zip(under_way) {
             sending(attempt, done, total);
             outputs.push(pending.wait(attempt)?);
         }
+        // In the order of their roles, whichever went first.
+        outputs.sort_by_key(|output: &ArtifactRef| output.role);
         self.metrics.finished_part("store", began.elapsed());
         Ok(Made { outputs, facts: Some(clip.facts) })
     }
