@@ -60,7 +60,10 @@ async fn chain(farm: &Farm, id: &str) -> BTreeMap<(String, u64), String> {
         let newest = made.iter().filter(before).map(|a| number(&a["number"])).max().unwrap_or(0);
         assert_eq!(number(&attempt["from_step"]), newest, "a stored step was done again: {job}");
     }
-    assert_eq!(job["artifacts_ignored"], 0, "something was made twice: {job}");
+    // The pictures and the record of a clip are stored while it is signed; who finishes it again makes the same ones.
+    let finishes = list("attempts").iter().filter(|attempt| attempt["stage"] == "finish").count();
+    let again = 3 * finishes.saturating_sub(1) as u64;
+    assert!(number(&job["artifacts_ignored"]) <= again, "something was made twice: {job}");
     links
 }
 
