@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use zoetrope_protocol::id::ArtifactId;
 
 /// Drafts that lie on the disk at a time, of all links: clips of 10 s take up to 10 MB. More wait.
@@ -14,11 +14,16 @@ const DRAFTS_MAX: usize = 64;
 /// How long one waits for its place: what reading the clips before it takes on a busy machine.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Drafts of one link: a worker finishes one clip at a time. One more waits until the first was read.
+const DRAFTS_A_LINK: usize = 1;
+
 /// Where drafts go.
 #[derive(Clone)]
 pub struct Drafts {
     folder: ScratchFolder,
+    /// Of all links, and of this one.
     places: Arc<Semaphore>,
+    own: Arc<Semaphore>,
 }
 
 /// A clip that is not signed yet, whose bytes have this digest. Goes when it is dropped.
@@ -28,7 +33,7 @@ pub struct Draft {
     pub artifact: ArtifactId,
     /// Where it lies.
     pub file: Scratch,
-    _place: OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 /// One that is being received.
@@ -40,7 +45,14 @@ pub struct Incoming {
 impl Drafts {
     /// Drafts in this folder.
     pub fn new(folder: ScratchFolder) -> Drafts {
-        Drafts { folder, places: Arc::new(Semaphore::new(DRAFTS_MAX)) }
+        let of = |places| Arc::new(Semaphore::new(places));
+        Drafts { folder, places: of(DRAFTS_MAX), own: of(DRAFTS_A_LINK) }
+    }
+
+    /// The same, for a link of its own.
+    #[must_use]
+    pub fn of_link(&self) -> Drafts {
+        Drafts { own: Arc::new(Semaphore::new(DRAFTS_A_LINK)), ..self.clone() }
     }
 
     /// Begins with one.
@@ -48,13 +60,17 @@ impl Drafts {
     /// # Errors
     /// If the disk refuses, or too many others are there.
     pub async fn begin(&self, artifact: ArtifactId) -> std::io::Result<Incoming> {
-        let place = tokio::time::timeout(PLACE_TIMEOUT, self.places.clone().acquire_owned()).await;
-        let Ok(Ok(place)) = place else {
+        // Its own first, so that a link that sends too much holds up nobody else.
+        let places = async {
+            let own = self.own.clone().acquire_owned().await?;
+            Ok::<_, AcquireError>([own, self.places.clone().acquire_owned().await?])
+        };
+        let Ok(Ok(places)) = tokio::time::timeout(PLACE_TIMEOUT, places).await else {
             return Err(std::io::Error::other("too many clips wait to be read"));
         };
         let file = self.folder.clip();
         let out = File::create(file.path()).await?;
-        Ok(Incoming { draft: Draft { artifact, file, _place: place }, out })
+        Ok(Incoming { draft: Draft { artifact, file, _places: places }, out })
     }
 }
 
@@ -74,5 +90,30 @@ impl Incoming {
     pub async fn finish(mut self) -> std::io::Result<Draft> {
         self.out.flush().await?;
         Ok(self.draft)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a worker that sends one draft after the other has one of them on the disk, and leaves places for others.
+    #[tokio::test]
+    async fn a_link_has_one_draft_at_a_time() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let scratch = ScratchFolder::open(&folder.path().join("scratch")).expect("a folder");
+        let all = Drafts::new(scratch);
+        let (one, other) = (all.of_link(), all.of_link());
+        let first = one.begin(ArtifactId([1; 32])).await.expect("a place");
+        let draft = first.finish().await.expect("is whole");
+        let second = one.begin(ArtifactId([2; 32]));
+        let early = tokio::time::timeout(Duration::from_millis(50), second).await;
+        assert!(early.is_err(), "it waits for the first");
+        drop(other.begin(ArtifactId([3; 32])).await.expect("another link's"));
+        let path = draft.file.path().to_owned();
+        assert!(path.exists());
+        drop(draft);
+        assert!(!path.exists(), "it goes when it was read");
+        one.begin(ArtifactId([4; 32])).await.expect("a place again");
     }
 }

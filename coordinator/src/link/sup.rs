@@ -121,7 +121,7 @@ impl LinkSupState {
             established,
             dispatch: self.arguments.dispatch.clone(),
             store: self.arguments.store.clone(),
-            drafts: self.arguments.drafts.clone(),
+            drafts: self.arguments.drafts.of_link(),
             board: self.arguments.board.clone(),
             metrics: self.arguments.metrics.clone(),
             limits: self.arguments.limits,

@@ -5,6 +5,7 @@ mod actors;
 mod bucket;
 mod cancel;
 mod clip;
+mod drafts;
 mod etcd;
 mod fsck;
 mod golden;

@@ -8,13 +8,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::watermark::{MarkFault, WatermarkMsg};
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
-use zoetrope_protocol::mark::{
-    DraftReading, Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SoundMark,
-};
+use zoetrope_protocol::mark::{Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SoundMark};
 use zoetrope_protocol::provenance::MarkedProof;
-use zoetrope_protocol::wire::{FromWorker, Held, Order, ToWorker};
+use zoetrope_protocol::wire::{FromWorker, Order};
 use zoetrope_sched::output::{FailWhy, JobState};
 
 /// What an honest worker reads in a clip that it marked as it was told; its sound is silence.
@@ -126,7 +124,8 @@ async fn finish_clip(worker: &mut Worker, order: &Order, clip: &[u8], sound: Opt
     worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
 }
 
-const NOT_PUBLISHED: JobState = JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed));
+pub(crate) const NOT_PUBLISHED: JobState =
+    JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed));
 
 /// Promise: a worker is not believed in what it says of marks. Whatever its record says, the stored file must show the
 /// mark of this job, all along.
@@ -177,106 +176,6 @@ async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
         refused.set(refused.get() + 1.0);
         let line = "zoetrope_publishes_refused_total{proof=\"watermark\"}";
         assert_eq!(farm.metric(line), refused.get(), "{what}");
-    }
-    farm.running.stop().await;
-}
-
-const PLAYED: &str = "zoetrope_mark_reading_duration_seconds_count{outcome=\"read\"}";
-
-/// Has the marks of a clip read before it is signed.
-async fn shown(worker: &mut Worker, held: Held, clip: &[u8]) -> DraftReading {
-    let draft = ArtifactId::of(clip);
-    worker.send(held, Role::Draft, clip, draft.0).await;
-    match worker.next().await {
-        ToWorker::MarksRead { held: of, draft: read, reading } if (of, read) == (held, draft) => {
-            reading
-        }
-        other => panic!("not read but {other:?}"),
-    }
-}
-
-/// Promise: a clip whose marks were read before it was signed is played once; its worker need not read it, nor say what it
-/// shows.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_draft_is_played_and_its_clip_is_not_played_again() {
-    let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
-    farm.submit(submission(1)).await.expect("admitted");
-    let order = worker.finish_order().await;
-    let (held, clip) = (held(&order), clip::unsigned(&order));
-    worker.say(FromWorker::Started(held)).await;
-    let bare = clip::still(&order.spec, None);
-    assert_eq!(shown(&mut worker, held, &bare).await, DraftReading::Unmarked);
-    assert_eq!(shown(&mut worker, held, b"no film").await, DraftReading::Unmarked);
-    let quiet = DraftReading::Marked { in_sound: false };
-    assert_eq!(shown(&mut worker, held, &clip).await, quiet);
-    assert_eq!(farm.metric(PLAYED), 1.0);
-    let mut outputs = worker.files_of(&order, &clip, false).await;
-    outputs.retain(|output| output.role != Role::Marks);
-    let (facts, gpu) = (Some(facts(&order)), Millis(50));
-    worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
-    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
-    assert_eq!(farm.metric(PLAYED), 1.0, "not again");
-
-    // An attempt that is not this worker's has nothing read.
-    let stale = Held { fence: Fence { epoch: Epoch(0), ..held.fence }, ..held };
-    worker.send(stale, Role::Draft, &clip, ArtifactId::of(&clip).0).await;
-    assert!(matches!(worker.next().await, ToWorker::NotStored { .. }));
-    farm.running.stop().await;
-}
-
-/// Promise: what was read before the signature holds for that file alone. A worker cannot show one clip and publish
-/// another.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_shows_another_clip_than_it_stores_publishes_nothing() {
-    let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
-    // The thumbnail of another clip, and then another clip, signed as if it were the one that was shown.
-    for (job, other) in [(1, false), (2, true)] {
-        farm.submit(submission(job)).await.expect("admitted");
-        let order = worker.finish_order().await;
-        let (held, clip) = (held(&order), clip::unsigned(&order));
-        worker.say(FromWorker::Started(held)).await;
-        let quiet = DraftReading::Marked { in_sound: false };
-        assert_eq!(shown(&mut worker, held, &clip).await, quiet);
-        let mut outputs = if other {
-            let bare = clip::still(&order.spec, None);
-            let (draft, file, _) = worker.draft_of(&order, &bare, false).await;
-            let said = ArtifactId::of(&clip);
-            let signature = worker.signature(held, said, draft.manifest.clone()).await;
-            draft.complete(&signature.expect("is signed")).expect("fits");
-            let signed = std::fs::read(file.path()).expect("reads");
-            worker.files_with(&order, &signed, said).await
-        } else {
-            worker.thumbnail = Some(b"no picture".to_vec());
-            worker.files_of(&order, &clip, false).await
-        };
-        worker.thumbnail = None;
-        outputs.retain(|output| output.role != Role::Marks);
-        let (facts, gpu) = (Some(facts(&order)), Millis(50));
-        worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
-        let view = farm.until(JobId(job), |view| view.ended.is_some()).await;
-        assert_eq!(view.state, NOT_PUBLISHED, "{job}");
-        assert!(view.assets.is_none() && !is_published(&farm, JobId(job)), "{job}");
-    }
-    let refused =
-        |proof| farm.metric(&format!("zoetrope_publishes_refused_total{{proof=\"{proof}\"}}"));
-    assert_eq!((refused("watermark"), refused("signature")), (1.0, 1.0));
-
-    // Without anything said or shown of its marks a clip is played as it is stored.
-    for (job, bare) in [(3, false), (4, true)] {
-        farm.submit(submission(job)).await.expect("admitted");
-        let order = worker.finish_order().await;
-        let held = held(&order);
-        worker.say(FromWorker::Started(held)).await;
-        let clip = if bare { clip::still(&order.spec, None) } else { clip::unsigned(&order) };
-        let mut outputs = worker.files_of(&order, &clip, false).await;
-        outputs.retain(|output| output.role != Role::Marks);
-        let (facts, gpu) = (Some(facts(&order)), Millis(50));
-        worker.say(FromWorker::Finished { held, outputs, facts, gpu }).await;
-        let view = farm.until(JobId(job), |view| view.ended.is_some()).await;
-        assert_eq!(view.state, if bare { NOT_PUBLISHED } else { JobState::Completed });
-        assert_eq!(is_published(&farm, JobId(job)), !bare);
     }
     farm.running.stop().await;
 }
@@ -386,7 +285,7 @@ async fn a_clip_waits_for_a_farm_that_cannot_read_it() {
     assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress);
     script("#!/bin/sh\nexec ffmpeg \"$@\"\n");
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
-    assert_eq!(farm.metric(PLAYED), 1.0);
+    assert_eq!(farm.metric(crate::drafts::PLAYED), 1.0);
     farm.running.stop().await;
 }
 

@@ -22,12 +22,11 @@ pub use cached::ClipCache;
 pub use mark::{ClipMarks, FarmReader};
 pub use program::{FinishSettings, Programs};
 pub use seal::Sealing;
-use sink::Scoring;
-
 pub use sink::FfmpegSink;
 
 use crate::engine::{ClipSink, EngineError};
 use crate::link::stream::Payload;
+use sink::Scoring;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
