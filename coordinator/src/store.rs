@@ -6,6 +6,7 @@
 //! at all, and only if its bytes match its address; what is acknowledged is durable. Bytes never pass through a
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
+mod pieces;
 pub mod place;
 mod reader;
 pub mod settings;
@@ -205,7 +206,7 @@ impl Store {
         let found =
             self.objects.get_opts(&artifact_key(artifact), options).await.map_err(missing)?;
         let meta = found.meta.clone();
-        Ok((meta, found.into_stream().map_err(StoreError::from).boxed()))
+        Ok((meta, pieces::read(found).await?))
     }
 
     /// Reads a small artifact whole: what a sidecar needs to know of a clip.

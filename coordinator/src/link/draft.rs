@@ -5,7 +5,7 @@ use crate::scratch::{Scratch, ScratchFolder};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use zoetrope_protocol::id::ArtifactId;
 
@@ -13,7 +13,8 @@ use zoetrope_protocol::id::ArtifactId;
 const DRAFTS_MAX: usize = 64;
 /// How long one waits for its place: what reading the clips before it takes on a busy machine.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(20);
-
+/// Bytes come in pieces of a datagram each; so many are written at once.
+const PIECE_BYTES: usize = 256 << 10;
 /// Drafts of one link: a worker finishes one clip at a time. One more waits until the first was read.
 const DRAFTS_A_LINK: usize = 1;
 
@@ -39,7 +40,7 @@ pub struct Draft {
 /// One that is being received.
 pub struct Incoming {
     draft: Draft,
-    out: File,
+    out: BufWriter<File>,
 }
 
 impl Drafts {
@@ -69,7 +70,7 @@ impl Drafts {
             return Err(std::io::Error::other("too many clips wait to be read"));
         };
         let file = self.folder.clip();
-        let out = File::create(file.path()).await?;
+        let out = BufWriter::with_capacity(PIECE_BYTES, File::create(file.path()).await?);
         Ok(Incoming { draft: Draft { artifact, file, _places: places }, out })
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The bytes are hashed as they come; only what matches its address is made readable. Used by the links.
 
+use super::pieces::WRITTEN_BYTES;
 use super::{Store, StoreError, artifact_key};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -26,8 +27,8 @@ pub struct Upload {
 }
 
 enum Body {
-    Whole(Vec<Bytes>),
-    Parts(WriteMultipart),
+    Whole(BytesMut),
+    Parts(WriteMultipart, BytesMut),
 }
 
 impl Upload {
@@ -37,10 +38,10 @@ impl Upload {
         bytes: u64,
     ) -> Result<Upload, StoreError> {
         let body = if bytes <= WHOLE_BYTES_MAX {
-            Body::Whole(Vec::new())
+            Body::Whole(BytesMut::with_capacity(bytes as usize))
         } else {
             let parts = store.objects.put_multipart(&artifact_key(&artifact)).await?;
-            Body::Parts(WriteMultipart::new(parts))
+            Body::Parts(WriteMultipart::new(parts), BytesMut::new())
         };
         let digest = Sha256::new();
         Ok(Upload { store, body: Some(body), digest, received: 0, artifact, bytes })
@@ -57,10 +58,13 @@ impl Upload {
         }
         self.digest.update(&chunk);
         match &mut self.body {
-            Some(Body::Whole(chunks)) => chunks.push(chunk),
-            Some(Body::Parts(parts)) => {
-                parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-                parts.put(chunk);
+            Some(Body::Whole(whole)) => whole.extend_from_slice(&chunk),
+            Some(Body::Parts(parts, piece)) => {
+                piece.extend_from_slice(&chunk);
+                if piece.len() >= WRITTEN_BYTES {
+                    parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+                    parts.put(piece.split().freeze());
+                }
             }
             None => {}
         }
@@ -81,11 +85,13 @@ impl Upload {
         }
         let key = artifact_key(&self.artifact);
         match self.body.take() {
-            Some(Body::Whole(chunks)) => {
-                let payload = PutPayload::from_iter(chunks);
-                self.store.objects.put(&key, payload).await?;
+            Some(Body::Whole(whole)) => {
+                self.store.objects.put(&key, PutPayload::from(whole.freeze())).await?;
             }
-            Some(Body::Parts(parts)) => drop(parts.finish().await?),
+            Some(Body::Parts(mut parts, piece)) => {
+                parts.put(piece.freeze());
+                parts.finish().await?;
+            }
             None => {}
         }
         self.store.touch(self.artifact);
@@ -94,7 +100,7 @@ impl Upload {
 
     /// Gives up; the store drops what came.
     pub async fn abort(mut self) {
-        if let Some(Body::Parts(parts)) = self.body.take() {
+        if let Some(Body::Parts(parts, _)) = self.body.take() {
             abort(parts).await;
         }
     }
@@ -110,7 +116,7 @@ impl Drop for Upload {
     /// Every way out but `finish` gives the parts back: a service keeps, and bills, those of an upload that nobody
     /// ends. What a killed process leaves is for the bucket's rule on incomplete uploads.
     fn drop(&mut self) {
-        if let (Some(Body::Parts(parts)), Ok(runtime)) =
+        if let (Some(Body::Parts(parts, _)), Ok(runtime)) =
             (self.body.take(), tokio::runtime::Handle::try_current())
         {
             drop(runtime.spawn(abort(parts)));

