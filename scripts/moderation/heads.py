@@ -6,8 +6,8 @@
 
 Fitted on the part `fit` of sentences.py by logistic regression over MiniLM's embeddings, one class for each category and one for
 what is harmless. The wheels serve one purpose here: sentences of ours that are too like a prompt of a set that is reported are
-left out. The thresholds come from the part `choose`, whose kinds of wishes and words are none of those fitted on.
-Prints what the two parts say, with the new digest for configs/policy.toml. CACHE.npz keeps embeddings for another run.
+left out. The thresholds come from the part `choose`, whose kinds of wishes and words are none of those fitted on; then the heads are
+fitted on both parts. Prints what the heads of the first part say of the second, with the new digest for configs/policy.toml. CACHE.npz keeps embeddings for another run.
 """
 import hashlib
 import pathlib
@@ -76,12 +76,22 @@ measured = embed([text for group in (sets.violating(sys.argv[1]), sets.harmless(
 like = np.concatenate([(found[n : n + 1000] @ measured.T).max(1) for n in range(0, len(found), 1000)])
 print(f"{len(found)} sentences, {(like >= TOO_LIKE).sum()} left out as too like one that is measured with")
 fit, choose = (part == "fit") & (like < TOO_LIKE), (part == "choose") & (like < TOO_LIKE)
-model = LogisticRegression(C=C, max_iter=1000)
-model.fit(found[fit], category[fit], sample_weight=[WEIGHTS.get(one, 1.0) for one in kind[fit]])
+
+
+def fitted(which):
+    model = LogisticRegression(C=C, max_iter=1000)
+    return model.fit(found[which], category[which], sample_weight=[WEIGHTS.get(one, 1.0) for one in kind[which]])
+
+
+def ordered(model):
+    return model.coef_[order].astype(np.float32), model.intercept_[order].astype(np.float32)
+
+
+model = fitted(fit)
 # The harmless class first, then the categories by name.
 order = sorted(range(len(model.classes_)), key=lambda n: (model.classes_[n] != "harmless", model.classes_[n]))
 classes = model.classes_[order]
-weights, bias = model.coef_[order].astype(np.float32), model.intercept_[order].astype(np.float32)
+weights, bias = ordered(model)
 logits = found @ weights.T + bias
 odds = np.logaddexp.reduce(logits[:, 1:], 1) - logits[:, 0]
 top = classes[1:][logits[:, 1:].argmax(1)]
@@ -91,6 +101,8 @@ at = {a: max(np.quantile(of("plain"), 1 - plain), np.quantile(of("twin"), 1 - tw
 logit = lambda p: np.log(p / (1 - p))
 scale = (logit(SCORES["adult"]) - logit(SCORES["all"])) / (at["adult"] - at["all"])
 shift = logit(SCORES["all"]) - scale * at["all"]
+# With the thresholds chosen, nothing is held out any more: what is written has seen the kinds of wishes of both parts.
+weights, bias = ordered(fitted(fit | choose))
 minilm = hashlib.sha256((NETS / "minilm.onnx").read_bytes()).hexdigest()
 save_file(
     {"weights": weights, "bias": bias, "calibration": np.array([scale, shift], np.float32)},
