@@ -16,7 +16,7 @@ use bytes::Bytes;
 use image::RgbImage;
 use image::imageops::{FilterType, crop_imm, resize};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use zoetrope_mark::PictureReading;
 use zoetrope_mark::reading::{Place, Stills};
 use zoetrope_mark::still::{self, StillFilm};
@@ -43,12 +43,45 @@ pub struct ClipCache {
     settings: Arc<FinishSettings>,
     // Held while a clip is encoded: the others that wait want the same one.
     clips: Mutex<HashMap<Key, Arc<Encoded>>>,
+    turns: Turns,
+}
+
+/// Clips are marked on as many threads as there are cores: hundreds at once would leave the links of their own process no
+/// time to hear the coordinator.
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Ends when it is dropped.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn new() -> Turns {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Turns { free: Mutex::new(cores), freed: Condvar::new() }
+    }
+
+    /// Waits for one.
+    fn take(&self) -> Turn<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.freed.wait_while(free, |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
 }
 
 impl ClipCache {
     /// Without clips yet.
     pub fn new(settings: Arc<FinishSettings>) -> Self {
-        ClipCache { settings, clips: Mutex::default() }
+        ClipCache { settings, clips: Mutex::default(), turns: Turns::new() }
     }
 
     /// Where temporary files go.
@@ -58,7 +91,7 @@ impl ClipCache {
 
     fn clip(&self, spec: &RenderSpec) -> Result<Arc<Encoded>, FinishError> {
         let key = (spec.canvas, spec.deliver, spec.frames, spec.audio);
-        let mut clips = self.clips.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut clips = self.clips.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(clip) = clips.get(&key) {
             return Ok(clip.clone());
         }
@@ -174,6 +207,7 @@ impl FinishSink for CachedSink {
     /// It knows what it shows without being read.
     fn close(self: Box<Self>, _farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError> {
         let encoded = self.cache.clip(&self.spec)?;
+        let _turn = self.cache.turns.take();
         let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
         let marked = self.marks.as_ref().map(|marks| self.marked(&encoded.still, marks));
         let cached = [&encoded.thumbnail, &encoded.spritesheet].map(Bytes::clone);

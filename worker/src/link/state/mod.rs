@@ -65,6 +65,8 @@ pub struct LinkState {
     transfers: Transfers,
     spool_shown: i64,
     leaving: Option<Leaving>,
+    /// The last look at the time.
+    ticked: Instant,
 }
 
 impl LinkState {
@@ -80,6 +82,7 @@ impl LinkState {
             transfers: Transfers::default(),
             spool_shown: 0,
             leaving: None,
+            ticked: Instant::now(),
         }
     }
 
@@ -316,6 +319,14 @@ impl LinkState {
     pub(in crate::link) fn tick(&mut self, myself: &ActorRef<LinkMsg>) {
         let now = Instant::now();
         let times = self.arguments.times;
+        let late = now.saturating_duration_since(self.ticked).saturating_sub(times.tick);
+        self.ticked = now;
+        if late >= times.heartbeat
+            && let Connection::Up(up) = &mut self.connection
+        {
+            // This process stood still, and frames wait unread: the clock goes on from where it stood.
+            up.heard = (up.heard + late).min(now);
+        }
         match &mut self.connection {
             Connection::Down { since, .. } => {
                 if now.saturating_duration_since(*since) >= times.patience.offline {
