@@ -1,7 +1,7 @@
 //! Promise: a lost link or a new leader costs no step: what runs goes on and is re-attached under its new
 //! fence, and what nobody wants any more is dropped.
 
-use crate::farm::{Encoded, Farm, Setup, held, order, outputs};
+use crate::farm::{Encoded, Farm, Setup, held, order, outputs, times};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept};
@@ -109,6 +109,22 @@ async fn a_silent_coordinator_is_dialled_again() {
     assert!(peer.next().await.is_none(), "the worker hangs up");
     let (_, identity, _) = farm.hello().await;
     assert_eq!(identity.session, 2);
+}
+
+/// Promise: a worker that stood still itself does not take the coordinator for silent.
+#[tokio::test]
+async fn a_worker_that_stood_still_keeps_its_link() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let _worker = Setup::default().start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let first = order(Stage::Encode, vec![]);
+    assert!(matches!(peer.carry_out(first.clone()).await.1, FromWorker::Finished { .. }));
+    // Both run on this thread: nothing is sent or heard for longer than a silence may take.
+    std::thread::sleep(times().loss_after + times().loss_after / 2);
+    let mut next = first;
+    next.fence.attempt = AttemptNumber(2);
+    assert!(matches!(peer.carry_out(next).await.1, FromWorker::Finished { .. }));
 }
 
 /// A newer attempt of the same shard on the same worker takes the place of the older one.

@@ -129,6 +129,10 @@ pub(crate) fn scaled(
 ) -> Result<Vec<u8>, NetError> {
     let failed = |reason: String| NetError { net: net.word(), reason };
     let (wide, high) = picture.dimensions();
+    if wide == 0 || high == 0 {
+        // It would be scaled to black, and black is harmless.
+        return Err(failed("a picture without pixels".into()));
+    }
     let source = ImageRef::new(wide, high, picture, PixelType::U8x3);
     let source = source.map_err(|error| failed(error.to_string()))?;
     let mut scaled = Image::new(width, height, PixelType::U8x3);
