@@ -42,7 +42,7 @@ pub fn settle_process() {
 }
 
 /// The priority (nice) of threads that stand back: they count a seventieth of what one of the engine does. An engine on all
-/// cores leaves a tenth of them free all the same, between its operators.
+/// cores leaves them some of it all the same, between its operators.
 const STANDING_BACK: i32 = 19;
 
 /// Lets others go first on cores that they share with the calling thread and the children that this one starts. Safe to

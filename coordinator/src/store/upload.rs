@@ -13,7 +13,8 @@ use zoetrope_protocol::id::ArtifactId;
 /// Up to so many bytes an artifact is one request: what a service takes as the smallest part of several. Prompts,
 /// latents of short clips and stills are below it, and three requests become one.
 const WHOLE_BYTES_MAX: u64 = 5 << 20;
-/// Parts of one upload on their way at a time; each is 5 MiB, so an upload holds 20 MiB at most.
+/// Parts of one upload on their way at a time; each is 5 MiB, so an upload holds 20 MiB at most, and one
+/// that is being put together.
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// An artifact on its way into the store. Dropping it leaves nothing that can be read.
