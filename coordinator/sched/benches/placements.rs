@@ -3,15 +3,18 @@
 //!
 //! 10,000 workers, 1,000 tenants of ten different weights, three classes, a chain of three stages; 10,000, 100,000 and
 //! 1,000,000 jobs wait. A placement is one `ShardFinished` and all that follows from it: books, the next stage or
-//! `Publish` and `Published`, the next `Assign`. Nothing is submitted while time is taken; between runs the queue is
-//! filled up again. The driver's own work (making inputs, reading outputs) is inside the time. Told are nanoseconds
-//! on the core (median and range of the runs), and on the wall, which a busy machine makes longer.
+//! `Publish` and `Published`, the next `Assign`. 64 reports wait together, as at a dispatch actor that has much to do
+//! (`--together 1` for one at a time, `--workers` for a smaller fleet). Nothing is submitted while time is taken;
+//! between runs the queue is filled up again. The driver's own work (making inputs, reading outputs) is inside the
+//! time. Told are nanoseconds on the core (median and range of the runs), and on the wall, which a busy machine makes
+//! longer.
 
 // A global allocator that counts cannot be written without it.
 #![allow(unsafe_code)]
 
 use mimalloc::MiMalloc;
 use std::alloc::{GlobalAlloc, Layout};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use zoetrope_protocol::id::*;
@@ -27,6 +30,7 @@ const RUNS: usize = 5;
 /// Placements of one run: they use up 4,000 jobs, so that the smallest queue never runs dry.
 const PLACEMENTS: usize = 12_000;
 const STEPS: u32 = 8;
+const TOGETHER: u64 = 64;
 
 struct Counting;
 
@@ -97,6 +101,10 @@ struct Bench {
     /// What each worker runs, by its number.
     holds: Vec<Option<Held>>,
     out: Vec<Output>,
+    /// Reports that wait together.
+    together: u64,
+    /// Reports that were not handled yet.
+    waiting: VecDeque<(WorkerId, Held)>,
     submitted: u64,
     placed: usize,
     published: u64,
@@ -104,13 +112,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(workers: u64) -> Self {
         let core = Core::new(Config::default());
         let mut bench = Bench {
             core,
             now: Millis(1_000_000),
-            holds: vec![None; WORKERS as usize + 1],
+            holds: vec![None; workers as usize + 1],
             out: Vec::new(),
+            together: option("--together").unwrap_or(TOGETHER),
+            waiting: VecDeque::new(),
             submitted: 0,
             placed: 0,
             published: 0,
@@ -125,7 +135,7 @@ impl Bench {
             let policy = TenantPolicy { weight: 1 + tenant % 10, running_max: u32::MAX };
             bench.take(Input::TenantSet { tenant: TenantId(tenant), policy });
         }
-        for worker in 1..=WORKERS {
+        for worker in 1..=workers {
             let identity = Identity { node: format!("node-{worker}"), boot: 1, session: 1 };
             let serves = vec![(ModelId(1), vec![Stage::Encode, Stage::Denoise, Stage::Finish])];
             let capacity =
@@ -186,10 +196,30 @@ impl Bench {
         }
     }
 
+    /// Any worker that runs something is done.
+    fn report(&mut self) -> (WorkerId, Held) {
+        loop {
+            let worker = 1 + self.next() % (self.holds.len() as u64 - 1);
+            if let Some(held) = self.holds[worker as usize].take() {
+                return (WorkerId(worker), held);
+            }
+        }
+    }
+
+    /// Several workers' shards are done.
+    fn finish_some(&mut self) {
+        for _ in 0..self.together {
+            let report = self.report();
+            self.waiting.push_back(report);
+        }
+        while let Some((worker, held)) = self.waiting.pop_front() {
+            self.core.foresee(self.waiting.iter().map(|(worker, _)| *worker));
+            self.finish(worker, held);
+        }
+    }
+
     /// One worker's shard is done.
-    fn finish(&mut self) {
-        let worker = 1 + self.next() % WORKERS;
-        let Some(held) = self.holds[worker as usize].take() else { return };
+    fn finish(&mut self, worker: WorkerId, held: Held) {
         let role = match held.shard.stage {
             Stage::Encode => Role::Prompt,
             Stage::Denoise | Stage::Decode => Role::Latents { step: STEPS },
@@ -199,7 +229,7 @@ impl Bench {
         address[..8].copy_from_slice(&self.now.0.to_le_bytes());
         let outputs = vec![ArtifactRef { role, artifact: ArtifactId(address), bytes: 1_000 }];
         self.now.0 += 1;
-        let (worker, gpu) = (WorkerId(worker), Millis(900 + self.now.0 % 200));
+        let gpu = Millis(900 + self.now.0 % 200);
         self.take(Input::ShardFinished { worker, held, outputs, gpu });
     }
 
@@ -210,7 +240,7 @@ impl Bench {
         let until = self.placed + PLACEMENTS;
         let (begin, cpu) = (Instant::now(), clock::cpu_ns());
         while self.placed < until {
-            self.finish();
+            self.finish_some();
         }
         let each = |all: u64| all / PLACEMENTS as u64;
         (each(clock::cpu_ns() - cpu), each(begin.elapsed().as_nanos() as u64))
@@ -220,8 +250,9 @@ impl Bench {
     fn slow(&mut self) -> u64 {
         let mut times: Vec<u64> = (0..PLACEMENTS)
             .map(|_| {
+                let (worker, held) = self.report();
                 let begin = Instant::now();
-                self.finish();
+                self.finish(worker, held);
                 begin.elapsed().as_nanos() as u64
             })
             .collect();
@@ -242,7 +273,7 @@ fn main() {
     let rows = option("--queued").map_or(QUEUED.to_vec(), |queued| vec![queued]);
     let mut lines = Vec::new();
     for queued in rows {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(option("--workers").unwrap_or(WORKERS));
         // Every worker busy before anything is counted.
         bench.fill(1);
         let before = LIVE.load(Ordering::Relaxed);

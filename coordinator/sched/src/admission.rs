@@ -6,9 +6,9 @@
 
 use crate::core::Core;
 use crate::fair::Tenant;
-use crate::index::{Key, Keys};
 use crate::input::Ask;
 use crate::job::{CHAIN_MAX, Job, Standing};
+use crate::keys::{Key, Keys};
 use crate::slab::Slot;
 use crate::view::Gauges;
 use serde::{Deserialize, Serialize};

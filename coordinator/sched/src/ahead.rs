@@ -1,58 +1,103 @@
-//! Reads ahead: a word of each record that an input will need. The records lie apart, and each is found by the one
-//! before; asked for here, they come from memory side by side and not one after the other. Decides nothing and
-//! changes nothing: without it the outputs are the same.
+//! Reads ahead what inputs will need. The records of a large farm lie apart in memory, and each is found by the one
+//! before; asked for here, they arrive while the inputs in front are worked on. Decides nothing and changes nothing:
+//! without it the outputs are the same.
 
 use crate::core::Core;
-use crate::job::Job;
 use crate::slab::Slot;
-use crate::state::KindIx;
-use std::hint::black_box;
+use crate::table::{hash_of, spread};
+use zoetrope_protocol::id::WorkerId;
 use zoetrope_protocol::job::Class;
 
+/// Of so many inputs that follow something is fetched: one step of the way for each, and an input is long enough for
+/// what one step asks for to arrive.
+pub const FORESEEN: usize = 4;
+/// The size of a line of the cache, in bytes.
+const LINE: usize = 64;
+/// Lines of a record that are fetched at most: what comes behind is rarely asked for.
+const LINES_MAX: usize = 6;
+
 impl Core {
-    /// What the end of a worker's attempt will need, and its next one.
-    pub(crate) fn read_ahead(&self, slot: Slot) {
-        self.read_next(slot);
-        let worker = &self.state.workers[slot];
-        let Some(running) = worker.running() else { return };
-        if let Some(node) = self.state.nodes.get(worker.node)
-            && let Some((_, record)) = node.records.first()
-        {
-            black_box(record.trial);
+    /// Fetches from memory what reports of these workers will need: those that follow the next input, in their
+    /// order. To be called before each of several inputs; only the first [`FORESEEN`] count. Changes nothing.
+    pub fn foresee(&self, reporters: impl IntoIterator<Item = WorkerId>) {
+        let mut steps = [None; FORESEEN];
+        for (step, reporter) in steps.iter_mut().zip(reporters) {
+            *step = Some(reporter);
         }
-        let Some(job) = self.state.jobs.get(running.job) else { return };
-        read_job(job);
-        let flow = &self.index.flows[job.tenant as usize][job.rank as usize];
-        black_box(flow.queues.first().map(|queue| queue.kind));
+        let [next, second, third, fourth] = steps;
+        if let Some(worker) = fourth {
+            self.index.workers.touch(spread(worker.0));
+        }
+        if let Some(slot) = third.and_then(|w| self.index.workers.first(spread(w.0))) {
+            self.state.workers.touch(slot);
+        }
+        if let Some(slot) = second.and_then(|worker| self.worker_slot(worker)) {
+            let worker = &self.state.workers[slot];
+            self.state.nodes.touch(worker.node);
+            if let Some(running) = worker.running() {
+                self.state.jobs.touch(running.job);
+            }
+        }
+        if let Some(slot) = next.and_then(|worker| self.worker_slot(worker)) {
+            self.touch_attempt(slot);
+        }
+        self.touch_waiting();
     }
 
-    /// The shard that comes next for a worker, and the one behind it.
-    fn read_next(&self, worker: Slot) {
-        let group = &self.index.groups[self.index.group_of[worker as usize] as usize];
+    /// What the end of a worker's attempt needs, whose job and node are there already.
+    fn touch_attempt(&self, slot: Slot) {
+        let worker = &self.state.workers[slot];
+        let Some(running) = worker.running() else { return };
+        if let Some(node) = self.state.nodes.get(worker.node) {
+            node.records.iter().for_each(touch);
+        }
+        let Some(job) = self.state.jobs.get(running.job) else { return };
+        if let Some(live) = &job.live {
+            touch(&**live);
+        }
+        // For its end.
+        self.index.jobs.touch(hash_of(job.id));
+        for neighbour in [job.older, job.younger].into_iter().flatten() {
+            self.state.jobs.touch(neighbour);
+        }
+        touch(&self.state.tenants[job.tenant as usize]);
+        touch(&self.index.flows[job.tenant as usize][job.rank as usize]);
+    }
+
+    /// The shards that will be placed next: as a rule they are among those whose turn is decided last.
+    fn touch_waiting(&self) {
         for class in Class::ALL {
-            let turns = |kind: &KindIx| &self.index.turns[*kind as usize][class as usize];
-            let waiting = group.kinds.iter().filter(|kind| !turns(kind).is_empty());
-            let Some(kind) = waiting.min_by_key(|kind| turns(kind).order()) else { continue };
-            let Some(turn) = turns(kind).first() else { continue };
-            let flow = &self.index.flows[turn.place as usize][class as usize];
-            if let Some(keys) = flow.queue(*kind) {
-                if let Some(job) = self.state.jobs.get(keys.first().slot) {
-                    read_job(job);
+            let turns = self.index.turns.iter().map(|turns| &turns[class as usize]);
+            let first = (0..).zip(turns).min_by_key(|(_, turns)| turns.order());
+            let Some((kind, turns)) = first.filter(|(_, turns)| !turns.is_empty()) else {
+                continue;
+            };
+            for turn in turns.last_round() {
+                let flow = &self.index.flows[turn.place as usize][class as usize];
+                if let Some(keys) = flow.queue(kind) {
+                    self.state.jobs.touch(keys.first().slot);
                 }
-                black_box(keys.second());
             }
             return;
         }
     }
 }
 
-fn read_job(job: &Job) {
-    black_box(job.seq);
-    black_box(job.position);
-    if let Some(live) = &job.live {
-        black_box(live.attempts[0]);
-        black_box(live.newest_step());
-        black_box(live.leftover.len());
-        black_box(live.maker);
+/// Has a record fetched from memory, without waiting for it. Nothing where the processor's word for it is not known.
+pub(crate) fn touch<T>(record: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let start = std::ptr::from_ref(record).cast::<i8>();
+        for line in 0..size_of::<T>().div_ceil(LINE).min(LINES_MAX) {
+            // Unlike a read, it does not hold up what comes after it.
+            #[allow(unsafe_code)]
+            // SAFETY: a hint, which may be about any address: it reads and changes nothing that a program could see.
+            unsafe {
+                _mm_prefetch(start.wrapping_add(LINE * line), _MM_HINT_T0);
+            }
+        }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = record;
 }

@@ -29,9 +29,6 @@ impl Core {
         out: &mut Vec<Output>,
     ) -> Option<(Slot, Running)> {
         let slot = self.connected(worker, out)?;
-        if word == Word::Last {
-            self.read_ahead(slot);
-        }
         if on(Mutant::NoFence) {
             let mut running =
                 self.state.workers.iter().filter_map(|(slot, w)| Some((slot, *w.running()?)));

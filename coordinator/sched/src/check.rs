@@ -1,8 +1,9 @@
 //! The invariants. Held after every input in tests, and now and then in production: it looks at everything.
 
 use crate::core::Core;
-use crate::index::{Key, Keys, Queue, Turn};
+use crate::index::{Queue, Turn};
 use crate::job::Standing;
+use crate::keys::{Key, Keys};
 use crate::timer::Timer;
 use crate::turns::Turns;
 use crate::view::Counts;

@@ -7,9 +7,10 @@
 //! workers all the time never differ by more than one longest shard each (and the slack of affinity).
 
 use crate::core::Core;
-use crate::index::{Key, Keys, Queue, Turn};
+use crate::index::{Queue, Turn};
 use crate::input::TenantPolicy;
 use crate::job::{Job, Standing};
+use crate::keys::{Key, Keys};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;

@@ -2,6 +2,7 @@
 //! workers are free. Built anew on load; nothing in it may show in the outputs but through the state.
 
 use crate::admission::Work;
+use crate::keys::Keys;
 use crate::node::NodeId;
 use crate::preempt::Victim;
 use crate::slab::Slot;
@@ -12,41 +13,6 @@ use crate::view::Counts;
 use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::id::{Millis, ModelId, TenantId, WorkerId};
 use zoetrope_protocol::job::Stage;
-
-/// A ready shard's place in its tenant's queue: tried before, begun, new; then the least slack first, then by age.
-/// Small, and compared as two numbers: a queue may hold a hundred thousand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    /// Rank and, below it, the latest moment of beginning.
-    order: u64,
-    seq: u64,
-    pub slot: Slot,
-}
-
-/// The latest moment of a job without a deadline: far beyond any other, with room for the rank above it.
-const NEVER: u64 = (1 << 62) - 1;
-
-impl Key {
-    /// `latest`: the latest moment at which the rest of the job can begin and still be in time.
-    pub fn new(rank: u8, latest: Option<Millis>, seq: u64, slot: Slot) -> Self {
-        let latest = latest.map_or(NEVER, |at| at.0.min(NEVER - 1));
-        Key { order: u64::from(rank) << 62 | latest, seq, slot }
-    }
-
-    pub fn rank(&self) -> u8 {
-        (self.order >> 62) as u8
-    }
-
-    pub fn latest(&self) -> Option<Millis> {
-        let latest = self.order & NEVER;
-        (latest != NEVER).then_some(Millis(latest))
-    }
-
-    /// Whether only their age says which of two goes first.
-    pub fn equals(&self, other: &Key) -> bool {
-        self.order == other.order
-    }
-}
 
 /// A flow's place among those that wait for a kind: the smallest virtual time first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,72 +36,6 @@ pub(crate) struct Queue {
     /// Where its flow sits among those that wait for the kind.
     pub seat: Seat,
     pub keys: Keys,
-}
-
-/// At least one key, in order. The first stands apart: nearly all that is asked is about it.
-#[derive(Debug)]
-pub(crate) struct Keys {
-    first: Key,
-    rest: BTreeSet<Key>,
-}
-
-impl Keys {
-    pub fn new(first: Key) -> Self {
-        Keys { first, rest: BTreeSet::new() }
-    }
-
-    pub fn insert(&mut self, key: Key) {
-        if key < self.first {
-            self.rest.insert(std::mem::replace(&mut self.first, key));
-        } else if key != self.first {
-            self.rest.insert(key);
-        }
-    }
-
-    /// Whether it was the last one: then it is still there.
-    pub fn remove(&mut self, key: Key) -> bool {
-        if key != self.first {
-            self.rest.remove(&key);
-            return false;
-        }
-        match self.rest.pop_first() {
-            Some(next) => self.first = next,
-            None => return true,
-        }
-        false
-    }
-
-    pub fn first(&self) -> Key {
-        self.first
-    }
-
-    /// Who is the first after it.
-    pub fn second(&self) -> Option<Key> {
-        self.rest.first().copied()
-    }
-
-    /// The first that `is`.
-    pub fn find(&self, is: impl Fn(&Key) -> bool) -> Option<Key> {
-        if is(&self.first) { Some(self.first) } else { self.rest.iter().copied().find(is) }
-    }
-
-    pub fn contains(&self, key: Key) -> bool {
-        key == self.first || self.rest.contains(&key)
-    }
-
-    pub fn len(&self) -> usize {
-        1 + self.rest.len()
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.first).chain(&self.rest)
-    }
-
-    /// Those before a key.
-    pub fn before(&self, key: Key) -> impl Iterator<Item = &Key> {
-        let first = std::iter::once(&self.first).filter(move |first| **first < key);
-        first.chain(self.rest.range(..key))
-    }
 }
 
 impl Flow {

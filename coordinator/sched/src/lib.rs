@@ -20,6 +20,7 @@ mod fleet;
 mod index;
 pub mod input;
 mod job;
+mod keys;
 mod machine;
 mod moves;
 mod node;

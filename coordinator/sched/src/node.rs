@@ -49,6 +49,11 @@ impl Nodes {
         self.0.get_mut(id.place).filter(|node| node.number == id.number)
     }
 
+    /// Reads ahead what is known of a node.
+    pub fn touch(&self, id: NodeId) {
+        self.0.touch(id.place);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.0.iter().map(|(place, node)| (NodeId { number: node.number, place }, node))
     }

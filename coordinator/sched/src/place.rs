@@ -2,8 +2,9 @@
 //! shard. Order: class, the tenant's turn, rank and slack within the tenant, affinity, best fit in memory.
 
 use crate::core::Core;
-use crate::index::{Key, Queue, Turn};
+use crate::index::{Queue, Turn};
 use crate::job::{Live, Standing};
+use crate::keys::Key;
 use crate::output::{Affinity, JobState, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;

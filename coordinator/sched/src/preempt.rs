@@ -5,8 +5,8 @@
 //! waited long enough ranks as default.
 
 use crate::core::Core;
-use crate::index::Keys;
 use crate::job::{Job, Live};
+use crate::keys::Keys;
 use crate::output::Output;
 use crate::slab::Slot;
 use crate::state::KindIx;

@@ -1,6 +1,7 @@
 //! A vector with holes: what is in it keeps its place until it is taken out. Places are reused, the last freed
 //! first, so a snapshot holds the free list too.
 
+use crate::ahead::touch;
 use serde::{Deserialize, Serialize};
 
 /// A place in a [`Slab`].
@@ -44,6 +45,13 @@ impl<T> Slab<T> {
 
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         self.items.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Reads ahead what is there.
+    pub fn touch(&self, slot: Slot) {
+        if let Some(item) = self.items.get(slot as usize) {
+            touch(item);
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {

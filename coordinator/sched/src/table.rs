@@ -2,6 +2,7 @@
 //! every level. A table with open addressing and a fixed hash; its order shows nowhere, for nobody can walk it.
 //! Keys stay where they are: whoever asks says whether a place is the one.
 
+use crate::ahead::touch;
 use crate::slab::Slot;
 use zoetrope_protocol::id::JobId;
 
@@ -36,6 +37,18 @@ impl Table {
     /// The place with this hash that `is` the one.
     pub fn find(&self, hash: u32, is: impl Fn(Slot) -> bool) -> Option<Slot> {
         self.position(hash, is).map(|at| self.entries[at].1)
+    }
+
+    /// A place with this hash, which may be another than the one.
+    pub fn first(&self, hash: u32) -> Option<Slot> {
+        self.find(hash, |_| true)
+    }
+
+    /// Reads ahead where a hash is.
+    pub fn touch(&self, hash: u32) {
+        if let Some(mask) = self.entries.len().checked_sub(1) {
+            touch(&self.entries[hash as usize & mask]);
+        }
     }
 
     /// Adds a place that is not there yet.

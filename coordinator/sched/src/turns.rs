@@ -51,6 +51,12 @@ impl Turns {
         self.first
     }
 
+    /// The first is among these, and who comes next as a rule.
+    pub fn last_round(&self) -> impl Iterator<Item = Turn> {
+        let players = self.rounds.last().map_or([NOBODY; TABLE], |tables| tables[0]);
+        players.into_iter().filter(|player| *player != NOBODY).map(unpack)
+    }
+
     /// Whether all are behind a turn.
     pub fn all_after(&self, turn: Turn) -> bool {
         pack(turn) < self.first

@@ -68,6 +68,8 @@ pub enum DispatchMsg {
         /// What it says.
         report: Report,
     },
+    /// Reports wait: the actor's own word to itself, behind what was in its mailbox when the first of them came.
+    Reported,
     /// A link ended. Said twice is as good as once.
     LinkLost {
         /// The link.
@@ -280,12 +282,17 @@ impl Actor for DispatchActor {
         message: DispatchMsg,
         state: &mut DispatchState,
     ) -> Result<(), ActorProcessingErr> {
+        if let DispatchMsg::Report { link, report } = message {
+            return state.reported(link, report);
+        }
+        // In the order in which it was all said.
+        state.take_reports();
         match message {
             DispatchMsg::Farm(message) => state.farm(message),
             DispatchMsg::Hello { link, identity, profile, held } => {
                 state.hello(link, identity, profile, held);
             }
-            DispatchMsg::Report { link, report } => state.report(link, report),
+            DispatchMsg::Report { .. } | DispatchMsg::Reported => {}
             DispatchMsg::LinkLost { link, how } => state.link_lost(link, how),
             DispatchMsg::Published { job, result } => state.published(job, result),
             DispatchMsg::ClaimSigned { worker, held, result } => {

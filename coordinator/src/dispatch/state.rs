@@ -7,7 +7,7 @@ use super::ledger::Ledger;
 use super::mark::Marking;
 use super::progress::ProgressBoard;
 use super::words::InputWord;
-use super::{DispatchMsg, DispatchView};
+use super::{DispatchMsg, DispatchView, Report};
 use crate::authority::Authority;
 use crate::clock;
 use crate::jobs::Keep;
@@ -45,6 +45,9 @@ const LOOKED_AT_A_TICK: usize = 16_384;
 /// How often the store is looked through for artifacts of which no decision speaks: those that an upload left
 /// behind whose report never came, or a crash between a decision and its deletion.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Reports that are taken in together at most: a fraction of a millisecond for each.
+const REPORTS_MAX: usize = 256;
 
 /// The limits that the configuration sets.
 #[derive(Clone, Debug)]
@@ -135,6 +138,8 @@ pub struct DispatchState {
     pub(super) waiting: Arc<AtomicU64>,
     pub(super) pools: std::collections::BTreeSet<String>,
     pub(super) leadership: Arc<Leadership>,
+    /// Reports that came one after the other, to be taken in together.
+    reports: VecDeque<(ActorId, Report)>,
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
@@ -191,6 +196,7 @@ impl DispatchState {
             waiting,
             pools: std::collections::BTreeSet::new(),
             leadership,
+            reports: VecDeque::new(),
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
@@ -216,6 +222,33 @@ impl DispatchState {
         }
         self.metrics.set(&metric::EPOCH, &[], epoch.0 as f64);
         self.metrics.set(&metric::LEADER, &[], 1.0);
+    }
+
+    /// Keeps a report until the mailbox holds no more of them: where a large fleet reports, many wait there, and
+    /// taken in together they go into one append, with what each needs fetched from memory while those before it
+    /// are worked on.
+    pub(super) fn reported(
+        &mut self,
+        link: ActorId,
+        report: Report,
+    ) -> Result<(), ActorProcessingErr> {
+        self.reports.push_back((link, report));
+        let told = self.reports.len() > 1 || self.myself.cast(DispatchMsg::Reported).is_ok();
+        if told && self.reports.len() < REPORTS_MAX {
+            return Ok(());
+        }
+        self.take_reports();
+        self.commit()
+    }
+
+    /// Takes in the reports that wait.
+    pub(super) fn take_reports(&mut self) {
+        while let Some((link, report)) = self.reports.pop_front() {
+            let coming = self.reports.iter();
+            let reporters = coming.filter_map(|(link, _)| self.workers.get(link).copied());
+            self.books.core.foresee(reporters);
+            self.report(link, report);
+        }
     }
 
     /// Puts an entry on its way to the disk and into the books. Its effects wait for the disk.
