@@ -30,6 +30,7 @@ pub mod root;
 pub mod scratch;
 pub mod serve;
 pub mod sidecar;
+pub mod start;
 pub mod storage;
 pub mod store;
 pub mod watermark;

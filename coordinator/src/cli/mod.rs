@@ -122,6 +122,9 @@ enum Verb {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.verb, Verb::Up(_) | Verb::Serve(_)) {
+        crate::start::settle_process();
+    }
     let json = cli.target.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -211,17 +211,37 @@ impl Courier {
         role: Role,
         bytes: Vec<u8>,
     ) -> Result<Pending, CourierError> {
-        let content = match role {
-            Role::Segment { .. } => Content::Pixels,
-            _ => Content::Words,
-        };
-        let bytes = Bytes::from(pack(bytes, content));
-        let id = ArtifactId::of(&bytes);
-        let artifact = ArtifactRef { role, artifact: id, bytes: bytes.len() as u64 };
-        let pending = self.send(attempt, artifact, Payload::Memory(bytes.clone()))?;
+        let bytes = packed(role, bytes);
+        let pending = self.send_made(attempt, role, bytes.clone())?;
         // While it is under way: the copy on disk is an optimisation, and may fail.
-        self.cache.put(id, &bytes);
+        self.cache.put(pending.artifact.artifact, &bytes);
         Ok(pending)
+    }
+
+    /// Sends latents of a step to the store. No copy is kept: as a rule the next step replaces them, and whoever goes
+    /// on from them after a stop may well be another worker.
+    ///
+    /// # Errors
+    /// `GivenUp` if the link is gone.
+    pub fn checkpoint(
+        &self,
+        attempt: &Attempt,
+        step: u32,
+        latents: Vec<u8>,
+    ) -> Result<Pending, CourierError> {
+        let role = Role::Latents { step };
+        self.send_made(attempt, role, packed(role, latents))
+    }
+
+    fn send_made(
+        &self,
+        attempt: &Attempt,
+        role: Role,
+        bytes: Bytes,
+    ) -> Result<Pending, CourierError> {
+        let artifact = ArtifactId::of(&bytes);
+        let artifact = ArtifactRef { role, artifact, bytes: bytes.len() as u64 };
+        self.send(attempt, artifact, Payload::Memory(bytes))
     }
 
     /// Asks what the manifest of this attempt's clip must say.
@@ -290,6 +310,15 @@ impl Courier {
         drop(self.link.cast(LinkMsg::Store(request)));
         move || attempt.waiting(|| answer.blocking_recv()).unwrap_or(DraftReading::Unread)
     }
+}
+
+/// The bytes as they are stored: packed where that pays.
+fn packed(role: Role, bytes: Vec<u8>) -> Bytes {
+    let content = match role {
+        Role::Segment { .. } => Content::Pixels,
+        _ => Content::Words,
+    };
+    Bytes::from(pack(bytes, content))
 }
 
 /// What the digest has proven unpacks, unless whoever made it was broken: then it is to be made again.

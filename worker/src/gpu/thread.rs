@@ -512,7 +512,7 @@ impl Watch<'_> {
 
     /// Sends the latents of a step on their way, and waits for the store where the next step must.
     fn checkpoint(&mut self, step: u32, latents: Vec<u8>, wait: bool) -> Result<(), CourierError> {
-        self.pending = Some(self.courier.store(self.attempt, Role::Latents { step }, latents)?);
+        self.pending = Some(self.courier.checkpoint(self.attempt, step, latents)?);
         if wait { self.settle_pending() } else { Ok(()) }
     }
 
