@@ -6,7 +6,7 @@
 
 use super::attempt::{Attempt, Progress, Report};
 use super::courier::{Courier, CourierError, Pending};
-use super::pace::Pace;
+use super::pace::{Known, Pace};
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Observer, Piece};
 use crate::finish::{
@@ -77,8 +77,8 @@ pub struct GpuThread {
     open: OpenEngine,
     finisher: Finisher,
     metrics: Arc<Metrics>,
-    /// What a checkpoint cost last, and of which shape.
-    cost: Option<(ClipShape, Duration)>,
+    /// What is known of checkpoints, and of which shape.
+    known: Option<(ClipShape, Known)>,
 }
 
 /// Tells the actor if the thread goes down by a panic.
@@ -102,7 +102,7 @@ impl GpuThread {
         finisher: Finisher,
         metrics: Arc<Metrics>,
     ) -> Self {
-        GpuThread { gpu, link, courier, open, finisher, metrics, cost: None }
+        GpuThread { gpu, link, courier, open, finisher, metrics, known: None }
     }
 
     /// Starts it. It ends when the sender is dropped.
@@ -178,9 +178,9 @@ impl GpuThread {
 
     fn watch<'a>(&'a self, attempt: &'a Attempt) -> Watch<'a> {
         let shape = attempt.order.spec.shape();
-        let cost = self.cost.filter(|(of, _)| *of == shape).map(|(_, cost)| cost);
+        let known = self.known.filter(|(of, _)| *of == shape).map(|(_, known)| known);
         Watch {
-            pace: Pace::new(attempt.order.checkpoint_every, cost),
+            pace: Pace::new(attempt.order.checkpoint_every, known.unwrap_or_default()),
             pending: None,
             waited: Duration::ZERO,
             attempt,
@@ -221,8 +221,7 @@ impl GpuThread {
         let mut watch = self.watch(attempt);
         let result = engine.denoise(&order.spec, &prompt, resume.as_deref(), &mut watch);
         let settled = watch.settle();
-        let cost = watch.pace.cost();
-        self.cost = cost.map(|cost| (order.spec.shape(), cost)).or(self.cost);
+        self.known = Some((order.spec.shape(), watch.pace.known()));
         settled?;
         match result? {
             (Ended::Done, Some(latents)) => {
