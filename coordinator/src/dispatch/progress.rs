@@ -205,16 +205,27 @@ impl ProgressBoard {
     }
 }
 
-/// Keeps changed percents and then shows them, until it is dropped.
+/// Keeps changed percents and then shows them, until it is dropped. That they cannot be kept is said once, not at every
+/// try: a full disk stays full for a while.
 pub async fn keep(board: Arc<ProgressBoard>, place: Kept) {
     let mut every = tokio::time::interval(place.every());
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut stands_still = false;
     loop {
         every.tick().await;
         let Some(kept) = board.changed() else { continue };
         match place.write(codec::encode(&kept).unwrap_or_default()).await {
-            Ok(()) => board.show(&kept),
-            Err(error) => tracing::warn!(%error, "progress cannot be kept, and stands still"),
+            Ok(()) => {
+                board.show(&kept);
+                if std::mem::take(&mut stands_still) {
+                    tracing::info!("progress is kept again");
+                }
+            }
+            Err(_) if stands_still => {}
+            Err(error) => {
+                stands_still = true;
+                tracing::warn!(%error, "progress cannot be kept, and stands still");
+            }
         }
     }
 }
