@@ -1,10 +1,14 @@
 //! Promise: a lost worker costs at most the step in hand, and a returning one goes on where it was.
 
-use crate::worker::{Papers, Worker, held, held_as, identity, steps_done};
+use crate::worker::{Papers, Worker, held, held_as, identity, profile, steps_done};
 use crate::{TestFarm, submission};
-use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
-use zoetrope_protocol::job::{Role, Stage};
-use zoetrope_protocol::wire::{FromWorker, ToWorker};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use zoetrope_coordinator::dispatch::{DispatchMsg, Report};
+use zoetrope_coordinator::link::LinkMsg;
+use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
+use zoetrope_protocol::job::{ArtifactRef, Role, Stage};
+use zoetrope_protocol::wire::{FromWorker, Held, ToWorker};
+use zoetrope_sched::input::LostHow;
 use zoetrope_sched::output::JobState;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,6 +33,57 @@ async fn another_worker_goes_on_from_the_newest_latents() {
     let order = second.order().await;
     second.carry_out(&order).await;
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    farm.running.stop().await;
+}
+
+/// A link with nobody behind it.
+struct Nobody;
+
+#[ractor::async_trait]
+impl Actor for Nobody {
+    type Msg = LinkMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<LinkMsg>, _: ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// Reports that wait together are taken in together, but before what was said after them. What comes later counts no
+/// more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_said_before_it_was_lost_counts() {
+    let farm = TestFarm::start().await;
+    let dispatch = farm.running.dispatch.clone();
+    let (link, gone) = Actor::spawn(None, Nobody, ()).await.expect("an actor");
+    let id = link.get_id();
+    let (identity, profile, nothing) = (identity("gpu-0", 1, 1), profile(), Vec::new());
+    let tell = |message| assert!(dispatch.cast(message).is_ok(), "the dispatch actor is there");
+    tell(DispatchMsg::Hello { link: link.clone(), identity, profile, held: nothing });
+    farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| view.state == JobState::InProgress).await;
+    let held = |stage| Held {
+        shard: ShardId { job: JobId(1), stage, index: 0 },
+        fence: Fence { epoch: Epoch(1), attempt: AttemptNumber(1) },
+    };
+    let made = |role, n| ArtifactRef { role, artifact: ArtifactId([n; 32]), bytes: 7 };
+    let (outputs, gpu) = (vec![made(Role::Prompt, 1)], Millis(5));
+    let finished = Report::Finished { held: held(Stage::Encode), outputs, facts: None, gpu };
+    let latents = |step: u32| Report::Stored {
+        held: held(Stage::Denoise),
+        artifact: made(Role::Latents { step }, 10 + step as u8),
+    };
+    for report in [finished, latents(1), latents(2)] {
+        tell(DispatchMsg::Report { link: id, report });
+    }
+    tell(DispatchMsg::LinkLost { link: id, how: LostHow::Closed });
+    tell(DispatchMsg::Report { link: id, report: latents(3) });
+    link.stop(None);
+    gone.await.expect("it stops");
+    let mut second = Worker::fresh(&farm, "gpu-1").await;
+    let order = second.order().await;
+    assert_eq!((order.shard.stage, steps_done(&order)), (Stage::Denoise, 2));
     farm.running.stop().await;
 }
 
