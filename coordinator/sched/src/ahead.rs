@@ -64,7 +64,7 @@ impl Core {
         touch(&self.index.flows[job.tenant as usize][job.rank as usize]);
     }
 
-    /// The shards that will be placed next: as a rule they are among those whose turn is decided last.
+    /// The shards that will be placed next.
     fn touch_waiting(&self) {
         for class in Class::ALL {
             let turns = self.index.turns.iter().map(|turns| &turns[class as usize]);
@@ -72,7 +72,7 @@ impl Core {
             let Some((kind, turns)) = first.filter(|(_, turns)| !turns.is_empty()) else {
                 continue;
             };
-            for turn in turns.last_round() {
+            for turn in turns.first_two() {
                 let flow = &self.index.flows[turn.place as usize][class as usize];
                 if let Some(keys) = flow.queue(kind) {
                     self.state.jobs.touch(keys.first().slot);

@@ -108,13 +108,14 @@ impl Core {
 
     /// Whether a shard waits for a worker alone, and nobody leaves for it yet.
     fn wants_room(&self, slot: Slot) -> bool {
-        self.ready(slot) && !self.index.claims.contains_key(&slot) && {
+        self.ready(slot) && {
             let job = &self.state.jobs[slot];
             let tenant = &self.state.tenants[job.tenant as usize];
             job.rank < Class::Flex
                 && !self.gated()
                 && !tenant.capped()
                 && !self.state.paused(self.state.kind_of(job))
+                && !self.index.claims.contains_key(&slot)
         }
     }
 

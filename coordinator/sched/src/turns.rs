@@ -51,10 +51,12 @@ impl Turns {
         self.first
     }
 
-    /// The first is among these, and who comes next as a rule.
-    pub fn last_round(&self) -> impl Iterator<Item = Turn> {
-        let players = self.rounds.last().map_or([NOBODY; TABLE], |tables| tables[0]);
-        players.into_iter().filter(|player| *player != NOBODY).map(unpack)
+    /// The first, and as a rule the second: the better of those that lost to it at the last table.
+    pub fn first_two(&self) -> impl Iterator<Item = Turn> {
+        let [a, b, c, d] = self.rounds.last().map_or([NOBODY; TABLE], |tables| tables[0]);
+        let (ab, cd) = (a.min(b), c.min(d));
+        let second = ab.max(cd).min(if ab < cd { a.max(b) } else { c.max(d) });
+        [self.first, second].into_iter().filter(|player| *player != NOBODY).map(unpack)
     }
 
     /// Whether all are behind a turn.
@@ -191,6 +193,9 @@ mod tests {
             }
             assert_eq!(turns.first(), plain.keys().next().copied());
             assert_eq!(turns.len(), plain.len());
+            let two: Vec<Turn> = turns.first_two().collect();
+            assert_eq!(two.first(), plain.keys().next());
+            assert!(two.iter().all(|turn| plain.contains_key(turn)) && two.is_sorted());
             if place % 100 == 0 {
                 assert!(turns.iter().eq(plain.keys().copied()));
             }
