@@ -3,7 +3,9 @@
 //! without it the outputs are the same.
 
 use crate::core::Core;
+use crate::index::Turn;
 use crate::slab::Slot;
+use crate::state::KindIx;
 use crate::table::{hash_of, spread};
 use zoetrope_protocol::id::WorkerId;
 use zoetrope_protocol::job::Class;
@@ -38,10 +40,12 @@ impl Core {
                 self.state.jobs.touch(running.job);
             }
         }
-        if let Some(slot) = next.and_then(|worker| self.worker_slot(worker)) {
+        let slot = next.and_then(|worker| self.worker_slot(worker));
+        if let Some(slot) = slot {
             self.touch_attempt(slot);
         }
-        self.touch_waiting();
+        let running = slot.and_then(|slot| self.state.workers[slot].running());
+        self.touch_waiting(running.map(|running| running.kind));
     }
 
     /// What the end of a worker's attempt needs, whose job and node are there already.
@@ -55,17 +59,20 @@ impl Core {
         if let Some(live) = &job.live {
             touch(&**live);
         }
-        // For its end.
-        self.index.jobs.touch(hash_of(job.id));
-        for neighbour in [job.older, job.younger].into_iter().flatten() {
-            self.state.jobs.touch(neighbour);
+        if job.position as usize + 1 == self.state.models[job.model as usize].chain.len() {
+            // For its end.
+            self.index.jobs.touch(hash_of(job.id));
+            self.index.aging.touch(job.seq);
+            for neighbour in [job.older, job.younger].into_iter().flatten() {
+                self.state.jobs.touch(neighbour);
+            }
         }
         touch(&self.state.tenants[job.tenant as usize]);
         touch(&self.index.flows[job.tenant as usize][job.rank as usize]);
     }
 
-    /// The shards that will be placed next.
-    fn touch_waiting(&self) {
+    /// The shards that will be placed next: of those whose turn it is, and of the kind that a worker has `loaded`.
+    fn touch_waiting(&self, loaded: Option<KindIx>) {
         for class in Class::ALL {
             let turns = self.index.turns.iter().map(|turns| &turns[class as usize]);
             let first = (0..).zip(turns).min_by_key(|(_, turns)| turns.order());
@@ -73,12 +80,22 @@ impl Core {
                 continue;
             };
             for turn in turns.first_two() {
-                let flow = &self.index.flows[turn.place as usize][class as usize];
-                if let Some(keys) = flow.queue(kind) {
-                    self.state.jobs.touch(keys.first().slot);
-                }
+                self.touch_first(turn, kind, class);
+            }
+            if let Some(loaded) = loaded.filter(|loaded| *loaded != kind)
+                && let Some(turn) = self.index.turns[loaded as usize][class as usize].first()
+            {
+                self.touch_first(turn, loaded, class);
             }
             return;
+        }
+    }
+
+    /// The first shard of a kind of the flow whose turn it is.
+    fn touch_first(&self, turn: Turn, kind: KindIx, class: Class) {
+        let flow = &self.index.flows[turn.place as usize][class as usize];
+        if let Some(keys) = flow.queue(kind) {
+            self.state.jobs.touch(keys.first().slot);
         }
     }
 }

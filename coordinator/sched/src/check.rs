@@ -55,6 +55,9 @@ impl Core {
                 hold!(deadline > self.state.now, "{id} outlived its deadline");
                 hold!(self.index.deadlines.contains(&(deadline, slot)), "{id} has no timer");
             }
+            let young = job.rank == Class::Flex && self.ages_at(slot) > self.state.now;
+            let listed = self.index.aging.has(job.seq);
+            hold!(listed == (young && job.part.is_none()), "{id} is wrong among those that age");
             let age = self.state.now.minus(job.submitted);
             hold!(age < self.state.config.job_age_max, "{id} is too old");
             let timed = |until| {

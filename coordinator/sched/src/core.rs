@@ -242,9 +242,8 @@ impl Core {
         self.arrived(ask.class, slot);
         self.count(slot);
         if ask.class == Class::Flex {
-            let at = self.state.now.plus(self.state.config.flex_ages);
-            self.index.aging.insert((at, slot));
-            self.expect_at(at);
+            self.index.aging.push(self.state.jobs[slot].seq, slot);
+            self.expect_at(self.state.now.plus(self.state.config.flex_ages));
         }
         self.enqueue(slot);
         if let Some(deadline) = ask.deadline {
@@ -347,8 +346,7 @@ impl Core {
             self.index.deadlines.remove(&(deadline, slot));
         }
         if job.rank == Class::Flex {
-            let at = job.submitted.plus(self.state.config.flex_ages);
-            self.index.aging.remove(&(at, slot));
+            self.index.aging.remove(job.seq);
         }
         let tenant = &mut self.state.tenants[job.tenant as usize];
         tenant.unfinished -= 1;

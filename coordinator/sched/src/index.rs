@@ -2,6 +2,7 @@
 //! workers are free. Built anew on load; nothing in it may show in the outputs but through the state.
 
 use crate::admission::Work;
+use crate::ages::Ages;
 use crate::keys::Keys;
 use crate::node::NodeId;
 use crate::preempt::Victim;
@@ -101,8 +102,8 @@ pub(crate) struct Index {
     /// Ready shards that some worker failed.
     pub scarred: BTreeSet<Slot>,
     pub deadlines: BTreeSet<(Millis, Slot)>,
-    /// Jobs of class flex, by the moment from which they rank as default.
-    pub aging: BTreeSet<(Millis, Slot)>,
+    /// Jobs that rank as flex and will rank as default one day.
+    pub aging: Ages,
     /// Nothing is due before this moment: a lower bound, so that most inputs need not look for it.
     pub due: Millis,
     /// Ready shards that an attempt leaves its worker for: the job, and the worker.

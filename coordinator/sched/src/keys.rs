@@ -1,14 +1,13 @@
-//! A queue of ready shards in order. A queue may hold a hundred thousand, so most of it is a tree; the first few stand
-//! apart, because nearly all that is asked is about them, and a way down the tree is a wait for memory at each level.
+//! A queue of ready shards in order. A queue may hold a hundred thousand and more, and nearly all that is asked is about
+//! its beginning, nearly all that comes belongs to its end: so it is a list of short lists. Whoever takes the first of a
+//! long one waits for memory no more often than with a short one, since those that follow lie side by side.
 
 use crate::slab::Slot;
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use zoetrope_protocol::id::Millis;
 
-/// So many come straight after the first: two lines of the cache hold five.
-const NEAR_MAX: usize = 10;
-/// So many leave the tree at once, while the way to its first leaf is known.
-const REFILL: usize = 8;
+/// Keys of one short list at most: where one comes between others, half of these move, at most.
+const SHORT: usize = 64;
 
 /// A ready shard's place in its tenant's queue: tried before, begun, new; then the least slack first, then by age.
 /// Small, and compared as two numbers: a queue may hold a hundred thousand.
@@ -49,15 +48,15 @@ impl Key {
 #[derive(Debug)]
 pub(crate) struct Keys {
     first: Key,
-    /// Who comes next, the nearest last.
-    near: Vec<Key>,
-    /// All behind them.
-    rest: BTreeSet<Key>,
+    /// Who comes next.
+    near: VecDeque<Key>,
+    /// All behind them; none of the lists is empty.
+    rest: VecDeque<VecDeque<Key>>,
 }
 
 impl Keys {
     pub fn new(first: Key) -> Self {
-        Keys { first, near: Vec::new(), rest: BTreeSet::new() }
+        Keys { first, near: VecDeque::new(), rest: VecDeque::new() }
     }
 
     pub fn insert(&mut self, mut key: Key) {
@@ -67,38 +66,39 @@ impl Keys {
         if key < self.first {
             std::mem::swap(&mut key, &mut self.first);
         }
-        let last = self.near.first().is_none_or(|furthest| *furthest < key);
-        if last && !(self.rest.is_empty() && self.near.len() < NEAR_MAX) {
-            self.rest.insert(key);
+        let at = self.list_of(key);
+        let list = self.list(at);
+        let Err(place) = list.binary_search(&key) else { return };
+        if list.len() < SHORT {
+            list.insert(place, key);
             return;
         }
-        if let Err(at) = self.near.binary_search_by(|other| key.cmp(other)) {
-            self.near.insert(at, key);
+        // At the end of a full list begins the next; in its middle it is cut in two.
+        let mut second = list.split_off(if place == SHORT { SHORT } else { SHORT / 2 });
+        match place.checked_sub(list.len()) {
+            Some(place) => second.insert(place, key),
+            None => list.insert(place, key),
         }
-        if self.near.len() > NEAR_MAX {
-            self.rest.insert(self.near.remove(0));
-        }
+        self.rest.insert(at, second);
     }
 
     /// Whether it was the last one: then it is still there.
     pub fn remove(&mut self, key: Key) -> bool {
         if key != self.first {
-            match self.near.binary_search_by(|other| key.cmp(other)) {
-                Ok(at) => {
-                    self.near.remove(at);
-                }
-                Err(_) => {
-                    self.rest.remove(&key);
-                }
+            let at = self.list_of(key);
+            let list = self.list(at);
+            if let Ok(place) = list.binary_search(&key) {
+                list.remove(place);
+            }
+            if list.is_empty() && at > 0 {
+                self.rest.remove(at - 1);
             }
             return false;
         }
         if self.near.is_empty() {
-            let next = std::iter::from_fn(|| self.rest.pop_first()).take(REFILL);
-            self.near.extend(next);
-            self.near.reverse();
+            self.near = self.rest.pop_front().unwrap_or_default();
         }
-        match self.near.pop() {
+        match self.near.pop_front() {
             Some(next) => self.first = next,
             None => return true,
         }
@@ -115,26 +115,47 @@ impl Keys {
     }
 
     pub fn contains(&self, key: Key) -> bool {
-        key == self.first || self.near.contains(&key) || self.rest.contains(&key)
+        let list = match self.list_of(key).checked_sub(1) {
+            Some(at) => &self.rest[at],
+            None => &self.near,
+        };
+        key == self.first || list.binary_search(&key).is_ok()
     }
 
     pub fn len(&self) -> usize {
-        1 + self.near.len() + self.rest.len()
+        1 + self.near.len() + self.rest.iter().map(VecDeque::len).sum::<usize>()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.first).chain(self.near.iter().rev()).chain(&self.rest)
+        std::iter::once(&self.first).chain(&self.near).chain(self.rest.iter().flatten())
     }
 
     /// Those before a key.
     pub fn before(&self, key: Key) -> impl Iterator<Item = &Key> {
         self.iter().take_while(move |other| **other < key)
     }
+
+    /// In which list a key is, or belongs: 0 is the near one.
+    fn list_of(&self, key: Key) -> usize {
+        let begins_before = |list: &VecDeque<Key>| list.front().is_some_and(|first| *first <= key);
+        if self.rest.back().is_some_and(begins_before) {
+            return self.rest.len();
+        }
+        self.rest.partition_point(begins_before)
+    }
+
+    fn list(&mut self, at: usize) -> &mut VecDeque<Key> {
+        match at.checked_sub(1) {
+            Some(at) => &mut self.rest[at],
+            None => &mut self.near,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     /// Held against a plain set, while keys come in any order, and the first or any other goes.
     #[test]
@@ -162,6 +183,7 @@ mod tests {
             }
             assert_eq!(keys.len(), plain.len());
             assert!(keys.iter().eq(&plain));
+            assert!(keys.rest.iter().all(|list| (1..=SHORT).contains(&list.len())));
             let some = key(next(1_000));
             assert_eq!(keys.contains(some), plain.contains(&some));
             assert!(keys.before(some).eq(plain.range(..some)));

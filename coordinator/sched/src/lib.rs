@@ -5,6 +5,7 @@
 //! dispatch actor alone; by recovery, the planner and the tests in the same way.
 
 mod admission;
+mod ages;
 mod ahead;
 mod attempt;
 mod check;

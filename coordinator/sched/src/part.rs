@@ -11,7 +11,7 @@ use crate::slab::Slot;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::id::ShardId;
-use zoetrope_protocol::job::{Cause, Class, Stage};
+use zoetrope_protocol::job::{Cause, Stage};
 
 /// Which part of which job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,15 +56,10 @@ impl Core {
     pub(crate) fn make_parts(&mut self, slot: Slot) {
         for index in 0..self.state.jobs[slot].shards {
             let Some(part) = self.part(slot, index) else { continue };
-            let (rank, aging) = (part.rank, part.submitted.plus(self.state.config.flex_ages));
             self.state.next_seq += 1;
             let place = self.state.jobs.insert(part);
             if let Some(live) = &mut self.state.jobs[slot].live {
                 live.parts.push(place);
-            }
-            if rank == Class::Flex {
-                self.index.aging.insert((aging, place));
-                self.expect_at(aging);
             }
             self.enqueue(place);
             self.count(place);
@@ -150,10 +145,6 @@ impl Core {
     fn take_part(&mut self, slot: Slot) {
         self.uncount(slot);
         let Some(job) = self.state.jobs.take(slot) else { return };
-        if job.rank == Class::Flex {
-            let at = job.submitted.plus(self.state.config.flex_ages);
-            self.index.aging.remove(&(at, slot));
-        }
         let (Some(part), Some(live)) = (job.part, job.live) else { return };
         let shards = usize::from(job.shards);
         let Some(of) = &mut self.state.jobs[part.of].live else { return };

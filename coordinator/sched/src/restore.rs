@@ -57,6 +57,7 @@ impl Core {
 
     fn index_jobs(&mut self) {
         let mut ready = Vec::new();
+        let mut aging = Vec::new();
         let slots: Vec<Slot> = self.state.jobs.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let job = &self.state.jobs[slot];
@@ -66,9 +67,9 @@ impl Core {
             if let Some(deadline) = job.deadline {
                 self.index.deadlines.insert((deadline, slot));
             }
-            let aging = job.submitted.plus(self.state.config.flex_ages);
-            if job.rank == Class::Flex && aging > self.state.now {
-                self.index.aging.insert((aging, slot));
+            let ages = job.submitted.plus(self.state.config.flex_ages);
+            if job.rank == Class::Flex && job.part.is_none() && ages > self.state.now {
+                aging.push((job.seq, slot));
             }
             if job.standing() == Standing::Ready {
                 if job.live.as_ref().is_some_and(|live| live.choosy()) {
@@ -77,6 +78,10 @@ impl Core {
                 ready.push((job.tenant, job.rank, self.state.kind_of(job), self.key_of(slot)));
             }
             self.count(slot);
+        }
+        aging.sort_unstable();
+        for (seq, slot) in aging {
+            self.index.aging.push(seq, slot);
         }
         for (place, class, kind, key) in ready {
             self.line_up(place, class, kind, key);

@@ -39,7 +39,7 @@ impl Core {
     pub fn next_wakeup(&self) -> Option<Millis> {
         let timer = self.state.timers.first().map(|(at, _)| *at);
         let deadline = self.index.deadlines.first().map(|(at, _)| *at);
-        let aging = self.index.aging.first().map(|(at, _)| *at);
+        let aging = self.index.aging.first().map(|slot| self.ages_at(slot));
         let ends = self.oldest_ends_at();
         [timer, deadline, aging, ends, self.state.sweep_at].into_iter().flatten().min()
     }
@@ -47,6 +47,11 @@ impl Core {
     fn oldest_ends_at(&self) -> Option<Millis> {
         let oldest = self.state.oldest?;
         Some(self.state.jobs[oldest].submitted.plus(self.state.config.job_age_max))
+    }
+
+    /// From here on a job of class flex ranks as default.
+    pub(crate) fn ages_at(&self, slot: Slot) -> Millis {
+        self.state.jobs[slot].submitted.plus(self.state.config.flex_ages)
     }
 
     pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
@@ -73,10 +78,11 @@ impl Core {
         while let Some(slot) = self.state.oldest.filter(|_| self.oldest_ends_at() <= Some(now)) {
             self.end_job(slot, JobState::Failed(FailWhy::TooOld), out);
         }
-        while let Some((at, slot)) = self.index.aging.first().copied().filter(|(at, _)| *at <= now)
-        {
-            self.index.aging.remove(&(at, slot));
-            self.promote(slot);
+        while let Some(slot) = self.index.aging.first().filter(|slot| self.ages_at(*slot) <= now) {
+            self.index.aging.remove(self.state.jobs[slot].seq);
+            for shard in self.shards_of(slot) {
+                self.promote(shard);
+            }
         }
         while let Some((at, timer)) =
             self.state.timers.first().copied().filter(|(at, _)| *at <= now)
