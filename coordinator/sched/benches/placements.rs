@@ -170,12 +170,11 @@ impl Bench {
         }
     }
 
-    fn submit(&mut self) {
+    fn submit(&mut self, class: Class) {
         self.submitted += 1;
         // Ids of the farm are random, so their order says nothing.
         let job = JobId(u128::from(self.submitted).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060));
         let tenant = TenantId((self.next() % u64::from(TENANTS)) as u32);
-        let class = Class::ALL[(self.next() % 3) as usize];
         let expected = vec![Millis(1_000), Millis(8_000), Millis(2_000)];
         let ask = Ask {
             tenant,
@@ -190,9 +189,11 @@ impl Bench {
         self.take(Input::Submitted { job, ask });
     }
 
+    /// Jobs of all classes, until so many wait.
     fn fill(&mut self, queued: u64) {
         while self.core.counts().queued() < queued {
-            self.submit();
+            let class = Class::ALL[(self.next() % 3) as usize];
+            self.submit(class);
         }
     }
 
@@ -279,7 +280,9 @@ fn main() {
         let before = LIVE.load(Ordering::Relaxed);
         let empty = bench.core.counts().queued();
         let begin = clock::cpu_ns();
-        bench.fill(queued);
+        while bench.core.counts().queued() < queued {
+            bench.submit(Class::Flex);
+        }
         let submit_ns = (clock::cpu_ns() - begin) / (queued - empty).max(1);
         let bytes = (LIVE.load(Ordering::Relaxed) - before) as u64 / (queued - empty).max(1);
         // The first run after filling meets the mix of stages that filling left.

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::index::{Queue, Turn};
 use crate::input::TenantPolicy;
 use crate::job::{Job, Standing};
-use crate::keys::{Key, Keys};
+use crate::keys::{Key, Keys, NEW};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::state::KindIx;
@@ -152,7 +152,7 @@ impl Core {
         let rank = match &job.live {
             Some(live) if live.front => 0,
             Some(_) => 1,
-            None => 2,
+            None => NEW,
         };
         // A part is as urgent as its job, whose later stages wait for it.
         let later = |of: &Job| of.left_ms() - u64::from(of.expected_ms[of.position as usize]);

@@ -19,6 +19,8 @@ pub(crate) struct Key {
     pub slot: Slot,
 }
 
+/// The rank of a job that did not begin.
+pub(crate) const NEW: u8 = 2;
 /// The latest moment of a job without a deadline: far beyond any other, with room for the rank above it.
 const NEVER: u64 = (1 << 62) - 1;
 
@@ -27,6 +29,11 @@ impl Key {
     pub fn new(rank: u8, latest: Option<Millis>, seq: u64, slot: Slot) -> Self {
         let latest = latest.map_or(NEVER, |at| at.0.min(NEVER - 1));
         Key { order: u64::from(rank) << 62 | latest, seq, slot }
+    }
+
+    /// Nothing of its job was placed yet.
+    pub fn is_new(&self) -> bool {
+        self.rank() == NEW
     }
 
     pub fn rank(&self) -> u8 {

@@ -198,7 +198,8 @@ impl Core {
 
     /// The first shard of a kind that this worker may take.
     fn first_for(&self, kind: KindIx, class: Class, worker: &Worker) -> Option<Candidate> {
-        let takes = |key: &Key| self.may_take(&self.state.jobs[key.slot], worker);
+        // Of one that is new any worker may, and its record may be far away.
+        let takes = |key: &Key| key.is_new() || self.may_take(&self.state.jobs[key.slot], worker);
         self.index.turns[kind as usize][class as usize].find_map(|turn| {
             let flow = &self.index.flows[turn.place as usize][class as usize];
             let key = flow.queue(kind)?.find(takes)?;
