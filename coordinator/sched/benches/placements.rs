@@ -5,9 +5,10 @@
 //! 1,000,000 jobs wait. A placement is one `ShardFinished` and all that follows from it: books, the next stage or
 //! `Publish` and `Published`, the next `Assign`. 64 reports wait together, as at a dispatch actor that has much to do
 //! (`--together 1` for one at a time, `--workers` for a smaller fleet). Nothing is submitted while time is taken;
-//! between runs the queue is filled up again. The driver's own work (making inputs, reading outputs) is inside the
-//! time. Told are nanoseconds on the core (median and range of the runs), and on the wall, which a busy machine makes
-//! longer.
+//! between runs the queue is filled up again, so that the mix of what waits stays the same. It is one of two: every
+//! class has a third, and the first alone is served (`--flex 0`); or all that waits long is flex, in a farm that keeps
+//! up with the other two (`--flex 1`). The driver's own work (making inputs, reading outputs) is inside the time. Told are nanoseconds on
+//! the core (median and range of the runs), and on the wall, which a busy machine makes longer.
 
 // A global allocator that counts cannot be written without it.
 #![allow(unsafe_code)]
@@ -26,9 +27,9 @@ use zoetrope_sched::{Config, Core, Output};
 const WORKERS: u64 = 10_000;
 const TENANTS: u32 = 1_000;
 const QUEUED: [u64; 3] = [10_000, 100_000, 1_000_000];
-const RUNS: usize = 5;
-/// Placements of one run: they use up 4,000 jobs, so that the smallest queue never runs dry.
-const PLACEMENTS: usize = 12_000;
+const RUNS: usize = 15;
+/// Placements of one run: they use up 2,000 jobs, so that the first class of the smallest queue never runs dry.
+const PLACEMENTS: usize = 6_000;
 const STEPS: u32 = 8;
 const TOGETHER: u64 = 64;
 
@@ -189,11 +190,13 @@ impl Bench {
         self.take(Input::Submitted { job, ask });
     }
 
-    /// Jobs of all classes, until so many wait.
-    fn fill(&mut self, queued: u64) {
-        while self.core.counts().queued() < queued {
-            let class = Class::ALL[(self.next() % 3) as usize];
-            self.submit(class);
+    /// Jobs of these classes in turn, until so many wait.
+    fn fill(&mut self, queued: u64, classes: &[Class]) {
+        for class in classes.iter().cycle() {
+            if self.core.counts().queued() >= queued {
+                return;
+            }
+            self.submit(*class);
         }
     }
 
@@ -273,25 +276,28 @@ fn main() {
     let runs_of_each = option("--runs").map_or(RUNS, |runs| runs as usize);
     let rows = option("--queued").map_or(QUEUED.to_vec(), |queued| vec![queued]);
     let mut lines = Vec::new();
-    for queued in rows {
+    let mixes = option("--flex").map_or(vec![false, true], |flex| vec![flex > 0]);
+    let rows = rows.iter().flat_map(|row| mixes.iter().map(move |flex| (*row, *flex)));
+    for (queued, flex) in rows {
         let mut bench = Bench::new(option("--workers").unwrap_or(WORKERS));
+        // What waits at first, and what comes for what was placed.
+        let (all, first) = (&Class::ALL[..], &Class::ALL[..1]);
+        let (wait, come) = if flex { (&Class::ALL[2..], all) } else { (all, first) };
         // Every worker busy before anything is counted.
-        bench.fill(1);
+        bench.fill(1, come);
         let before = LIVE.load(Ordering::Relaxed);
         let empty = bench.core.counts().queued();
         let begin = clock::cpu_ns();
-        while bench.core.counts().queued() < queued {
-            bench.submit(Class::Flex);
-        }
+        bench.fill(queued, wait);
         let submit_ns = (clock::cpu_ns() - begin) / (queued - empty).max(1);
         let bytes = (LIVE.load(Ordering::Relaxed) - before) as u64 / (queued - empty).max(1);
         // The first run after filling meets the mix of stages that filling left.
         bench.run();
-        bench.fill(queued);
+        bench.fill(queued, come);
         let mut runs: Vec<(u64, u64)> = (0..runs_of_each)
             .map(|_| {
                 let ns = bench.run();
-                bench.fill(queued);
+                bench.fill(queued, come);
                 ns
             })
             .collect();
@@ -304,13 +310,14 @@ fn main() {
         let wall = walls[walls.len() / 2];
         if json {
             lines.push(format!(
-                "{{\"queued\":{queued},\"median_ns\":{median},\"low_ns\":{low},\"high_ns\":{high},\
+                "{{\"queued\":{queued},\"flex\":{flex},\"median_ns\":{median},\"low_ns\":{low},\"high_ns\":{high},\
                  \"wall_ns\":{wall},\"p99_ns\":{p99},\"submit_ns\":{submit_ns},\"bytes_per_job\":{bytes}}}"
             ));
         } else {
             let rate = 1_000_000_000 / median.max(1);
+            let mix = if flex { " of flex" } else { "" };
             println!(
-                "{queued:>9} queued: {median} ns a placement ({low} to {high}), {rate} a second on one \
+                "{queued:>9} queued{mix}: {median} ns a placement ({low} to {high}), {rate} a second on one \
                  core; wall {wall} ns, p99 {p99} ns; {submit_ns} ns a submit, {bytes} bytes a queued job"
             );
         }

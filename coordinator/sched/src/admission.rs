@@ -331,8 +331,7 @@ impl Core {
     ) -> impl Iterator<Item = (Millis, Slot)> + '_ {
         let first = self.state.models[model as usize].chain[0];
         let queue = self.index.flows[place as usize][class as usize].queue(first);
-        let keys =
-            queue.into_iter().flat_map(Keys::iter).filter(|key| key.is_new()).take(LOOK_MAX);
+        let keys = queue.into_iter().flat_map(Keys::iter).filter(|key| key.is_new()).take(LOOK_MAX);
         keys.map_while(|key| Some((key.latest()?, key.slot)))
     }
 

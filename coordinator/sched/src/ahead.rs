@@ -45,6 +45,12 @@ impl Core {
             self.touch_attempt(slot);
         }
         let running = slot.and_then(|slot| self.state.workers[slot].running());
+        if let Some(job) = running.and_then(|running| self.state.jobs.get(running.job))
+            && let [queue, ..] =
+                &self.index.flows[job.tenant as usize][job.rank as usize].queues[..]
+        {
+            touch(queue);
+        }
         self.touch_waiting(running.map(|running| running.kind));
     }
 
@@ -96,6 +102,7 @@ impl Core {
         let flow = &self.index.flows[turn.place as usize][class as usize];
         if let Some(keys) = flow.queue(kind) {
             self.state.jobs.touch(keys.first().slot);
+            keys.touch_second();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! its beginning, nearly all that comes belongs to its end: so it is a list of short lists. Whoever takes the first of a
 //! long one waits for memory no more often than with a short one, since those that follow lie side by side.
 
+use crate::ahead::touch;
 use crate::slab::Slot;
 use std::collections::VecDeque;
 use zoetrope_protocol::id::Millis;
@@ -114,6 +115,13 @@ impl Keys {
 
     pub fn first(&self) -> Key {
         self.first
+    }
+
+    /// Reads ahead who comes after the first.
+    pub fn touch_second(&self) {
+        if let Some(second) = self.near.front() {
+            touch(second);
+        }
     }
 
     /// The first that `is`.
