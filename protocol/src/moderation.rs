@@ -286,9 +286,9 @@ impl SoundRecord {
 /// What a finish attempt measured on its clip: the evidence that the coordinator judges by its policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameRecord {
-    /// SHA-256 over the decoded frames (RGB, canvas size, in order), before marks and encoding.
+    /// SHA-256 over the sampled frames as they were decoded (RGB, canvas size, in order), before marks and encoding.
     pub frames_digest: ArtifactId,
-    /// Frames that the digest covers.
+    /// Frames that the samples were taken from: all of the clip.
     pub frames: u32,
     /// The clip that was made of these frames.
     pub clip: ArtifactId,

@@ -1,31 +1,46 @@
 //! A long-lived thread that owns tensors and is asked for what they say: nothing of them leaves it.
 //!
-//! Whoever asks waits, for a limited time. One thread for all that is asked, because torch keeps state for each thread
-//! that it ever ran on, and no other thread beside it: with more of them than cores, those of the engine no longer
-//! spin for a moment before they sleep, and a render takes a tenth longer. Knows no clip and judges nothing.
+//! Whoever asks waits, for a limited time. A fixed few threads for all that is asked, because torch keeps state for each
+//! thread that it ever ran on, and each computes alone: with teams of more threads than cores, those of the engine no
+//! longer spin for a moment before they sleep, and a render takes a tenth longer. Knows no clip and judges nothing.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 type Question<Q, A> = (Q, SyncSender<Result<A, String>>);
 
-/// The way to such a thread: questions `Q`, answers `A`.
+/// The way to such threads: questions `Q`, answers `A`.
 pub struct Asked<Q, A> {
     questions: SyncSender<Question<Q, A>>,
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Asked<Q, A> {
-    /// Starts a thread of this name, before the engine is opened, which answers as `begin` tells it to once it is on the thread, and waits for
-    /// that. So many questions may wait.
+    /// Starts so many threads of this name, before the engine is opened, which answer as `begin` tells each of them to once
+    /// it is on the thread, and waits for that. So many questions may wait.
     ///
     /// # Errors
     /// Why `begin` failed, or that the system gives no thread.
     pub fn start<F: FnMut(Q) -> Result<A, String>>(
         name: &str,
+        threads: usize,
         waiting: usize,
-        begin: impl FnOnce() -> Result<F, String> + Send + 'static,
+        begin: impl Fn() -> Result<F, String> + Send + Sync + 'static,
     ) -> Result<Asked<Q, A>, String> {
         let (questions, receiver) = sync_channel::<Question<Q, A>>(waiting);
+        let (receiver, begin) = (Arc::new(Mutex::new(receiver)), Arc::new(begin));
+        for _ in 0..threads {
+            let (receiver, begin) = (receiver.clone(), begin.clone());
+            Self::start_one(name, receiver, move || begin())?;
+        }
+        Ok(Asked { questions })
+    }
+
+    fn start_one<F: FnMut(Q) -> Result<A, String>>(
+        name: &str,
+        receiver: Arc<Mutex<Receiver<Question<Q, A>>>>,
+        begin: impl FnOnce() -> Result<F, String> + Send + 'static,
+    ) -> Result<(), String> {
         let (ready, begun) = sync_channel(1);
         let run = move || {
             // For the life of the thread.
@@ -44,15 +59,16 @@ impl<Q: Send + 'static, A: Send + 'static> Asked<Q, A> {
                 }
             };
             ready.send(Ok(())).ok();
-            while let Ok((question, back)) = receiver.recv() {
+            // One waits for the next question, the others for their turn to wait.
+            let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            while let Ok((question, back)) = next() {
                 // Who asked may have given up.
                 back.send(answer(question)).ok();
             }
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(run);
         thread.map_err(|error| format!("cannot start a thread: {error}"))?;
-        begun.recv().unwrap_or_else(|_| Err("its thread died".into()))?;
-        Ok(Asked { questions })
+        begun.recv().unwrap_or_else(|_| Err("its thread died".into()))
     }
 
     /// Asks, and waits for the answer.
@@ -76,17 +92,22 @@ mod tests {
     fn answers_in_time_or_says_why_not() {
         let limit = Duration::from_secs(20);
         let double = || Ok(|number: u32| number.checked_mul(2).ok_or_else(|| "large".to_owned()));
-        let asked = Asked::start("test", 1, double).expect("starts");
+        let asked = Asked::start("test", 2, 1, double).expect("starts");
         assert_eq!(asked.ask(4, limit), Ok(8));
         assert_eq!(asked.ask(u32::MAX, limit), Err("large".to_owned()));
         let (go, wait) = sync_channel::<()>(0);
-        let slow = move || Ok(move |(): ()| wait.recv().map_err(|_| "no more".to_owned()));
-        let asked = Asked::start("test", 1, slow).expect("starts");
+        let wait = Arc::new(Mutex::new(wait));
+        let slow = move || {
+            let wait = wait.clone();
+            let waits = move || wait.lock().is_ok_and(|wait| wait.recv().is_ok());
+            Ok(move |(): ()| waits().then_some(()).ok_or_else(|| "no more".to_owned()))
+        };
+        let asked = Asked::start("test", 1, 1, slow).expect("starts");
         let late = Err("it did not answer in time".to_owned());
         assert_eq!(asked.ask((), Duration::ZERO), late);
         drop(go);
-        let failed: Result<Asked<(), ()>, String> =
-            Asked::start("test", 1, || Err::<fn(()) -> Result<(), String>, _>("no file".into()));
+        let begin = || Err::<fn(()) -> Result<(), String>, _>("no file".into());
+        let failed: Result<Asked<(), ()>, String> = Asked::start("test", 1, 1, begin);
         assert_eq!(failed.err().as_deref(), Some("no file"));
     }
 }

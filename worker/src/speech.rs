@@ -25,10 +25,10 @@ impl Speech {
     /// If the system gives no thread.
     pub fn start(folder: PathBuf) -> Result<Speech, String> {
         let begin = move || {
-            let mut network = None;
+            let (mut network, folder) = (None, folder.clone());
             Ok(move |sound: Vec<f32>| answer(&mut network, &folder, &sound))
         };
-        Asked::start("speech", WAITING, begin).map(Speech)
+        Asked::start("speech", 1, WAITING, begin).map(Speech)
     }
 }
 

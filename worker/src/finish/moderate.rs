@@ -1,12 +1,12 @@
-//! Scores sampled frames of a clip while it is being made, on a thread of its own beside the encoder.
+//! Scores sampled frames of a clip while it is being made, on threads of its own beside the encoder.
 //!
 //! Decides nothing: the coordinator judges the record by its policy. A frame that was not scored is an error, and a
 //! clip without a whole record is not finished. Called by the encoder's thread and by `sink.rs`.
 
 use super::FinishError;
 use image::RgbImage;
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use zoetrope_moderation::Classifier;
 use zoetrope_moderation::frames::Sampler;
@@ -22,6 +22,10 @@ const WAITING: usize = 24;
 const AT_LEAST: usize = 4;
 const AT_ONCE: usize = 8;
 
+/// Threads that score one clip, each with a question of its own.
+const THREADS: usize = crate::sight::THREADS;
+
+type Frame = (u32, RgbImage);
 type Scored = Result<Vec<FrameScore>, String>;
 
 /// The scoring of one clip.
@@ -29,8 +33,11 @@ pub struct Moderation {
     size: Size,
     sampler: Sampler,
     nets: Vec<NetId>,
-    frames: Option<SyncSender<(u32, RgbImage)>>,
-    thread: Option<JoinHandle<Scored>>,
+    /// Frames that did not come yet.
+    left: u32,
+    /// Until the last one came.
+    line: Option<SyncSender<Frame>>,
+    threads: Vec<JoinHandle<Scored>>,
 }
 
 impl Moderation {
@@ -44,46 +51,37 @@ impl Moderation {
         frames: u32,
     ) -> Result<Moderation, FinishError> {
         let nets = classifier.nets();
-        let (sender, receiver) = sync_channel::<(u32, RgbImage)>(WAITING);
-        let thread =
-            std::thread::Builder::new().name("moderate".into()).spawn(move || -> Scored {
+        let (line, receiver) = sync_channel::<Frame>(WAITING);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let start = |_| {
+            let (receiver, classifier) = (receiver.clone(), classifier.clone());
+            let score = move || {
                 crate::start::stand_back();
-                let mut all = Vec::new();
-                loop {
-                    let mut some: Vec<(u32, RgbImage)> = receiver.iter().take(AT_LEAST).collect();
-                    some.extend(receiver.try_iter().take(AT_ONCE - some.len()));
-                    if some.is_empty() {
-                        return Ok(all);
-                    }
-                    let (frames, pictures): (Vec<u32>, Vec<RgbImage>) = some.into_iter().unzip();
-                    let scores = classifier.score(&pictures).map_err(|error| error.to_string())?;
-                    if scores.len() != frames.len() {
-                        return Err("not every frame has a score".into());
-                    }
-                    let each = frames.into_iter().zip(scores);
-                    all.extend(each.map(|(frame, score)| FrameScore { frame, ..score }));
-                }
-            });
-        let thread = thread.map_err(|source| FinishError::Disk {
-            doing: "starting the thread of moderation",
+                score(&receiver, &*classifier)
+            };
+            std::thread::Builder::new().name("moderate".into()).spawn(score)
+        };
+        let threads = (0..THREADS).map(start).collect::<Result<_, _>>();
+        let threads = threads.map_err(|source| FinishError::Disk {
+            doing: "starting the threads of moderation",
             source,
         })?;
-        Ok(Moderation {
-            size,
-            sampler: Sampler::new(size.width, size.height, frames),
-            nets,
-            frames: Some(sender),
-            thread: Some(thread),
-        })
+        let sampler = Sampler::new(size.width, size.height, frames);
+        Ok(Moderation { size, sampler, nets, left: frames, line: Some(line), threads })
     }
 
     /// Takes the next frame (RGB). Blocks while too many sampled ones wait.
     pub fn see(&mut self, rgb: &[u8]) {
-        let Some(index) = self.sampler.see(rgb) else { return };
-        let picture = RgbImage::from_raw(self.size.width, self.size.height, rgb.to_vec());
-        if let (Some(picture), Some(frames)) = (picture, &self.frames) {
-            // A thread that ended has said why; the record will not be whole.
-            frames.send((index, picture)).ok();
+        if let Some(index) = self.sampler.see(rgb)
+            && let Some(line) = &self.line
+        {
+            let picture = RgbImage::from_raw(self.size.width, self.size.height, rgb.to_vec());
+            // Threads that ended have said why; the record will not be whole.
+            picture.map(|picture| line.send((index, picture)).ok());
+        }
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            self.line = None;
         }
     }
 
@@ -92,13 +90,16 @@ impl Moderation {
     /// # Errors
     /// `Moderation` if a frame could not be scored.
     pub fn finish(mut self, sound: Option<SoundRecord>) -> Result<Scores, FinishError> {
-        drop(self.frames.take());
-        let scored = self.thread.take().map(JoinHandle::join);
-        let scores = match scored {
-            Some(Ok(Ok(scores))) => scores,
-            Some(Ok(Err(reason))) => return Err(FinishError::Moderation(reason)),
-            _ => return Err(FinishError::Moderation("its thread died".into())),
-        };
+        self.line = None;
+        let mut scores = Vec::new();
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(some)) => scores.extend(some),
+                Ok(Err(reason)) => return Err(FinishError::Moderation(reason)),
+                Err(_) => return Err(FinishError::Moderation("its thread died".into())),
+            }
+        }
+        scores.sort_by_key(|score: &FrameScore| score.frame);
         let (frames, frames_digest) = self.sampler.finish();
         let record = FrameRecord {
             frames_digest,
@@ -109,6 +110,29 @@ impl Moderation {
             sound,
         };
         Ok(Scores(record))
+    }
+}
+
+/// Scores what comes, until no more does. Of the threads one waits for frames, the others for their turn to.
+fn score(line: &Mutex<Receiver<Frame>>, classifier: &dyn Classifier) -> Scored {
+    let next = || {
+        let line = line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut some: Vec<Frame> = line.iter().take(AT_LEAST).collect();
+        some.extend(line.try_iter().take(AT_ONCE - some.len()));
+        some
+    };
+    let mut all = Vec::new();
+    loop {
+        let (frames, pictures): (Vec<u32>, Vec<RgbImage>) = next().into_iter().unzip();
+        if frames.is_empty() {
+            return Ok(all);
+        }
+        let scores = classifier.score(&pictures).map_err(|error| error.to_string())?;
+        if scores.len() != frames.len() {
+            return Err("not every frame has a score".into());
+        }
+        let each = frames.into_iter().zip(scores);
+        all.extend(each.map(|(frame, score)| FrameScore { frame, ..score }));
     }
 }
 

@@ -76,6 +76,37 @@ struct Window {
     pads: [i64; 4],
 }
 
+impl Window {
+    /// The largest number of each window.
+    fn max_of(&self, x: &Tensor) -> Result {
+        let pool = |x: &Tensor, beyond: bool| {
+            let (kernel, strides) = (self.kernel.clone(), self.strides.clone());
+            x.f_max_pool2d(kernel, strides, [0, 0], self.dilations.clone(), beyond)
+        };
+        if self.only_ends_beyond(&x.size()) {
+            // Torch lets the last windows do so, without a copy of the picture.
+            return pool(x, true);
+        }
+        let [top, left, bottom, right] = self.pads;
+        let padded = x.f_pad([left, right, top, bottom], "constant", f64::NEG_INFINITY)?;
+        pool(&padded, false)
+    }
+
+    /// Whether the pads only let the last windows of a picture reach beyond it, and let none begin there.
+    fn only_ends_beyond(&self, size: &[i64]) -> bool {
+        let (&[.., height, width], &[tall, wide]) = (size, &self.kernel[..]) else { return false };
+        let &[down, along] = &self.strides[..] else { return false };
+        let [top, left, bottom, right] = self.pads;
+        let fits = |side: i64, kernel: i64, stride: i64, after: i64| {
+            let last = (side + after - kernel) / stride;
+            side >= kernel && last == (side - kernel + stride - 1) / stride && last * stride < side
+        };
+        let plain = self.dilations.iter().all(|dilation| *dilation == 1);
+        let begins = (top, left) == (0, 0) && plain;
+        begins && fits(height, tall, down, bottom) && fits(width, wide, along, right)
+    }
+}
+
 struct Step {
     operator: Operator,
     inputs: Vec<Place>,
@@ -222,14 +253,7 @@ impl Operator {
             Operator::Gelu => gelu_of(x),
             Operator::Linear => x.f_linear(at(1)?, inputs.get(2).copied()),
             Operator::MatMul => x.f_matmul(at(1)?),
-            Operator::MaxPool(window) => {
-                let Window { kernel, strides, dilations, pads: [top, left, bottom, right] } =
-                    window;
-                let pads = [*left, *right, *top, *bottom];
-                let padded = x.f_pad(pads, "constant", f64::NEG_INFINITY)?;
-                let (kernel, strides) = (kernel.clone(), strides.clone());
-                padded.f_max_pool2d(kernel, strides, [0, 0], dilations.clone(), false)
-            }
+            Operator::MaxPool(window) => window.max_of(x),
             Operator::Mean { keep } => x.f_mean_dim(numbers(1)?.as_slice(), *keep, None::<Kind>),
             Operator::Multiply => x.f_mul(at(1)?),
             Operator::Norm { keep } => {
@@ -438,5 +462,37 @@ fn channels_last(x: Tensor) -> Result {
     match x.dim() {
         4 => x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2]),
         _ => Ok(x),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: windows that reach beyond the picture see nothing there, with a copy of the picture or without.
+    #[test]
+    fn the_largest_of_windows_beyond_the_picture() {
+        let mut without = 0;
+        for (side, kernel) in (1..9).flat_map(|side| (1..4).map(move |kernel| (side, kernel))) {
+            for (stride, after) in
+                (1..4).flat_map(|stride| (0..3).map(move |after| (stride, after)))
+            {
+                if side + after < kernel {
+                    continue;
+                }
+                let numbers: Vec<f32> = (0..side * 7).map(|n| -((n * 37 % 11) as f32)).collect();
+                let x = Tensor::from_slice(&numbers).reshape([1, 1, side, 7]);
+                let (kernel, strides) = (vec![kernel, 3], vec![stride, 2]);
+                let (dilations, pads) = (vec![1, 1], [0, 0, after, 0]);
+                let window = Window { kernel, strides, dilations, pads };
+                without += i32::from(window.only_ends_beyond(&x.size()));
+                let ours = window.max_of(&x).expect("a result");
+                let padded = x.pad([0, 0, 0, after], "constant", f64::NEG_INFINITY);
+                let plain =
+                    padded.max_pool2d(&*window.kernel, &*window.strides, [0, 0], [1, 1], false);
+                assert_eq!(ours, plain, "{window:?} on {side}");
+            }
+        }
+        assert!(without > 20, "{without}");
     }
 }
