@@ -403,6 +403,8 @@ pub struct RescanItem {
     pub audience: Audience,
     /// Its words.
     pub words: Vec<String>,
+    /// What they were judged to be when it came.
+    pub input: Option<Verdict>,
     /// Of a published clip: its record and what that must be about; none inside if there is no such record. None for
     /// a job that is not finished.
     pub record: Option<Option<(ArtifactRef, Asked)>>,

@@ -1,7 +1,8 @@
 //! The policy: data that decides, read strictly. `configs/policy.toml` is the manual; it is also built in.
 //!
 //! The version of a policy is a digest of its text, its lists and its nets' digests: two policies with one version
-//! judge alike.
+//! judge alike. Its second half is a digest of what texts score by alone: two that share it differ in thresholds and in
+//! how frames are judged, and a text that was scored by one need not be read again for the other.
 
 mod file;
 
@@ -187,12 +188,15 @@ pub struct Pair {
     pub harmless: String,
 }
 
+/// Where the second half of a version begins.
+const READING_FROM: usize = 16;
+
 /// A checked policy.
 #[derive(Debug)]
 pub struct Policy {
     /// For reports.
     pub name: String,
-    /// Digest of all that decides.
+    /// Digest of all that decides; its second half, of what texts score by.
     pub version: ArtifactId,
     /// Whether people look at what is in doubt.
     pub reviewer: bool,
@@ -269,6 +273,11 @@ impl Policy {
         let parsed: PolicyFile = toml::from_str(text)
             .map_err(|e| PolicyError::Parse { file: file.to_owned(), reason: e.to_string() })?;
         Ok([parsed.text.rules, parsed.text.pairs])
+    }
+
+    /// Whether texts score by this policy as by one of another version.
+    pub fn scores_texts_as(&self, version: ArtifactId) -> bool {
+        self.version.0[READING_FROM..] == version.0[READING_FROM..]
     }
 
     /// The thresholds of a category's text score. Those of `sexual/minors` are never laxer than the built-in ones, also

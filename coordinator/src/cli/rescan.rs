@@ -23,7 +23,7 @@ pub struct RescanArgs {
     /// Look only: say what would be taken down
     #[arg(long)]
     dry_run: bool,
-    /// Jobs that are looked at in a second, 1 to 1000 [default: 10]
+    /// Jobs that are looked at in a second, 1 to 2000 [default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     per_second: Option<u32>,
     /// Do not wait until it is done

@@ -7,6 +7,7 @@ use super::books::Entry;
 use super::effects::Effect;
 use super::state::DispatchState;
 use crate::farm::RescanRefused;
+use crate::jobs::moderation::Moderation;
 use crate::jobs::rescan::{Batch, Rescan, RescanOrder};
 use crate::jobs::{JobRow, RescanState};
 use crate::moderation::{ModerationMsg, RescanItem};
@@ -84,7 +85,8 @@ impl DispatchState {
             _ if self.books.intake.of(row.job).is_some() => return None,
             _ => None,
         };
-        Some(RescanItem { job: row.job, audience: known.audience, words, record })
+        let Moderation { audience, input, .. } = known;
+        Some(RescanItem { job: row.job, audience, words, input, record })
     }
 
     /// What a batch came to; none if it could not be judged now.

@@ -2,7 +2,7 @@
 
 use super::{
     BUILT_IN, ClassifierKind, Doubt, EndUsers, FramePolicy, Line, Pair, PerAudience, Policy,
-    PolicyError, SoundPolicy, Thresholds, Votes,
+    PolicyError, READING_FROM, SoundPolicy, Thresholds, Votes,
 };
 use crate::minors::{MINORS_MAX, Minors};
 use crate::models::NetName;
@@ -124,7 +124,10 @@ impl Policy {
         let (rules_text, pairs_text) = (list(&parsed.text.rules)?, list(&parsed.text.pairs)?);
         let rules: RuleFile = toml::from_str(&rules_text).map_err(|e| wrong(&rules_file, &e))?;
         // Whatever rules it has, it is judged by the built-in ones on minors too.
-        let version = version(&[text, &rules_text, &pairs_text, BUILT_IN[1]]);
+        let whole = digest(&[text, &rules_text, &pairs_text, BUILT_IN[1]]);
+        let reading = reading(text).map_err(|e| wrong(file, &e))?;
+        let reading = digest(&[&reading, &rules_text, &pairs_text, BUILT_IN[1], BUILT_IN[2]]);
+        let version = join(whole, reading);
         let built_in: RuleFile =
             toml::from_str(BUILT_IN[1]).map_err(|e| wrong("the built-in rules", &e))?;
         let TextFile { similarity, neighbours, alike_min, heads, default, category, pairs, .. } =
@@ -203,14 +206,40 @@ pub(super) fn text_of(path: &Path) -> Result<String, PolicyError> {
     std::fs::read_to_string(path).map_err(|e| read(e.to_string()))
 }
 
-/// The nets' digests stand in the first text, so they are part of it.
-fn version(texts: &[&str]) -> ArtifactId {
+/// The nets' digests stand in the policy's text, so they are part of it.
+fn digest(texts: &[&str]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for text in texts {
         digest.update((text.len() as u64).to_le_bytes());
         digest.update(text.as_bytes());
     }
-    ArtifactId(digest.finalize().into())
+    digest.finalize().into()
+}
+
+/// Grows when this program scores a text otherwise than before.
+const READING: u32 = 1;
+
+/// What of a policy's text decides how texts score: all but what is known to be about something else. A key that comes
+/// later is taken for one that decides.
+fn reading(text: &str) -> Result<String, toml::de::Error> {
+    let mut policy: toml::Table = toml::from_str(text)?;
+    for other in ["name", "reviewer", "frames", "sound", "faces", "end_users"] {
+        policy.remove(other);
+    }
+    if let Some(toml::Value::Table(text)) = policy.get_mut("text") {
+        // Thresholds; and the names of the lists, whose texts are looked at themselves.
+        for other in ["default", "category", "rules", "pairs"] {
+            text.remove(other);
+        }
+    }
+    Ok(format!("{READING} {} {policy}", env!("CARGO_PKG_VERSION")))
+}
+
+/// Half of each.
+fn join(whole: [u8; 32], reading: [u8; 32]) -> ArtifactId {
+    let mut version = whole;
+    version[READING_FROM..].copy_from_slice(&reading[READING_FROM..]);
+    ArtifactId(version)
 }
 
 fn length(key: &str, value: u64, least: u64, most: u64) -> Result<(), PolicyError> {

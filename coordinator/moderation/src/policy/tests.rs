@@ -25,6 +25,42 @@ fn the_built_in_policy_is_good_and_its_examples_too() {
     assert_ne!(with.version, policy.version, "the version is that of the text");
 }
 
+/// Promise: what a version says of how texts score is said of all that they score by, and of nothing else.
+#[test]
+fn versions_say_whether_texts_score_alike() {
+    let policy = Policy::built_in().expect("it is good");
+    let alike = |from: &str, to: &str| {
+        let other = parse(|text| text.replace(from, to)).expect("a policy");
+        assert_ne!(other.version, policy.version, "{from}");
+        assert_eq!(policy.scores_texts_as(other.version), other.scores_texts_as(policy.version));
+        policy.scores_texts_as(other.version)
+    };
+    for (from, to) in [
+        ("review = 0.70, block = 0.75", "review = 0.60, block = 0.75"),
+        ("reviewer = false", "reviewer = true"),
+        ("block_votes = 2", "block_votes = 3"),
+        ("confidence_min = 0.", "confidence_min = 0.1"),
+    ] {
+        assert!(alike(from, to), "{from}");
+    }
+    for (from, to) in [
+        ("neighbours = 5", "neighbours = 6"),
+        ("alike_min = 0.", "alike_min = 0.1"),
+        ("similarity = true", "similarity = false"),
+        ("minor_sexual = 0.", "minor_sexual = 0.1"),
+        ("yunet = \"8f", "yunet = \"8e"),
+    ] {
+        assert!(!alike(from, to), "{from}");
+    }
+    let [text, rules, pairs] = BUILT_IN;
+    let more = |rules: &str, pairs: &str| Policy::of_texts(text, rules, pairs).expect("a policy");
+    assert!(policy.scores_texts_as(more(rules, pairs).version));
+    let rules_and_one = rules.replacen("[lists]\n", "[lists]\nnew = [\"kite\"]\n", 1);
+    assert!(!policy.scores_texts_as(more(&rules_and_one, pairs).version));
+    let (first, _) = pairs.trim_end().rsplit_once('\n').expect("lines");
+    assert!(!policy.scores_texts_as(more(rules, first).version));
+}
+
 #[test]
 fn a_bad_key_is_named_with_what_is_allowed() {
     for (from, to, named) in [

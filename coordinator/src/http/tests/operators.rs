@@ -166,7 +166,7 @@ async fn a_rescan_is_begun_shown_and_ended() {
     assert_eq!(operate(&stand, "GET", "/farm/rescan", "").await.status, 404);
     for (body, param) in [
         (r#"{"per_second":0}"#, "per_second"),
-        (r#"{"per_second":1001}"#, "per_second"),
+        (r#"{"per_second":2001}"#, "per_second"),
         (r#"{"dry_run":"yes"}"#, "dry_run"),
         (r#"{"policy":"name = 1"}"#, "rules"),
         (r#"{"rules":""}"#, "policy"),
