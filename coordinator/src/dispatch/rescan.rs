@@ -115,7 +115,7 @@ impl DispatchState {
     pub(super) fn rescan_view(&self) -> Option<(Rescan, u64)> {
         let rescan = self.books.rescan.clone()?;
         let left = match rescan.state {
-            RescanState::Running => self.books.table.behind(rescan.through).count() as u64,
+            RescanState::Running => self.books.table.count_behind(rescan.through) as u64,
             RescanState::Done | RescanState::Cancelled => 0,
         };
         Some((rescan, left))

@@ -512,6 +512,12 @@ impl JobTable {
         self.order.range((from, Bound::Unbounded)).filter_map(|(_, job)| self.row(*job))
     }
 
+    /// How many these are: some milliseconds for a million.
+    pub fn count_behind(&self, place: Option<(Millis, JobId)>) -> usize {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.order.range((from, Bound::Unbounded)).count()
+    }
+
     /// Whether any job uses the artifact.
     pub fn uses(&self, artifact: &ArtifactId) -> bool {
         self.users.contains_key(artifact)
