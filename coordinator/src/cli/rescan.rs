@@ -3,6 +3,7 @@
 use super::Target;
 use super::client::Client;
 use super::table::{columns, print, print_json};
+use crate::jobs::rescan::RATE_MAX;
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,7 +25,7 @@ pub struct RescanArgs {
     #[arg(long)]
     dry_run: bool,
     /// Jobs that are looked at in a second, 1 to 2000 [default: 10]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
     per_second: Option<u32>,
     /// Do not wait until it is done
     #[arg(long)]
