@@ -18,9 +18,9 @@ use zoetrope_protocol::id::ArtifactId;
 /// Eight pictures take about 0.15 s on a core; on a busy machine, where this thread goes last, and with all that may wait
 /// before, a thousand times that.
 const LIMIT: Duration = Duration::from_secs(150);
-/// Questions that wait, one for each clip that is finished, 2.4 MB each. A worker finishes one or two clips at a time;
-/// a process of many emulated ones more.
-const WAITING: usize = 64;
+/// Questions that wait, of each clip that is finished as many as there are threads, 2.4 MB each. A worker finishes one or
+/// two clips at a time; a process of many emulated ones up to 64.
+const WAITING: usize = 64 * THREADS;
 /// What one clip asks at a time, each thread with nets of its own, 24 MB: after the last frame an engine on two cores
 /// leaves both.
 pub const THREADS: usize = 2;

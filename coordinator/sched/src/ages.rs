@@ -12,7 +12,7 @@ const GONE: Slot = Slot::MAX;
 const BLOCK: usize = 256;
 
 /// Places by number. Memory follows the blocks that somebody is in, and for each empty one between them 8 bytes: less
-/// than 2 MB for a thousand jobs a second over twelve hours.
+/// than 3 MB for a thousand jobs a second over twelve hours.
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     /// The number of the first block.

@@ -45,12 +45,6 @@ impl Core {
             self.touch_attempt(slot);
         }
         let running = slot.and_then(|slot| self.state.workers[slot].running());
-        if let Some(job) = running.and_then(|running| self.state.jobs.get(running.job))
-            && let [queue, ..] =
-                &self.index.flows[job.tenant as usize][job.rank as usize].queues[..]
-        {
-            touch(queue);
-        }
         self.touch_waiting(running.map(|running| running.kind));
     }
 
@@ -74,7 +68,10 @@ impl Core {
             }
         }
         touch(&self.state.tenants[job.tenant as usize]);
-        touch(&self.index.flows[job.tenant as usize][job.rank as usize]);
+        let flow = &self.index.flows[job.tenant as usize][job.rank as usize];
+        if let [queue, ..] = &flow.queues[..] {
+            touch(queue);
+        }
     }
 
     /// The shards that will be placed next: of those whose turn it is, and of the kind that a worker has `loaded`.

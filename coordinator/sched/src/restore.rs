@@ -67,8 +67,8 @@ impl Core {
             if let Some(deadline) = job.deadline {
                 self.index.deadlines.insert((deadline, slot));
             }
-            let ages = job.submitted.plus(self.state.config.flex_ages);
-            if job.rank == Class::Flex && job.part.is_none() && ages > self.state.now {
+            let young = self.ages_at(slot) > self.state.now;
+            if job.rank == Class::Flex && job.part.is_none() && young {
                 aging.push((job.seq, slot));
             }
             if job.standing() == Standing::Ready {

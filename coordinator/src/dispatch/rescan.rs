@@ -16,7 +16,7 @@ use zoetrope_moderation::judge::Asked;
 use zoetrope_protocol::id::{JobId, Millis};
 
 /// Who does not answer in this time hangs: loading the nets of a policy takes seconds, a batch of the highest rate
-/// half a minute.
+/// less than one.
 const BATCH_LIMIT: Duration = Duration::from_secs(120);
 
 impl DispatchState {

@@ -508,14 +508,19 @@ impl JobTable {
 
     /// The rows behind this place, oldest first.
     pub fn behind(&self, place: Option<(Millis, JobId)>) -> impl Iterator<Item = &JobRow> {
-        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
-        self.order.range((from, Bound::Unbounded)).filter_map(|(_, job)| self.row(*job))
+        self.order_behind(place).filter_map(|(_, job)| self.row(*job))
     }
 
     /// How many these are: some milliseconds for a million.
     pub fn count_behind(&self, place: Option<(Millis, JobId)>) -> usize {
-        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
-        self.order.range((from, Bound::Unbounded)).count()
+        self.order_behind(place).count()
+    }
+
+    fn order_behind(
+        &self,
+        place: Option<(Millis, JobId)>,
+    ) -> impl Iterator<Item = &(Millis, JobId)> {
+        self.order.range((place.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
     /// Whether any job uses the artifact.

@@ -48,6 +48,8 @@ impl Rescans {
 
 /// Records that are read from the store at a time.
 const FETCHED_AT_ONCE: usize = 16;
+/// Rows that are judged in one go: a record has a kilobyte as a rule, and may have some hundred.
+const JUDGED_AT_ONCE: usize = 64;
 
 /// A row with its record.
 type Row = (RescanItem, Option<Option<(FrameRecord, Asked)>>);
@@ -61,22 +63,30 @@ pub(super) async fn judge_anew(
     items: Vec<RescanItem>,
 ) -> Result<Batch, String> {
     let rows = futures::stream::iter(items).map(|item| read(store, item));
-    let rows: Vec<Row> = rows.buffered(FETCHED_AT_ONCE).try_collect().await?;
-    let engine = engine.clone();
-    let all = move || {
-        let mut batch = Batch::default();
-        for (item, record) in rows {
-            let job = item.job;
-            match judge(&engine, item, record) {
-                Ok(None) => batch.passed += 1,
-                Ok(Some(failing)) => batch.failing.push(failing),
-                Err(None) => batch.unjudged.push(job),
-                Err(Some(error)) => return Err(error.to_string()),
-            }
+    let mut rows = rows.buffered(FETCHED_AT_ONCE).try_chunks(JUDGED_AT_ONCE);
+    let mut batch = Batch::default();
+    while let Some(some) = rows.next().await {
+        let some = some.map_err(|error| error.1)?;
+        let engine = engine.clone();
+        let judge = move || judge_some(&engine, some, batch);
+        let judged = tokio::task::spawn_blocking(judge).await.map_err(|error| error.to_string())?;
+        batch = judged?;
+    }
+    Ok(batch)
+}
+
+/// A batch with what these rows came to.
+fn judge_some(engine: &Engine, rows: Vec<Row>, mut batch: Batch) -> Result<Batch, String> {
+    for (item, record) in rows {
+        let job = item.job;
+        match judge(engine, item, record) {
+            Ok(None) => batch.passed += 1,
+            Ok(Some(failing)) => batch.failing.push(failing),
+            Err(None) => batch.unjudged.push(job),
+            Err(Some(error)) => return Err(error.to_string()),
         }
-        Ok(batch)
-    };
-    tokio::task::spawn_blocking(all).await.map_err(|error| error.to_string())?
+    }
+    Ok(batch)
 }
 
 async fn read(store: &Store, item: RescanItem) -> Result<Row, String> {

@@ -72,12 +72,13 @@ impl Moderation {
 
     /// Takes the next frame (RGB). Blocks while too many sampled ones wait.
     pub fn see(&mut self, rgb: &[u8]) {
+        let Size { width, height } = self.size;
         if let Some(index) = self.sampler.see(rgb)
             && let Some(line) = &self.line
+            && let Some(picture) = RgbImage::from_raw(width, height, rgb.to_vec())
         {
-            let picture = RgbImage::from_raw(self.size.width, self.size.height, rgb.to_vec());
             // Threads that ended have said why; the record will not be whole.
-            picture.map(|picture| line.send((index, picture)).ok());
+            line.send((index, picture)).ok();
         }
         self.left = self.left.saturating_sub(1);
         if self.left == 0 {
