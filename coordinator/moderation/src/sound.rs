@@ -202,9 +202,12 @@ const SHORTEST: usize = 8;
 const PAD: usize = 2 * WINDOW;
 
 /// Where somebody speaks, in samples: in order, apart, none longer than [`STRETCH_MAX`].
+///
+/// Most windows of a stretch must be speech: a blow rings on as long as a short word does, below [`BEGINS`].
 fn stretches(voice: &[f32], length: usize) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let (mut began, mut quiet) = (None, 0);
+    let spoken = |first, last| voice[first..last].iter().filter(|voice| **voice >= BEGINS).count();
     // A last, silent stretch closes what is open.
     let silence = std::iter::repeat_n(&0.0, ENDS_AFTER);
     for (window, voice) in voice.iter().chain(silence).enumerate() {
@@ -214,7 +217,7 @@ fn stretches(voice: &[f32], length: usize) -> Vec<(usize, usize)> {
                 quiet += 1;
                 if quiet == ENDS_AFTER {
                     let last = window + 1 - ENDS_AFTER;
-                    if last - first >= SHORTEST {
+                    if last - first >= SHORTEST && 2 * spoken(first, last) > last - first {
                         found.push((first * WINDOW, last * WINDOW));
                     }
                     began = None;
@@ -310,6 +313,8 @@ mod tests {
             [(8 * WINDOW, 20 * WINDOW)],
             "with two windows on each side"
         );
+        assert!(found(&[(0.1, 10), (0.7, 4), (0.4, 4), (0.1, 20)]).is_empty(), "it rings on");
+        assert_eq!(found(&[(0.1, 10), (0.7, 5), (0.4, 4), (0.1, 20)]).len(), 1, "mostly speech");
         assert_eq!(found(&[(0.9, 20)]), [(0, 20 * WINDOW)], "to the last sample");
         assert_eq!(found(&[(0.9, 20), (0.1, second), (0.9, 20)]).len(), 1, "a short pause");
         assert_eq!(found(&[(0.9, 20), (0.1, 3 * second), (0.9, 20)]).len(), 2, "a long one");
