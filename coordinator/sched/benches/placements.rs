@@ -27,7 +27,9 @@ use zoetrope_sched::{Config, Core, Output};
 const WORKERS: u64 = 10_000;
 const TENANTS: u32 = 1_000;
 const QUEUED: [u64; 3] = [10_000, 100_000, 1_000_000];
-const RUNS: usize = 15;
+const RUNS: usize = 30;
+/// Of these so many follow each other.
+const IN_TURN: usize = 3;
 /// Placements of one run: they use up 2,000 jobs, so that the first class of the smallest queue never runs dry.
 const PLACEMENTS: usize = 6_000;
 const STEPS: u32 = 8;
@@ -271,62 +273,98 @@ fn option(name: &str) -> Option<u64> {
     words.nth(1).map(|number| number.parse().expect("a number"))
 }
 
-fn main() {
-    let json = std::env::args().any(|word| word == "--json");
-    let runs_of_each = option("--runs").map_or(RUNS, |runs| runs as usize);
-    let rows = option("--queued").map_or(QUEUED.to_vec(), |queued| vec![queued]);
-    let mut lines = Vec::new();
-    let mixes = option("--flex").map_or(vec![false, true], |flex| vec![flex > 0]);
-    let rows = rows.iter().flat_map(|row| mixes.iter().map(move |flex| (*row, *flex)));
-    for (queued, flex) in rows {
+/// A queue of one length and mix, and what its runs took.
+struct Row {
+    queued: u64,
+    flex: bool,
+    bench: Bench,
+    submit_ns: u64,
+    bytes: u64,
+    /// Nanoseconds a placement: on the core, and on the wall.
+    runs: Vec<(u64, u64)>,
+}
+
+impl Row {
+    /// With every worker busy, and so many waiting.
+    fn new(queued: u64, flex: bool) -> Row {
         let mut bench = Bench::new(option("--workers").unwrap_or(WORKERS));
-        // What waits at first, and what comes for what was placed.
-        let (all, first) = (&Class::ALL[..], &Class::ALL[..1]);
-        let (wait, come) = if flex { (&Class::ALL[2..], all) } else { (all, first) };
-        // Every worker busy before anything is counted.
-        bench.fill(1, come);
+        let wait = if flex { &Class::ALL[2..] } else { &Class::ALL[..] };
+        bench.fill(1, Row::come(flex));
         let before = LIVE.load(Ordering::Relaxed);
         let empty = bench.core.counts().queued();
         let begin = clock::cpu_ns();
         bench.fill(queued, wait);
-        let submit_ns = (clock::cpu_ns() - begin) / (queued - empty).max(1);
-        let bytes = (LIVE.load(Ordering::Relaxed) - before) as u64 / (queued - empty).max(1);
+        let submitted = (queued - empty).max(1);
+        let submit_ns = (clock::cpu_ns() - begin) / submitted;
+        let bytes = (LIVE.load(Ordering::Relaxed) - before) as u64 / submitted;
+        let mut row = Row { queued, flex, bench, submit_ns, bytes, runs: Vec::new() };
         // The first run after filling meets the mix of stages that filling left.
-        bench.run();
-        bench.fill(queued, come);
-        let mut runs: Vec<(u64, u64)> = (0..runs_of_each)
-            .map(|_| {
-                let ns = bench.run();
-                bench.fill(queued, come);
-                ns
-            })
-            .collect();
-        let p99 = bench.slow();
-        bench.core.check().expect("the core is sound");
+        row.run();
+        row
+    }
+
+    /// The classes of what comes for what was placed.
+    fn come(flex: bool) -> &'static [Class] {
+        if flex { &Class::ALL } else { &Class::ALL[..1] }
+    }
+
+    fn run(&mut self) -> (u64, u64) {
+        let ns = self.bench.run();
+        self.bench.fill(self.queued, Row::come(self.flex));
+        ns
+    }
+
+    /// What it took, as a line for people or as JSON.
+    fn told(mut self, json: bool) -> String {
+        let p99 = self.bench.slow();
+        self.bench.core.check().expect("the core is sound");
+        let Row { queued, flex, submit_ns, bytes, mut runs, .. } = self;
         runs.sort_unstable();
         let (median, low, high) = (runs[runs.len() / 2].0, runs[0].0, runs[runs.len() - 1].0);
         let mut walls: Vec<u64> = runs.iter().map(|run| run.1).collect();
         walls.sort_unstable();
         let wall = walls[walls.len() / 2];
         if json {
-            lines.push(format!(
+            return format!(
                 "{{\"queued\":{queued},\"flex\":{flex},\"median_ns\":{median},\"low_ns\":{low},\"high_ns\":{high},\
                  \"wall_ns\":{wall},\"p99_ns\":{p99},\"submit_ns\":{submit_ns},\"bytes_per_job\":{bytes}}}"
-            ));
-        } else {
-            let rate = 1_000_000_000 / median.max(1);
-            let mix = if flex { " of flex" } else { "" };
-            println!(
-                "{queued:>9} queued{mix}: {median} ns a placement ({low} to {high}), {rate} a second on one \
-                 core; wall {wall} ns, p99 {p99} ns; {submit_ns} ns a submit, {bytes} bytes a queued job"
             );
         }
+        let rate = 1_000_000_000 / median.max(1);
+        let mix = if flex { " of flex" } else { "" };
+        format!(
+            "{queued:>9} queued{mix}: {median} ns a placement ({low} to {high}), {rate} a second on one \
+             core; wall {wall} ns, p99 {p99} ns; {submit_ns} ns a submit, {bytes} bytes a queued job"
+        )
     }
+}
+
+fn main() {
+    let json = std::env::args().any(|word| word == "--json");
+    let runs_of_each = option("--runs").map_or(RUNS, |runs| runs as usize);
+    let lengths = option("--queued").map_or(QUEUED.to_vec(), |queued| vec![queued]);
+    let mixes = option("--flex").map_or(vec![false, true], |flex| vec![flex > 0]);
+    let each = lengths.iter().flat_map(|queued| mixes.iter().map(move |flex| (*queued, *flex)));
+    let mut rows: Vec<Row> = each.map(|(queued, flex)| Row::new(queued, flex)).collect();
+    // In turns: within seconds a machine grows slower or faster by more than the rows differ.
+    while rows.iter().any(|row| row.runs.len() < runs_of_each) {
+        for row in &mut rows {
+            // What the row before left in the cache is no part of it.
+            row.run();
+            for _ in row.runs.len()..runs_of_each.min(row.runs.len() + IN_TURN) {
+                let ns = row.run();
+                row.runs.push(ns);
+            }
+        }
+    }
+    let lines: Vec<String> = rows.into_iter().map(|row| row.told(json)).collect();
     if json {
         println!(
             "{{\"bench\":\"placements\",\"workers\":{WORKERS},\"tenants\":{TENANTS},\"runs\":{runs_of_each},\
              \"placements_a_run\":{PLACEMENTS},\"results\":[{}]}}",
             lines.join(",")
         );
+    } else {
+        println!("{}", lines.join("\n"));
     }
 }
