@@ -203,21 +203,25 @@ const PAD: usize = 2 * WINDOW;
 
 /// Where somebody speaks, in samples: in order, apart, none longer than [`STRETCH_MAX`].
 ///
-/// Most windows of a stretch must be speech: a blow rings on as long as a short word does, below [`BEGINS`].
+/// Of a short stretch most windows must be speech: a blow rings on as long as a short word does, below [`BEGINS`]. Of a
+/// longer one [`SHORTEST`] are enough, so that what is said before such a sound is heard.
 fn stretches(voice: &[f32], length: usize) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let (mut began, mut quiet) = (None, 0);
-    let spoken = |first, last| voice[first..last].iter().filter(|voice| **voice >= BEGINS).count();
+    let is_speech = |stretch: &[f32]| {
+        let spoken = stretch.iter().filter(|voice| **voice >= BEGINS).count();
+        stretch.len() >= SHORTEST && spoken >= SHORTEST.min(stretch.len() / 2 + 1)
+    };
     // A last, silent stretch closes what is open.
     let silence = std::iter::repeat_n(&0.0, ENDS_AFTER);
-    for (window, voice) in voice.iter().chain(silence).enumerate() {
+    for (window, likely) in voice.iter().chain(silence).enumerate() {
         match began {
-            None if *voice >= BEGINS => (began, quiet) = (Some(window), 0),
-            Some(first) if *voice < ENDS => {
+            None if *likely >= BEGINS => (began, quiet) = (Some(window), 0),
+            Some(first) if *likely < ENDS => {
                 quiet += 1;
                 if quiet == ENDS_AFTER {
                     let last = window + 1 - ENDS_AFTER;
-                    if last - first >= SHORTEST && 2 * spoken(first, last) > last - first {
+                    if is_speech(&voice[first..last]) {
                         found.push((first * WINDOW, last * WINDOW));
                     }
                     began = None;
@@ -315,6 +319,7 @@ mod tests {
         );
         assert!(found(&[(0.1, 10), (0.7, 4), (0.4, 4), (0.1, 20)]).is_empty(), "it rings on");
         assert_eq!(found(&[(0.1, 10), (0.7, 5), (0.4, 4), (0.1, 20)]).len(), 1, "mostly speech");
+        assert_eq!(found(&[(0.9, 8), (0.4, 3 * second)]).len(), 1, "a word before a long murmur");
         assert_eq!(found(&[(0.9, 20)]), [(0, 20 * WINDOW)], "to the last sample");
         assert_eq!(found(&[(0.9, 20), (0.1, second), (0.9, 20)]).len(), 1, "a short pause");
         assert_eq!(found(&[(0.9, 20), (0.1, 3 * second), (0.9, 20)]).len(), 2, "a long one");
