@@ -10,6 +10,7 @@ use crate::store::{Store, StoreError, Upload};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, VarInt};
 use ractor::ActorRef;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -48,7 +49,8 @@ enum UploadError {
 
 impl From<StoreError> for UploadError {
     fn from(error: StoreError) -> Self {
-        UploadError::NotStored(error.to_string())
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        UploadError::NotStored(format!("{error}{cause}"))
     }
 }
 
@@ -213,5 +215,19 @@ async fn trailer(stream: &mut RecvStream) -> Result<[u8; 32], UploadError> {
     match tokio::time::timeout(READ_TIMEOUT, stream.read_chunk(1, true)).await {
         Ok(Ok(None)) => Ok(digest),
         _ => Err(UploadError::NotStored("bytes behind the digest".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reads_why_an_upload_failed_learns_that_the_disk_is_full() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let UploadError::NotStored(why) = StoreError::from(full).into() else {
+            panic!("it counts as never sent");
+        };
+        assert_eq!(why, "the store failed: no storage space");
     }
 }
