@@ -46,31 +46,35 @@ impl Bundle {
         let mut header = serde_json::Map::new();
         // serde_json keeps keys sorted, and `_` sorts before lower-case names.
         header.insert("__metadata__".into(), serde_json::json!(self.about));
-        let mut data = Vec::new();
+        let mut length = 0;
         for (name, tensor) in &self.tensors {
             let (word, width) = match tensor.f_kind()? {
                 Kind::Float => ("F32", 4),
                 Kind::BFloat16 => ("BF16", 2),
                 other => return Err(Fault::Input(format!("{name} is {other:?}"))),
             };
-            let tensor = tensor.f_to(Device::Cpu)?.f_contiguous()?;
-            let start = data.len();
-            data.resize(start + tensor.numel() * width, 0);
-            tensor.f_copy_data_u8(&mut data[start..], tensor.numel())?;
+            let start = length;
+            length += tensor.numel() * width;
             header.insert(
                 name.clone(),
                 serde_json::json!({
-                    "dtype": word, "shape": tensor.size(), "data_offsets": [start, data.len()],
+                    "dtype": word, "shape": tensor.size(), "data_offsets": [start, length],
                 }),
             );
         }
         let mut text = serde_json::Value::Object(header).to_string();
         // The data starts at a multiple of eight; the format allows trailing spaces.
         text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-        let mut bytes = Vec::with_capacity(8 + text.len() + data.len());
-        bytes.extend((text.len() as u64).to_le_bytes());
-        bytes.extend(text.as_bytes());
-        bytes.extend(data);
+        let mut bytes = vec![0; 8 + text.len() + length];
+        let (head, mut data) = bytes.split_at_mut(8 + text.len());
+        head[..8].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        head[8..].copy_from_slice(text.as_bytes());
+        for tensor in self.tensors.values() {
+            let tensor = tensor.f_to(Device::Cpu)?.f_contiguous()?;
+            let place = data.split_off_mut(..tensor.numel() * tensor.f_kind()?.elt_size_in_bytes());
+            let place = place.ok_or_else(|| Fault::Input("a tensor changed its size".into()))?;
+            tensor.f_copy_data_u8(place, tensor.numel())?;
+        }
         Ok(bytes)
     }
 
