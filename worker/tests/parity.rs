@@ -287,10 +287,18 @@ fn compare_render(precision: Precision, limit: f64) {
     let scale = 0.229 * 255.0 * frames.abs().max().double_value(&[]);
     let reference = frames * pixels([0.229, 0.224, 0.225]) + pixels([0.485, 0.456, 0.406]);
     let reference = reference.clamp(0.0, 1.0) * 255.0;
-    let furthest = (sparse(&rgb).to_kind(Kind::Float) - reference).abs().max().double_value(&[]);
-    println!("pixels, {precision:?}: {furthest:.3} of 255, scale {scale:.0}");
-    // Half a level is rounding; the decoder adds its own error to that of the latents.
-    assert!(furthest <= 0.5 + 2.0 * limit * scale, "pixels are {furthest} of 255 away");
+    let away = (sparse(&rgb).to_kind(Kind::Float) - reference).abs();
+    let (furthest, mean_square) = (away.max(), away.square().mean(Kind::Double));
+    let (furthest, usual) = (furthest.double_value(&[]), mean_square.sqrt().double_value(&[]));
+    println!(
+        "pixels, {precision:?}: {furthest:.3} of 255, root mean square {usual:.3}, scale {scale:.0}"
+    );
+    // Rounding alone is 0.29 by root mean square. Another processor rounds bf16 in another order, and random weights magnify
+    // that in single pixels (under 12 levels on one, 16 on another), so with bf16 only all of them together say something.
+    assert!(usual <= 0.5 + limit * scale / 10.0, "pixels are {usual} of 255 away");
+    if precision == Precision::Full {
+        assert!(furthest <= 0.5 + limit * scale, "a pixel is {furthest} of 255 away");
+    }
 }
 
 #[test]
