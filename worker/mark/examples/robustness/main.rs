@@ -2,14 +2,17 @@
 //!
 //! `cargo run --profile dev -p zoetrope-mark --example robustness -- --state FILE [--strong] [--keep FOLDER] FILM...`
 //! `... -- --state FILE --table` prints what was measured; `... -- --chance KEYS FILM...` counts how well wrong keys agree
-//! with unmarked films. A film is taken with its sound. Every measured number is a line of FILE at once, and is not
+//! with unmarked films; `... -- --state FILE --judges FFMPEG PYTHON FILM...` has VMAF and PESQ judge what marking does to
+//! them (`scripts/mark/look`). A film is taken with its sound. Every measured number is a line of FILE at once, and is not
 //! measured again: the tables grow for as long as one lets it run.
 
 mod films;
+mod judges;
 mod state;
 
 use anyhow::{Context, bail};
 use films::{Film, load, publish, run};
+use judges::{Judges, judge};
 use state::{State, table};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -322,6 +325,7 @@ fn copied(
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (mut strength, mut films, mut chance) = (Strength::Normal, Vec::new(), 0u32);
+    let mut judges = None;
     let (mut state, mut only_table) = (PathBuf::from("robustness.tsv"), false);
     let mut folder = std::env::temp_dir().join(format!("robustness-{}", std::process::id()));
     while let Some(argument) = arguments.next() {
@@ -329,6 +333,11 @@ fn main() -> anyhow::Result<()> {
             "--strong" => strength = Strength::Strong,
             "--table" => only_table = true,
             "--chance" => chance = arguments.next().context("--chance KEYS")?.parse()?,
+            "--judges" => {
+                let ffmpeg = arguments.next().context("--judges FFMPEG PYTHON")?.into();
+                let python = arguments.next().context("--judges FFMPEG PYTHON")?.into();
+                judges = Some(Judges { ffmpeg, python });
+            }
             "--state" => state = arguments.next().context("--state FILE")?.into(),
             "--keep" => folder = arguments.next().context("--keep FOLDER")?.into(),
             _ => films.push(PathBuf::from(argument)),
@@ -344,6 +353,10 @@ fn main() -> anyhow::Result<()> {
         }
         std::fs::create_dir_all(&folder)?;
         for (n, path) in films.iter().enumerate() {
+            if let Some(judges) = &judges {
+                judge(&mut state, path, strength, judges, &folder)?;
+                continue;
+            }
             let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?;
             let attacks = ATTACKS.len().to_string();
             if state.has(name, "done", &attacks) {
