@@ -294,11 +294,10 @@ fn compare_render(precision: Precision, limit: f64) {
         "pixels, {precision:?}: {furthest:.3} of 255, root mean square {usual:.3}, scale {scale:.0}"
     );
     // Rounding alone is 0.29 by root mean square. Another processor rounds bf16 in another order, and random weights magnify
-    // that in single pixels (under 12 levels on one, 16 on another), so with bf16 only all of them together say something.
+    // that in single pixels (under 12 levels on one, 16 on another): all of them together say more.
     assert!(usual <= 0.5 + limit * scale / 10.0, "pixels are {usual} of 255 away");
-    if precision == Precision::Full {
-        assert!(furthest <= 0.5 + limit * scale, "a pixel is {furthest} of 255 away");
-    }
+    let magnified = if precision == Precision::Full { 1.0 } else { 4.0 };
+    assert!(furthest <= 0.5 + magnified * limit * scale, "a pixel is {furthest} of 255 away");
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! How a film and its sound look and sound to programs that were made to judge that: VMAF and PESQ.
 
-use crate::films::{Film, load, publish};
+use crate::films::{Film, publish};
 use crate::state::State;
-use crate::{MasterKey, Strength, serial_of, set_of};
+use crate::{Sample, Strength};
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use zoetrope_mark::sound;
 
 /// The programs; `scripts/mark/look` fetches them.
 pub(crate) struct Judges {
@@ -24,17 +23,13 @@ pub(crate) fn judge(
     judges: &Judges,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?.to_owned();
-    let film = load(path).with_context(|| path.display().to_string())?;
-    let set = set_of(&film);
-    let key = MasterKey([42; 32]).epoch(0);
-    let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
+    let Sample { name, film, set, key, mark, loud } = Sample::load(path)?;
     let vmaf = !film.rgb.is_empty() && !state.has(&name, "look", "VMAF");
     let pesq = loud && !state.has(&name, "look", "PESQ");
     if !vmaf && !pesq {
         return Ok(());
     }
-    publish(&film, &key.tiles(key.mark_of(serial_of(&name))), strength, folder)?;
+    publish(&film, &key.tiles(mark), strength, folder)?;
     if vmaf {
         let value = judges.vmaf(&film, folder)?;
         state.add(&name, set, ["look", "VMAF", "measured"], value, 0.0)?;

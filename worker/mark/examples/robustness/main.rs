@@ -188,6 +188,34 @@ const AGREES: f32 = 0.5;
 const ALIKE: &str = "mark copied onto a film that is alike";
 const FOREIGN: &str = "mark copied onto a film of another source";
 
+/// A film with the mark that it is given.
+pub(crate) struct Sample {
+    pub name: String,
+    pub film: Film,
+    pub set: &'static str,
+    pub key: MarkKey,
+    pub mark: MarkId,
+    /// Whether its sound is enough to be marked.
+    pub loud: bool,
+}
+
+impl Sample {
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Sample> {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?.to_owned();
+        let film = load(path).with_context(|| path.display().to_string())?;
+        let key = MasterKey([42; 32]).epoch(0);
+        let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
+        Ok(Sample {
+            set: set_of(&film),
+            mark: key.mark_of(serial_of(&name)),
+            name,
+            film,
+            key,
+            loud,
+        })
+    }
+}
+
 /// All that is not measured yet of one film. `onto`: what its mark is copied onto.
 fn measure(
     state: &mut State,
@@ -196,12 +224,7 @@ fn measure(
     strength: Strength,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?.to_owned();
-    let film = load(path).with_context(|| path.display().to_string())?;
-    let set = set_of(&film);
-    let key = MasterKey([42; 32]).epoch(0);
-    let mark = key.mark_of(serial_of(&name));
-    let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
+    let Sample { name, film, set, key, mark, loud } = Sample::load(path)?;
     let (published, facts) = publish(&film, &key.tiles(mark), strength, folder)?;
     for (kind, value) in [
         ("PSNR", facts.psnr),
