@@ -11,7 +11,7 @@ mod cluster;
 #[path = "../tests/farm/harness.rs"]
 mod harness;
 
-use cluster::{Cluster, PATIENCE};
+use cluster::Cluster;
 use std::time::{Duration, Instant};
 
 #[tokio::main]
@@ -34,7 +34,7 @@ async fn main() {
         ids.push(cluster.submit(1 - old, &format!("behind kill {round}")).await);
         took.push(began.elapsed().as_millis() as u64);
         cluster.go(old);
-        harness::eventually(PATIENCE, "the killed one stands by", async || {
+        harness::eventually(harness::PATIENCE, "the killed one stands by", async || {
             cluster.role(old).await.starts_with("ready: standby")
         })
         .await;
@@ -43,7 +43,7 @@ async fn main() {
     let leader = cluster.leader().await;
     let still_live = cluster.metric(leader, "zoetrope_jobs", &["class=\"flex\""]).await;
     for id in &ids {
-        harness::eventually(PATIENCE, "a job is completed", async || {
+        harness::eventually(harness::PATIENCE, "a job is completed", async || {
             cluster.get(leader, &format!("/v1/videos/{id}")).await["status"] == "completed"
         })
         .await;

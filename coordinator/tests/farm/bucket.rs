@@ -80,7 +80,7 @@ impl Server {
     async fn wait(&mut self) {
         let began = Instant::now();
         while reqwest::get(self.url()).await.is_err() {
-            assert!(began.elapsed() < 3 * PATIENCE, "{:?} does not listen", self.kind);
+            assert!(began.elapsed() < PATIENCE, "{:?} does not listen", self.kind);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -371,8 +371,6 @@ impl Lie {
 
 const PUBLISH_FAILED: &str = "zoetrope_inputs_total{input=\"publish_failed\"}";
 const SHARD_FAILED: &str = "zoetrope_inputs_total{input=\"shard_failed\"}";
-/// The dispatch actor waits 30 s for a clip's marks, and 10 s for tiles.
-const HANG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Carries out what comes until the job is completed.
 async fn completes(farm: &TestFarm, worker: &mut Worker, job: JobId) {
@@ -442,7 +440,7 @@ async fn a_sidecar_that_is_dead_hangs_or_lies_about_tiles_makes_jobs_wait() {
         worker.carry_out(&order).await;
         let order = worker.order().await;
         worker.carry_out(&order).await;
-        seen(&farm, SHARD_FAILED, 1.0, HANG_PATIENCE).await;
+        seen(&farm, SHARD_FAILED, 1.0, PATIENCE).await;
         assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress, "{lie:?}");
         kill_sidecar::<WatermarkMsg>(&farm);
         completes(&farm, &mut worker, JobId(1)).await;
@@ -492,12 +490,12 @@ async fn a_sidecar_that_hangs_over_a_clip_publishes_nothing_and_the_clip_waits()
     let order = worker.finish_order().await;
     Lie::Hangs.begin(&farm).await;
     worker.carry_out(&order).await;
-    seen(&farm, PUBLISH_FAILED, 1.0, HANG_PATIENCE).await;
+    seen(&farm, PUBLISH_FAILED, 1.0, PATIENCE).await;
     assert_eq!(farm.read(JobId(1)).await.state, JobState::InProgress);
     assert!(!is_published(&farm, JobId(1)));
     kill_sidecar::<WatermarkMsg>(&farm);
     // A second question may be open at the one that hangs; only then is the right one asked.
-    let published = seen(&farm, "zoetrope_inputs_total{input=\"published\"}", 1.0, HANG_PATIENCE);
+    let published = seen(&farm, "zoetrope_inputs_total{input=\"published\"}", 1.0, PATIENCE);
     published.await;
     assert_eq!(farm.read(JobId(1)).await.state, JobState::Completed);
     farm.running.stop().await;

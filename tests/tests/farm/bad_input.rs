@@ -1,19 +1,16 @@
 //! Promise: every kind of bad input gets a clear answer, and nothing falls over.
 
-use crate::harness::{Engine, Farm, eventually};
+use crate::harness::{Engine, Farm, PATIENCE, eventually};
 use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const SOON: Duration = Duration::from_secs(60);
 
 /// After whatever a test did to it, the farm still renders.
 async fn still_works(farm: &Farm) {
     let id = farm.submit("a ball after all that").await;
-    assert_eq!(farm.ended(&id, SOON).await["status"], "completed");
+    assert_eq!(farm.ended(&id, PATIENCE).await["status"], "completed");
 }
 
 #[tokio::test]
@@ -106,7 +103,10 @@ async fn half_sent_uploads_cost_nothing() {
     let mut stream = tokio::net::TcpStream::connect(&address).await.expect("a connection");
     stream.write_all(&[0xff; 5_000]).await.ok();
     let mut rest = Vec::new();
-    tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await.expect("it is cut off").ok();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
+        .await
+        .expect("it is cut off")
+        .ok();
     still_works(&farm).await;
     let list = farm.get("/v1/videos?limit=100").await;
     assert_eq!(list["data"].as_array().map(Vec::len), Some(2), "half a request made no job");
@@ -159,15 +159,16 @@ async fn a_forged_certificate_opens_no_link() {
         let Ok(dialled) = endpoint.connect(link(&farm), "coordinator.farm.zoetrope") else {
             continue;
         };
-        let Ok(Ok(connection)) = tokio::time::timeout(SOON, dialled).await else { continue };
+        let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE, dialled).await else { continue };
         // TLS 1.3 tells a client late that its certificate was refused: the first stream shows it.
         if let Ok((mut send, mut receive)) = connection.open_bi().await {
             send.write_all(&[0xff; 4_096]).await.ok();
             send.finish().ok();
-            let answer = tokio::time::timeout(SOON, receive.read_to_end(1 << 20)).await;
+            let answer = tokio::time::timeout(PATIENCE, receive.read_to_end(1 << 20)).await;
             assert!(answer.expect("an end").is_err() || alpn == "zoetrope-join/1", "{alpn}");
         }
-        eventually(SOON, "the link is closed", async || connection.close_reason().is_some()).await;
+        eventually(PATIENCE, "the link is closed", async || connection.close_reason().is_some())
+            .await;
     }
     let workers = farm.get("/farm/workers").await;
     assert_eq!(workers["data"].as_array().map(Vec::len), Some(1), "{workers}");

@@ -1,12 +1,8 @@
 //! Promise: the command line does what it says, exits with 0 only then, and otherwise says what to do.
 
-use crate::harness::{Engine, Farm, eventually, program, signal};
+use crate::harness::{Engine, Farm, PATIENCE, eventually, program, signal};
 use serde_json::Value;
 use std::process::{Command, Output};
-use std::time::Duration;
-
-/// A coordinator serves within a second; the rest is for a busy machine.
-const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 fn said(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -122,7 +118,7 @@ async fn a_served_farm_is_found_by_its_data_folder() {
         .expect("writes");
     let mut serve = zoetrope(&["serve", "--config", &name]).spawn().expect("zoetrope starts");
     let url = folder.path().join("data/url");
-    eventually(SERVED_WITHIN, "the coordinator serves", async || url.exists()).await;
+    eventually(PATIENCE, "the coordinator serves", async || url.exists()).await;
     let token = zoetrope(&["join-token"]).output().expect("zoetrope starts");
     signal("TERM", serve.id());
     assert!(serve.wait().expect("it ends").success());

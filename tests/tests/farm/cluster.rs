@@ -1,6 +1,6 @@
 //! A farm of several coordinators to test: a real etcd, `zoetrope serve` processes, and emulated workers.
 
-use crate::harness::{eventually, program, signal};
+use crate::harness::{PATIENCE, eventually, program, signal};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use zoetrope_protocol::version::LinkVersion;
 
 const NEWEST: LinkVersion = LinkVersion::NEWEST;
-/// What takes seconds on a quiet machine may take so long on a busy one.
-pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at something that can only be seen from outside.
 const LOOK: Duration = Duration::from_millis(20);
 

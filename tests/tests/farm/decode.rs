@@ -1,13 +1,10 @@
 //! Promise: the decode of one clip is shared by several workers, and the clip is that of one, bit for bit.
 
-use crate::harness::{Engine, Farm, eventually, signal};
+use crate::harness::{Engine, Farm, PATIENCE, eventually, signal};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::Duration;
 
-/// A clip of 6 chunks of 400 ms takes some 3 s; the rest is for a busy machine.
-const SOON: Duration = Duration::from_secs(120);
 const ENGINE: Engine = Engine::Painted { step_ms: 50, chunk_ms: 400 };
 
 async fn submit(farm: &Farm) -> String {
@@ -55,7 +52,7 @@ async fn a_clip_that_several_workers_decode_is_that_of_one() {
     let mut expected = Vec::new();
     for _ in 0..2 {
         let id = submit(&alone).await;
-        let done = alone.ended(&id, SOON).await;
+        let done = alone.ended(&id, PATIENCE).await;
         assert_eq!(done["status"], "completed", "{done}");
         expected.push(streams(&alone, &id).await);
     }
@@ -66,24 +63,24 @@ async fn a_clip_that_several_workers_decode_is_that_of_one() {
     drop(alone);
     let id = submit(&farm).await;
     let mut seen = BTreeSet::new();
-    eventually(SOON, "three workers decode it at once", async || {
+    eventually(PATIENCE, "three workers decode it at once", async || {
         seen = decoding(&farm).await;
         seen.len() == 3
     })
     .await;
     let shards: BTreeSet<_> = seen.iter().map(|(_, shard)| shard).collect();
     assert_eq!(shards.len(), 3, "{seen:?}");
-    let done = farm.ended(&id, SOON).await;
+    let done = farm.ended(&id, PATIENCE).await;
     assert_eq!(done["status"], "completed", "{done}");
     assert_eq!(decoded(&farm, "none").await, 3.0);
     assert_eq!(streams(&farm, &id).await, expected[0]);
 
     // A worker dies over its shard: another makes what is missing of it, and nothing else is done twice.
     let id = submit(&farm).await;
-    eventually(SOON, "it is decoded again", async || decoding(&farm).await.len() == 3).await;
+    eventually(PATIENCE, "it is decoded again", async || decoding(&farm).await.len() == 3).await;
     let (node, _) = decoding(&farm).await.pop_first().expect("one decodes");
     signal("KILL", farm.worker_pid(&node));
-    let done = farm.ended(&id, SOON).await;
+    let done = farm.ended(&id, PATIENCE).await;
     assert_eq!(done["status"], "completed", "{done}");
     assert_eq!(decoded(&farm, "worker_lost").await, 1.0);
     assert_eq!(decoded(&farm, "none").await, 6.0);

@@ -1,8 +1,8 @@
 //! Promise: whatever happens to etcd, the farm loses nothing it acknowledged. It stops acknowledging, says so with
 //! 503 and `retry-after`, keeps its renders running, and goes on by itself.
 
-use crate::cluster::{Cluster, PATIENCE};
-use crate::harness::eventually;
+use crate::cluster::Cluster;
+use crate::harness::{PATIENCE, eventually};
 use std::time::Duration;
 
 /// Until a submit is refused with a 503.
@@ -65,11 +65,9 @@ async fn a_full_etcd_refuses_jobs_until_there_is_room_again() {
     cluster.etcd.ctl(&["alarm", "disarm"]);
     ids.push(cluster.submit(0, &key).await);
     cluster.all_completed(0, &ids).await;
-    crate::harness::eventually(
-        std::time::Duration::from_secs(60),
-        "etcd's size is known",
-        async || cluster.metric(0, "zoetrope_etcd_database_bytes", &[]).await > 0.0,
-    )
+    eventually(PATIENCE, "etcd's size is known", async || {
+        cluster.metric(0, "zoetrope_etcd_database_bytes", &[]).await > 0.0
+    })
     .await;
 }
 

@@ -1,8 +1,8 @@
 //! Promise: a leader that is killed, stopped or moved away loses nothing and doubles nothing; another serves within
 //! seconds, and renders go on.
 
-use crate::cluster::{Cluster, PATIENCE};
-use crate::harness::eventually;
+use crate::cluster::Cluster;
+use crate::harness::{PATIENCE, eventually};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

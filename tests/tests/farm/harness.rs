@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A farm of emulated workers is up in well under a second; the rest is for a busy machine.
-const UP_WITHIN: Duration = Duration::from_secs(60);
+/// What takes seconds on a quiet machine may take so long on a busy one: the first worker of a run had to read libtorch
+/// from a slow disk for a minute. What is waited for is no promise about time: such are measured where they are tested.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// `zoetrope up` gives its workers 10 s to leave.
-const DOWN_WITHIN: Duration = Duration::from_secs(20);
+const DOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that cannot be waited for: it is seen from outside.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -89,7 +90,7 @@ impl Farm {
         let (url, key) = Default::default();
         let mut farm = Farm { folder, arguments, announced: None, up: None, http, url, key };
         farm.go().await;
-        eventually(UP_WITHIN, "all workers are there", async || {
+        eventually(PATIENCE, "all workers are there", async || {
             let known = farm.get("/farm/workers").await;
             known["data"].as_array().is_some_and(|known| known.len() >= workers)
         })
@@ -129,7 +130,7 @@ impl Farm {
             if let Some(status) = up.try_wait().expect("it can be waited for") {
                 panic!("zoetrope up ended ({status}):\n{}", self.log_tail());
             }
-            assert!(began.elapsed() < UP_WITHIN, "the farm is not up:\n{}", self.log_tail());
+            assert!(began.elapsed() < PATIENCE, "the farm is not up:\n{}", self.log_tail());
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -1,12 +1,8 @@
 //! Promise: a prompt becomes a clip with sound, made by the model that ships with the project.
 
-use crate::harness::{Engine, Farm, probe};
+use crate::harness::{Engine, Farm, PATIENCE, probe};
 use serde_json::json;
 use std::process::Command;
-use std::time::Duration;
-
-/// A 4 s clip of 160×288 takes some 10 s on two quiet cores.
-const RENDER_WITHIN: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn a_prompt_becomes_a_clip_with_sound() {
@@ -15,7 +11,7 @@ async fn a_prompt_becomes_a_clip_with_sound() {
     let first = farm.video(&id).await;
     assert!(matches!(first["status"].as_str(), Some("queued" | "in_progress")), "{first}");
 
-    let done = farm.ended(&id, RENDER_WITHIN).await;
+    let done = farm.ended(&id, PATIENCE).await;
     assert_eq!(done["status"], "completed", "{done}");
     assert_eq!((&done["progress"], &done["seed"]), (&json!(100), &json!(7)));
     assert_eq!((&done["size"], &done["seconds"]), (&json!("160x288"), &json!("4")));
@@ -66,7 +62,7 @@ async fn a_prompt_becomes_a_clip_with_sound() {
 async fn a_clip_can_be_read_in_parts() {
     let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
     let id = farm.submit("a cube").await;
-    assert_eq!(farm.ended(&id, RENDER_WITHIN).await["status"], "completed");
+    assert_eq!(farm.ended(&id, PATIENCE).await["status"], "completed");
     let whole = farm.content(&id, "video").await;
     let path = format!("/v1/videos/{id}/content");
     let part = farm.request(reqwest::Method::GET, &path).header("range", "bytes=4-11");
@@ -92,5 +88,5 @@ async fn a_cancelled_job_ends_and_frees_its_worker() {
     assert_eq!(content.send().await.expect("an answer").status(), 404);
     // The only worker is free for the next job after one step at most.
     let next = farm.submit("a ball").await;
-    assert_eq!(farm.ended(&next, Duration::from_secs(60)).await["status"], "completed");
+    assert_eq!(farm.ended(&next, PATIENCE).await["status"], "completed");
 }

@@ -3,14 +3,12 @@
 //!
 //! `scripts/chaos kills` does the same twenty times and more, and hundreds of times under load.
 
-use crate::harness::{Engine, Farm, eventually, signal};
+use crate::harness::{Engine, Farm, PATIENCE, eventually, signal};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A render of the toy model takes some seconds; the rest is for a busy machine.
-const WITHIN: Duration = Duration::from_secs(240);
 /// Where the moments of the kills come from.
 const SEED: u64 = 20_260_731;
 const KILLS: u64 = 3;
@@ -69,7 +67,7 @@ async fn chain(farm: &Farm, id: &str) -> BTreeMap<(String, u64), String> {
 
 /// The job is completed, and its bytes are the published ones.
 async fn published(farm: &Farm, id: &str) -> Value {
-    let video = farm.ended(id, WITHIN).await;
+    let video = farm.ended(id, PATIENCE).await;
     assert_eq!(video["status"], "completed", "{video}");
     let clip = farm.content(id, "video").await;
     assert_eq!(video["assets"]["video"]["sha256"], hex::encode(Sha256::digest(&clip)), "{video}");
@@ -99,7 +97,8 @@ async fn a_clip_whose_worker_is_killed_has_the_latents_of_an_undisturbed_one() {
         eprintln!("killed {after_ms} ms into a render of {whole_ms} ms");
         assert_eq!(chain(&farm, &id).await, links, "killed {after_ms} ms into the render");
         // Also where the kill came after the last byte: then it is started again a moment later.
-        eventually(WITHIN, "another process serves", async || farm.worker_pid("cpu0") != pid).await;
+        eventually(PATIENCE, "another process serves", async || farm.worker_pid("cpu0") != pid)
+            .await;
     }
     let finished = farm.metric("zoetrope_jobs_finished_total", &["fault=\"none\""]).await;
     assert_eq!(finished, (KILLS + 2) as f64, "each job is published once");
@@ -112,7 +111,7 @@ async fn a_worker_that_wakes_up_after_its_loss_changes_nothing() {
     let farm = Farm::start(Engine::Emulated { step_ms: 800 }, 2).await;
     let id = submit(&farm).await;
     let mut node = String::new();
-    eventually(WITHIN, "some steps are done", async || {
+    eventually(PATIENCE, "some steps are done", async || {
         let workers = farm.get("/farm/workers").await;
         let rows = workers["data"].as_array().cloned().unwrap_or_default();
         let busy = rows.iter().find(|row| {
@@ -130,7 +129,7 @@ async fn a_worker_that_wakes_up_after_its_loss_changes_nothing() {
     let assets = published(&farm, &id).await;
     let before = farm.get(&format!("/farm/jobs/{id}")).await;
     signal("CONT", zombie);
-    eventually(WITHIN, "both workers are there again", async || {
+    eventually(PATIENCE, "both workers are there again", async || {
         let workers = farm.get("/farm/workers").await;
         workers["data"].as_array().is_some_and(|rows| rows.len() == 2)
     })

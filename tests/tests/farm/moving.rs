@@ -1,11 +1,9 @@
 //! Promise: a running render makes room, moves and leaves at a step boundary, and no finished step is done again.
 
-use crate::harness::{Engine, Farm, eventually, signal};
+use crate::harness::{Engine, Farm, PATIENCE, eventually, signal};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A job of 8 steps of half a second takes 5 s; the rest is for a busy machine.
-const SOON: Duration = Duration::from_secs(120);
 const STEP_MS: u64 = 500;
 const STEPS: u64 = 8;
 /// What a higher class may wait beyond one step: 100 ms of the farm's own, the rest for a busy machine.
@@ -31,7 +29,7 @@ async fn doing(farm: &Farm, node: &str) -> Option<(String, u64)> {
 }
 
 async fn denoises(farm: &Farm, node: &str, steps: u64) {
-    eventually(SOON, "some steps are done", async || {
+    eventually(PATIENCE, "some steps are done", async || {
         doing(farm, node).await.is_some_and(|(_, done)| done >= steps)
     })
     .await;
@@ -40,7 +38,7 @@ async fn denoises(farm: &Farm, node: &str, steps: u64) {
 /// Follows a job on whatever worker until it has ended; no step is seen that another worker did before.
 async fn goes_on_without_loss(farm: &Farm, id: &str, nodes: &[&str], from: u64) {
     let mut last = from;
-    eventually(SOON, "the job has ended", async || {
+    eventually(PATIENCE, "the job has ended", async || {
         for node in nodes {
             if let Some((shard, done)) = doing(farm, node).await
                 && shard.contains(id.trim_start_matches("video_"))
@@ -67,7 +65,7 @@ async fn a_higher_class_takes_a_busy_gpu_within_one_step() {
     denoises(&farm, "cpu0", 1).await;
     let began = Instant::now();
     let urgent = submit(&farm, "a ball at once", "priority").await;
-    eventually(SOON, "the urgent job begins", async || {
+    eventually(PATIENCE, "the urgent job begins", async || {
         farm.video(&urgent).await["status"] != "queued"
     })
     .await;
@@ -76,7 +74,7 @@ async fn a_higher_class_takes_a_busy_gpu_within_one_step() {
     assert!(took <= u128::from(STEP_MS) + ROOM_MS, "{took} ms");
     assert_eq!(farm.video(&flex).await["status"], "in_progress", "it is retried, not queued anew");
     assert_eq!(ended(&farm, "preempted").await, 1.0);
-    assert_eq!(farm.ended(&urgent, SOON).await["status"], "completed");
+    assert_eq!(farm.ended(&urgent, PATIENCE).await["status"], "completed");
     goes_on_without_loss(&farm, &flex, &["cpu0"], 1).await;
     assert_eq!(ended(&farm, "preempted").await, 1.0);
     assert_eq!(ended(&farm, "none").await, 6.0, "no stage was done twice");
@@ -95,7 +93,7 @@ async fn an_operator_moves_a_running_job() {
     let began = Instant::now();
     let moved = farm.cli(&["move", &id, "--to", other]);
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
-    eventually(SOON, "it runs on the other worker", async || {
+    eventually(PATIENCE, "it runs on the other worker", async || {
         doing(&farm, other).await.is_some_and(|(_, done)| done >= 2)
     })
     .await;
@@ -110,7 +108,7 @@ async fn an_operator_moves_a_running_job() {
 
 async fn running_on(farm: &Farm) -> String {
     let mut found = None;
-    eventually(SOON, "a step is done", async || {
+    eventually(PATIENCE, "a step is done", async || {
         for node in ["cpu0", "cpu1"] {
             if doing(farm, node).await.is_some_and(|(_, done)| done >= 1) {
                 found = Some(node.to_owned());
@@ -123,7 +121,7 @@ async fn running_on(farm: &Farm) -> String {
 }
 
 async fn workers_are(farm: &Farm, nodes: &[&str]) {
-    eventually(SOON, "the worker is gone", async || {
+    eventually(PATIENCE, "the worker is gone", async || {
         let workers = farm.get("/farm/workers").await;
         let rows = workers["data"].as_array().cloned().unwrap_or_default();
         rows.len() == nodes.len() && nodes.iter().all(|n| rows.iter().any(|row| row["node"] == *n))
@@ -167,7 +165,7 @@ async fn signals_drain_a_worker_in_order() {
         let node = running_on(&farm).await;
         let other = if node == "cpu0" { "cpu1" } else { "cpu0" };
         signal(name, farm.worker_pid(&node));
-        eventually(SOON, "it drains", async || {
+        eventually(PATIENCE, "it drains", async || {
             let workers = farm.get("/farm/workers").await;
             let rows = workers["data"].as_array().cloned().unwrap_or_default();
             rows.iter().all(|row| row["node"] != node.as_str() || row["state"] == "draining")

@@ -1,12 +1,10 @@
 //! Promise: every published clip is signed, any reader can check that, and without a signer nothing is published.
 
-use crate::harness::{Engine, Farm, eventually, probe, program, signal};
+use crate::harness::{Engine, Farm, PATIENCE, eventually, probe, program, signal};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-const WITHIN: Duration = Duration::from_secs(120);
 
 async fn checked(farm: &Farm, file: &Path) -> (u16, Value) {
     let part = reqwest::multipart::Part::bytes(std::fs::read(file).expect("the file"));
@@ -20,7 +18,7 @@ async fn checked(farm: &Farm, file: &Path) -> (u16, Value) {
 async fn a_published_clip_says_where_it_comes_from() {
     let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
     let id = farm.submit("a cube").await;
-    assert_eq!(farm.ended(&id, WITHIN).await["status"], "completed");
+    assert_eq!(farm.ended(&id, PATIENCE).await["status"], "completed");
     let clip = farm.scratch("clip.mp4");
     std::fs::write(&clip, farm.content(&id, "video").await).expect("the clip");
     assert_eq!(probe(&clip)["streams"].as_array().expect("streams").len(), 2, "it plays");
@@ -222,7 +220,7 @@ async fn failed(farm: &Farm) -> f64 {
 /// Waits until the signer was asked in vain once more, and holds that the job has not ended and nothing can be read.
 async fn waits(farm: &Farm, id: &str) {
     let before = failed(farm).await;
-    eventually(WITHIN, "the fault is met", async || failed(farm).await > before).await;
+    eventually(PATIENCE, "the fault is met", async || failed(farm).await > before).await;
     let video = farm.video(id).await;
     assert!(matches!(video["status"].as_str(), Some("queued" | "in_progress")), "{video}");
     assert_eq!(published(farm), 0);
@@ -254,7 +252,7 @@ async fn without_a_right_signer_jobs_wait_and_nothing_is_published() {
     signal("CONT", hanging.0.id());
 
     for id in [&killed, &lied_to] {
-        let done = farm.ended(id, WITHIN).await;
+        let done = farm.ended(id, PATIENCE).await;
         assert_eq!(done["status"], "completed", "{done}");
         let clip = farm.scratch("clip.mp4");
         std::fs::write(&clip, farm.content(id, "video").await).expect("the clip");
@@ -263,7 +261,7 @@ async fn without_a_right_signer_jobs_wait_and_nothing_is_published() {
         assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     }
     assert_eq!(published(&farm), 2);
-    eventually(WITHIN, "the signer is known to work", async || {
+    eventually(PATIENCE, "the signer is known to work", async || {
         let ok = ["sidecar=\"provenance\"", "outcome=\"ok\""];
         farm.metric("zoetrope_sidecar_requests_total", &ok).await >= 2.0
     })
@@ -275,7 +273,7 @@ async fn without_a_right_signer_jobs_wait_and_nothing_is_published() {
 async fn the_key_is_nowhere_at_a_worker() {
     let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
     let id = farm.submit("a cube").await;
-    assert_eq!(farm.ended(&id, WITHIN).await["status"], "completed");
+    assert_eq!(farm.ended(&id, PATIENCE).await["status"], "completed");
     let own = farm.data().join("provenance");
     let key = std::fs::read_to_string(own.join("leaf.key.pem")).expect("the key");
     let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with("---")).collect();

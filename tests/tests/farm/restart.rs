@@ -1,10 +1,8 @@
 //! Promise: a killed coordinator loses nothing. Renders in flight go on.
 
-use crate::harness::{Engine, Farm};
-use std::time::Duration;
+use crate::harness::{Engine, Farm, PATIENCE};
 
 const JOBS: usize = 8;
-const ALL_WITHIN: Duration = Duration::from_secs(120);
 
 #[tokio::test]
 async fn nothing_is_lost_when_the_coordinator_is_killed() {
@@ -19,7 +17,7 @@ async fn nothing_is_lost_when_the_coordinator_is_killed() {
     assert_eq!(farm.key, key, "the key of the first start still holds");
     assert_eq!(farm.worker_pid("cpu0"), before, "the worker went on, and was found again");
     for id in &ids {
-        let done = farm.ended(id, ALL_WITHIN).await;
+        let done = farm.ended(id, PATIENCE).await;
         assert_eq!(done["status"], "completed", "{done}");
     }
     let list = farm.get("/v1/videos?limit=100").await;
@@ -39,7 +37,7 @@ async fn five_kills_in_a_row_lose_no_acknowledged_job() {
         farm.go().await;
     }
     for id in &ids {
-        let done = farm.ended(id, ALL_WITHIN).await;
+        let done = farm.ended(id, PATIENCE).await;
         assert_eq!(done["status"], "completed", "{done}");
     }
 }

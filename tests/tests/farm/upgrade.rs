@@ -4,8 +4,8 @@
 //! There is one program here; a side that is held at the older version of the link offers, says and takes what a
 //! program of that version would.
 
-use crate::cluster::{Cluster, PATIENCE};
-use crate::harness::eventually;
+use crate::cluster::Cluster;
+use crate::harness::{PATIENCE, eventually};
 use serde_json::json;
 use zoetrope_protocol::version::LinkVersion;
 

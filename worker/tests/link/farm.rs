@@ -37,8 +37,8 @@ use zoetrope_worker::link::transfer::Patience;
 use zoetrope_worker::metrics::Metrics;
 use zoetrope_worker::root::{Worker, WorkerArguments};
 
-/// Nothing that a test waits for takes longer, unless it is broken.
-pub const SOON: Duration = Duration::from_secs(20);
+/// Nothing that a test waits for takes longer, on a busy machine with a slow disk either, unless it is broken.
+pub const SOON: Duration = Duration::from_secs(120);
 pub const SECRET: [u8; 32] = [5; 32];
 
 /// Waits for something that must come soon.
