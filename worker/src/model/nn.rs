@@ -6,7 +6,7 @@
 
 use super::rope::Rope;
 use super::weights::Scope;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Result of torch calls.
 pub type Result<T = Tensor, E = TchError> = std::result::Result<T, E>;
@@ -270,9 +270,48 @@ fn paired(channels: i64, turning: i64) -> Result {
 /// `q`: (b, a, n, d). `k`, `v`: (b, a or a divisor of it, m, d). The result: (b, a, n, d).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result {
     let grouped = q.size().get(1) != k.size().get(1);
-    // Torch's fused kernel: with libtorch 2.13 it uses a processor's bf16 instructions, also the tiles of AMX, and
-    // never holds the scores. One of our own, a part of the queries after the other, took 2.3 times as long.
+    let narrow = q.f_kind()? == Kind::BFloat16 && q.device() == Device::Cpu;
+    if narrow && !causal && !grouped && has_rows_only() {
+        return attention_by_products(q, k, v);
+    }
+    // Torch's fused kernel never holds the scores, and uses the tiles of AMX for bf16: on a processor that has them,
+    // products one after the other took 2.3 times as long.
     Tensor::f_scaled_dot_product_attention(q, k, v, None::<Tensor>, 0.0, causal, None, grouped)
+}
+
+/// The same by plain products, a block of queries after the other.
+///
+/// Without tiles torch's fused kernel computes bf16 as f32: 2,900 rows with 4 heads of 128 took it 105 ms, and these
+/// products, which use the instructions for bf16, 60 ms. A block is small enough for its scores to stay in the cache.
+fn attention_by_products(q: &Tensor, k: &Tensor, v: &Tensor) -> Result {
+    const BLOCK: i64 = 256;
+    let (b, a, n, d) = q.size4()?;
+    // (b, n, a, d), as the rows of its caller lie, seen as (b, a, n, d)
+    let out = Tensor::f_empty([b, n, a, d], (q.f_kind()?, q.device()))?.f_transpose(1, 2)?;
+    let q = q.f_mul_scalar((d as f64).sqrt().recip())?;
+    for (batch, head) in (0..b).flat_map(|batch| (0..a).map(move |head| (batch, head))) {
+        let one = |x: &Tensor| x.f_select(0, batch)?.f_select(0, head);
+        let (q, k, v, out) = (one(&q)?, one(k)?.f_transpose(0, 1)?, one(v)?, one(&out)?);
+        for from in (0..n).step_by(BLOCK as usize) {
+            let rows = BLOCK.min(n - from);
+            let shares = q.f_narrow(0, from, rows)?.f_mm(&k)?.f_softmax(-1, None::<Kind>)?;
+            out.f_narrow(0, from, rows)?.f_copy_(&shares.f_mm(&v)?)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Whether the processor multiplies rows of bf16, but not tiles of it (AMX).
+fn has_rows_only() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Leaf 7 is there where bf16 is. The standard library does not name this feature yet.
+        const AMX_BF16: u32 = 1 << 22;
+        std::arch::is_x86_feature_detected!("avx512bf16")
+            && std::arch::x86_64::__cpuid_count(7, 0).edx & AMX_BF16 == 0
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[cfg(test)]
@@ -298,6 +337,11 @@ mod tests {
             let difference = (x.to_kind(Kind::Float) - &plain).abs().max().double_value(&[]);
             difference / plain.abs().max().double_value(&[])
         };
+        assert!(error(exact) < 1e-5);
+        assert!(error(close) < 2e-2);
+        // On each processor, whichever it would take.
+        let exact = attention_by_products(&q, &k, &v).unwrap();
+        let close = attention_by_products(&narrow(&q), &narrow(&k), &narrow(&v)).unwrap();
         assert!(error(exact) < 1e-5);
         assert!(error(close) < 2e-2);
     }
