@@ -16,7 +16,7 @@ use zoetrope_coordinator::metrics::Metrics;
 use zoetrope_coordinator::moderation::{
     Desk, ModerationActor, ModerationArguments, ModerationMsg, RescanItem,
 };
-use zoetrope_coordinator::store::Store;
+use zoetrope_coordinator::store::{Reading, Store};
 use zoetrope_moderation::Policy;
 use zoetrope_moderation::judge::{self, Asked, Scores};
 use zoetrope_protocol::codec;
@@ -158,7 +158,7 @@ async fn item(store: &Arc<Store>, policy: &Policy, n: u32) -> anyhow::Result<Res
     };
     let bytes = codec::encode(&record)?;
     let artifact = ArtifactId::of(&bytes);
-    let mut upload = store.put(artifact, bytes.len() as u64).await?;
+    let mut upload = store.put(artifact, bytes.len() as u64, Reading::Soon).await?;
     upload.write(bytes.clone().into()).await?;
     upload.finish().await?;
     let kept = ArtifactRef { role: Role::Scores, artifact, bytes: bytes.len() as u64 };

@@ -6,6 +6,7 @@
 //! at all, and only if its bytes match its address; what is acknowledged is durable. Bytes never pass through a
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
+mod direct;
 mod pieces;
 pub mod place;
 mod reader;
@@ -81,6 +82,15 @@ pub enum Conditional {
     Kept,
     /// It overwrites as if it had not been asked, or does not know the question.
     Ignored,
+}
+
+/// What comes after an artifact was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It is read.
+    Soon,
+    /// It is there in case a render goes on elsewhere.
+    Unlikely,
 }
 
 /// Who may write to the store at the same time.
@@ -170,9 +180,10 @@ impl Store {
         self: &Arc<Self>,
         artifact: ArtifactId,
         bytes: u64,
+        reading: Reading,
     ) -> Result<Upload, StoreError> {
         self.touch(artifact);
-        Upload::begin(self.clone(), artifact, bytes).await
+        Upload::begin(self.clone(), artifact, bytes, reading).await
     }
 
     /// The size of an artifact.
@@ -487,10 +498,7 @@ impl Store {
         let path = disk.path_to_filesystem(key)?;
         let sync = move || -> std::io::Result<()> {
             std::fs::File::open(&path)?.sync_all()?;
-            for folder in path.ancestors().skip(1).take(2) {
-                std::fs::File::open(folder)?.sync_all()?;
-            }
-            Ok(())
+            direct::sync_folders(&path)
         };
         tokio::task::spawn_blocking(sync).await.map_err(std::io::Error::other)??;
         Ok(())
@@ -553,7 +561,7 @@ mod tests {
     use crate::jobs::Asset;
 
     async fn put(store: &Arc<Store>, artifact: ArtifactId, bytes: &[u8]) -> Result<(), StoreError> {
-        let mut upload = store.put(artifact, bytes.len() as u64).await?;
+        let mut upload = store.put(artifact, bytes.len() as u64, Reading::Soon).await?;
         upload.write(Bytes::copy_from_slice(bytes)).await?;
         upload.finish().await
     }

@@ -6,7 +6,7 @@
 use super::draft::{Draft, Drafts, Incoming};
 use super::{Fences, LinkMsg, read_frame};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError, Upload};
+use crate::store::{Reading, Store, StoreError, Upload};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, VarInt};
 use ractor::ActorRef;
@@ -161,7 +161,13 @@ impl Uploads {
                 let begun = self.drafts.begin(header.artifact).await;
                 Target::Draft(begun.map_err(StoreError::from)?)
             }
-            _ => Target::Store(self.store.put(header.artifact, header.bytes).await?),
+            role => {
+                let reading = match role {
+                    Some(Role::Latents { .. }) => Reading::Unlikely,
+                    _ => Reading::Soon,
+                };
+                Target::Store(self.store.put(header.artifact, header.bytes, reading).await?)
+            }
         };
         let mut left = header.bytes;
         while left > 0 {

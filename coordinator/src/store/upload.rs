@@ -1,9 +1,11 @@
-//! An artifact on its way into the store: in one request if it is small, in parts otherwise.
+//! An artifact on its way into the store: in one request if it is small, in parts otherwise; latents on a disk past the
+//! page cache.
 //!
 //! The bytes are hashed as they come; only what matches its address is made readable. Used by the links.
 
+use super::direct::Direct;
 use super::pieces::WRITTEN_BYTES;
-use super::{Store, StoreError, artifact_key};
+use super::{Reading, Store, StoreError, artifact_key};
 use bytes::{Bytes, BytesMut};
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
@@ -16,6 +18,9 @@ const WHOLE_BYTES_MAX: u64 = 5 << 20;
 /// Parts of one upload on their way at a time; each is 5 MiB, so an upload holds 20 MiB at most, and one
 /// that is being put together.
 const PARTS_IN_FLIGHT: usize = 4;
+
+/// From so many bytes on the page cache costs more than the calls that go round it.
+const DIRECT_BYTES_MIN: u64 = 256 << 10;
 
 /// An artifact on its way into the store. Dropping it leaves nothing that can be read.
 pub struct Upload {
@@ -30,6 +35,7 @@ pub struct Upload {
 enum Body {
     Whole(BytesMut),
     Parts(WriteMultipart, BytesMut),
+    Direct(Direct),
 }
 
 impl Upload {
@@ -37,12 +43,18 @@ impl Upload {
         store: Arc<Store>,
         artifact: ArtifactId,
         bytes: u64,
+        reading: Reading,
     ) -> Result<Upload, StoreError> {
-        let body = if bytes <= WHOLE_BYTES_MAX {
-            Body::Whole(BytesMut::with_capacity(bytes as usize))
-        } else {
-            let parts = store.objects.put_multipart(&artifact_key(&artifact)).await?;
-            Body::Parts(WriteMultipart::new(parts), BytesMut::new())
+        let key = artifact_key(&artifact);
+        let body = match &store.disk {
+            Some(disk) if reading == Reading::Unlikely && bytes >= DIRECT_BYTES_MIN => {
+                Body::Direct(Direct::begin(disk.path_to_filesystem(&key)?).await?)
+            }
+            _ if bytes <= WHOLE_BYTES_MAX => Body::Whole(BytesMut::with_capacity(bytes as usize)),
+            _ => {
+                let parts = store.objects.put_multipart(&key).await?;
+                Body::Parts(WriteMultipart::new(parts), BytesMut::new())
+            }
         };
         let digest = Sha256::new();
         Ok(Upload { store, body: Some(body), digest, received: 0, artifact, bytes })
@@ -67,6 +79,7 @@ impl Upload {
                     parts.put(piece.split().freeze());
                 }
             }
+            Some(Body::Direct(direct)) => direct.write(&chunk).await?,
             None => {}
         }
         Ok(())
@@ -92,6 +105,11 @@ impl Upload {
             Some(Body::Parts(mut parts, piece)) => {
                 parts.put(piece.freeze());
                 parts.finish().await?;
+            }
+            Some(Body::Direct(direct)) => {
+                direct.finish(announced).await?;
+                self.store.touch(self.artifact);
+                return Ok(());
             }
             None => {}
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use zoetrope_coordinator::fsck::{Fault, Fsck, Options, Report};
 use zoetrope_coordinator::jobs::Assets;
+use zoetrope_coordinator::store::Reading;
 use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_sched::output::JobState;
 
@@ -104,8 +105,12 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     std::fs::write(file(&farm, &latents.artifact), b"rotten").expect("writes");
     for orphan in ["orphan", "fresh orphan"] {
         let artifact = ArtifactId::of(orphan.as_bytes());
-        let mut upload =
-            farm.running.store.put(artifact, orphan.len() as u64).await.expect("begins");
+        let mut upload = farm
+            .running
+            .store
+            .put(artifact, orphan.len() as u64, Reading::Soon)
+            .await
+            .expect("begins");
         upload.write(bytes::Bytes::from_static(orphan.as_bytes())).await.expect("writes");
         upload.finish().await.expect("stores");
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use zoetrope_coordinator::config::ServeConfig;
 use zoetrope_coordinator::ground::Common;
 use zoetrope_coordinator::serve;
-use zoetrope_coordinator::store::{Conditional, Store, StoreError, Writers};
+use zoetrope_coordinator::store::{Conditional, Reading, Store, StoreError, Writers};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
 use zoetrope_protocol::wire::FromWorker;
 use zoetrope_sched::output::JobState;
@@ -46,7 +46,7 @@ async fn put_as(
     artifact: ArtifactId,
     content: &[u8],
 ) -> Result<ArtifactId, StoreError> {
-    let mut upload = store.put(artifact, content.len() as u64).await?;
+    let mut upload = store.put(artifact, content.len() as u64, Reading::Soon).await?;
     for chunk in content.chunks(64 << 10) {
         upload.write(Bytes::copy_from_slice(chunk)).await?;
     }
@@ -79,7 +79,8 @@ async fn a_bucket_holds_what_matches_its_address_and_nothing_else() {
             let wrong = ArtifactId::of(b"another");
             let refused = put_as(&store, wrong, &content).await;
             assert!(matches!(refused, Err(StoreError::WrongDigest)), "{refused:?}");
-            let mut given_up = store.put(wrong, length as u64).await.expect("begins");
+            let mut given_up =
+                store.put(wrong, length as u64, Reading::Soon).await.expect("begins");
             given_up.write(Bytes::copy_from_slice(&content)).await.expect("writes");
             given_up.abort().await;
             assert!(matches!(store.size(&wrong).await, Err(StoreError::Missing)));
@@ -138,7 +139,8 @@ async fn a_server_that_is_killed_in_an_upload_keeps_no_half_of_it() {
     let kept = put(&store, b"kept").await.expect("stores");
     let content = bytes(23 << 20);
     let artifact = ArtifactId::of(&content);
-    let mut upload = store.put(artifact, content.len() as u64).await.expect("begins");
+    let mut upload =
+        store.put(artifact, content.len() as u64, Reading::Soon).await.expect("begins");
     upload.write(Bytes::copy_from_slice(&content[..12 << 20])).await.expect("writes");
     server.kill();
     let began = Instant::now();

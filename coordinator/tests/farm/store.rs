@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use zoetrope_coordinator::config::ServeConfig;
 use zoetrope_coordinator::farm::FarmMsg;
+use zoetrope_coordinator::store::Reading;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
 use zoetrope_protocol::job::{Cause, Role};
@@ -112,7 +113,7 @@ async fn what_a_crash_left_behind_is_swept() {
     worker.step(&order, 1).await;
     assert_eq!(stored(&farm).await.len(), 2);
     let orphan = ArtifactId::of(b"orphan");
-    let mut upload = farm.running.store.put(orphan, 6).await.expect("begins");
+    let mut upload = farm.running.store.put(orphan, 6, Reading::Soon).await.expect("begins");
     upload.write(bytes::Bytes::from_static(b"orphan")).await.expect("writes");
     upload.finish().await.expect("stores");
     let cancel = |reply| FarmMsg::Cancel(TenantId(1), JobId(1), reply);
