@@ -17,6 +17,7 @@ pub use reader::StoreReader;
 pub use upload::Upload;
 
 use bytes::Bytes;
+use direct::Folders;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -107,6 +108,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The same, if it is a folder: what is written is then synced.
     disk: Option<Arc<LocalFileSystem>>,
+    folders: Arc<Folders>,
     writers: Writers,
     conditional: OnceCell<Conditional>,
     /// One publication at a time where the store itself excludes none.
@@ -135,6 +137,7 @@ impl Store {
         Ok(Store {
             objects,
             disk,
+            folders: Arc::default(),
             writers,
             conditional: OnceCell::new_with(known),
             turn: Semaphore::new(1),
@@ -495,10 +498,10 @@ impl Store {
     /// keeps what it acknowledged.
     async fn sync(&self, key: &Key) -> Result<(), StoreError> {
         let Some(disk) = &self.disk else { return Ok(()) };
-        let path = disk.path_to_filesystem(key)?;
+        let (path, folders) = (disk.path_to_filesystem(key)?, self.folders.clone());
         let sync = move || -> std::io::Result<()> {
             std::fs::File::open(&path)?.sync_all()?;
-            direct::sync_folders(&path)
+            folders.sync(&path)
         };
         tokio::task::spawn_blocking(sync).await.map_err(std::io::Error::other)??;
         Ok(())

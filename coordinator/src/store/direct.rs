@@ -5,10 +5,12 @@
 //! new pages on a virtual machine that gives free memory back to its host. Written past it they take 0.3 ms.
 
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::NamedTempFile;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -16,6 +18,30 @@ use tokio::task::{JoinHandle, spawn_blocking};
 const BLOCK_BYTES: usize = 4096;
 /// What is written at once. An upload holds two: one is filled while the other is written.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Folders whose own names are durable, as far as this process has seen to it.
+#[derive(Default)]
+pub(super) struct Folders(Mutex<HashSet<PathBuf>>);
+
+impl Folders {
+    /// Makes the name of a file durable, and that of its folder if that is not known to be. Blocking.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn sync(&self, file: &Path) -> Result<()> {
+        let Some(folder) = file.parent() else { return Ok(()) };
+        File::open(folder)?.sync_all()?;
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sync takes some milliseconds, of a folder in which nothing changed too.
+        if let Some(above) = folder.parent()
+            && !lock().contains(folder)
+        {
+            File::open(above)?.sync_all()?;
+            lock().insert(folder.to_owned());
+        }
+        Ok(())
+    }
+}
 
 /// A file that is being written. Dropping it leaves nothing.
 pub(super) struct Direct {
@@ -28,6 +54,7 @@ pub(super) struct Direct {
 struct Out {
     file: NamedTempFile<File>,
     becomes: PathBuf,
+    folders: Arc<Folders>,
     written: u64,
     free: Piece,
 }
@@ -66,8 +93,9 @@ impl Direct {
     ///
     /// # Errors
     /// Those of the disk.
-    pub(super) async fn begin(becomes: PathBuf) -> Result<Direct> {
-        let out = spawn_blocking(move || Out::begin(becomes)).await.map_err(Error::other)??;
+    pub(super) async fn begin(becomes: PathBuf, folders: Arc<Folders>) -> Result<Direct> {
+        let begin = move || Out::begin(becomes, folders);
+        let out = spawn_blocking(begin).await.map_err(Error::other)??;
         Ok(Direct { filling: Piece::new(), out: Some(out), writing: None })
     }
 
@@ -116,7 +144,7 @@ fn given_up() -> Error {
 }
 
 impl Out {
-    fn begin(becomes: PathBuf) -> Result<Out> {
+    fn begin(becomes: PathBuf, folders: Arc<Folders>) -> Result<Out> {
         let (Some(folder), Some(name)) = (becomes.parent(), becomes.file_name()) else {
             return Err(ErrorKind::InvalidInput.into());
         };
@@ -124,7 +152,7 @@ impl Out {
         // How `object_store` calls what is not whole yet, so that it lists none.
         let name = format!("{}#{}", name.to_string_lossy(), rand::random::<u64>());
         let file = tempfile::Builder::new().prefix(&name).rand_bytes(0).make_in(folder, open)?;
-        Ok(Out { file, becomes, written: 0, free: Piece::new() })
+        Ok(Out { file, becomes, folders, written: 0, free: Piece::new() })
     }
 
     /// Writes the piece, and empties it.
@@ -152,7 +180,7 @@ impl Out {
         file.set_len(bytes)?;
         file.sync_all()?;
         self.file.persist(&self.becomes)?;
-        sync_folders(&self.becomes)
+        self.folders.sync(&self.becomes)
     }
 }
 
@@ -166,14 +194,6 @@ fn open(path: &Path) -> Result<File> {
     }
 }
 
-/// Keeps the name of a file in its folder, and that of a new folder.
-pub(super) fn sync_folders(path: &Path) -> Result<()> {
-    for folder in path.ancestors().skip(1).take(2) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,9 +205,10 @@ mod tests {
     #[tokio::test]
     async fn a_file_has_its_bytes_whatever_its_length_and_appears_whole() {
         let folder = tempfile::tempdir().expect("temporary folder");
+        let folders = Arc::new(Folders::default());
         for count in [0, 1, BLOCK_BYTES, PIECE_BYTES - 1, PIECE_BYTES, 3 * PIECE_BYTES + 77] {
             let path = folder.path().join(format!("new/{count}"));
-            let mut direct = Direct::begin(path.clone()).await.expect("begins");
+            let mut direct = Direct::begin(path.clone(), folders.clone()).await.expect("begins");
             let all = bytes(count);
             for chunk in all.chunks(70_001) {
                 direct.write(&Bytes::copy_from_slice(chunk)).await.expect("writes");
@@ -196,7 +217,8 @@ mod tests {
             direct.finish(count as u64).await.expect("finishes");
             assert!(std::fs::read(&path).expect("is there") == all, "{count}");
         }
-        let mut given_up = Direct::begin(folder.path().join("gone/one")).await.expect("begins");
+        let gone = folder.path().join("gone/one");
+        let mut given_up = Direct::begin(gone, folders).await.expect("begins");
         given_up.write(&bytes(PIECE_BYTES)).await.expect("writes");
         drop(given_up);
         let left = std::fs::read_dir(folder.path().join("gone")).expect("a folder");
@@ -208,7 +230,7 @@ mod tests {
     fn a_disk_that_refuses_this_way_is_written_as_usual() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("one");
-        let mut out = Out::begin(path.clone()).expect("begins");
+        let mut out = Out::begin(path.clone(), Arc::default()).expect("begins");
         let all = bytes(2 * BLOCK_BYTES);
         out.free.take(&all[..BLOCK_BYTES]);
         out.put().expect("writes");

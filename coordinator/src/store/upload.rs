@@ -48,7 +48,8 @@ impl Upload {
         let key = artifact_key(&artifact);
         let body = match &store.disk {
             Some(disk) if reading == Reading::Unlikely && bytes >= DIRECT_BYTES_MIN => {
-                Body::Direct(Direct::begin(disk.path_to_filesystem(&key)?).await?)
+                let path = disk.path_to_filesystem(&key)?;
+                Body::Direct(Direct::begin(path, store.folders.clone()).await?)
             }
             _ if bytes <= WHOLE_BYTES_MAX => Body::Whole(BytesMut::with_capacity(bytes as usize)),
             _ => {
