@@ -65,15 +65,17 @@ struct Latents {
 }
 
 impl H3Engine {
-    /// Reads the configs of a folder; weights are loaded by the stages. Sets torch's thread count for the process.
+    /// Reads the configs of a folder; weights are loaded by the stages, in the precision that is quickest on the device.
+    /// Sets torch's thread count for the process.
     ///
     /// # Errors
     /// `ModelError` of stage `open` if a config is missing, damaged, or one that this code cannot run.
     pub fn open(folder: &Path, device: Device, threads: usize) -> ModelResult<Self> {
-        Self::open_with(folder, device, threads, Precision::Mixed, Tiling::RELEASED)
+        let precision = Precision::of(device);
+        Self::open_with(folder, device, threads, precision, Tiling::RELEASED)
     }
 
-    /// As [`H3Engine::open`], in another precision or tiling than the released one.
+    /// As [`H3Engine::open`], in a precision and tiling of the caller's.
     ///
     /// # Errors
     /// As [`H3Engine::open`].
