@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// What takes seconds on a quiet machine may take so long on a busy one: the first worker of a run had to read libtorch
-/// from a slow disk for a minute. What is waited for is no promise about time: such are measured where they are tested.
+/// What takes seconds on a quiet machine may take so long on a busy one: the first workers of a run, which have libtorch to
+/// read, once took more than a minute to join. What is waited for is no promise about time: those are measured where they
+/// are tested.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 /// `zoetrope up` gives its workers 10 s to leave.
 const DOWN_WITHIN: Duration = Duration::from_secs(60);
