@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Memory, places and lengths must be multiples of the disk's blocks: 512 or 4,096 bytes.
 const BLOCK_BYTES: usize = 4096;
-/// What is written at once. An upload holds two: one is filled while the other is written.
+/// What is written at once, if there is so much. An upload holds two: one is filled while the other is written.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Folders whose own names are durable, as far as this process has seen to it.
@@ -67,15 +67,21 @@ struct Piece {
 }
 
 impl Piece {
-    fn new() -> Piece {
-        let memory = vec![0; PIECE_BYTES + BLOCK_BYTES];
+    /// With room for a piece of what has so many bytes.
+    fn new(bytes: u64) -> Piece {
+        let room = usize::try_from(bytes).unwrap_or(PIECE_BYTES).clamp(1, PIECE_BYTES);
+        let memory = vec![0; room.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES];
         let begin = memory.as_ptr().align_offset(BLOCK_BYTES);
         Piece { memory, begin, filled: 0 }
     }
 
+    fn room(&self) -> usize {
+        self.memory.len() - BLOCK_BYTES - self.filled
+    }
+
     /// Takes what it has room for; says how much.
     fn take(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(PIECE_BYTES - self.filled);
+        let taken = bytes.len().min(self.room());
         let at = self.begin + self.filled;
         self.memory[at..at + taken].copy_from_slice(&bytes[..taken]);
         self.filled += taken;
@@ -89,14 +95,18 @@ impl Piece {
 }
 
 impl Direct {
-    /// Begins with a file beside the one that it becomes.
+    /// Begins with a file beside the one that it becomes, of so many bytes.
     ///
     /// # Errors
     /// Those of the disk.
-    pub(super) async fn begin(becomes: PathBuf, folders: Arc<Folders>) -> Result<Direct> {
-        let begin = move || Out::begin(becomes, folders);
+    pub(super) async fn begin(
+        becomes: PathBuf,
+        folders: Arc<Folders>,
+        bytes: u64,
+    ) -> Result<Direct> {
+        let begin = move || Out::begin(becomes, folders, bytes);
         let out = spawn_blocking(begin).await.map_err(Error::other)??;
-        Ok(Direct { filling: Piece::new(), out: Some(out), writing: None })
+        Ok(Direct { filling: Piece::new(bytes), out: Some(out), writing: None })
     }
 
     /// Takes the next bytes; waits while a piece before the last is written.
@@ -106,7 +116,7 @@ impl Direct {
     pub(super) async fn write(&mut self, chunk: &Bytes) -> Result<()> {
         let mut rest = &chunk[..];
         while !rest.is_empty() {
-            if self.filling.filled == PIECE_BYTES {
+            if self.filling.room() == 0 {
                 self.rest().await?;
                 let Some(mut out) = self.out.take() else { return Err(given_up()) };
                 std::mem::swap(&mut self.filling, &mut out.free);
@@ -120,7 +130,7 @@ impl Direct {
     /// Makes the file what it becomes: whole, durable, of so many bytes.
     ///
     /// # Errors
-    /// Those of the disk; then nothing is there.
+    /// Those of the disk; what is there then may not be durable.
     pub(super) async fn finish(mut self, bytes: u64) -> Result<()> {
         self.rest().await?;
         let mut out = self.out.take().ok_or_else(given_up)?;
@@ -144,7 +154,7 @@ fn given_up() -> Error {
 }
 
 impl Out {
-    fn begin(becomes: PathBuf, folders: Arc<Folders>) -> Result<Out> {
+    fn begin(becomes: PathBuf, folders: Arc<Folders>, bytes: u64) -> Result<Out> {
         let (Some(folder), Some(name)) = (becomes.parent(), becomes.file_name()) else {
             return Err(ErrorKind::InvalidInput.into());
         };
@@ -152,7 +162,7 @@ impl Out {
         // How `object_store` calls what is not whole yet, so that it lists none.
         let name = format!("{}#{}", name.to_string_lossy(), rand::random::<u64>());
         let file = tempfile::Builder::new().prefix(&name).rand_bytes(0).make_in(folder, open)?;
-        Ok(Out { file, becomes, folders, written: 0, free: Piece::new() })
+        Ok(Out { file, becomes, folders, written: 0, free: Piece::new(bytes) })
     }
 
     /// Writes the piece, and empties it.
@@ -208,7 +218,8 @@ mod tests {
         let folders = Arc::new(Folders::default());
         for count in [0, 1, BLOCK_BYTES, PIECE_BYTES - 1, PIECE_BYTES, 3 * PIECE_BYTES + 77] {
             let path = folder.path().join(format!("new/{count}"));
-            let mut direct = Direct::begin(path.clone(), folders.clone()).await.expect("begins");
+            let direct = Direct::begin(path.clone(), folders.clone(), count as u64);
+            let mut direct = direct.await.expect("begins");
             let all = bytes(count);
             for chunk in all.chunks(70_001) {
                 direct.write(&Bytes::copy_from_slice(chunk)).await.expect("writes");
@@ -218,7 +229,7 @@ mod tests {
             assert!(std::fs::read(&path).expect("is there") == all, "{count}");
         }
         let gone = folder.path().join("gone/one");
-        let mut given_up = Direct::begin(gone, folders).await.expect("begins");
+        let mut given_up = Direct::begin(gone, folders, 2 << 20).await.expect("begins");
         given_up.write(&bytes(PIECE_BYTES)).await.expect("writes");
         drop(given_up);
         let left = std::fs::read_dir(folder.path().join("gone")).expect("a folder");
@@ -230,7 +241,7 @@ mod tests {
     fn a_disk_that_refuses_this_way_is_written_as_usual() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("one");
-        let mut out = Out::begin(path.clone(), Arc::default()).expect("begins");
+        let mut out = Out::begin(path.clone(), Arc::default(), 1 << 20).expect("begins");
         let all = bytes(2 * BLOCK_BYTES);
         out.free.take(&all[..BLOCK_BYTES]);
         out.put().expect("writes");

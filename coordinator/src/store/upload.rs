@@ -49,7 +49,7 @@ impl Upload {
         let body = match &store.disk {
             Some(disk) if reading == Reading::Unlikely && bytes >= DIRECT_BYTES_MIN => {
                 let path = disk.path_to_filesystem(&key)?;
-                Body::Direct(Direct::begin(path, store.folders.clone()).await?)
+                Body::Direct(Direct::begin(path, store.folders.clone(), bytes).await?)
             }
             _ if bytes <= WHOLE_BYTES_MAX => Body::Whole(BytesMut::with_capacity(bytes as usize)),
             _ => {
@@ -102,20 +102,18 @@ impl Upload {
         match self.body.take() {
             Some(Body::Whole(whole)) => {
                 self.store.objects.put(&key, PutPayload::from(whole.freeze())).await?;
+                self.store.sync(&key).await?;
             }
             Some(Body::Parts(mut parts, piece)) => {
                 parts.put(piece.freeze());
                 parts.finish().await?;
+                self.store.sync(&key).await?;
             }
-            Some(Body::Direct(direct)) => {
-                direct.finish(announced).await?;
-                self.store.touch(self.artifact);
-                return Ok(());
-            }
+            Some(Body::Direct(direct)) => direct.finish(announced).await?,
             None => {}
         }
         self.store.touch(self.artifact);
-        self.store.sync(&key).await
+        Ok(())
     }
 
     /// Gives up; the store drops what came.
