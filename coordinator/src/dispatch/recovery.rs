@@ -60,8 +60,9 @@ pub fn rebuild(
 
 fn replay(mut books: Books, records: Vec<(u64, Vec<u8>)>) -> Result<Books, RecoveryError> {
     for (seq, bytes) in records {
-        let record: Record =
-            codec::decode(&bytes).map_err(|source| RecoveryError::Record { seq, source })?;
+        // Proven whole by the journal, and written without a limit: one must not refuse here what it acknowledged there.
+        let record: Record = codec::decode_trusted(&bytes)
+            .map_err(|source| RecoveryError::Record { seq, source })?;
         // What it caused was carried out then, or is caused again by the new epoch.
         drop(books.apply(record.now, record.entry));
     }
@@ -91,4 +92,28 @@ pub fn recover(
         loss: recovered.loss,
         took: began.elapsed(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::books::Entry;
+    use crate::jobs::WorkerFacts;
+    use zoetrope_protocol::id::{Epoch, Millis, WorkerId};
+    use zoetrope_protocol::wire::FRAME_BYTES_MAX;
+    use zoetrope_sched::Input;
+
+    /// Promise: whatever was journalled is read again, also what is larger than a peer's message may be.
+    #[test]
+    fn a_record_larger_than_a_frame_is_replayed() {
+        let worker = WorkerId(1);
+        let node = "w".repeat(FRAME_BYTES_MAX);
+        let words = || "cpu".to_owned();
+        let facts = WorkerFacts { node, pool: words(), gpu_kind: words(), models: Vec::new() };
+        let entry = Entry::Joined { worker, facts, input: Input::WorkerLeft { worker } };
+        let bytes = codec::encode(&Record { now: Millis(1), epoch: Epoch(1), entry });
+        let records = vec![(1, bytes.expect("encodes"))];
+        let books = rebuild(None, records, Config::default()).expect("is replayed");
+        assert!(books.table.worker(worker).is_some());
+    }
 }

@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
     ALPN_JOIN, CloseCode, DATAGRAM_BYTES, FRAME_BYTES_MAX, FromWorker, Held, IDLE_TIMEOUT,
@@ -230,6 +231,8 @@ fn check(
         "a name is too long"
     );
     anyhow::ensure!(profile.models.len() <= MODELS_MAX, "more than {MODELS_MAX} models");
+    let stages = profile.models.iter().all(|model| model.stages.len() <= Stage::ALL.len());
+    anyhow::ensure!(stages, "a model with more stages than there are");
     anyhow::ensure!(held.len() <= HELD_MAX, "more than {HELD_MAX} held attempts");
     Ok(())
 }

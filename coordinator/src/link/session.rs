@@ -19,6 +19,8 @@ pub const FRAMES_MAX: usize = 64;
 /// Questions to the signer that one worker may have open: it finishes one clip at a time, and asks again when in
 /// doubt.
 pub const CLAIMS_OPEN_MAX: usize = 4;
+/// Outputs of one attempt. A decode has the most, a segment for each chunk of 17 frames: 29 of the longest clip.
+const OUTPUTS_MAX: usize = 256;
 
 /// Ticks come each [`HEARTBEAT`]. One that is so late says that this process stood still, and that frames wait unread:
 /// nobody else is to blame for that time.
@@ -126,6 +128,9 @@ impl Session {
             FromWorker::Started(held) => self.moved(held, None, now),
             FromWorker::Progress { held, phase, done, total } => {
                 self.moved(held, Some(PhaseView { phase, done, total }), now)
+            }
+            FromWorker::Finished { outputs, .. } if outputs.len() > OUTPUTS_MAX => {
+                Some(Act::Shut(CloseCode::Protocol, "more outputs than an attempt has"))
             }
             FromWorker::Finished { held, outputs, facts, gpu } => {
                 let held = self.over(held);

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Millis};
-use zoetrope_protocol::job::Role;
+use zoetrope_protocol::job::{Role, Stage};
 use zoetrope_protocol::wire::{
     ALPN_JOIN, ALPN_LINK, ARTIFACT_BYTES_MAX, ArtifactHeader, CloseCode, FromWorker, JoinAnswer,
     JoinRequest, ToWorker,
@@ -48,6 +48,15 @@ async fn without_papers_or_with_forged_ones_nobody_gets_a_link() {
     };
     send.write_all(&codec::frame(&hello).expect("encodes")).await.expect("writes");
     assert_eq!(code(&closed(&thief).await), Some(CloseCode::Protocol as u64));
+    // Its own name, and a hello that would fill the journal.
+    let talker = dial(farm.running.link, ca, Some(&papers), ALPN_LINK).await.expect("connects");
+    let (mut send, _receive) = talker.open_bi().await.expect("a stream");
+    let mut profile = crate::worker::profile();
+    profile.models[0].stages = vec![Stage::Encode; 600_000];
+    let identity = crate::worker::identity("gpu-0", 1, 1);
+    let hello = FromWorker::Hello { identity, profile, held: Vec::new() };
+    send.write_all(&codec::frame(&hello).expect("encodes")).await.expect("writes");
+    assert_eq!(code(&closed(&talker).await), Some(CloseCode::Protocol as u64));
     assert_eq!(farm.observe().await.links, 0);
     farm.running.stop().await;
 }
