@@ -4,6 +4,7 @@
 //! the core does.
 
 pub mod history;
+mod leaving;
 pub mod marks;
 pub mod moderation;
 pub mod proofs;

@@ -202,7 +202,8 @@ impl DispatchState {
         }
         let waiting = self.books.intake.len();
         let farm = self.books.core.counts().unfinished() + waiting as u64;
-        if farm >= self.limits.jobs_of_farm || self.is_behind() {
+        let full = farm >= self.limits.jobs_of_farm || self.books.table.is_full();
+        if full || self.is_behind() {
             let seconds = self.retry_seconds(None);
             return Err(Refused::Because(SubmitRefused::FarmQueueFull { seconds }));
         }

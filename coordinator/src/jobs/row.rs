@@ -92,6 +92,29 @@ impl JobRow {
         !self.deleted && !taken && !matches!(self.state, JobState::Failed(_))
     }
 
+    /// Whether nothing but the row is left of it.
+    pub(super) fn may_leave(&self) -> bool {
+        let no_files = self.assets.is_none() || self.assets_gone;
+        self.ended.is_some() && self.working.is_empty() && no_files
+    }
+
+    /// Bytes of what its caller wrote.
+    pub(super) fn words_bytes(&self) -> u64 {
+        let pairs = self.spec.metadata.iter().map(|(name, value)| name.len() + value.len());
+        let warnings = self.spec.warnings.iter().map(|warning| warning.message.len());
+        let user = self.spec.safety_identifier.as_ref().map_or(0, String::len);
+        let words = self.spec.render.prompt.len() + user + pairs.chain(warnings).sum::<usize>();
+        words as u64
+    }
+
+    /// What its caller wrote goes.
+    pub(super) fn forget_words(&mut self) {
+        self.spec.render.prompt = String::new();
+        self.spec.metadata.clear();
+        self.spec.safety_identifier = None;
+        self.spec.warnings.clear();
+    }
+
     /// Whether it ended without a clip.
     pub fn failed(&self) -> bool {
         matches!(self.state, JobState::Failed(_))

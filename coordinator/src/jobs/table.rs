@@ -1,9 +1,10 @@
 //! The job table: one row a job, and the indexes that the API needs. Pure: time is an argument.
 //!
-//! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row, because
-//! its id stays a valid cursor, but no view shows it. Finished rows beyond [`ROWS_MAX`] leave, oldest first.
+//! Rows are what a snapshot holds; every index is built again from them. A deleted job keeps its row without its words,
+//! because its id stays a valid cursor, but no view shows it. Where there is no room, ended rows leave: `leaving.rs`.
 
 use super::history::{AttemptRecord, steps_of};
+use super::leaving::Leaving;
 use super::retention::LeftBehind;
 use super::{
     Assets, ClipProofs, History, JobRow, JobView, Keep, ListQuery, MarkRows, MarkTable, Page,
@@ -22,10 +23,6 @@ use zoetrope_protocol::provenance::{Proofs, SignedClaim};
 use zoetrope_protocol::wire::{Profile, ServedModel};
 use zoetrope_sched::output::{JobState, Output};
 
-/// Rows kept: at about 2.5 KiB each, 1 KiB of it history, they take 750 MB, what a small machine can spare.
-pub const ROWS_MAX: usize = 300_000;
-/// Rows that are looked at to find one that may leave: an admission must not take milliseconds.
-const ROWS_LOOKED_AT: usize = 64;
 /// How long an `Idempotency-Key` is known.
 pub const KEY_KEPT: Millis = Millis(24 * 3_600_000);
 /// How long a request can be recognised as resent.
@@ -86,6 +83,7 @@ pub struct JobTable {
     contents_age: BTreeSet<Place>,
     expiries: BTreeSet<Place>,
     left: LeftBehind,
+    leaving: Leaving,
     users: BTreeMap<ArtifactId, BTreeSet<JobId>>,
     workers: BTreeMap<WorkerId, WorkerFacts>,
     models: BTreeMap<ModelId, String>,
@@ -138,6 +136,7 @@ impl JobTable {
             self.users.entry(artifact).or_default().insert(row.job);
         }
         self.left.note(row);
+        self.leaving.came(row);
     }
 
     /// A job was admitted.
@@ -183,18 +182,14 @@ impl JobTable {
             self.contents_age.remove(&place);
             self.drop_content(place);
         }
-        if self.rows.len() >= ROWS_MAX {
-            let ended = |place: &&(Millis, JobId)| {
-                self.rows.get(&place.1).is_none_or(|row| {
-                    row.ended.is_some()
-                        && row.working.is_empty()
-                        && (row.assets.is_none() || row.assets_gone)
-                })
-            };
-            if let Some(place) = self.order.iter().take(ROWS_LOOKED_AT).find(ended).copied() {
-                self.remove_row(place);
-            }
+        while let Some(place) = self.leaving.next(self.rows.len()) {
+            self.remove_row(place);
         }
+    }
+
+    /// Whether there is no room for another job's words.
+    pub fn is_full(&self) -> bool {
+        self.leaving.is_full()
     }
 
     fn drop_content(&mut self, place: (Millis, JobId)) {
@@ -213,6 +208,7 @@ impl JobTable {
         self.contents_age.remove(&place);
         self.order.remove(&place);
         let Some(row) = self.rows.remove(&place.1) else { return };
+        self.leaving.left(&row);
         self.proofs.forget(row.job);
         self.shares.forget(row.job);
         self.marks.forget(row.job);
@@ -220,7 +216,10 @@ impl JobTable {
             places.remove(&place);
         }
         if let Some(key) = row.idempotency {
-            self.keys.remove(&key);
+            // A key that was forgotten after its day may have made another job since.
+            if self.keys.get(&key) == Some(&place) {
+                self.keys.remove(&key);
+            }
             self.keys_age.remove(&(row.created, key));
         }
     }
@@ -350,9 +349,14 @@ impl JobTable {
         self.change(job, |row| row.history.ignored = row.history.ignored.saturating_add(1));
     }
 
-    /// Hides a job for ever. Returns artifacts that nobody uses any more.
+    /// Hides a job for ever and forgets what its caller wrote. Returns artifacts that nobody uses any more.
     pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
-        self.change(job, |row| row.deleted = true);
+        let words = self.row(job).map_or(0, JobRow::words_bytes);
+        self.change(job, |row| {
+            row.deleted = true;
+            row.forget_words();
+        });
+        self.leaving.forgot_words(words);
         self.proofs.forget(job);
         self.shares.forget(job);
         self.marks.forget(job);
@@ -479,8 +483,10 @@ impl JobTable {
     }
 
     fn change(&mut self, job: JobId, change: impl FnOnce(&mut JobRow)) -> bool {
-        let row = self.rows.get_mut(&job);
-        row.map(|row| change(Arc::make_mut(row))).is_some()
+        let Some(row) = self.rows.get_mut(&job) else { return false };
+        change(Arc::make_mut(row));
+        self.leaving.changed(row);
+        true
     }
 
     /// Changes what a job uses and returns what nobody uses any more.
@@ -488,6 +494,7 @@ impl JobTable {
         let Some(row) = self.rows.get_mut(&job) else { return Vec::new() };
         let before = row.uses();
         change(Arc::make_mut(row));
+        self.leaving.changed(row);
         let after = row.uses();
         let mut free = Vec::new();
         for artifact in before.difference(&after) {

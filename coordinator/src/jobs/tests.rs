@@ -84,3 +84,28 @@ fn an_artifact_goes_when_its_last_user_is_done_and_rows_rebuild_the_table() {
     assert_eq!(again.drop_assets(JobId(1)).len(), 3);
     assert!(again.expired(Millis(u64::MAX), 9).is_empty());
 }
+
+/// Promise: what a caller wrote goes with its job; the job's id stays a cursor.
+#[test]
+fn a_deleted_job_keeps_no_words() {
+    let mut table = JobTable::default();
+    let mut written = submission(1, 1);
+    written.spec.metadata = vec![("order".to_owned(), "7".to_owned())];
+    written.spec.safety_identifier = Some("user-7".to_owned());
+    table.admit(Millis(0), written);
+    table.delete(JobId(1));
+    let spec = &table.row(JobId(1)).expect("a row").spec;
+    assert_eq!((spec.render.prompt.as_str(), spec.metadata.len()), ("", 0));
+    assert_eq!(spec.safety_identifier, None);
+}
+
+/// Promise: a key makes one job a day. One that was forgotten and used again stays with the job that it made last.
+#[test]
+fn a_row_that_leaves_takes_no_other_jobs_key() {
+    let mut table = JobTable::default();
+    table.admit(Millis(0), submission(1, 7));
+    table.admit(KEY_KEPT, submission(2, 7));
+    table.remove_row((Millis(0), JobId(1)));
+    let made = table.by_key(KEY_KEPT, &[7; 32]).map(|row| row.job);
+    assert_eq!(made, Some(JobId(2)));
+}
