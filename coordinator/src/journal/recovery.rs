@@ -6,7 +6,7 @@
 
 use super::disk::DiskLog;
 use super::log::SnapshotBytes;
-use super::segment::{Content, Segment};
+use super::segment::{self, Content, Segment};
 use super::writer::Writer;
 use super::{JournalError, numbered, snapshot};
 use std::fmt;
@@ -55,6 +55,7 @@ impl fmt::Display for Loss {
 pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError> {
     std::fs::create_dir_all(folder).map_err(|e| JournalError::Write(e.to_string()))?;
     let lock = lock(folder)?;
+    segment::finish_repairs(folder)?;
     let snapshot = newest_snapshot(folder)?;
     let base = snapshot.as_ref().map_or(0, |(seq, _)| *seq);
     let firsts = numbered(folder, PREFIX)?;

@@ -140,6 +140,36 @@ fn repair(path: &Path, copy: &Path) -> Result<(), String> {
     try_open(copy).map(drop)
 }
 
+/// Puts repaired copies in their places whose repair was cut off between its two renames: the segment is missing, and what
+/// refused to open lies beside its copy. Without this its records would be missing unseen.
+///
+/// # Errors
+/// `Open` if the folder cannot be read or changed.
+pub fn finish_repairs(folder: &Path) -> Result<(), JournalError> {
+    let refuse = |error: std::io::Error| JournalError::Open {
+        path: folder.to_owned(),
+        reason: format!("a repair that was cut off: {error}"),
+    };
+    let names = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let entries = std::fs::read_dir(folder).and_then(|all| all.map(names).collect());
+    let entries: Vec<String> = entries.map_err(refuse)?;
+    let of = |name: &str, word: &str| {
+        let (number, segment) = name.strip_prefix(word)?.strip_prefix('-')?.split_once('-')?;
+        number.parse::<u32>().ok().map(|_| segment.to_owned())
+    };
+    for repaired in &entries {
+        let Some(segment) = of(repaired, "repair") else { continue };
+        let refused = entries.iter().any(|name| of(name, "refused").as_ref() == Some(&segment));
+        if refused && !entries.contains(&segment) {
+            tracing::warn!(segment, "a repair was cut off; its copy takes the segment's place");
+            std::fs::rename(folder.join(repaired), folder.join(&segment)).map_err(refuse)?;
+        }
+    }
+    Ok(())
+}
+
 fn beside(path: &Path, word: &str) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut free = (1..).map(|n: u32| path.with_file_name(format!("{word}-{n}-{name}")));
@@ -196,5 +226,23 @@ mod tests {
         let content = Segment::open(&path).expect("opens again").read().expect("reads");
         assert_eq!(content.records, vec![(1, b"a".to_vec()), (2, b"b".to_vec())]);
         assert!(content.damaged.is_empty());
+    }
+
+    /// Promise: a repair that is cut off loses nothing, and what was refused long ago takes no segment's place.
+    #[test]
+    fn a_repair_that_was_cut_off_is_finished() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        let segment = Segment::open(&at("segment-1")).expect("opens");
+        segment.append(1, &[b"a".to_vec()]).expect("appends");
+        drop(segment);
+        repair(&at("segment-1"), &at("repair-2-segment-1")).expect("is copied");
+        std::fs::rename(at("segment-1"), at("refused-1-segment-1")).expect("is renamed");
+        std::fs::create_dir(at("refused-1-segment-7")).expect("an old one");
+        finish_repairs(folder.path()).expect("is finished");
+        let content = Segment::open(&at("segment-1")).expect("opens").read().expect("reads");
+        assert_eq!(content.records, vec![(1, b"a".to_vec())]);
+        assert!(!at("segment-7").exists() && at("refused-1-segment-1").exists());
+        finish_repairs(folder.path()).expect("has nothing to do");
     }
 }
