@@ -196,7 +196,14 @@ impl GpuThread {
         let mut watch = self.watch(attempt);
         let prompt = engine.encode(&attempt.order.spec, &mut watch);
         watch.settle()?;
-        let sent = self.courier.store(attempt, Role::Prompt, prompt?)?;
+        let prompt = prompt.map_err(|error| match error {
+            // It has no input that could be made again, only a prompt that the engine cannot take.
+            EngineError::BadInput(_) => {
+                Failure { cause: Cause::EngineError, detail: error.to_string() }
+            }
+            error => error.into(),
+        })?;
+        let sent = self.courier.store(attempt, Role::Prompt, prompt)?;
         sending(attempt, 0, 1);
         Ok(Made { outputs: vec![sent.wait(attempt)?], facts: None })
     }

@@ -8,7 +8,7 @@ use super::audio_vae::{self, AudioVae};
 use super::config::{self, Config};
 use super::flow::{Point, euler_step, points, sigmas};
 use super::layout::Layout;
-use super::text::{TextEncoder, read_tokenizer, tokenize};
+use super::text::{TextEncoder, read_tokenizer, tokenize_within};
 use super::transformer::{Tables, Transformer};
 use super::video_vae::{self, Tiling, VideoVae};
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
@@ -315,7 +315,8 @@ impl Engine for H3Engine {
         let encoded = (|| -> Result<Vec<u8>, Fault> {
             let (tokenizer, encoder) = self.text()?;
             let _ = observer.progress(Phase::Encoding, 0, 1);
-            let text = encoder.forward(&tokenize(tokenizer, &spec.prompt)?)?;
+            let tokens = tokenize_within(tokenizer, &spec.prompt, encoder.tokens_max())?;
+            let text = encoder.forward(&tokens)?;
             let mut bundle = Bundle::default();
             bundle.about.insert("kind".into(), "prompt".into());
             bundle.about.insert("of".into(), prompt_digest(spec));

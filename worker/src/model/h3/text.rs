@@ -114,6 +114,11 @@ impl TextEncoder {
         })
     }
 
+    /// Tokens that a prompt may have.
+    pub fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
     /// The conditioning of a tokenized prompt.
     ///
     /// # Shapes
@@ -163,4 +168,54 @@ pub fn tokenize(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<i64>, Fault> 
     let encoding =
         tokenizer.encode(prompt, false).map_err(|error| Fault::Input(error.to_string()))?;
     Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+}
+
+/// As [`tokenize`], of so much of the prompt's beginning as makes no more than `most` tokens. What is behind it is left out as
+/// text and not as tokens, so that what a tokenizer puts behind every prompt stays.
+///
+/// # Errors
+/// `Fault::Input` if the tokenizer refuses it.
+pub fn tokenize_within(
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    most: usize,
+) -> Result<Vec<i64>, Fault> {
+    let whole = tokenize(tokenizer, prompt)?;
+    if whole.len() <= most {
+        return Ok(whole);
+    }
+    let ends: Vec<usize> = prompt.char_indices().map(|(at, _)| at).collect();
+    // More text is more tokens, or nearly so: what is found fits, though a little more might.
+    let (mut known, mut over, mut fits) = (0, ends.len(), Vec::new());
+    while over - known > 1 {
+        let middle = known.midpoint(over);
+        let tokens = tokenize(tokenizer, &prompt[..ends[middle]])?;
+        if tokens.len() <= most {
+            (known, fits) = (middle, tokens);
+        } else {
+            over = middle;
+        }
+    }
+    Ok(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a prompt that is longer than the model counts as far as it fits, and keeps what stands behind every prompt.
+    #[test]
+    fn a_long_prompt_counts_as_far_as_it_fits() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/toybox");
+        let tokenizer = read_tokenizer(Path::new(folder)).expect("the tokenizer");
+        let of = |prompt: &str| tokenize_within(&tokenizer, prompt, 1_024).expect("tokens");
+        let behind = of(" ");
+        assert_eq!(behind.len(), 32);
+        for ball in ["ball ", "ball-"] {
+            let long = of(&ball.repeat(6_400));
+            assert_eq!(long.len(), 1_024);
+            assert_eq!(long[..992], of(&ball.repeat(992))[..992]);
+            assert_eq!(long[992..], behind);
+        }
+    }
 }
