@@ -2,7 +2,7 @@
 //!
 //! Pure: the time is an argument. Part of [`Transfers`](super::transfer::Transfers).
 
-use super::transfer::{Patience, TRIES_MAX};
+use super::transfer::Patience;
 use crate::gpu::attempt::AttemptKey;
 use crate::gpu::courier::{ClaimRequest, CourierError, Given, Question};
 use std::collections::BTreeMap;
@@ -13,7 +13,6 @@ struct Open {
     request: ClaimRequest,
     /// None: to be asked.
     asked: Option<Instant>,
-    tries: u32,
 }
 
 /// All open questions to the signer: one for each attempt, which waits for the answer.
@@ -26,7 +25,7 @@ impl Claims {
     /// Takes a question on.
     pub fn ask(&mut self, request: ClaimRequest) {
         // The gpu thread asks one at a time; a sender that is replaced tells its asker that it was given up.
-        self.open.insert(request.key, Open { request, asked: None, tries: 0 });
+        self.open.insert(request.key, Open { request, asked: None });
     }
 
     /// Whether nothing is open.
@@ -81,13 +80,8 @@ impl Claims {
         let keys: Vec<AttemptKey> =
             self.open.iter().filter(|(_, open)| late(open)).map(|(key, _)| *key).collect();
         for key in keys {
-            let Some(open) = self.open.get_mut(&key) else { continue };
-            open.asked = None;
-            open.tries += 1;
-            if open.tries >= TRIES_MAX {
-                let reason = "the signer's answer did not come in time".to_owned();
-                self.answered(key, Err((Cause::DependencyDown, reason)));
-            }
+            let reason = "the signer's answer did not come in time".to_owned();
+            self.answered(key, Err((Cause::DependencyDown, reason)));
         }
     }
 
@@ -118,7 +112,7 @@ mod tests {
         answer
     }
 
-    /// Promise: a lost link costs nothing, silence ends after three tries, and only the right answer counts.
+    /// Promise: a lost link costs nothing, silence ends it as a dependency that is down, and only the right answer counts.
     #[test]
     fn a_claim_is_asked_again_until_it_is_answered_or_given_up() {
         let mut claims = Claims::default();
@@ -136,13 +130,12 @@ mod tests {
         assert!(matches!(answer.try_recv(), Ok(Ok(Given::Signature(_)))));
 
         let mut answer = asked(&mut claims);
-        for _ in 0..TRIES_MAX {
-            assert_eq!(claims.to_say(now).len(), 1);
-            now += patience.answer;
-            claims.overdue(patience, now);
-        }
+        assert_eq!(claims.to_say(now).len(), 1);
+        now += patience.answer;
+        claims.overdue(patience, now);
         assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));
         assert!(claims.is_empty());
+
         let mut answer = asked(&mut claims);
         claims.give_up(None, &CourierError::GivenUp);
         assert!(matches!(answer.try_recv(), Ok(Err(CourierError::GivenUp))));

@@ -15,7 +15,8 @@ use zoetrope_protocol::mark::DraftReading;
 use zoetrope_protocol::wire::ARTIFACT_BYTES_MAX;
 use zoetrope_protocol::{ArtifactId, ShardId};
 
-/// Tries of one transfer, over connections that live.
+/// Tries of one transfer that is refused, over connections that live. One that is not answered at all is not tried again: over
+/// such a connection nothing gets lost, so whoever should answer cannot.
 pub const TRIES_MAX: u32 = 3;
 /// Unacknowledged bytes of one worker: six checkpoints of the longest clip.
 pub const SPOOL_BYTES_MAX: u64 = 2 << 30;
@@ -25,7 +26,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Limits that tests shorten.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// From the last byte sent to the acknowledgement, and from the request to the last byte fetched.
+    /// From the last byte sent to the acknowledgement, and from the request to the first byte fetched; then the coordinator, or
+    /// what it stands on, is taken to be down. Well below the 120 s after which the farm calls an attempt stalled and blames
+    /// its worker.
     pub answer: Duration,
     /// How long transfers wait for a lost link.
     pub offline: Duration,
@@ -210,11 +213,19 @@ impl Transfers {
 
     fn upload_failed(&mut self, id: UploadId, reason: &str, now: Instant) {
         let Some(upload) = self.uploads.get_mut(&id) else { return };
+        // A refusal is told twice, by its frame and by the stream that is stopped.
+        if matches!(upload.step, Step::Waiting { .. }) {
+            return;
+        }
         upload.tries += 1;
         if upload.tries < TRIES_MAX {
             upload.step = Step::Waiting { until: now + RETRY_AFTER * upload.tries };
             return;
         }
+        self.upload_over(id, reason);
+    }
+
+    fn upload_over(&mut self, id: UploadId, reason: &str) {
         if let Some(upload) = self.uploads.remove(&id) {
             let reason = format!("{} not stored: {reason}", role_word(upload.artifact.role));
             upload.reply.failed(CourierError::Down(reason));
@@ -273,15 +284,15 @@ impl Transfers {
         wanted
     }
 
-    /// An artifact arrived, or failed to.
+    /// An artifact arrived, or failed to. Returns the file if nobody waits for it any more.
     pub fn received(
         &mut self,
         artifact: ArtifactId,
         result: Result<PathBuf, Lost>,
         patience: Patience,
         now: Instant,
-    ) {
-        let Some(fetches) = self.fetches.remove(&artifact) else { return };
+    ) -> Option<PathBuf> {
+        let Some(fetches) = self.fetches.remove(&artifact) else { return result.ok() };
         let result = match result {
             Ok(path) => {
                 self.damaged.remove(&artifact);
@@ -295,10 +306,10 @@ impl Transfers {
             // Whoever ordered the attempt waits a little, and orders it again.
             Err(Lost::Damaged(reason)) => Err((CourierError::Down(reason), false)),
         };
-        let mut left = Vec::new();
+        let (mut left, mut taken) = (Vec::new(), false);
         for mut fetch in fetches {
             match &result {
-                Ok(path) => answer(fetch.reply, Ok(path.clone())),
+                Ok(path) => taken |= answer(fetch.reply, Ok(path.clone())),
                 Err((error, again)) => {
                     fetch.tries += 1;
                     fetch.asked = None;
@@ -314,6 +325,7 @@ impl Transfers {
         if !left.is_empty() {
             self.fetches.insert(artifact, left);
         }
+        result.ok().filter(|_| !taken)
     }
 
     /// Whether other bytes have come for an artifact for so long that it must be made again. Said once: what is made then has
@@ -341,18 +353,16 @@ impl Transfers {
             .map(|(id, _)| *id)
             .collect();
         for id in uploads {
-            self.upload_failed(id, "no acknowledgement in time", now);
+            self.upload_over(id, "no acknowledgement in time");
         }
-        let fetches: Vec<ArtifactId> = self
-            .fetches
-            .iter()
-            .filter(|(_, all)| all.iter().any(|one| !one.receiving && one.asked.is_some_and(late)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in fetches {
-            let late = Lost::Down(format!("artifact {id} did not come in time"));
-            self.received(id, Err(late), patience, now);
+        for (id, fetches) in &mut self.fetches {
+            let over = |fetch: &mut Fetch| !fetch.receiving && fetch.asked.is_some_and(late);
+            for fetch in fetches.extract_if(.., |fetch| over(fetch)) {
+                let reason = format!("artifact {id} did not come in time");
+                answer(fetch.reply, Err(CourierError::Down(reason)));
+            }
         }
+        self.fetches.retain(|_, fetches| !fetches.is_empty());
     }
 
     /// Ends the transfers of one attempt, or of all.
@@ -378,9 +388,9 @@ impl Transfers {
     }
 }
 
-/// The gpu thread may have given the attempt up and no longer listen: that is no news.
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
-    reply.send(value).ok();
+/// Whether somebody heard it: the gpu thread may have given the attempt up and no longer listen.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) -> bool {
+    reply.send(value).is_ok()
 }
 
 fn role_word(role: Role) -> &'static str {
@@ -457,8 +467,12 @@ mod tests {
             },
             |transfers, id, _| transfers.stored(shard(), id),
             |transfers, _, _| transfers.give_up(None, &CourierError::GivenUp),
-            |transfers, id, now| {
-                (0..TRIES_MAX).for_each(|_| transfers.not_stored(shard(), id, "full", now));
+            |transfers, id, mut now| {
+                for _ in 0..TRIES_MAX {
+                    transfers.to_send(now);
+                    transfers.not_stored(shard(), id, "full", now);
+                    now += RETRY_AFTER * TRIES_MAX;
+                }
             },
         ];
         for end in ends {
@@ -469,24 +483,65 @@ mod tests {
         }
     }
 
-    /// Promise: an upload without acknowledgement is tried three times, then the dependency is down.
+    /// Promise: an upload that is refused is tried three times, then the dependency is down. Each refusal counts once, though it
+    /// is told by a frame and by the stream that it stops.
     #[test]
-    fn an_unacknowledged_upload_is_tried_three_times() {
+    fn a_refused_upload_is_tried_three_times() {
         let mut transfers = Transfers::default();
-        let patience = Patience::default();
         let mut now = Instant::now();
-        let (_, mut answer) = upload(&mut transfers, now);
+        let (id, mut answer) = upload(&mut transfers, now);
         for _ in 0..TRIES_MAX {
             let due = transfers.to_send(now);
             assert_eq!(due.len(), 1);
-            transfers.sent(due[0].id, Ok(()), now);
-            assert!(transfers.to_send(now).is_empty());
-            now += patience.answer;
-            transfers.overdue(patience, now);
+            transfers.not_stored(shard(), id, "full", now);
+            transfers.sent(due[0].id, Err("stopped".to_owned()), now);
             now += RETRY_AFTER * TRIES_MAX;
         }
         assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));
         assert!(transfers.is_empty());
+    }
+
+    /// Promise: where no answer comes the dependency is down, before the farm calls the attempt stalled and blames its worker.
+    #[test]
+    fn what_is_not_answered_is_over_before_the_worker_is_blamed() {
+        let mut transfers = Transfers::default();
+        let patience = Patience::default();
+        let mut now = Instant::now();
+        let (_, mut stored) = upload(&mut transfers, now);
+        let due = transfers.to_send(now);
+        transfers.sent(due[0].id, Ok(()), now);
+        let artifact = ArtifactRef { role: Role::Prompt, artifact: ArtifactId::of(b"x"), bytes: 1 };
+        let (reply, mut fetched) = oneshot::channel();
+        transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
+        transfers.to_ask(now);
+        now += patience.answer;
+        assert!(patience.answer.as_secs() <= 60, "of the 120 s");
+        transfers.overdue(patience, now);
+        assert!(matches!(stored.try_recv(), Ok(Err(CourierError::Down(_)))));
+        assert!(matches!(fetched.try_recv(), Ok(Err(CourierError::Down(_)))));
+        assert!(transfers.is_empty());
+    }
+
+    /// Promise: a file that nobody waits for any more does not stay on the disk.
+    #[test]
+    fn a_file_without_a_taker_is_given_back() {
+        let (mut transfers, patience) = (Transfers::default(), Patience::default());
+        let (id, now) = (ArtifactId::of(b"x"), Instant::now());
+        let artifact = ArtifactRef { role: Role::Prompt, artifact: id, bytes: 1 };
+        let ask = |transfers: &mut Transfers| {
+            let (reply, answer) = oneshot::channel();
+            transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
+            answer
+        };
+        let file = || PathBuf::from("receiving-1");
+        let answer = ask(&mut transfers);
+        assert_eq!(transfers.received(id, Ok(file()), patience, now), None, "it is taken");
+        drop(answer);
+        drop(ask(&mut transfers));
+        assert_eq!(transfers.received(id, Ok(file()), patience, now), Some(file()));
+        let _answer = ask(&mut transfers);
+        transfers.give_up(None, &CourierError::GivenUp);
+        assert_eq!(transfers.received(id, Ok(file()), patience, now), Some(file()));
     }
 
     /// Promise: a lost link costs no try, and everything goes out again.

@@ -143,7 +143,11 @@ impl LinkState {
                 _ => Lost::Down(error.to_string()),
             });
             let patience = self.arguments.times.patience;
-            self.transfers.received(artifact, result, patience, Instant::now());
+            let left = self.transfers.received(artifact, result, patience, Instant::now());
+            if let Some(path) = left {
+                // Its attempt was given up meanwhile. What cannot be removed goes when the worker starts again.
+                tokio::spawn(async move { tokio::fs::remove_file(path).await.ok() });
+            }
         }
     }
 
