@@ -1,7 +1,11 @@
 //! Receives clips that are not signed yet, of which the coordinator reads the marks while their workers go on: into
 //! temporary files, never into the store. A draft that is lost costs time alone, for its clip is read again as stored.
+//!
+//! What is read in a draft holds for the clip of its digest, so the digest is that of the bytes which came, as in the store.
 
 use crate::scratch::{Scratch, ScratchFolder};
+use crate::store::StoreError;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::fs::File;
@@ -40,6 +44,7 @@ pub struct Draft {
 /// One that is being received.
 pub struct Incoming {
     draft: Draft,
+    digest: Sha256,
     out: BufWriter<File>,
 }
 
@@ -71,7 +76,8 @@ impl Drafts {
         };
         let file = self.folder.clip();
         let out = BufWriter::with_capacity(PIECE_BYTES, File::create(file.path()).await?);
-        Ok(Incoming { draft: Draft { artifact, file, _places: places }, out })
+        let draft = Draft { artifact, file, _places: places };
+        Ok(Incoming { draft, digest: Sha256::new(), out })
     }
 }
 
@@ -81,14 +87,18 @@ impl Incoming {
     /// # Errors
     /// If the disk refuses.
     pub async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.digest.update(bytes);
         self.out.write_all(bytes).await
     }
 
-    /// All bytes came, and have the digest.
+    /// All bytes came.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub async fn finish(mut self) -> std::io::Result<Draft> {
+    /// `WrongDigest` if they are others than were announced; `Io` if the disk refuses.
+    pub async fn finish(mut self) -> Result<Draft, StoreError> {
+        if self.digest.finalize().as_slice() != self.draft.artifact.0 {
+            return Err(StoreError::WrongDigest);
+        }
         self.out.flush().await?;
         Ok(self.draft)
     }
@@ -105,7 +115,8 @@ mod tests {
         let scratch = ScratchFolder::open(&folder.path().join("scratch")).expect("a folder");
         let all = Drafts::new(scratch);
         let (one, other) = (all.of_link(), all.of_link());
-        let first = one.begin(ArtifactId([1; 32])).await.expect("a place");
+        let mut first = one.begin(ArtifactId::of(b"a clip")).await.expect("a place");
+        first.write(b"a clip").await.expect("is taken");
         let draft = first.finish().await.expect("is whole");
         let second = one.begin(ArtifactId([2; 32]));
         let early = tokio::time::timeout(Duration::from_millis(50), second).await;
@@ -115,6 +126,10 @@ mod tests {
         assert!(path.exists());
         drop(draft);
         assert!(!path.exists(), "it goes when it was read");
-        one.begin(ArtifactId([4; 32])).await.expect("a place again");
+        let mut other = one.begin(ArtifactId([4; 32])).await.expect("a place again");
+        other.write(b"a clip").await.expect("is taken");
+        let path = other.draft.file.path().to_owned();
+        assert!(matches!(other.finish().await, Err(StoreError::WrongDigest)));
+        assert!(!path.exists(), "nothing is left of other bytes than were announced");
     }
 }

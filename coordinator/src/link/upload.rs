@@ -81,9 +81,7 @@ impl Target {
                 upload.finish().await?;
                 Ok(Taken::Stored)
             }
-            Target::Draft(draft) => {
-                Ok(Taken::Draft(draft.finish().await.map_err(StoreError::from)?))
-            }
+            Target::Draft(draft) => Ok(Taken::Draft(draft.finish().await?)),
         }
     }
 

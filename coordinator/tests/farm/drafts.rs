@@ -111,3 +111,30 @@ async fn a_worker_that_shows_another_clip_than_it_stores_publishes_nothing() {
     }
     farm.running.stop().await;
 }
+
+/// Promise: what is read in a draft holds for the bytes that were read. A worker cannot have one clip played under the name
+/// of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_of_other_bytes_than_its_digest_counts_as_never_sent() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    let held = held(&order);
+    worker.say(FromWorker::Started(held)).await;
+    let (clip, bare) = (clip::unsigned(&order), clip::still(&order.spec, None));
+    let said = ArtifactId::of(&bare);
+    worker.send_as(said, held, Role::Draft, &clip, said.0).await;
+    match worker.next().await {
+        ToWorker::NotStored { artifact, .. } => assert_eq!(artifact, said),
+        other => panic!("not refused but {other:?}"),
+    }
+    assert_eq!(farm.metric(PLAYED), 0.0, "nothing was played");
+    // Nor is the clip of that name published: it is played as it is stored, and shows no mark.
+    let outputs = worker.files_of(&order, &bare, false).await;
+    finished(&mut worker, &order, outputs).await;
+    let view = farm.until(JobId(1), |view| view.ended.is_some()).await;
+    assert_eq!(view.state, NOT_PUBLISHED);
+    assert!(!is_published(&farm, JobId(1)));
+    farm.running.stop().await;
+}

@@ -236,12 +236,21 @@ impl Worker {
 
     /// Sends an artifact and does not wait for the answer.
     pub(crate) async fn send(&self, held: Held, role: Role, bytes: &[u8], digest: [u8; 32]) {
-        let header = ArtifactHeader {
-            held: Some(held),
-            role: Some(role),
-            artifact: ArtifactId::of(bytes),
-            bytes: bytes.len() as u64,
-        };
+        self.send_as(ArtifactId::of(bytes), held, role, bytes, digest).await;
+    }
+
+    /// The same of bytes that are said to be this artifact.
+    pub(crate) async fn send_as(
+        &self,
+        artifact: ArtifactId,
+        held: Held,
+        role: Role,
+        bytes: &[u8],
+        digest: [u8; 32],
+    ) {
+        let bytes_in_all = bytes.len() as u64;
+        let header =
+            ArtifactHeader { held: Some(held), role: Some(role), artifact, bytes: bytes_in_all };
         let mut stream = self.connection.open_uni().await.expect("a stream");
         stream.write_all(&codec::frame(&header).expect("encodes")).await.expect("writes");
         // The farm may refuse it before all is written; its answer says so.
