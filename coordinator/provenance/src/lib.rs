@@ -7,6 +7,7 @@
 //!
 //! The one package that names c2pa.
 
+pub mod boxes;
 pub mod build;
 pub mod certificates;
 pub mod claim;

@@ -506,3 +506,62 @@ fn without_its_manifest_a_signed_clip_is_the_file_that_was_signed() {
     };
     assert_eq!(changed(&twice), None, "two manifests");
 }
+
+/// A box of an MP4.
+fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    [&(content.len() as u32 + 8).to_be_bytes()[..], kind, content].concat()
+}
+
+/// Promise: a signed file that would play other samples than it did without its manifest has no digest from before.
+#[test]
+fn a_signed_clip_whose_samples_could_be_others_has_no_digest() {
+    let farm = Farm::new();
+    let signed = std::fs::read(farm.sign(held(1), &terms(), None)).expect("reads");
+    let before = digest(&farm.folder.path().join("unsigned.mp4"));
+    let path = farm.folder.path().join("changed.mp4");
+    let without = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).expect("writes");
+        unsigned(&path).expect("reads")
+    };
+    assert_eq!(without(&signed), Some(before));
+    let at = |kind: &[u8]| signed.windows(4).position(|word| word == kind).expect("is there");
+    let length =
+        |at: usize| u32::from_be_bytes(signed[at..at + 4].try_into().expect("four")) as usize;
+    let manifest = at(b"uuid") - 4;
+    let behind = manifest + length(manifest);
+    // Samples that lie in the manifest, or in front of it, are not where they were.
+    for place in [manifest as u32 + 32, behind as u32 - 1, 0] {
+        let mut bent = signed.clone();
+        let table = at(b"stco");
+        bent[table + 12..table + 16].copy_from_slice(&place.to_be_bytes());
+        assert_eq!(without(&bent), None, "a sample at {place}");
+    }
+    // What players take for places of samples wherever it stands, and what ours have no need for at the top.
+    let tables = at(b"moov") - 4;
+    let inside = |more: &[u8]| {
+        let mut grown = signed.clone();
+        let end = tables + length(tables);
+        grown.splice(end..end, more.iter().copied());
+        let length = (length(tables) + more.len()) as u32;
+        grown[tables..tables + 4].copy_from_slice(&length.to_be_bytes());
+        grown
+    };
+    assert!(without(&inside(&boxed(b"free", b"12345678"))).is_some(), "what is skipped");
+    let places = boxed(b"stco", &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 40]);
+    for (what, more) in [
+        ("places elsewhere", boxed(b"udta", &boxed(b"trak", &places))),
+        ("fragments", boxed(b"mvex", b"")),
+        ("packed tables", boxed(b"cmov", b"")),
+        ("items", boxed(b"meta", &boxed(b"iloc", b""))),
+        ("encrypted samples", boxed(b"udta", &boxed(b"saio", b""))),
+    ] {
+        assert_eq!(without(&inside(&more)), None, "{what}");
+    }
+    for kind in [b"moof", b"meta", b"uuid", b"wide", b"moov"] {
+        let more = [&signed[..], &boxed(kind, &[0; 16])].concat();
+        assert_eq!(without(&more), None, "{kind:?}");
+    }
+    // The manifest stands behind the type, where it is put.
+    let moved = [&signed[..manifest], &signed[behind..], &signed[manifest..behind]].concat();
+    assert_eq!(without(&moved), None, "a manifest at the end");
+}
