@@ -48,6 +48,9 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
     if room != terms.signature_bytes as usize {
         return Err(terms_error("the room for the signature"));
     }
+    if !newest.label.strip_prefix("urn:c2pa:").is_some_and(is_uuid) {
+        return Err(terms_error("the manifest's name"));
+    }
     let claim = Claim::read(bytes)?;
     claim.head(terms)?;
     let assertions = newest.only(jumbf::ASSERTIONS)?;
@@ -97,8 +100,20 @@ impl Claim {
         let of = |key: &str| {
             generator.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text())
         };
-        if of("name") != Some(words::GENERATOR) || of("version") != Some(&terms.farm) {
+        // The library adds its own version.
+        let library = "org.contentauth.c2pa_rs";
+        let known = |key: &str| ["name", "version", library].contains(&key);
+        let numbers = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '.');
+        if of("name") != Some(words::GENERATOR)
+            || of("version") != Some(&terms.farm)
+            || !of(library).is_none_or(numbers)
+            || !generator.iter().all(|(key, _)| known(key))
+        {
             return Err(terms_error("the claim generator"));
+        }
+        let instance = self.of("instanceID").and_then(Value::as_text).unwrap_or_default();
+        if !instance.strip_prefix("xmp:iid:").is_some_and(is_uuid) {
+            return Err(terms_error("the instance"));
         }
         Ok(())
     }
@@ -135,6 +150,11 @@ impl Claim {
     }
 }
 
+/// Random, so that it says nothing.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+}
+
 /// The label at the end of `self#jumbf=c2pa.assertions/LABEL` or of the same with the manifest in front.
 fn label_of<'a>(url: &'a str, manifest: &str) -> Result<&'a str, Refusal> {
     let wrong = || Refusal::Terms(format!("an assertion outside of its manifest: {url}"));
@@ -151,6 +171,10 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
     for one in &assertions.children {
         // A second assertion of the same label is called `label__1`.
         let label = one.label.split_once("__").map_or(one.label, |(label, _)| label);
+        let kind = if label == words::RENDER { jumbf::JSON } else { jumbf::CBOR };
+        if one.kind != kind || !one.children.is_empty() {
+            return Err(Refusal::Terms(format!("{} is of another kind", one.label)));
+        }
         match label {
             words::RENDER => {
                 let said: Option<Json> = serde_json::from_slice(one.content(jumbf::JSON)?).ok();
@@ -164,9 +188,14 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
                 let at = marks.iter().position(|mark| Some(mark) == said.as_ref());
                 marks.remove(at.ok_or_else(|| terms_error(words::SOFT_BINDING))?);
             }
-            words::HARD_BINDING => hashes += 1,
+            words::HARD_BINDING => {
+                check_binding(&cbor(one.content(jumbf::CBOR)?, label)?)?;
+                hashes += 1;
+            }
             words::ACTIONS => {
-                check_actions(&cbor(one.content(jumbf::CBOR)?, label)?, terms)?;
+                let parent = assertions.children.iter().find(|one| one.label == words::INGREDIENT);
+                let parent = parent.map(|one| Sha256::digest(one.payload).into());
+                check_actions(&cbor(one.content(jumbf::CBOR)?, label)?, terms, parent)?;
                 actions += 1;
             }
             words::INGREDIENT if matches!(terms.origin, Origin::Edited { .. }) => {
@@ -185,31 +214,41 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_actions(content: &Value, terms: &Terms) -> Result<(), Refusal> {
-    let wrong = || terms_error("the actions");
-    let content = map(content)?;
-    let list = content.iter().find(|(key, _)| key == "actions").map(|(_, list)| list);
-    let list = list.and_then(Value::as_array).ok_or_else(wrong)?;
-    let mut said = Vec::new();
-    for action in list {
-        let action = map(action)?;
-        let of = |key: &str| {
-            let found = action.iter().find(|(of, _)| of == key);
-            found.and_then(|(_, value)| value.as_text()).map(str::to_owned)
-        };
-        said.push((of("action").ok_or_else(wrong)?, of("digitalSourceType")));
+/// The hash must be there and cover all that is shown: what it leaves out could be another film later.
+fn check_binding(content: &Value) -> Result<(), Refusal> {
+    let pairs = map(content)?;
+    let hash = pairs.iter().find(|(key, _)| key == "hash").and_then(|(_, hash)| hash.as_bytes());
+    let hash: [u8; 32] = hash
+        .and_then(|hash| hash.as_slice().try_into().ok())
+        .ok_or_else(|| terms_error("a hard binding without a hash over the file"))?;
+    if sorted(content)? == sorted(&words::hard_binding(hash))? {
+        Ok(())
+    } else {
+        Err(terms_error("the hard binding does not cover the file as it should"))
     }
-    let said: Vec<(&str, Option<&str>)> =
-        said.iter().map(|(action, kind)| (action.as_str(), kind.as_deref())).collect();
-    let made = Some(words::SOURCE_TYPE);
-    let right = match terms.origin {
-        Origin::Generated => said == [("c2pa.created", made)],
-        Origin::Edited { .. } => {
-            said == [("c2pa.opened", None), ("c2pa.edited", made)]
-                || said == [("c2pa.edited", made), ("c2pa.opened", None)]
-        }
-    };
-    if right { Ok(()) } else { Err(Refusal::Terms(format!("the actions {said:?}"))) }
+}
+
+/// Said whole: no word more than the terms call for.
+fn check_actions(
+    content: &Value,
+    terms: &Terms,
+    ingredient: Option<[u8; 32]>,
+) -> Result<(), Refusal> {
+    let right = words::actions(terms, ingredient);
+    // Which of an edit's two stands first, the library says.
+    let mut turned = right.clone();
+    if let Value::Map(pairs) = &mut turned {
+        pairs
+            .iter_mut()
+            .filter_map(|(_, list)| list.as_array_mut())
+            .for_each(|list| list.reverse());
+    }
+    let said = sorted(content)?;
+    if said == sorted(&right)? || said == sorted(&turned)? {
+        Ok(())
+    } else {
+        Err(terms_error("the actions"))
+    }
 }
 
 fn check_ingredient(content: &Value, terms: &Terms) -> Result<(), Refusal> {
@@ -218,7 +257,17 @@ fn check_ingredient(content: &Value, terms: &Terms) -> Result<(), Refusal> {
     let of =
         |key: &str| content.iter().find(|(of, _)| of == key).and_then(|(_, value)| value.as_text());
     let title = format!("{parent}.mp4");
-    if of("relationship") == Some("parentOf") && of("dc:title") == Some(&title) {
+    let known = [
+        "relationship",
+        "dc:title",
+        "dc:format",
+        "instanceID",
+        "validationResults",
+        "activeManifest",
+        "claimSignature",
+    ];
+    let said = content.iter().all(|(key, _)| known.contains(&key.as_str()));
+    if said && of("relationship") == Some("parentOf") && of("dc:title") == Some(&title) {
         Ok(())
     } else {
         Err(terms_error("the ingredient"))
@@ -250,6 +299,22 @@ fn map(value: &Value) -> Result<Vec<(String, Value)>, Refusal> {
         all.push((key.to_owned(), value.clone()));
     }
     Ok(all)
+}
+
+/// The same value with the keys of its maps in order, each there once.
+fn sorted(value: &Value) -> Result<Value, Refusal> {
+    Ok(match value {
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect::<Result<_, _>>()?),
+        Value::Map(_) => {
+            let mut pairs = map(value)?;
+            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| Ok::<_, Refusal>((Value::from(key.as_str()), sorted(value)?)));
+            Value::Map(pairs.collect::<Result<_, _>>()?)
+        }
+        other => other.clone(),
+    })
 }
 
 /// CBOR of the kinds that JSON has too.

@@ -2,8 +2,9 @@
 //!
 //! Writer and signer both start from here, so they cannot drift apart.
 
+use ciborium::Value as Cbor;
 use serde_json::{Value, json};
-use zoetrope_protocol::provenance::Terms;
+use zoetrope_protocol::provenance::{Origin, Terms};
 
 /// The assertion of our own: who made what, by which model, under which policy. It holds what California's
 /// SB 942 asks a provider to disclose.
@@ -44,6 +45,51 @@ pub fn soft_bindings(terms: &Terms) -> Vec<Value> {
     let value = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let binding = |mark: &zoetrope_protocol::provenance::MarkBinding| json!({ "alg": mark.alg, "blocks": [{ "scope": {}, "value": value(&mark.value) }] });
     terms.marks.iter().map(binding).collect()
+}
+
+/// The content of the assertion [`HARD_BINDING`], with this hash over the file. It leaves out what the library leaves out of
+/// a film by itself, and nothing else: the manifest, and boxes that hold neither picture nor sound.
+pub fn hard_binding(hash: [u8; 32]) -> Cbor {
+    // The kind of box that has a manifest.
+    let manifest = vec![
+        0xd8, 0xfe, 0xc3, 0xd6, 0x1b, 0x0e, 0x48, 0x3c, 0x92, 0x97, 0x58, 0x28, 0x87, 0x7e, 0xc4,
+        0x81,
+    ];
+    let manifest = cbor_map([("offset", Cbor::from(8)), ("value", Cbor::Bytes(manifest))]);
+    let manifest = [("xpath", Cbor::from("/uuid")), ("data", Cbor::Array(vec![manifest]))];
+    let others = ["/ftyp", "/mfra", "/free", "/skip"];
+    let others = others.map(|path| cbor_map([("xpath", Cbor::from(path))]));
+    let left_out = std::iter::once(cbor_map(manifest)).chain(others).collect();
+    cbor_map([
+        ("exclusions", Cbor::Array(left_out)),
+        ("alg", Cbor::from("sha256")),
+        ("hash", Cbor::Bytes(hash.to_vec())),
+        ("name", Cbor::from("jumbf manifest")),
+    ])
+}
+
+/// The content of the assertion [`ACTIONS`]. `ingredient`: the hash of the assertion about what an edited clip was made from.
+pub fn actions(terms: &Terms, ingredient: Option<[u8; 32]>) -> Cbor {
+    let action = |name: &str| ("action", Cbor::from(name));
+    let made = || ("digitalSourceType", Cbor::from(SOURCE_TYPE));
+    let parent = || {
+        let url = Cbor::from(format!("self#jumbf=c2pa.assertions/{INGREDIENT}"));
+        let hash = Cbor::Bytes(ingredient.map_or_else(Vec::new, |hash| hash.to_vec()));
+        let parent = cbor_map([("url", url), ("hash", hash)]);
+        ("parameters", cbor_map([("ingredients", Cbor::Array(vec![parent]))]))
+    };
+    let actions = match terms.origin {
+        Origin::Generated => vec![cbor_map([action("c2pa.created"), made()])],
+        Origin::Edited { .. } => vec![
+            cbor_map([action("c2pa.opened"), parent()]),
+            cbor_map([action("c2pa.edited"), parent(), made()]),
+        ],
+    };
+    cbor_map([("actions", Cbor::Array(actions))])
+}
+
+fn cbor_map<const N: usize>(pairs: [(&str, Cbor); N]) -> Cbor {
+    Cbor::Map(pairs.into_iter().map(|(key, value)| (Cbor::from(key), value)).collect())
 }
 
 /// The title of a clip's manifest.
