@@ -82,16 +82,7 @@ pub fn pictures(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     if !known.contains(&format) {
         return Err(ImageError::Format);
     }
-    if let Some(behind) = behind(format, bytes) {
-        return Err(ImageError::Polyglot(behind));
-    }
-    // Whatever stood behind such a picture would count as part of it.
-    if format == ImageFormat::Jpeg && jpeg_end(bytes).is_none() {
-        return Err(ImageError::Decode("the JPEG has no end".into()));
-    }
-    if is_animated(format, bytes) {
-        return Err(ImageError::Animated);
-    }
+    alone(format, bytes)?;
     let decode = |e: image::ImageError| ImageError::Decode(e.to_string());
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
@@ -106,6 +97,25 @@ pub fn pictures(bytes: &[u8]) -> Result<Vec<RgbImage>, ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
     Ok(vec![on_white(&reader.decode().map_err(decode)?)])
+}
+
+/// Whether a file of this format is all that a decoder reads of it: nothing stands behind its end, and no picture behind its
+/// first, of which others show more than we look at. A GIF is looked at frame by frame.
+///
+/// # Errors
+/// `Polyglot`, `Animated`; `Decode` for a JPEG without an end.
+pub fn alone(format: ImageFormat, bytes: &[u8]) -> Result<(), ImageError> {
+    if let Some(behind) = behind(format, bytes) {
+        return Err(ImageError::Polyglot(behind));
+    }
+    // Whatever stood behind such a picture would count as part of it.
+    if format == ImageFormat::Jpeg && jpeg_end(bytes).is_none() {
+        return Err(ImageError::Decode("the JPEG has no end".into()));
+    }
+    if is_animated(format, bytes) {
+        return Err(ImageError::Animated);
+    }
+    Ok(())
 }
 
 /// The pictures that differ, in their order. A hash alone would take a picture and its blurred twin for one, so that what
