@@ -7,6 +7,7 @@ use super::state::DispatchState;
 use crate::gate::Candidate;
 use crate::jobs::{Assets, JobRow};
 use crate::storage::StorageMsg;
+use zoetrope_protocol::clip::sprite_grid;
 use zoetrope_protocol::id::{Fence, JobId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::metric;
@@ -14,7 +15,8 @@ use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::provenance::{MarkedProof, Proofs};
 use zoetrope_sched::Input;
 
-/// The largest gap between the lengths of sound and picture: one AAC frame at 48 kHz, rounded down.
+/// The largest gap between the lengths of sound and picture: one AAC frame at 48 kHz, rounded down. The worker's word is
+/// taken here; the gate reads the lengths in the file.
 pub const AV_GAP_MAX_MICROS: u32 = 21_333;
 
 /// A proof that is missing or wrong.
@@ -51,7 +53,8 @@ fn check(row: &JobRow, fence: Fence) -> Result<(), Refusal> {
     if facts.av_gap_micros > AV_GAP_MAX_MICROS {
         return Err(Refusal::AvGap);
     }
-    if facts.sprite_columns == 0 || facts.sprite_rows == 0 {
+    // That the file has this grid, the gate sees.
+    if (facts.sprite_columns, facts.sprite_rows) != sprite_grid(render.frames) {
         return Err(Refusal::Facts);
     }
     Ok(())
@@ -158,7 +161,7 @@ mod tests {
             frames: render.frames,
             av_gap_micros: AV_GAP_MAX_MICROS,
             sprite_columns: 5,
-            sprite_rows: 2,
+            sprite_rows: 5,
         };
         let mut verdict = |facts, fence| {
             books.table.measured(job, fence, facts);
@@ -172,6 +175,8 @@ mod tests {
         assert_eq!(verdict(long, fence), Err(Refusal::AvGap));
         let small = ClipFacts { size: Size { width: 32, height: 32 }, ..facts };
         assert_eq!(verdict(small, fence), Err(Refusal::Facts));
+        let sheet = ClipFacts { sprite_rows: 2, ..facts };
+        assert_eq!(verdict(sheet, fence), Err(Refusal::Facts), "fewer pictures than it has");
         let other = Fence { attempt: AttemptNumber(2), ..fence };
         assert_eq!(verdict(facts, other), Err(Refusal::Facts), "another attempt was measured");
     }

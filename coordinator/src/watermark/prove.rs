@@ -4,8 +4,8 @@
 //! All is known but the mark, so little has to be looked at: one frame of every half second, which nobody can foretell, and
 //! the sound. Files are decoded by children within limits. Called by the gate; knows no job.
 
-use super::MarkDesk;
 use super::shown::{self, Kept, Small};
+use super::{MarkDesk, lengths};
 use crate::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,6 +143,9 @@ struct Clip<'a> {
 impl Clip<'_> {
     /// Whether it was in doubt, and what came of it.
     fn prove(&self) -> (bool, Result<Watched, Unproven>) {
+        if let Err(error) = lengths::check(self.file, self.render) {
+            return (false, Err(error));
+        }
         let key = self.desk.master.epoch(self.issued.epoch);
         let size = |size: Size| (size.width as usize, size.height as usize);
         let RenderSpec { canvas, deliver, frames, .. } = *self.render;
@@ -186,6 +189,7 @@ impl Clip<'_> {
 
     /// The rules are those of a worker's record.
     fn judge(&self, look: &Look<'_>, heard: &[f32]) -> Result<Proven, Unproven> {
+        lengths::heard(heard.len(), self.render)?;
         let reading = || Bands::of(&Loudness::of(heard), 1.0, false).reading();
         let loud = sound::loud_seconds(heard, 1, READ_RATE) >= LOUD_SECONDS_MIN;
         let reading = self.render.audio.then(reading);

@@ -140,7 +140,7 @@ async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     let (foreign, refused) = (clip::tile(&before), std::cell::Cell::new(0.0));
     type Make = fn(&Order, &[i8]) -> Vec<u8>;
-    let lies: [(&str, Make); 7] = [
+    let lies: [(&str, Make); 8] = [
         ("no mark", |order, _| clip::still(&order.spec, None)),
         ("the mark of another job", |order, foreign| clip::still(&order.spec, Some(foreign))),
         ("half of it marked", |order, _| {
@@ -162,12 +162,18 @@ async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
             let silent = zoetrope_protocol::RenderSpec { audio: false, ..order.spec.clone() };
             clip::still(&silent, Some(&clip::tile(order)))
         }),
+        ("a minute of sound", |order, _| {
+            let (spec, tile) = (&order.spec, clip::tile(order));
+            let minute = vec![0.0; 60 * 2 * 32_000];
+            clip::moving(spec, spec.frames, |_| Some(tile.as_slice()), &minute)
+        }),
     ];
     for (job, (what, make)) in (2..).zip(lies) {
         farm.submit(submission(job)).await.expect("admitted");
         let order = worker.finish_order().await;
         let clip = make(&order, &foreign);
-        worker.moves = ["half of it marked", "one frame in six marked"].contains(&what);
+        let moves = ["half of it marked", "one frame in six marked", "a minute of sound"];
+        worker.moves = moves.contains(&what);
         finish_clip(&mut worker, &order, &clip, None).await;
         let ended = |view: &zoetrope_coordinator::jobs::JobView| view.ended.is_some();
         let view = farm.until(JobId(job), ended).await;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zoetrope_coordinator::authority::{Authority, SERVER_NAME};
 use zoetrope_coordinator::{clock, link};
+use zoetrope_protocol::clip::sprite_grid;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Fence, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role, Stage};
@@ -429,12 +430,13 @@ pub(crate) fn steps_done(order: &Order) -> u32 {
 }
 
 pub(crate) fn facts(order: &Order) -> ClipFacts {
+    let (sprite_columns, sprite_rows) = sprite_grid(order.spec.frames);
     ClipFacts {
         size: order.spec.deliver,
         frames: order.spec.frames,
         av_gap_micros: 10_000,
-        sprite_columns: 5,
-        sprite_rows: 2,
+        sprite_columns,
+        sprite_rows,
     }
 }
 
