@@ -66,8 +66,9 @@ pub enum FarmMsg {
     History(JobId, RpcReplyPort<Option<(JobView, History)>>),
     /// All workers, for operators.
     Workers(RpcReplyPort<Vec<WorkerRow>>),
-    /// Drain a worker, by its number or node name; `false`: no such worker.
-    Drain(String, DrainKind, RpcReplyPort<bool>),
+    /// Drain workers, by number or node name: all at once, so that work of one does not go to the next. None if one of
+    /// them is not there.
+    Drain(Vec<String>, DrainKind, RpcReplyPort<Result<(), NoSuchWorker>>),
     /// Stop (or allow again) new work to a worker; `false`: no such worker.
     Cordon(String, bool, RpcReplyPort<bool>),
     /// Let a job go on elsewhere: on this worker (by number or node name), or on any but its present one; answered
@@ -164,6 +165,10 @@ pub enum MoveRefused {
     /// It has not begun, is on that worker already, is being published, or has ended.
     NothingToMove,
 }
+
+/// A worker of this name is not connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchWorker(pub String);
 
 /// A rescan that cannot begin, or that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

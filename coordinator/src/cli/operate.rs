@@ -24,7 +24,7 @@ pub struct WorkerArg {
 /// What `drain` takes.
 #[derive(Args)]
 pub struct DrainArgs {
-    /// The workers' numbers or node names; of several, all are cordoned before the first one is drained
+    /// The workers' numbers or node names; several are drained at once, so that none gets the work of another
     #[arg(required = true, num_args = 1..=100, value_name = "WORKER")]
     workers: Vec<String>,
     /// How soon they stop
@@ -110,7 +110,7 @@ pub async fn workers(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Empties workers. Work of one must not go to another that is about to be emptied, so all are cordoned first.
+/// Empties workers. Work of one must not go to another that is about to be emptied, so the farm is told of all at once.
 pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
     if args.within.is_some() && args.kind != Kind::Deadline {
         bail!("--within SECONDS is only for --kind deadline");
@@ -118,28 +118,21 @@ pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
     let client = Client::of(target)?;
     let workers: Vec<&str> =
         args.workers.iter().map(|worker| checked(worker, "worker")).collect::<Result<_, _>>()?;
-    if workers.len() > 1 {
-        for worker in &workers {
-            client.send(&format!("/farm/workers/{worker}/cordon"), &json!({})).await?;
-        }
-    }
     let mut body = Map::new();
     body.insert("kind".to_owned(), json!(args.kind.word()));
     if let Some(seconds) = args.within {
         body.insert("seconds".to_owned(), json!(seconds));
     }
-    let body = Value::Object(body);
-    for worker in &workers {
-        let answer = client.send(&format!("/farm/workers/{worker}/drain"), &body).await?;
-        // Who waits for the end of it and reads JSON is told that alone.
-        if args.no_wait || !target.json {
-            done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
-        }
+    let Some((first, others)) = workers.split_first() else { return Ok(()) };
+    if !others.is_empty() {
+        body.insert("with".to_owned(), json!(others));
     }
-    if workers.len() > 1 {
-        // The cordon is the node's and would outlive this process of it.
+    client.send(&format!("/farm/workers/{first}/drain"), &Value::Object(body)).await?;
+    // Who waits for the end of it and reads JSON is told that alone.
+    if args.no_wait || !target.json {
         for worker in &workers {
-            client.send(&format!("/farm/workers/{worker}/uncordon"), &json!({})).await?;
+            let answer = json!({"worker": worker, "draining": true});
+            done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
         }
     }
     if args.no_wait {

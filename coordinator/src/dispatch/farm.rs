@@ -102,9 +102,9 @@ impl DispatchState {
                 Some((state.view(row), row.history.clone()))
             }),
             FarmMsg::Workers(reply) => self.read(reply, DispatchState::worker_rows),
-            FarmMsg::Drain(worker, drain, reply) => {
-                let found = self.drain(&worker, drain);
-                self.read(reply, move |_| found);
+            FarmMsg::Drain(workers, drain, reply) => {
+                let drained = self.drain(&workers, drain);
+                self.read(reply, move |_| drained);
             }
             FarmMsg::Cordon(worker, cordoned, reply) => {
                 let found = self.cordon(&worker, cordoned);

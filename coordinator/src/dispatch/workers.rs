@@ -4,7 +4,7 @@ use super::Report;
 use super::books::{Books, Entry};
 use super::effects::Effect;
 use super::state::{DispatchState, Link};
-use crate::farm::{MoveRefused, WorkerRow};
+use crate::farm::{MoveRefused, NoSuchWorker, WorkerRow};
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
 use crate::models::Models;
@@ -17,7 +17,7 @@ use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, MACHINE_BYTES_MAX, Profile, ToWorker};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Capacity, LostHow};
-use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState};
+use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState, WorkerView};
 
 /// The entry of a worker's hello, and the number that it gets.
 pub fn joined(
@@ -69,6 +69,12 @@ pub fn entries(worker: WorkerId, report: &Report) -> Vec<Entry> {
         Report::TermsAsked { .. } | Report::SignAsked { .. } => return Vec::new(),
     };
     vec![Entry::Core(core)]
+}
+
+/// Whether it is the worker that an operator means by its number (`worker_7` or `7`) or its node name.
+fn is_named(view: &WorkerView, name: &str) -> bool {
+    let number = name.strip_prefix("worker_").unwrap_or(name).parse::<u64>().ok();
+    Some(view.worker.0) == number || view.identity.node == name
 }
 
 impl DispatchState {
@@ -132,13 +138,10 @@ impl DispatchState {
         self.storage = Some(storage);
     }
 
-    /// A worker by its number (`worker_7` or `7`) or its node name.
+    /// A worker by its number or its node name.
     pub(super) fn find_worker(&self, name: &str) -> Option<WorkerId> {
-        let number = name.strip_prefix("worker_").unwrap_or(name).parse::<u64>().ok();
-        let mut workers = self.books.core.workers();
-        workers
-            .find(|view| Some(view.worker.0) == number || view.identity.node == name)
-            .map(|view| view.worker)
+        let found = self.books.core.workers().find(|view| is_named(view, name));
+        found.map(|view| view.worker)
     }
 
     pub(super) fn worker_rows(&self) -> Vec<WorkerRow> {
@@ -173,10 +176,28 @@ impl DispatchState {
             .collect()
     }
 
-    pub(super) fn drain(&mut self, name: &str, drain: DrainKind) -> bool {
-        let Some(worker) = self.find_worker(name) else { return false };
-        self.record(Entry::Core(Input::DrainAsked { worker, drain }));
-        true
+    /// Drains workers. Of several, none gets the work of another meanwhile: those that were not cordoned are, until all
+    /// drain. Between these inputs nothing comes of the workers, so that all are still there at the end.
+    pub(super) fn drain(&mut self, names: &[String], drain: DrainKind) -> Result<(), NoSuchWorker> {
+        let known: Vec<WorkerView> = self.books.core.workers().collect();
+        let find = |name: &String| {
+            let found = known.iter().find(|view| is_named(view, name));
+            found.ok_or_else(|| NoSuchWorker(name.clone()))
+        };
+        let views: Vec<&WorkerView> = names.iter().map(find).collect::<Result<_, _>>()?;
+        let several = views.len() > 1;
+        let free = views.iter().filter(|view| several && !view.cordoned);
+        let held_back: Vec<WorkerId> = free.map(|view| view.worker).collect();
+        for worker in &held_back {
+            self.record(Entry::Core(Input::CordonSet { worker: *worker, cordoned: true }));
+        }
+        for view in views {
+            self.record(Entry::Core(Input::DrainAsked { worker: view.worker, drain }));
+        }
+        for worker in held_back {
+            self.record(Entry::Core(Input::CordonSet { worker, cordoned: false }));
+        }
+        Ok(())
     }
 
     pub(super) fn cordon(&mut self, name: &str, cordoned: bool) -> bool {

@@ -3,10 +3,12 @@
 //! Outside of `/v1`, because they are ours alone. The command line is their main caller.
 
 use super::envelope::{ApiError, echo};
+use super::fields::Fields;
 use super::listing::{Audience, list_query, page_json, show, statuses};
+use super::node::Node;
 use super::route::{self, Caller};
 use super::{Door, once};
-use crate::farm::{FarmMsg, MoveRefused};
+use crate::farm::{FarmMsg, MoveRefused, NoSuchWorker};
 use crate::fsck::{Busy, Options};
 use crate::jobs::{ArtifactRecord, AttemptRecord};
 use crate::keys::{KeyRow, KeysError, NewKey, Project, Role};
@@ -26,6 +28,8 @@ const USES_MAX: i128 = 1000;
 const TTL_MAX: i128 = 24 * 3600;
 /// How long a drain with a deadline may take, in seconds.
 const DRAIN_MAX: i128 = 24 * 3600;
+/// Workers that one request may drain beside the first.
+const DRAIN_WITH_MAX: usize = 99;
 
 /// `GET /farm/workers`.
 ///
@@ -36,7 +40,7 @@ pub async fn workers(State(door): State<Arc<Door>>) -> Result<Response, ApiError
     route::ok(&json!({"data": rows}))
 }
 
-/// `POST /farm/workers/{worker}/drain`: empty a worker.
+/// `POST /farm/workers/{worker}/drain`: empty a worker, or several at once.
 ///
 /// # Errors
 /// 400, 404.
@@ -46,13 +50,29 @@ pub async fn drain(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = once::fields(&mut request);
-    fields.only(&["kind", "seconds"])?;
+    fields.only(&["kind", "seconds", "with"])?;
     let kind = fields.text("kind")?.unwrap_or_else(|| "step".to_owned());
     let seconds = fields.whole("seconds")?;
     let drain = drain_kind(&kind, seconds)?;
-    let name = worker.clone();
-    let found = door.state.farm.ask(|reply| FarmMsg::Drain(name, drain, reply)).await?;
-    done(found, &worker, json!({"worker": worker, "draining": true}))
+    let mut workers = vec![worker.clone()];
+    workers.extend(with(&mut fields)?);
+    let drained = door.state.farm.ask(|reply| FarmMsg::Drain(workers, drain, reply)).await?;
+    drained.map_err(|NoSuchWorker(name)| no_worker(&name))?;
+    route::ok(&json!({"worker": worker, "draining": true}))
+}
+
+/// Workers that are to be drained beside the first.
+fn with(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let others = fields.array("with")?.unwrap_or_default();
+    if others.len() > DRAIN_WITH_MAX {
+        let message = format!("Invalid value: 'with' has at most {DRAIN_WITH_MAX} workers.");
+        return Err(ApiError::invalid("with", message));
+    }
+    let name = |node| match node {
+        Node::Text(name) | Node::Form(name) => Ok(name),
+        other => Err(ApiError::wrong_type("with", "strings", other.article())),
+    };
+    others.into_iter().map(name).collect()
 }
 
 fn drain_kind(kind: &str, seconds: Option<i128>) -> Result<DrainKind, ApiError> {
@@ -140,7 +160,11 @@ fn done(found: bool, worker: &str, answer: Value) -> Result<Response, ApiError> 
     if found {
         return route::ok(&answer);
     }
-    Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(worker))))
+    Err(no_worker(worker))
+}
+
+fn no_worker(name: &str) -> ApiError {
+    ApiError::not_found(None, format!("Worker '{}' not found.", echo(name)))
 }
 
 /// `GET /farm/jobs`: videos of all projects, each with its `project`.
@@ -251,10 +275,7 @@ pub async fn move_job(
     match door.state.farm.ask(|reply| FarmMsg::Move(job, name, reply)).await? {
         Ok(()) => route::ok(&json!({"id": id, "moving": true, "to": to})),
         Err(MoveRefused::NoSuchJob) => Err(ApiError::no_video(&id)),
-        Err(MoveRefused::NoSuchWorker) => {
-            let to = to.unwrap_or_default();
-            Err(ApiError::not_found(None, format!("Worker '{}' not found.", echo(&to))))
-        }
+        Err(MoveRefused::NoSuchWorker) => Err(no_worker(&to.unwrap_or_default())),
         Err(MoveRefused::NothingToMove) => Err(ApiError::nothing_to_move(&id)),
     }
 }

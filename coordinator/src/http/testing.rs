@@ -3,8 +3,8 @@
 use super::{Code, DoorLimits, DoorMetrics, DoorState, Replay, serve};
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
-    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, RescanRefused,
-    SubmitRefused, WorkerRow,
+    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, NoSuchWorker,
+    RescanRefused, SubmitRefused, WorkerRow,
 };
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
@@ -226,7 +226,10 @@ fn answer(shared: Shared, message: FarmMsg) {
             say(reply, view.map(|view| (view, history(job))));
         }
         FarmMsg::Workers(reply) => say(reply, vec![worker_row()]),
-        FarmMsg::Drain(worker, _, reply) => say(reply, worker == "worker_1" || worker == "node-a"),
+        FarmMsg::Drain(workers, _, reply) => {
+            let stranger = workers.into_iter().find(|name| name != "worker_1" && name != "node-a");
+            say(reply, stranger.map_or(Ok(()), |name| Err(NoSuchWorker(name))));
+        }
         FarmMsg::Cordon(worker, _, reply) => say(reply, worker == "worker_1"),
         FarmMsg::Move(job, to, reply) => say(
             reply,

@@ -1,14 +1,25 @@
 //! Promise: operators see every worker, can hold one back, empty it, and learn why a job waits.
 
-use crate::worker::Worker;
+use crate::worker::{Papers, Worker, identity};
 use crate::{TestFarm, submission};
-use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused, WorkerRow};
+use zoetrope_coordinator::farm::{FarmMsg, NoSuchWorker, SubmitRefused, WorkerRow};
 use zoetrope_protocol::id::{JobId, Millis};
 use zoetrope_protocol::wire::{DrainKind, FromWorker, ToWorker};
 
 async fn cordon(farm: &TestFarm, name: &str, cordoned: bool) -> bool {
     let ask = |reply| FarmMsg::Cordon(name.to_owned(), cordoned, reply);
     farm.farm().ask(ask).await.expect("answers")
+}
+
+/// A worker whose process was started again.
+async fn new_boot(farm: &TestFarm, node: &str) -> Worker {
+    let papers = Papers::issue(&farm.running.authority, node);
+    Worker::connect(farm, &papers, identity(node, 2, 1), Vec::new()).await
+}
+
+async fn drain(farm: &TestFarm, names: &[&str], kind: DrainKind) -> Result<(), NoSuchWorker> {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    farm.farm().ask(|reply| FarmMsg::Drain(names, kind, reply)).await.expect("answers")
 }
 
 async fn rows(farm: &TestFarm) -> Vec<WorkerRow> {
@@ -33,13 +44,43 @@ async fn a_cordoned_worker_waits_and_a_drained_one_leaves() {
     let order = worker.order().await;
     let row = rows(&farm).await.pop().expect("a worker");
     assert_eq!(row.running, Some(order.shard.to_string()));
-    let drain = |reply| FarmMsg::Drain("gpu-0".to_owned(), DrainKind::Shard, reply);
-    assert!(farm.farm().ask(drain).await.expect("answers"));
+    assert_eq!(drain(&farm, &["gpu-0"], DrainKind::Shard).await, Ok(()));
     assert_eq!(worker.next().await, ToWorker::Drain(DrainKind::Shard));
     worker.carry_out(&order).await;
     worker.say(FromWorker::Left).await;
     let mut other = Worker::fresh(&farm, "gpu-1").await;
     assert_eq!(other.order().await.shard.job, JobId(1));
+    farm.running.stop().await;
+}
+
+/// An idle worker leaves within milliseconds. Its node's cordon outlives it, so none may be left behind, and one that an
+/// operator set before stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_drained_together_get_no_work_of_each_other_and_keep_their_cordons() {
+    let farm = TestFarm::start().await;
+    let mut busy = Worker::fresh(&farm, "gpu-0").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = busy.order().await;
+    let mut idle = Worker::fresh(&farm, "gpu-1").await;
+    let mut held_back = Worker::fresh(&farm, "gpu-2").await;
+    assert!(cordon(&farm, "gpu-2", true).await);
+    let all = ["gpu-0", "gpu-1", "gpu-2"];
+    let nobody = Err(NoSuchWorker("gpu-9".to_owned()));
+    assert_eq!(drain(&farm, &["gpu-0", "gpu-9"], DrainKind::Immediate).await, nobody);
+    assert!(rows(&farm).await.iter().all(|row| row.state != "draining"), "all or none");
+    assert_eq!(drain(&farm, &all, DrainKind::Immediate).await, Ok(()));
+    for worker in [&mut idle, &mut held_back] {
+        // The job that the first one had to let go is free: an order would come before this.
+        assert_eq!(worker.next().await, ToWorker::Drain(DrainKind::Immediate));
+        worker.say(FromWorker::Left).await;
+    }
+    assert!(matches!(busy.next().await, ToWorker::Drain(DrainKind::Immediate)));
+    let again = new_boot(&farm, "gpu-2").await;
+    let row = rows(&farm).await.into_iter().find(|row| row.node == "gpu-2").expect("is back");
+    assert_eq!(row.state, "cordoned");
+    let mut other = new_boot(&farm, "gpu-1").await;
+    assert_eq!(other.order().await.shard.job, order.shard.job, "its node is not cordoned");
+    again.say(FromWorker::Left).await;
     farm.running.stop().await;
 }
 

@@ -61,6 +61,17 @@ async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
     assert!(refused(&farm.cli(&["jobs", "--key", text.trim()])).contains("key"));
 }
 
+/// Idle workers leave within milliseconds of the first word: all that is to be said to them is said at once.
+#[tokio::test]
+async fn idle_workers_are_drained_together() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 20 }, 2).await;
+    assert!(refused(&farm.cli(&["drain", "cpu0", "cpu7"])).contains("cpu7"));
+    assert!(!said(&farm.cli(&["workers"])).contains("draining"), "all or none");
+    let left = said(&farm.cli(&["drain", "cpu0", "cpu1"]));
+    assert!(left.contains("cpu0 has left") && left.contains("cpu1 has left"), "{left}");
+    assert_eq!(json(&farm.cli(&["workers", "--json"]))["data"], serde_json::json!([]));
+}
+
 #[tokio::test]
 async fn a_waiting_job_says_why_and_can_be_cancelled() {
     let farm = Farm::start(Engine::Emulated { step_ms: 1_000 }, 1).await;

@@ -41,6 +41,11 @@ async fn workers_are_shown_drained_and_cordoned() {
         (r#"{"kind":"step","seconds":3}"#, 400),
         (r#"{"kind":"soon"}"#, 400),
         (r#"{"how":"soon"}"#, 400),
+        (r#"{"with":["worker_1"]}"#, 200),
+        (r#"{"with":[]}"#, 200),
+        (r#"{"with":["worker_1","nobody"]}"#, 404),
+        (r#"{"with":"worker_1"}"#, 400),
+        (r#"{"with":[1]}"#, 400),
     ] {
         let answer = operate(&stand, "POST", "/farm/workers/node-a/drain", body).await;
         assert_eq!(answer.status, status, "{body}");
