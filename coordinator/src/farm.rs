@@ -64,6 +64,8 @@ pub enum FarmMsg {
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// One job of any tenant with its history, for operators; none if there is no such job.
     History(JobId, RpcReplyPort<Option<(JobView, History)>>),
+    /// Whether the farm answers: nothing is looked up.
+    Ready(RpcReplyPort<()>),
     /// All workers, for operators.
     Workers(RpcReplyPort<Vec<WorkerRow>>),
     /// Drain workers, by number or node name: all at once, so that work of one does not go to the next. None if one of

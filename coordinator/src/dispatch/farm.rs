@@ -101,6 +101,7 @@ impl DispatchState {
                 let row = state.books.table.row(job).filter(|row| !row.deleted)?;
                 Some((state.view(row), row.history.clone()))
             }),
+            FarmMsg::Ready(reply) => self.read(reply, |_| ()),
             FarmMsg::Workers(reply) => self.read(reply, DispatchState::worker_rows),
             FarmMsg::Drain(workers, drain, reply) => {
                 let drained = self.drain(&workers, drain);

@@ -198,6 +198,7 @@ struct Door {
     recent: recent::Recent,
     readers: readers::Readers,
     cancels: cancel::Cancels,
+    readiness: health::Readiness,
     /// Requests that may be handled at once.
     room: Arc<Room>,
     /// Requests that are being handled.
@@ -216,6 +217,7 @@ impl Door {
             recent: recent::Recent::default(),
             readers: readers::Readers::default(),
             cancels: cancel::Cancels::default(),
+            readiness: health::Readiness::default(),
             room: Room::new(limits.in_flight, ROOM_SHARE, limits.in_flight / ROOM_RESERVE),
             handled: std::sync::atomic::AtomicUsize::new(0),
             large_bodies: Room::new(body::LARGE_BODIES, body::LARGE_SHARE, 0),

@@ -123,12 +123,14 @@ pub struct Table {
     pub jobs: Vec<Held>,
     /// What a submit is refused with.
     pub refuse: Option<SubmitRefused>,
-    /// How long a submit or a cancel takes.
+    /// How long a submit, a cancel or the question whether the farm answers takes.
     pub delay: Duration,
     /// Submits that came.
     pub submits: usize,
     /// Cancels that came.
     pub cancels: usize,
+    /// Questions whether the farm answers.
+    pub asked_ready: usize,
     /// Panics of the test's own making in the store.
     pub broken_store: bool,
     /// The rescan.
@@ -224,6 +226,10 @@ fn answer(shared: Shared, message: FarmMsg) {
         FarmMsg::History(job, reply) => {
             let view = table.find(None, job).map(|held| held.view.clone());
             say(reply, view.map(|view| (view, history(job))));
+        }
+        FarmMsg::Ready(reply) => {
+            table.asked_ready += 1;
+            later(delay, reply, ());
         }
         FarmMsg::Workers(reply) => say(reply, vec![worker_row()]),
         FarmMsg::Drain(workers, _, reply) => {

@@ -164,6 +164,18 @@ async fn health_and_metrics_need_no_key() {
     assert!(counted.contains(&("/healthz", "GET", 200)));
 }
 
+/// Nobody needs a key for it, so it must not cost the farm anything, however many ask.
+#[tokio::test]
+async fn many_who_ask_whether_it_is_ready_are_one_question_to_the_farm() {
+    let stand = Stand::new().await;
+    stand.table.lock().unwrap().delay = std::time::Duration::from_millis(200);
+    let ask = || send(stand.client.get(stand.url("/readyz")));
+    let answers = futures::future::join_all((0..20).map(|_| ask())).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(ask().await.status, 200);
+    assert_eq!(stand.table.lock().unwrap().asked_ready, 1);
+}
+
 #[tokio::test]
 async fn a_rescan_is_begun_shown_and_ended() {
     let stand = Stand::new().await;
