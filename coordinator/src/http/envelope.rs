@@ -170,10 +170,15 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, None, message)
     }
 
+    /// Something stands against it that a retry within seconds meets again.
+    pub fn conflict(code: Option<Code>, message: impl Into<Box<str>>) -> Self {
+        ApiError { should_retry: Some(false), ..ApiError::new(StatusCode::CONFLICT, code, message) }
+    }
+
     /// One check of the store is running.
     pub fn fsck_running() -> Self {
         let message = "The store is being checked already; GET /farm/fsck says how far it is.";
-        ApiError { should_retry: Some(false), ..ApiError::new(StatusCode::CONFLICT, None, message) }
+        ApiError::conflict(None, message)
     }
 
     /// There is no such endpoint.
@@ -233,10 +238,7 @@ impl ApiError {
     /// The job has ended.
     pub fn already_terminal(id: &str) -> Self {
         let message = format!("Video '{id}' has ended already and cannot be cancelled.");
-        ApiError {
-            should_retry: Some(false),
-            ..ApiError::new(StatusCode::CONFLICT, Some(Code::AlreadyTerminal), message)
-        }
+        ApiError::conflict(Some(Code::AlreadyTerminal), message)
     }
 
     /// The job does not run where it could be moved from.
@@ -244,7 +246,7 @@ impl ApiError {
         let message = format!(
             "Video '{id}' cannot be moved: it has not begun, is there already, or has ended."
         );
-        ApiError { should_retry: Some(false), ..ApiError::new(StatusCode::CONFLICT, None, message) }
+        ApiError::conflict(None, message)
     }
 
     /// The first request with the key still runs.

@@ -6,7 +6,6 @@ use super::once;
 use super::route;
 use crate::registry::{RegistryMsg, RegistryView};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use ractor::ActorRef;
 use ractor::rpc::CallResult;
@@ -59,7 +58,7 @@ pub async fn step_aside(
     let (cluster, view) = view(&door).await?;
     let Some(leader) = view.leader.filter(|_| view.coordinators.len() > 1) else {
         let message = "No other coordinator is there to lead.";
-        return Err(ApiError::new(StatusCode::CONFLICT, None, message));
+        return Err(ApiError::conflict(None, message));
     };
     cluster.aside.notify_one();
     route::ok(&json!({"leader": leader, "moving": true}))

@@ -376,7 +376,7 @@ fn refused(error: &KeysError) -> ApiError {
     match error {
         KeysError::NoSuchProject(_) => ApiError::invalid("project", sentence(error)),
         KeysError::Name => ApiError::invalid("name", sentence(error)),
-        KeysError::Full => ApiError::new(axum::http::StatusCode::CONFLICT, None, sentence(error)),
+        KeysError::Full => ApiError::conflict(None, sentence(error)),
         KeysError::File { .. } | KeysError::Format { .. } => {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, source, "the key file cannot be replaced");
@@ -401,4 +401,16 @@ pub(super) fn within(param: &str, value: i128, least: i128, most: i128) -> Resul
     fits.ok_or_else(|| {
         ApiError::invalid(param, format!("Invalid value: '{param}' must be {least} to {most}."))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1.5: the SDKs would send it twice more, and a full store stays full.
+    #[test]
+    fn a_full_store_of_keys_is_not_worth_a_retry() {
+        let refused = refused(&KeysError::Full);
+        assert_eq!((refused.status.as_u16(), refused.should_retry), (409, Some(false)));
+    }
 }

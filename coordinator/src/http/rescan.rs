@@ -9,7 +9,6 @@ use crate::farm::{FarmMsg, RescanRefused};
 use crate::jobs::rescan::{POLICY_BYTES_MAX, PolicyTexts, RATE_DEFAULT, RATE_MAX};
 use crate::jobs::{Rescan, RescanOrder, RescanState};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -82,8 +81,7 @@ async fn policy(texts: [Option<String>; 3]) -> Result<Option<PolicyTexts>, ApiEr
 
 fn refused(why: RescanRefused) -> ApiError {
     match why {
-        RescanRefused::Running => ApiError::new(
-            StatusCode::CONFLICT,
+        RescanRefused::Running => ApiError::conflict(
             None,
             "A rescan is running: wait until it is done, or end it with DELETE /farm/rescan.",
         ),
