@@ -161,6 +161,21 @@ impl KeyStore {
     /// `NoSuchProject`, `Name`, `Full`, or `File` if it could not be stored; then there is no such
     /// key.
     pub fn create(&self, project: Project, role: Role, name: &str) -> Result<NewKey, KeysError> {
+        self.create_as(new_text(), project, role, name)
+    }
+
+    /// The same with a text of [`new_text`] that its owner has already: a key that nobody knew the text of would be in
+    /// the way of every later one.
+    ///
+    /// # Errors
+    /// As [`KeyStore::create`].
+    pub fn create_as(
+        &self,
+        text: String,
+        project: Project,
+        role: Role,
+        name: &str,
+    ) -> Result<NewKey, KeysError> {
         if name.chars().count() > NAME_MAX {
             return Err(KeysError::Name);
         }
@@ -177,7 +192,6 @@ impl KeyStore {
                 TenantId(table.next_project)
             }
         };
-        let text = new_text();
         let row = KeyRow {
             id: format!("key_{}", hex::encode(random::<8>())),
             project,
@@ -261,7 +275,8 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn new_text() -> String {
+/// The text of a key: nobody else has it.
+pub fn new_text() -> String {
     use base64::Engine as _;
     format!("zk_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random::<32>()))
 }

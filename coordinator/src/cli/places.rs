@@ -1,9 +1,8 @@
 //! Where things lie on this machine: the data folder, the worker's program, the model that ships with it.
 
+use crate::documents::{Documents, Folder};
 use anyhow::{Context, bail};
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The file in the data folder with the API key of its farm.
@@ -95,17 +94,14 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Replaces a file that only this user may read.
+/// Replaces a file that only this user may read, durably.
 pub fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    let fresh = file.with_extension("new");
-    let mut options = std::fs::File::options();
-    let open = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-    open.and_then(|mut out| {
-        writeln!(out, "{text}")?;
-        out.sync_all()?;
-        std::fs::rename(&fresh, file)
-    })
-    .with_context(|| format!("cannot write {}", file.display()))
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = Folder(folder.unwrap_or(Path::new(".")).to_owned());
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    folder
+        .write(name, format!("{text}\n").as_bytes())
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]

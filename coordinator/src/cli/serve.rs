@@ -4,15 +4,14 @@ use super::Target;
 use super::places::{self, KEY_FILE};
 use super::table::{print, print_json};
 use crate::config::{JournalStore, check_config as read};
-use crate::keys::{KeyStore, Project, Role};
+use crate::keys::{KeyStore, Project, Role, new_text};
 use crate::serve::{ServeInfo, serve as run, signalled};
 use crate::{cluster, ground};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
@@ -92,16 +91,15 @@ fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes an operator's key for a farm that never had a key.
+/// Makes an operator's key for a farm that never had a key. Its text is safe before the key counts: a start that ends
+/// between the two leaves a text that opens nothing, and the next one makes another.
 fn first_key(keys: &KeyStore, file: &Path) -> anyhow::Result<()> {
     if !keys.list().is_empty() {
         return Ok(());
     }
-    let made = keys.create(Project::New, Role::Operator, "first operator")?;
-    let mut options = std::fs::File::options();
-    let out = options.write(true).create(true).truncate(true).mode(0o600).open(file);
-    out.and_then(|mut out| writeln!(out, "{}", made.text))
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    let text = new_text();
+    places::write(file, &text)?;
+    keys.create_as(text, Project::New, Role::Operator, "first operator")?;
     tracing::info!(file = %file.display(), "made an operator's key");
     Ok(())
 }
@@ -135,5 +133,27 @@ pub fn log_to_stderr(default: &str) {
         logs.json().init();
     } else {
         logs.with_target(false).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full disk at the first start must not leave a farm whose only key nobody knows.
+    #[test]
+    fn a_first_key_whose_text_could_not_be_kept_is_made_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keys = KeyStore::open(folder.path()).expect("opens");
+        let blocked = folder.path().join(KEY_FILE);
+        std::fs::create_dir(&blocked).expect("folder");
+        first_key(&keys, &blocked).expect_err("a folder is in the way");
+        assert_eq!(keys.list(), []);
+        std::fs::remove_dir(&blocked).expect("is empty");
+        first_key(&keys, &blocked).expect("now it can be written");
+        let text = places::word_in(&blocked).expect("is there");
+        assert_eq!(keys.verify(&text).map(|key| key.role), Some(Role::Operator));
+        first_key(&keys, &blocked).expect("there is one");
+        assert_eq!((keys.list().len(), places::word_in(&blocked)), (1, Some(text)));
     }
 }
