@@ -26,7 +26,7 @@ pub use table::{JobTable, TableRows, WorkerFacts};
 
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
-use zoetrope_protocol::job::JobSpec;
+use zoetrope_protocol::job::{JobSpec, Stage};
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::output::JobState;
 
@@ -120,6 +120,8 @@ pub struct JobView {
 /// What a running job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseView {
+    /// Of which stage's shard.
+    pub stage: Stage,
     /// What.
     pub phase: Phase,
     /// Units done.

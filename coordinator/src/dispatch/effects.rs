@@ -50,6 +50,9 @@ impl DispatchState {
                     self.metrics.count(&metric::WORKERS_REATTACHED, &[&pool]);
                 }
                 let epoch = self.books.core.epoch();
+                for kept in &keep {
+                    self.board.begin(Held { shard: kept.held.shard, fence: kept.fence });
+                }
                 self.tell(worker, LinkMsg::Welcome { worker, epoch, keep });
             }
             Output::Assign { worker, shard, affinity, .. } => {
@@ -57,6 +60,7 @@ impl DispatchState {
                 let every = self.limits.checkpoint_every;
                 let Some(order) = self.books.order(output, every) else { return };
                 self.placed.insert(shard, Instant::now());
+                self.board.begin(Held { shard, fence: order.fence });
                 if shard.stage == Stage::Finish {
                     return self.mark_order(worker, order);
                 }
@@ -135,7 +139,7 @@ impl DispatchState {
         let seconds = Duration::from_millis(gpu.0).as_secs_f64();
         let used = if cause.is_none() { UseWord::Useful } else { UseWord::Lost };
         self.metrics.add(&metric::GPU_SECONDS, &[&pool, used.word()], seconds);
-        self.board.pause(held.shard.job);
+        self.board.end(held);
         let began = self.placed.remove(&held.shard);
         let Some(row) = self.books.table.row(held.shard.job) else { return };
         let model = row.spec.render.model.clone();

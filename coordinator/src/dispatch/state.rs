@@ -32,7 +32,7 @@ use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{StageNeed, TenantPolicy};
-use zoetrope_sched::output::Output;
+use zoetrope_sched::output::{JobState, Output};
 
 /// The soonest that a wake-up follows another: a core that asks for the past must not spin.
 const WAKE_MIN: Duration = Duration::from_millis(10);
@@ -262,6 +262,10 @@ impl DispatchState {
         for output in outputs {
             if matches!(output, Output::Ignored { .. }) {
                 self.metrics.count(&metric::INPUTS_IGNORED, &[kind]);
+            }
+            if let Output::JobMoved { job, state: JobState::Failed(_) } = output {
+                // Answers are made before the sync: what they show of the job is its last.
+                self.board.failed(job);
             }
             self.ledger.after_sync(Effect::Output(Box::new(output)));
         }

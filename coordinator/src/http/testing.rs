@@ -94,7 +94,8 @@ pub fn moved(mut view: JobView, state: JobState) -> JobView {
     }
     view.in_progress = Some(NOW);
     view.progress = 40;
-    view.phase = Some(PhaseView { phase: Phase::Denoising, done: 1, total: 4 });
+    let stage = Stage::Denoise;
+    view.phase = Some(PhaseView { stage, phase: Phase::Denoising, done: 1, total: 4 });
     view.resolved_model = Some("toybox@sha256:00".to_owned());
     if state == JobState::InProgress {
         return view;

@@ -310,7 +310,7 @@ impl LinkState {
                     self.shut(myself, CloseCode::Leaving, "all is said");
                 }
             }
-            Act::Show(shard, view) => self.board.report(shard, view),
+            Act::Show(held, view) => self.board.report(held, view),
             Act::Fetch(artifact) => self.fetch(myself, artifact),
             Act::Say(message) => {
                 if matches!(*message, ToWorker::NotSigned { .. }) {

@@ -39,8 +39,8 @@ struct Motion {
 pub enum Act {
     /// Tell the dispatch actor.
     Report(Report),
-    /// Show how far a job is.
-    Show(ShardId, PhaseView),
+    /// Show how far an attempt is.
+    Show(Held, PhaseView),
     /// Send this artifact.
     Fetch(ArtifactId),
     /// Tell the worker this.
@@ -127,7 +127,8 @@ impl Session {
             FromWorker::Heartbeat => None,
             FromWorker::Started(held) => self.moved(held, None, now),
             FromWorker::Progress { held, phase, done, total } => {
-                self.moved(held, Some(PhaseView { phase, done, total }), now)
+                let stage = held.shard.stage;
+                self.moved(held, Some(PhaseView { stage, phase, done, total }), now)
             }
             FromWorker::Finished { outputs, .. } if outputs.len() > OUTPUTS_MAX => {
                 Some(Act::Shut(CloseCode::Protocol, "more outputs than an attempt has"))
@@ -175,7 +176,7 @@ impl Session {
             motion.phase = at.or(motion.phase);
             motion.since = now;
         }
-        phase.map(|view| Act::Show(held.shard, view))
+        phase.map(|view| Act::Show(held, view))
     }
 
     /// The attempt ended: returns it under its present fence, or as it came if it is none of ours.
