@@ -95,6 +95,8 @@ pub struct JobView {
     pub progress: u8,
     /// What is being done now: the phase and units of it; none while waiting and when terminal.
     pub phase: Option<PhaseView>,
+    /// What the farm does with the finished clip; none before there is one, and when terminal.
+    pub publication: Option<Publication>,
     /// Jobs ahead, while queued.
     pub queue_position: Option<u32>,
     /// Estimated first placement, while queued.
@@ -115,6 +117,15 @@ pub struct JobView {
     pub moderation: Moderation,
     /// Whether its words are still being judged.
     pub judging: bool,
+}
+
+/// Where a clip stands that is finished and not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Publication {
+    /// It is being judged.
+    Moderating,
+    /// It passed; its proofs are taken, and its pointer is flipped.
+    Publishing,
 }
 
 /// What a running job does.

@@ -8,11 +8,11 @@ use super::words::FailWord;
 use crate::clock;
 use crate::farm::{CancelRefused, FarmMsg, SubmitRefused};
 use crate::fsck::Listed;
-use crate::jobs::{JobRow, JobTable, JobView, ListQuery, Submission};
+use crate::jobs::{JobRow, JobTable, JobView, ListQuery, Publication, Submission};
 use ractor::RpcReplyPort;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::metric;
-use zoetrope_protocol::moderation::Audience;
+use zoetrope_protocol::moderation::{Audience, Outcome};
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
 use zoetrope_sched::input::{Ask, EndWhy};
@@ -301,6 +301,20 @@ impl DispatchState {
         u32::try_from(wait.0.div_ceil(1_000)).unwrap_or(u32::MAX)
     }
 
+    /// How the clip of an unfinished job stands, once there is one.
+    fn publication(&self, row: &JobRow) -> Option<Publication> {
+        let (fence, _) = row.publishing.as_ref()?;
+        let is_finished = self.books.core.job(row.job).is_some_and(|job| job.publishing);
+        let judged = self.books.moderation.of(row.job).and_then(|known| known.output.as_ref());
+        let passed = judged.is_some_and(|(of, verdict)| {
+            of == fence && verdict.policy == self.policy && verdict.outcome == Outcome::Pass
+        });
+        is_finished.then_some(match passed {
+            true => Publication::Publishing,
+            false => Publication::Moderating,
+        })
+    }
+
     /// All that may be shown of a job now.
     pub(super) fn view(&self, row: &JobRow) -> JobView {
         let mut view = row.view();
@@ -315,6 +329,7 @@ impl DispatchState {
             }
             JobState::Queued | JobState::InProgress => {
                 (view.progress, view.phase) = self.board.of(row);
+                view.publication = self.publication(row);
             }
             JobState::Failed(_) => {
                 view.progress = self.board.of(row).0;

@@ -72,6 +72,7 @@ pub fn view(number: u128, state: JobState) -> JobView {
         ended: None,
         progress: 0,
         phase: None,
+        publication: None,
         queue_position: Some(3),
         estimated_start: Some(NOW.plus(Millis(1000))),
         estimated_completion: Some(NOW.plus(Millis(60_000))),

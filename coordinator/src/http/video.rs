@@ -5,12 +5,12 @@
 //! a day, also after a restart: [`first_view`] leaves in it only what never changes.
 
 use super::moderations::shown;
-use crate::jobs::{Asset, JobView, PhaseView};
+use crate::jobs::{Asset, JobView, PhaseView, Publication};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use zoetrope_protocol::id::Millis;
-use zoetrope_protocol::job::{Cause, Class, Warning};
+use zoetrope_protocol::job::{Cause, Class, Stage, Warning};
 use zoetrope_protocol::moderation::Verdict;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::input::EndWhy;
@@ -165,11 +165,7 @@ impl<'a> Video<'a> {
             estimated_start_at: seconds(view.estimated_start).filter(|_| queued),
             estimated_completion_at: seconds(view.estimated_completion)
                 .filter(|_| queued || running),
-            stage: if view.judging && queued {
-                Some("moderating_input")
-            } else {
-                view.phase.filter(|_| running).map(|phase| stage(phase, view.progress))
-            },
+            stage: stage(view),
             in_progress_at: seconds(view.in_progress),
             failed_at: ended.filter(|_| failed),
             cancelled_at: ended.filter(|_| is_cancelled(view.state)),
@@ -220,6 +216,7 @@ pub fn first_view(view: &JobView) -> JobView {
         ended: None,
         progress: 0,
         phase: None,
+        publication: None,
         queue_position: None,
         estimated_start: None,
         estimated_completion: None,
@@ -271,17 +268,30 @@ fn progress(view: &JobView) -> u8 {
     if view.state == JobState::Completed { 100 } else { view.progress.min(99) }
 }
 
-/// The latest stage begun. Weights are loaded before a stage: until the first one has made progress
-/// that is the prompt's, later it is still the one before.
-fn stage(now: PhaseView, progress: u8) -> &'static str {
-    match now.phase {
-        Phase::Loading if progress == 0 => "encoding_prompt",
-        Phase::Encoding => "encoding_prompt",
-        Phase::Loading | Phase::Denoising => "denoising",
-        Phase::Decoding => "decoding",
-        Phase::Sound => "generating_audio",
-        Phase::Muxing => "muxing",
-        Phase::Sending => "publishing",
+/// The latest stage begun; none while the job waits for a worker, and once it has ended.
+fn stage(view: &JobView) -> Option<&'static str> {
+    match (view.state, view.publication) {
+        (JobState::Queued, _) => view.judging.then_some("moderating_input"),
+        (JobState::InProgress, Some(Publication::Moderating)) => Some("moderating_output"),
+        (JobState::InProgress, Some(Publication::Publishing)) => Some("publishing"),
+        (JobState::InProgress, None) => view.phase.map(begun),
+        (JobState::Completed | JobState::Failed(_), _) => None,
+    }
+}
+
+/// The same of an attempt. Each loads its weights first and sends what it made last: the one is its first stage, the
+/// other its last.
+fn begun(now: PhaseView) -> &'static str {
+    match (now.phase, now.stage) {
+        (Phase::Encoding, _) | (Phase::Loading | Phase::Sending, Stage::Encode) => {
+            "encoding_prompt"
+        }
+        (Phase::Denoising, _) | (Phase::Loading | Phase::Sending, Stage::Denoise) => "denoising",
+        (Phase::Decoding, _)
+        | (Phase::Loading | Phase::Sending, Stage::Decode)
+        | (Phase::Loading, Stage::Finish) => "decoding",
+        (Phase::Sound, _) => "generating_audio",
+        (Phase::Muxing, _) | (Phase::Sending, Stage::Finish) => "muxing",
     }
 }
 

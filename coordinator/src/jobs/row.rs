@@ -68,6 +68,7 @@ impl JobRow {
             ended: self.ended,
             progress: 0,
             phase: None,
+            publication: None,
             queue_position: None,
             estimated_start: None,
             estimated_completion: None,

@@ -6,6 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zoetrope_coordinator::dispatch::DispatchMsg;
+use zoetrope_coordinator::jobs::Publication;
 use zoetrope_coordinator::moderation::ModerationMsg;
 use zoetrope_coordinator::moderation::settings::{RemoteMode, RemoteModeration};
 use zoetrope_protocol::clip::FPS;
@@ -320,6 +321,29 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
         farm.until(JobId(n), |view| view.moderation.input.is_some()).await;
     }
     honest.stop(None);
+    farm.running.stop().await;
+}
+
+/// 5.4: what is done with a job is shown from its first order to its end, also when no worker is left to do anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_that_is_being_judged_says_so() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| !view.judging).await;
+    let (silent, _) = Actor::spawn(None, Liar, None).await.expect("spawns");
+    farm.running.dispatch.cast(DispatchMsg::ModerationUp(silent.clone())).expect("alive");
+    let mut worker = Worker::fresh(&farm, "a").await;
+    for stage in [Stage::Encode, Stage::Denoise, Stage::Finish] {
+        let order = worker.order().await;
+        let view = farm.read(JobId(1)).await;
+        assert_eq!(view.phase.map(|doing| doing.stage), Some(stage));
+        assert_eq!(view.publication, None);
+        worker.carry_out(&order).await;
+    }
+    let view = farm.until(JobId(1), |view| view.phase.is_none()).await;
+    assert_eq!(view.state, JobState::InProgress);
+    assert_eq!(view.publication, Some(Publication::Moderating));
+    silent.stop(None);
     farm.running.stop().await;
 }
 

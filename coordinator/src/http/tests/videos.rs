@@ -1,7 +1,9 @@
 //! Sections 1.1 and 1.3: create, retrieve, list, cancel, delete.
 
 use crate::http::testing::{Stand, send};
+use crate::jobs::{JobView, PhaseView, Publication};
 use serde_json::{Value, json};
+use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::output::JobState;
 
@@ -68,17 +70,35 @@ async fn polling_is_paced_until_the_job_ends() {
 async fn stages_follow_the_worker() {
     let stand = Stand::new().await;
     let id = stand.put(1, JobState::InProgress);
-    for (phase, stage) in [
-        (Phase::Encoding, "encoding_prompt"),
-        (Phase::Denoising, "denoising"),
-        (Phase::Decoding, "decoding"),
-        (Phase::Sound, "generating_audio"),
-        (Phase::Muxing, "muxing"),
-        (Phase::Sending, "publishing"),
+    let shown = async |change: &dyn Fn(&mut JobView)| {
+        change(&mut stand.table.lock().unwrap().jobs[0].view);
+        stand.get(&format!("/v1/videos/{id}")).await.json()["stage"].clone()
+    };
+    for (stage, phase, word) in [
+        (Stage::Encode, Phase::Loading, "encoding_prompt"),
+        (Stage::Encode, Phase::Encoding, "encoding_prompt"),
+        // Every shard sends what it made; nothing is published by that.
+        (Stage::Encode, Phase::Sending, "encoding_prompt"),
+        (Stage::Denoise, Phase::Loading, "denoising"),
+        (Stage::Denoise, Phase::Denoising, "denoising"),
+        (Stage::Denoise, Phase::Sending, "denoising"),
+        (Stage::Decode, Phase::Decoding, "decoding"),
+        (Stage::Decode, Phase::Sending, "decoding"),
+        (Stage::Finish, Phase::Loading, "decoding"),
+        (Stage::Finish, Phase::Sound, "generating_audio"),
+        (Stage::Finish, Phase::Decoding, "decoding"),
+        (Stage::Finish, Phase::Muxing, "muxing"),
+        (Stage::Finish, Phase::Sending, "muxing"),
     ] {
-        stand.table.lock().unwrap().jobs[0].view.phase.as_mut().unwrap().phase = phase;
-        let video = stand.get(&format!("/v1/videos/{id}")).await.json();
-        assert_eq!(video["stage"], stage);
+        let now = PhaseView { stage, phase, done: 0, total: 1 };
+        assert_eq!(shown(&|view| view.phase = Some(now)).await, word, "{now:?}");
+    }
+    let waits = |view: &mut JobView| view.phase = None;
+    assert_eq!(shown(&waits).await, Value::Null, "for a worker");
+    for (publication, word) in
+        [(Publication::Moderating, "moderating_output"), (Publication::Publishing, "publishing")]
+    {
+        assert_eq!(shown(&|view| view.publication = Some(publication)).await, word);
     }
 }
 
