@@ -37,6 +37,8 @@ pub enum FarmMsg {
     Cancel(TenantId, JobId, RpcReplyPort<Result<JobView, CancelRefused>>),
     /// Cancel if unfinished, then hide it for ever; answered when that is durable. `false`: no such job.
     Delete(TenantId, JobId, RpcReplyPort<bool>),
+    /// The job that a request with this idempotency key made in the last 24 h, also one that was deleted since.
+    FindKeyed([u8; 32], RpcReplyPort<Option<JobView>>),
     /// For a resent request without idempotency key: the newest job of the last 120 s with this content hash.
     FindResent(TenantId, [u8; 32], RpcReplyPort<Option<JobView>>),
     /// What a tenant's video was published with; none if it is not published.

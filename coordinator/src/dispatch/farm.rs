@@ -62,6 +62,14 @@ impl DispatchState {
             }
             FarmMsg::Cancel(tenant, job, reply) => self.cancel(tenant, job, reply),
             FarmMsg::Delete(tenant, job, reply) => self.delete(tenant, job, reply),
+            FarmMsg::FindKeyed(key, reply) => {
+                let row = self.books.table.by_key(clock::now(), &key);
+                match row.map(|row| self.view(row)) {
+                    // Nothing is shown that a crash could take back, and most requests with a key are the first.
+                    None => answer(reply, None),
+                    found => self.read(reply, move |_| found),
+                }
+            }
             FarmMsg::FindResent(tenant, content, reply) => self.read(reply, move |state| {
                 let row = state.books.table.resent(clock::now(), tenant, &content);
                 row.map(|row| state.view(row))

@@ -46,10 +46,10 @@ pub async fn once(
         None => return Ok(next.run(request).await),
         Some(Begun::InUse) => return Err(ApiError::key_in_use()),
         Some(Begun::Reused) => return Err(ApiError::key_reused()),
-        Some(Begun::Known(_, Some(answer))) => {
+        Some(Begun::Answered(answer)) => {
             return submit::replayed(&door, Replay::Key, route::ok_bytes(answer));
         }
-        Some(Begun::Free(guard) | Begun::Known(guard, None)) => guard,
+        Some(Begun::Free(guard)) => guard,
     };
     // In a task of its own, so that a key gets its answer even if its caller goes away.
     let task = tokio::spawn(answered(request, next, guard, content));

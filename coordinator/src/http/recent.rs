@@ -45,14 +45,14 @@ enum Key {
 /// Whether a request with a key may be handled.
 #[derive(Debug)]
 pub enum Begun {
-    /// Yes; the key is taken until the guard is gone.
+    /// Yes: it was not used, or for this and only the farm knows what was answered. It is taken until the guard is gone.
     Free(KeyGuard),
     /// The first request with the key still runs.
     InUse,
     /// It was used for other content.
     Reused,
-    /// It was used for this: if known, with this answer.
-    Known(KeyGuard, Option<Bytes>),
+    /// It was used for this, with this answer. Nothing is left to be done, so the key is not taken.
+    Answered(Bytes),
 }
 
 /// Keeps a key in use. Without [`KeyGuard::done`], the key is as it was before.
@@ -90,23 +90,24 @@ impl Earlier {
 }
 
 impl Recent {
+    /// Whether a request with this key is being handled.
+    pub fn is_running(&self, key: &Hash) -> bool {
+        matches!(self.lock().keys.get(key), Some(Key::Running))
+    }
+
     /// Takes a key for a request of this content.
     pub fn begin_key(&self, key: Hash, content: Hash) -> Begun {
         let mut inner = self.lock();
         inner.forget_old();
-        let known = match inner.keys.get(&key) {
-            None => None,
+        match inner.keys.get(&key) {
             Some(Key::Running) => return Begun::InUse,
             Some(Key::Done { content: other, .. }) if *other != content => return Begun::Reused,
-            Some(Key::Done { answer, .. }) => Some(answer.clone()),
-        };
-        let before = inner.keys.insert(key, Key::Running);
-        let listed = known.is_some();
-        let guard = KeyGuard { recent: self.clone(), key, before, listed };
-        match known {
-            None => Begun::Free(guard),
-            Some(answer) => Begun::Known(guard, answer),
+            Some(Key::Done { answer: Some(answer), .. }) => return Begun::Answered(answer.clone()),
+            None | Some(Key::Done { answer: None, .. }) => {}
         }
+        let before = inner.keys.insert(key, Key::Running);
+        let listed = before.is_some();
+        Begun::Free(KeyGuard { recent: self.clone(), key, before, listed })
     }
 
     /// Marks a content as being handled, and names those that came before.
@@ -207,16 +208,16 @@ mod tests {
     fn a_key_is_free_until_a_request_with_it_succeeded() {
         let recent = Recent::default();
         let Begun::Free(guard) = recent.begin_key([1; 32], [2; 32]) else { panic!("not free") };
+        assert!(recent.is_running(&[1; 32]) && !recent.is_running(&[2; 32]));
         assert!(matches!(recent.begin_key([1; 32], [2; 32]), Begun::InUse));
         drop(guard);
         let Begun::Free(guard) = recent.begin_key([1; 32], [3; 32]) else { panic!("not free") };
         guard.done([3; 32], Some(Bytes::from_static(b"x")));
         assert!(matches!(recent.begin_key([1; 32], [2; 32]), Begun::Reused));
-        for _ in 0..2 {
-            let Begun::Known(_guard, answer) = recent.begin_key([1; 32], [3; 32]) else {
-                panic!("not known")
-            };
-            assert_eq!(answer.as_deref(), Some(&b"x"[..]));
+        let again = [0, 1].map(|_| recent.begin_key([1; 32], [3; 32]));
+        for again in again {
+            let Begun::Answered(answer) = again else { panic!("not known: {again:?}") };
+            assert_eq!(&answer[..], b"x");
         }
     }
 

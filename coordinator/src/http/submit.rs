@@ -6,7 +6,7 @@
 use super::create::{self, Circumstances};
 use super::envelope::ApiError;
 use super::fields::Fields;
-use super::recent::{Begun, Hash, KeyGuard, hash_of};
+use super::recent::{Begun, Hash, hash_of};
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
 use super::words::Replay;
@@ -71,11 +71,7 @@ pub async fn create(
 async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
     let content = request.content;
     match request.key {
-        Some(key) => match door.recent.begin_key(key, content) {
-            Begun::InUse => Err(ApiError::key_in_use()),
-            Begun::Reused => Err(ApiError::key_reused()),
-            Begun::Free(guard) | Begun::Known(guard, _) => keyed(door, request, guard).await,
-        },
+        Some(key) => keyed(door, request, key).await,
         None => {
             let (_guard, earlier) = door.recent.begin_content(content);
             if request.resent {
@@ -99,18 +95,38 @@ async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
     }
 }
 
-/// With a key, the answer is that of the moment of creation, now and later.
-async fn keyed(door: &Door, request: Create, guard: KeyGuard) -> Result<Response, ApiError> {
+/// With a key, the answer is that of the moment of creation, now and later. What may have changed since (a model that
+/// is gone, an end user who was banned) is no matter of a request that was answered: the farm is asked for it first, and
+/// the key is taken for a request that may make a job alone.
+async fn keyed(door: &Door, request: Create, key: Hash) -> Result<Response, ApiError> {
     let content = request.content;
+    if door.recent.is_running(&key) {
+        return Err(ApiError::key_in_use());
+    }
+    if let Some(view) = door.state.farm.ask(|reply| FarmMsg::FindKeyed(key, reply)).await? {
+        return if view.content == content {
+            again(door, &view)
+        } else {
+            Err(ApiError::key_reused())
+        };
+    }
+    let guard = match door.recent.begin_key(key, content) {
+        Begun::InUse => return Err(ApiError::key_in_use()),
+        Begun::Reused => return Err(ApiError::key_reused()),
+        Begun::Free(guard) => guard,
+        Begun::Answered(bytes) => return replayed(door, Replay::Key, route::ok_bytes(bytes)),
+    };
     let made = submit(door, request).await?;
     guard.done(content, None);
     match made {
         Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
-        Made::Before(view) => {
-            let answer = answer(door, &video::first_view(&view), StatusSet::Core)?;
-            replayed(door, Replay::Key, answer)
-        }
+        Made::Before(view) => again(door, &view),
     }
+}
+
+/// Repeats the first answer to a request with a key.
+fn again(door: &Door, view: &JobView) -> Result<Response, ApiError> {
+    replayed(door, Replay::Key, answer(door, &video::first_view(view), StatusSet::Core)?)
 }
 
 enum Made {

@@ -216,6 +216,10 @@ fn answer(shared: Shared, message: FarmMsg) {
             let found = table.find(Some(tenant), job).map(|held| held.deleted = true);
             say(reply, found.is_some());
         }
+        FarmMsg::FindKeyed(key, reply) => {
+            let found = table.jobs.iter().find(|held| held.key == Some(key));
+            say(reply, found.map(|held| held.view.clone()));
+        }
         FarmMsg::FindResent(tenant, content, reply) => {
             let mut jobs = table.jobs.iter().rev();
             let found = jobs.find(|h| h.view.spec.tenant == tenant && h.view.content == content);

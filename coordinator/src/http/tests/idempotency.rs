@@ -1,5 +1,6 @@
 //! 5.3: one job, however often a request is sent.
 
+use crate::farm::SubmitRefused;
 use crate::http::testing::{Answer, NOW, Stand, send};
 use std::time::Duration;
 use zoetrope_protocol::id::Millis;
@@ -69,6 +70,23 @@ async fn a_refused_request_leaves_the_key_free() {
         assert_eq!(keyed(&stand, &key, BODY).await.code().0, 400);
     }
     assert_eq!(keyed(&stand, &"x".repeat(255), BODY).await.status, 200);
+}
+
+/// 5.3: nothing runs, so a replay is no reason to refuse another, and what changed since is no matter of it.
+#[tokio::test]
+async fn replays_do_not_meet_each_other_nor_what_came_after_the_first_answer() {
+    let stand = Stand::new().await;
+    let body = r#"{"prompt":"a red ball","seconds":4}"#;
+    let first = keyed(&stand, "k", body).await;
+    stand.table.lock().unwrap().delay = Duration::from_millis(200);
+    let many = futures::future::join_all((0..8).map(|_| keyed(&stand, "k", body))).await;
+    for again in many {
+        assert_eq!((again.status, &again.bytes), (200, &first.bytes));
+    }
+    assert_eq!(stand.table.lock().unwrap().submits, 1, "a replay is not submitted");
+    // A farm that would take nothing any more.
+    stand.table.lock().unwrap().refuse = Some(SubmitRefused::DeadlineInfeasible);
+    assert_eq!(keyed(&stand, "k", body).await.bytes, first.bytes);
 }
 
 #[tokio::test]
