@@ -68,7 +68,7 @@ impl<'a> File<'a> {
 
     /// How a request reads it.
     pub(super) fn read(&self, method: &Method, headers: &HeaderMap) -> Read {
-        match self.wanted(headers) {
+        match self.wanted(method, headers) {
             _ if method == Method::HEAD => Read::Head,
             None | Some(Wanted::Nothing) => Read::Head,
             Some(Wanted::Part(range)) if range.start > 0 => Read::Part,
@@ -76,14 +76,15 @@ impl<'a> File<'a> {
         }
     }
 
-    /// What is wanted of it; none: the caller has it.
-    fn wanted(&self, headers: &HeaderMap) -> Option<Wanted> {
+    /// What is wanted of it; none: the caller has it. Parts are for GET alone (RFC 9110, 14.2).
+    fn wanted(&self, method: &Method, headers: &HeaderMap) -> Option<Wanted> {
         if matches(headers, header::IF_NONE_MATCH, &self.etag) {
             return None;
         }
         let unchanged = !headers.contains_key(header::IF_RANGE)
             || body::text_header(headers, header::IF_RANGE.as_str()) == Some(self.etag.as_str());
-        let range = body::text_header(headers, header::RANGE.as_str()).filter(|_| unchanged);
+        let has_parts = unchanged && method == Method::GET;
+        let range = body::text_header(headers, header::RANGE.as_str()).filter(|_| has_parts);
         Some(range.map_or(Wanted::All, |text| wanted(text, self.asset.bytes)))
     }
 
@@ -103,7 +104,7 @@ impl<'a> File<'a> {
             // The bytes never change, but they may go: by expiry, or because their owner deletes them.
             .header(header::CACHE_CONTROL, "private, no-cache");
         let bytes = self.asset.bytes;
-        let (status, range) = match self.wanted(headers) {
+        let (status, range) = match self.wanted(method, headers) {
             None => {
                 return base.status(StatusCode::NOT_MODIFIED).body(Body::empty()).map_err(fault);
             }
