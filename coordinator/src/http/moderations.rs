@@ -100,9 +100,12 @@ fn input(fields: &mut Fields, text_only: bool) -> Result<Input, ApiError> {
         let message = format!("Invalid value: 'input' has at most {INPUTS_MAX} elements.");
         return Err(ApiError::invalid("input", message));
     }
-    if nodes.iter().all(|node| matches!(node, Node::Text(_))) {
-        let text = |node| if let Node::Text(text) = node { Some(text) } else { None };
-        return each(nodes.into_iter().filter_map(text).collect());
+    let text = |node: &Node| match node {
+        Node::Text(text) | Node::Form(text) => Some(text.clone()),
+        _ => None,
+    };
+    if let Some(texts) = nodes.iter().map(text).collect() {
+        return each(texts);
     }
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     for (n, node) in nodes.into_iter().enumerate() {
@@ -254,4 +257,22 @@ pub fn shown(verdict: &Verdict, kind: &'static str) -> Value {
     shown["type"] = "moderation_result".into();
     shown["model"] = format!("zoetrope-policy@sha256:{}", verdict.policy).into();
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::node::join;
+
+    /// 1.4, rule 3: arrays of primitives are repeated names in a form.
+    #[test]
+    fn strings_come_in_json_and_in_forms() {
+        let parts = ["a", "b"].map(|text| ("input[]".to_owned(), Node::Form(text.to_owned())));
+        let json = serde_json::from_str(r#"{"input":["a","b"]}"#).unwrap();
+        for body in [join(parts.to_vec()), json] {
+            let mut fields = Fields::of(body).unwrap();
+            let read = input(&mut fields, true);
+            assert!(matches!(read, Ok(Input::Each(texts)) if texts == ["a", "b"]));
+        }
+    }
 }
