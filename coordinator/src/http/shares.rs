@@ -8,6 +8,7 @@ use super::content::{self, File};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
+use super::recent::Hash;
 use super::route::{self, Caller};
 use super::words::{Code, Replay};
 use super::{Door, body, create, submit};
@@ -24,6 +25,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::hmac;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use zoetrope_protocol::id::{JobId, TenantId};
 use zoetrope_protocol::moderation::Audience;
 
 /// The document with the secret that addresses are signed with.
@@ -121,8 +123,15 @@ pub async fn create(
     let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
     let fields = body::read(&door, Who::from(&caller), &head.headers, upload).await?;
     let content = submit::content(&caller, true, &path, &fields);
-    let new = NewShare { request: key.map(|key| (content, key)), ..wish(fields)? };
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
+    let new = match (wish(fields), key) {
+        (Ok(new), key) => NewShare { request: key.map(|key| (content, key)), ..new },
+        // A key that is known was used for other content: what is wrong with this one is no matter.
+        (Err(_), Some(key)) if made_one(&door, tenant, job, key).await? => {
+            return Err(ApiError::key_reused());
+        }
+        (Err(wrong), _) => return Err(wrong),
+    };
     let made = door.state.farm.ask(|reply| FarmMsg::Share(tenant, job, new, reply)).await?;
     let (share, before) = made.map_err(|refused| match refused {
         ShareRefused::NoSuchVideo => ApiError::no_video(&id),
@@ -140,8 +149,17 @@ pub async fn create(
         ),
         ShareRefused::KeyReused => ApiError::key_reused(),
     })?;
-    let answer = route::ok(&show(&door, &share, &head.headers)?)?;
+    // The first answer, whatever became of the link since.
+    let first = Share { revoked: None, downloads: 0, ..share };
+    let answer = route::ok(&show(&door, &first, &head.headers)?)?;
     if before { submit::replayed(&door, Replay::Key, answer) } else { Ok(answer) }
+}
+
+/// Whether a request with this key made a link to the video.
+async fn made_one(door: &Door, tenant: TenantId, job: JobId, key: Hash) -> Result<bool, ApiError> {
+    let shares = door.state.farm.ask(|reply| FarmMsg::Shares(tenant, job, reply)).await?;
+    let of_key = |share: &Share| share.request.is_some_and(|(_, of)| of == key);
+    Ok(shares.is_some_and(|shares| shares.iter().any(of_key)))
 }
 
 fn wish(mut fields: Fields) -> Result<NewShare, ApiError> {

@@ -262,7 +262,17 @@ async fn what_cannot_be_is_refused_with_the_field_and_a_repeated_wish_makes_one_
     let again = post(json!({"max_downloads": 2})).await.expect("an answer");
     assert_eq!(again.headers()["idempotent-replayed"], "true");
     assert_eq!(again.bytes().await.expect("the bytes"), first);
-    assert_eq!(post(json!({"max_downloads": 3})).await.expect("an answer").status(), 422);
+    for other in [json!({"max_downloads": 3}), json!({"max_downloads": 0}), json!({"no": 1})] {
+        assert_eq!(post(other).await.expect("an answer").status(), 422);
+    }
+    // The first answer is the answer, whatever became of the link.
+    let link: Value = serde_json::from_slice(&first).expect("JSON");
+    assert_eq!(open.follow(&link, None).await.status(), 200);
+    let path = format!("{}/{}", links(1), link["id"].as_str().expect("an id"));
+    let (_, revoked) = open.ask(Method::DELETE, &path, None).await;
+    assert_eq!(revoked["downloads"], 1);
+    let again = post(json!({"max_downloads": 2})).await.expect("an answer");
+    assert_eq!(again.bytes().await.expect("the bytes"), first);
 
     // Another project knows nothing of it.
     let stranger =
