@@ -52,6 +52,16 @@ async fn bodies_that_cannot_be_read() {
     let cut = "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\na";
     let latin: &[u8] =
         b"--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\n\xff\r\n--b--\r\n";
+    let nameless: &[u8] = b"--b\r\nContent-Disposition: form-data\r\n\r\na\r\n--b--";
+    let long = [b'x'; 9000];
+    let disposition = "\r\nContent-Disposition: form-data; name=";
+    let prompt = format!("--b{disposition}\"prompt\"\r\n\r\na\r\n--b{disposition}");
+    let both = format!(
+        "{prompt}metadata\r\n\r\n{{}}\r\n--b{disposition}\"metadata[k]\"\r\n\r\nv\r\n--b--"
+    );
+    // An empty file of a form in a browser is a file.
+    let nothing = format!("{prompt}\"input_reference\"; filename=\"\"\r\n\r\n\r\n--b--");
+    let (both, nothing) = (both.as_bytes(), nothing.as_bytes());
     for (kind, body, status, code) in [
         ("application/json", &b""[..], 400, missing),
         ("application/json", b"  \n", 400, missing),
@@ -68,6 +78,17 @@ async fn bodies_that_cannot_be_read() {
         ("application/json", b"{\"prompt\":\"a\",\"prompt\":\"b\"}", 400, Some("invalid_type")),
         (multipart, cut.as_bytes(), 400, None),
         (multipart, latin, 400, None),
+        (multipart, nameless, 400, None),
+        (multipart, &[&b"--b\r\n"[..], &long, b"\r\n\r\na\r\n--b--"].concat(), 400, None),
+        (multipart, b"--b\nContent-Disposition: form-data; name=\"prompt\"\n\na\n--b--", 400, None),
+        ("multipart/form-data; boundary=\"\"", b"--b--", 400, None),
+        (multipart, b"{\"prompt\":\"a\"}", 400, None),
+        ("application/json", b"--b--", 400, None),
+        ("application/json", b"{\"prompt\":\"a\"} {}", 400, None),
+        ("application/json", b"{\"prompt\":\"\\ud800\"}", 400, None),
+        ("application/json", b"\xef\xbb\xbf{}", 400, None),
+        (multipart, both, 400, Some("invalid_value")),
+        (multipart, nothing, 400, Some("invalid_input_media")),
         ("multipart/form-data", b"--b--", 400, None),
         ("text/plain", b"x", 415, None),
         ("", b"x", 415, None),
