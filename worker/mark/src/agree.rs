@@ -1,9 +1,10 @@
 //! Whether a film shows the same as one that it claims to be: a mark can be copied, so a mark that was found is a
 //! pointer and no proof.
 //!
-//! Both films are looked at as small grey pictures, two a second. The search for the mark says how the one was scaled,
+//! Both films are looked at as small pictures, two a second: their light, and where that is the same their colours. The search for the mark says how the one was scaled,
 //! mirrored and turned; where it was cut out of the other is tried. Pure; `film.rs` reads the pictures.
 
+use crate::colour::{self, Tints};
 use crate::search::Found;
 
 /// Short side of the picture that is compared, in pixels: enough for what is where, too little for texture.
@@ -23,7 +24,7 @@ const PLACED: f32 = 0.6;
 const SAME: f32 = 0.9;
 /// If they also differ nowhere: side of the part of a picture that is looked at, and by how much such parts may be apart on
 /// average, in standard deviations of the picture. Scenes that are alike but for a thing in them are 0.9 and more apart.
-const PART: usize = 6;
+pub(crate) const PART: usize = 6;
 const APART_MAX: f32 = 0.9;
 /// The film may be so much larger than the one it was made of: rounding, and a step of the search.
 const LARGER: f32 = 1.04;
@@ -88,6 +89,22 @@ pub struct Glimpses {
     pub size: (usize, usize),
     /// In order: [`SEEN_A_SECOND`] or [`OWN_A_SECOND`].
     pub pictures: Vec<Grey>,
+    /// The colours of each, of the same size.
+    pub tints: Vec<Tints>,
+}
+
+/// A picture and its colours.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    grey: &'a Grey,
+    tints: &'a Tints,
+}
+
+impl Glimpses {
+    fn shown(&self) -> Vec<Shown<'_>> {
+        let pairs = self.pictures.iter().zip(&self.tints);
+        pairs.map(|(grey, tints)| Shown { grey, tints }).collect()
+    }
 }
 
 /// The share of the pictures of `seen` that are somewhere in `own`, 0 to 1; none if either has no picture. `found` is the
@@ -137,14 +154,17 @@ fn shared(own: &Glimpses, seen: &Glimpses, symmetry: u8, pixels: f32) -> Option<
         return Some(0.0);
     }
     let step = seen.pictures.len().div_ceil(LOOKED_FOR).max(1);
-    let looked_for: Vec<Grey> = seen
-        .pictures
-        .iter()
-        .step_by(step)
-        .map(|picture| resized(&upright(picture, symmetry), wide, high))
-        .collect();
-    let there = looked_for.iter().filter(|picture| is_there(&own.pictures, picture)).count();
-    Some(there as f32 / looked_for.len() as f32)
+    let own = own.shown();
+    let straight = |picture: &Grey| resized(&upright(picture, symmetry), wide, high);
+    let looked_for = seen.shown().into_iter().step_by(step);
+    let (mut there, mut all) = (0u32, 0u32);
+    for Shown { grey, tints } in looked_for {
+        let (blue, red) = (straight(&tints.blue), straight(&tints.red));
+        let (grey, tints) = (&straight(grey), &Tints { blue, red });
+        there += u32::from(is_there(&own, Shown { grey, tints }));
+        all += 1;
+    }
+    Some(there as f32 / all.max(1) as f32)
 }
 
 /// The picture as it was before it was mirrored and turned.
@@ -191,27 +211,31 @@ fn resized(picture: &Grey, width: usize, height: usize) -> Grey {
 
 /// Whether a picture shows what one of the clip's shows: its place is looked for in some of them, and all are held against it
 /// there.
-fn is_there(own: &[Grey], picture: &Grey) -> bool {
+fn is_there(own: &[Shown<'_>], picture: Shown<'_>) -> bool {
     let some = own.iter().step_by(own.len().div_ceil(PLACED_IN).max(1));
     let places = some.filter_map(|own| {
         // The smaller one lies in the larger one.
-        place(own, picture).or_else(|| place(picture, own))
+        place(own.grey, picture.grey).or_else(|| place(picture.grey, own.grey))
     });
     let best = places.max_by(|a, b| a.correlation.total_cmp(&b.correlation));
     let Some(best) = best.filter(|best| best.correlation >= PLACED) else { return false };
-    let shows = |whole: &Grey, part: &Grey| {
+    let shows = |whole: Shown<'_>, part: Shown<'_>| {
         let near = |at: usize, most: usize| at.saturating_sub(1)..=(at + 1).min(most);
-        let (rows, columns) = (whole.height - part.height, whole.width - part.width);
+        let rows = whole.grey.height - part.grey.height;
+        let columns = whole.grey.width - part.grey.width;
         let mut places = near(best.row, rows)
             .flat_map(|row| near(best.column, columns).map(move |column| (row, column)));
         places.any(|(row, column)| {
-            let line = line(whole, part, row, column).filter(|line| line.correlation >= SAME);
-            line.is_some_and(|line| line.apart(whole, part) <= APART_MAX)
+            let line = line(whole.grey, part.grey, row, column);
+            line.filter(|line| line.correlation >= SAME).is_some_and(|line| {
+                line.apart(whole.grey, part.grey) <= APART_MAX
+                    && colour::agrees(whole.tints, part.tints, row, column)
+            })
         })
     };
-    own.iter().any(|own| match fits(own, picture) {
-        true => shows(own, picture),
-        false => shows(picture, own),
+    own.iter().any(|own| match fits(own.grey, picture.grey) {
+        true => shows(*own, picture),
+        false => shows(picture, *own),
     })
 }
 
@@ -316,6 +340,17 @@ mod tests {
         Grey { width, height, luma: rows.collect() }
     }
 
+    /// A film of these pictures, of the same colour everywhere.
+    fn film(size: (usize, usize), pictures: Vec<Grey>) -> Glimpses {
+        let plain = |picture: &Grey, value| Grey {
+            luma: vec![value; picture.luma.len()],
+            ..picture.clone()
+        };
+        let tints =
+            pictures.iter().map(|grey| Tints { blue: plain(grey, 90), red: plain(grey, 150) });
+        Glimpses { size, tints: tints.collect(), pictures }
+    }
+
     fn found(chips: f32, symmetry: u8) -> Found {
         Found { mark: MarkId(1), epoch: 0, agreement: 9.0, chips, symmetry }
     }
@@ -323,40 +358,28 @@ mod tests {
     /// Promise: the same film agrees when it is cut, mirrored or turned; another one does not.
     #[test]
     fn a_film_agrees_with_what_it_was_cut_from_and_with_nothing_else() {
-        let own = Glimpses {
-            size: (288, 512),
-            pictures: (0..8).map(|seed| picture(seed, 48, 85)).collect(),
-        };
+        let own = film((288, 512), (0..8).map(|seed| picture(seed, 48, 85)).collect());
         let chip = 288.0 / 120.0;
-        let same = Glimpses { pictures: own.pictures[2..5].to_vec(), ..own.clone() };
+        let same = film(own.size, own.pictures[2..5].to_vec());
         assert_eq!(agreement(&own, chip, &same, &found(120.0, 0)), Some(1.0));
         // Cut to 80 % of each side: fewer chips on the short side.
         let part = |picture: &Grey| cut(picture, 5, 9, 38, 68);
-        let cropped =
-            Glimpses { size: (230, 410), pictures: own.pictures.iter().map(part).collect() };
+        let cropped = film((230, 410), own.pictures.iter().map(part).collect());
         assert_eq!(agreement(&own, chip, &cropped, &found(96.0, 0)), Some(1.0));
         let mirrored = |picture: &Grey| upright(picture, 1);
-        let flipped =
-            Glimpses { pictures: own.pictures.iter().map(mirrored).collect(), ..own.clone() };
+        let flipped = film(own.size, own.pictures.iter().map(mirrored).collect());
         assert_eq!(agreement(&own, chip, &flipped, &found(120.0, 1)), Some(1.0));
         assert!(agreement(&own, chip, &flipped, &found(120.0, 0)).is_some_and(|share| share < 0.5));
-        let foreign = Glimpses {
-            pictures: (50..58).map(|seed| picture(seed, 48, 85)).collect(),
-            ..own.clone()
-        };
+        let foreign = film(own.size, (50..58).map(|seed| picture(seed, 48, 85)).collect());
         assert!(agreement(&own, chip, &foreign, &found(120.0, 0)).is_some_and(|share| share < 0.5));
         // In another light it is the same; with another thing in it it is not.
-        let changed = |change: &dyn Fn(usize, u8) -> u8| Glimpses {
-            pictures: own
-                .pictures
-                .iter()
-                .map(|picture| {
-                    let luma = picture.luma.iter().enumerate();
-                    let luma = luma.map(|(at, value)| change(at, *value)).collect();
-                    Grey { luma, ..picture.clone() }
-                })
-                .collect(),
-            ..own.clone()
+        let changed = |change: &dyn Fn(usize, u8) -> u8| {
+            let picture = |picture: &Grey| {
+                let luma = picture.luma.iter().enumerate();
+                let luma = luma.map(|(at, value)| change(at, *value)).collect();
+                Grey { luma, ..picture.clone() }
+            };
+            film(own.size, own.pictures.iter().map(picture).collect())
         };
         let lit = changed(&|_, value| value / 2 + 60);
         assert_eq!(agreement(&own, chip, &lit, &found(120.0, 0)), Some(1.0));
@@ -368,10 +391,10 @@ mod tests {
         assert_eq!(agreement(&own, chip, &same, &found(200.0, 0)), Some(0.0));
         assert_eq!(agreement(&own, chip, &same, &found(20.0, 0)), Some(0.0));
         let flat = Grey { width: 48, height: 85, luma: vec![90; 48 * 85] };
-        let blank = Glimpses { pictures: vec![flat], ..own.clone() };
+        let blank = film(own.size, vec![flat]);
         assert_eq!(agreement(&own, chip, &blank, &found(120.0, 0)), Some(0.0));
         assert_eq!(agreement_unplaced(&own, &blank), Some(0.0));
-        let nothing = Glimpses { pictures: Vec::new(), ..own.clone() };
+        let nothing = film(own.size, Vec::new());
         assert_eq!(agreement(&own, chip, &nothing, &found(120.0, 0)), None);
         assert_eq!(agreement_unplaced(&own, &nothing), None);
         // In the middle of a wide picture: it shows the clip whole.
@@ -380,29 +403,66 @@ mod tests {
             let luma = picture.luma.chunks_exact(48).flat_map(row).collect();
             Grey { width: 152, height: 85, luma }
         };
-        let wide =
-            Glimpses { size: (910, 512), pictures: own.pictures.iter().map(bordered).collect() };
+        let wide = film((910, 512), own.pictures.iter().map(bordered).collect());
         let chips = 120.0 / 288.0 * 512.0;
         assert_eq!(agreement(&own, chip, &wide, &found(chips, 0)), Some(1.0));
-        let strange = foreign.pictures.iter().map(bordered).collect();
-        let strange = Glimpses { size: (910, 512), pictures: strange };
+        let strange = film((910, 512), foreign.pictures.iter().map(bordered).collect());
         assert!(agreement(&own, chip, &strange, &found(chips, 0)).is_some_and(|share| share < 0.5));
         // Where nothing says how it lies: scaled, mirrored, turned or cut on two sides, and still nothing else.
-        let scaled = Glimpses { size: (144, 256), ..own.clone() };
+        let scaled = film((144, 256), own.pictures.clone());
         assert_eq!(agreement_unplaced(&own, &scaled), Some(1.0));
         assert_eq!(agreement_unplaced(&own, &flipped), Some(1.0));
         let on_its_side = |picture: &Grey| upright(picture, 5);
-        let lying = own.pictures.iter().map(on_its_side).collect();
-        assert_eq!(
-            agreement_unplaced(&own, &Glimpses { size: (512, 288), pictures: lying }),
-            Some(1.0)
-        );
+        let lying = film((512, 288), own.pictures.iter().map(on_its_side).collect());
+        assert_eq!(agreement_unplaced(&own, &lying), Some(1.0));
         let short = |picture: &Grey| cut(picture, 0, 20, 48, 48);
-        let square = own.pictures.iter().map(short).collect();
-        assert_eq!(
-            agreement_unplaced(&own, &Glimpses { size: (288, 288), pictures: square }),
-            Some(1.0)
-        );
+        let square = film((288, 288), own.pictures.iter().map(short).collect());
+        assert_eq!(agreement_unplaced(&own, &square), Some(1.0));
         assert!(agreement_unplaced(&own, &foreign).is_some_and(|share| share < 0.5));
+    }
+
+    /// Promise: a thing in another colour is another film, though it is the same in grey; a filter over all colours, or none left,
+    /// is the same film.
+    #[test]
+    fn the_same_in_another_colour_is_another_film() {
+        let pictures: Vec<Grey> = (0..8).map(|seed| picture(seed, 48, 85)).collect();
+        // A ground with a thing on it: blue and red differences of both.
+        let coloured = |ground: (u8, u8), thing: (u8, u8)| {
+            let inside = |at: usize| (18..30).contains(&(at % 48)) && (36..48).contains(&(at / 48));
+            let plane = |ground: u8, thing: u8| Grey {
+                width: 48,
+                height: 85,
+                luma: (0..48 * 85).map(|at| if inside(at) { thing } else { ground }).collect(),
+            };
+            let tints = Tints { blue: plane(ground.0, thing.0), red: plane(ground.1, thing.1) };
+            Glimpses {
+                size: (288, 512),
+                tints: vec![tints; pictures.len()],
+                pictures: pictures.clone(),
+            }
+        };
+        let (grass, red) = ((90, 80), (100, 200));
+        let own = coloured(grass, red);
+        let chip = 288.0 / 120.0;
+        let share = |seen: &Glimpses| agreement(&own, chip, seen, &found(120.0, 0));
+        assert_eq!(share(&own), Some(1.0));
+        for (thing, name) in [((200, 110), "blue"), ((60, 175), "orange"), ((180, 160), "purple")] {
+            assert_eq!(share(&coloured(grass, thing)), Some(0.0), "{name}");
+            assert_eq!(agreement_unplaced(&own, &coloured(grass, thing)), Some(0.0), "{name}");
+        }
+        // Turned by 25 degrees and stronger by 1.4, weaker by half, and grey.
+        let filtered = |strength: f32, degrees: f32| {
+            let (sine, cosine) = degrees.to_radians().sin_cos();
+            let turn = |(blue, red): (u8, u8)| {
+                let (b, r) = (f32::from(blue) - 128.0, f32::from(red) - 128.0);
+                let level = |value: f32| (value * strength + 128.0).round().clamp(0.0, 255.0) as u8;
+                (level(b * cosine - r * sine), level(b * sine + r * cosine))
+            };
+            coloured(turn(grass), turn(red))
+        };
+        for (strength, degrees) in [(1.4, 25.0), (1.4, -25.0), (0.5, 0.0), (0.0, 0.0)] {
+            assert_eq!(share(&filtered(strength, degrees)), Some(1.0), "{strength} {degrees}");
+        }
+        assert_eq!(share(&filtered(1.0, 120.0)), Some(0.0), "all colours are others");
     }
 }

@@ -2,6 +2,7 @@
 //! limit in time and in what it may say. The file may come from anyone.
 
 use crate::agree::{self, Glimpses, Grey};
+use crate::colour::Tints;
 use crate::reading::Stills;
 use crate::sound::READ_RATE;
 use crate::stretch::Look;
@@ -233,7 +234,7 @@ fn frames(ffmpeg: &Path, command: &mut Command, limit: Duration) -> Result<Frame
     }
 }
 
-/// Small grey pictures of a film of this size, so many a second: [`agree::SEEN_A_SECOND`] or [`agree::OWN_A_SECOND`].
+/// Small pictures of a film of this size, so many a second: [`agree::SEEN_A_SECOND`] or [`agree::OWN_A_SECOND`].
 ///
 /// # Errors
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
@@ -248,7 +249,7 @@ pub fn glimpses(
     let short = width.min(height).max(1);
     let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
     let mut command = command(ffmpeg, film, SECONDS_MAX);
-    command.args(PICTURE).args(["-pix_fmt", "gray", "-vf"]);
+    command.args(PICTURE).args(["-pix_fmt", "yuv444p", "-vf"]);
     let (wide, high) = (side(width), side(height));
     command.arg(format!("fps={per_second},scale={wide}:{high}:flags=area"));
     command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
@@ -257,22 +258,25 @@ pub fn glimpses(
     if width.saturating_mul(height) > agree::SIDE * agree::SIDE * 16 {
         return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
     }
-    let mut pictures = Vec::new();
+    let (mut pictures, mut tints) = (Vec::new(), Vec::new());
     while pictures.len() < SECONDS_MAX as usize * per_second
         && line(&mut out).is_some_and(|head| head.starts_with("FRAME"))
     {
-        let mut luma = vec![0; width * height];
-        if out.read_exact(&mut luma).is_err() {
-            break;
-        }
-        pictures.push(Grey { width, height, luma });
+        let mut plane = || -> std::io::Result<Grey> {
+            let mut luma = vec![0; width * height];
+            out.read_exact(&mut luma)?;
+            Ok(Grey { width, height, luma })
+        };
+        let (Ok(luma), Ok(blue), Ok(red)) = (plane(), plane(), plane()) else { break };
+        pictures.push(luma);
+        tints.push(Tints { blue, red });
     }
     match pictures.is_empty() {
         true => {
             drop(out);
             Err(reader.error("it has no frame"))
         }
-        false => Ok(Glimpses { size, pictures }),
+        false => Ok(Glimpses { size, pictures, tints }),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod agree;
 mod code;
+pub mod colour;
 mod fft;
 pub mod film;
 pub mod key;
