@@ -13,7 +13,7 @@ const DETAIL_SIGMA: f32 = 1.6;
 /// Detail is measured against its size within so many pixels on each side.
 const AROUND: usize = 8;
 /// Added to that size, so that noise in flat places is not blown up.
-const FLAT: f32 = 1.5;
+const FLAT: f32 = 0.5;
 /// One place counts no more than so much.
 const CLIP: f32 = 3.0;
 /// A value of 1 in a reading's bytes.

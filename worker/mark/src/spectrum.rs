@@ -7,7 +7,7 @@ pub const SIDE: usize = 128;
 /// Cells of a fold.
 pub const CELLS: usize = SIDE * SIDE;
 /// Softness of a bump in cells, as it comes back from a picture.
-const BUMP_SIGMA: f32 = 1.2;
+const BUMP_SIGMA: f32 = 1.0;
 
 /// Plans and buffers for squares of [`SIDE`].
 pub struct Square {
@@ -56,13 +56,14 @@ impl Square {
         self.transform(cells, Fft::inverse);
     }
 
-    /// What is left of a fold when each frequency counts the same, matched with a chip's bump: of variance 1.
+    /// What is left of a fold when its strong frequencies are held back, by the root of their size, matched with a chip's bump: of
+    /// variance 1. A lattice in the picture is strong in few; where all counted the same, so would what the encoder took away.
     pub fn matched(&mut self, fold: &[f32]) -> Vec<f32> {
         let mut cells: Vec<Complex> = fold.iter().map(|value| Complex::new(*value, 0.0)).collect();
         self.forward(&mut cells);
         for (cell, bump) in cells.iter_mut().zip(&self.bump) {
             let norm = cell.norm();
-            *cell = if norm > 1e-12 { *cell * (bump / norm) } else { Complex::default() };
+            *cell = if norm > 1e-12 { *cell * (bump / norm.sqrt()) } else { Complex::default() };
         }
         cells[0] = Complex::default();
         self.inverse(&mut cells);
