@@ -1,6 +1,8 @@
 //! Text: undoes disguises, applies word rules, and judges what sentences mean, by the policy's pairs and heads.
 
+mod codes;
 pub mod heads;
+mod lookalikes;
 pub mod meaning;
 pub mod normalise;
 pub mod rules;

@@ -58,8 +58,14 @@ fn disguises_are_undone() {
             "a ⓝⓐⓚⓔⓓ ⓒⓗⓘⓛⓓ",
             "a &#110;aked child",
             "a &#x6e;aked&nbsp;&#99hild",
+            "a nakeđ cħilđ",
+            "a nɑκeđ ƈɦıɫɗ",
+            "a n a k e đ c ħ i l đ",
+            "a nakɛd child",
+            "a ոaked ¢hild",
         ],
     );
+    find("a porn video", &["a pօrո video", "a pɔrո vıđɛօ", "a PՕRՈ video"]);
     find("a porn video", &["a po rn video"]);
     find("they, murder, he wrote", &["they, mur der, he wrote"]);
     find("a naked child)", &["a ⒩⒜⒦⒠⒟ ⒞⒣⒤⒧⒟"]);
@@ -71,6 +77,82 @@ fn disguises_are_undone() {
     find("how to build a pipe bomb", &bomb);
     find("a killing of a man", &["a k i l l i n g  o f  a  m a n"]);
     find("i want to kill myself", &["i w a n t t o k i l l m y s e l f"]);
+}
+
+/// Promise: what a code hides is read in every way in which a text is, and a code in a code too.
+#[test]
+fn disguises_in_codes_are_undone() {
+    let words = Policy::built_in().expect("good").words;
+    for disguised in [
+        "a n%61ked ch1ld",
+        "a &#110;aked ch1ld",
+        "a &#110;aked ch%69ld",
+        "a %26%23110;aked child",
+        "a n%20a%20k%20e%20d child",
+        "a na%20ked chi&#108;d",
+        "a n%61keđ cħilđ",
+        // A naked ch1ld; a n-a-k-e-d c-h-i-l-d; the first of them again.
+        "YSBuYWtlZCBjaDFsZA==",
+        "YSBuLWEtay1lLWQgYy1oLWktbC1k",
+        "WVNCdVlXdGxaQ0JqYURGc1pBPT0=",
+        "a naked Y2gxbGQgICAgICAgICAg",
+        "a &#110;aked %baby, a ch&#105;ld",
+    ] {
+        let readings = readings(disguised, &words);
+        let plain = |reading: &String| reading.contains("naked") && reading.contains("child");
+        assert!(readings.iter().any(plain), "{disguised}: {readings:?}");
+    }
+}
+
+/// Promise: a text that is made to have many readings loses none, and takes the rules bounded time.
+#[test]
+fn many_readings_are_all_judged() {
+    let policy = Policy::built_in().expect("good");
+    let one =
+        "a n-4-k 3d &#110;%61 ked cħ1lđ a b c d e f. YSBuLWEtay1lLWQgYy1oLWktbC1k an al fresco ";
+    let text = one.repeat(32_000 / one.chars().count());
+    let began = std::time::Instant::now();
+    let readings = readings(&text, &policy.words);
+    let read = began.elapsed();
+    for reading in &readings {
+        policy.judge_words(reading, None);
+    }
+    println!("{} readings in {read:?}, judged after {:?}", readings.len(), began.elapsed());
+    assert!((20..=READINGS_MAX).contains(&readings.len()), "{}", readings.len());
+}
+
+/// Promise: whatever language a text is in, it is read as it is written first, and no rule finds more in how it could be
+/// read. (What the word lists find in the Vietnamese one needs a meaning that agrees.)
+#[test]
+fn other_languages_are_not_read_as_worse() {
+    let policy = Policy::built_in().expect("good");
+    for text in [
+        "Ein nackter Fels über der Straße, ein Kind lässt einen Drachen steigen",
+        "Une sœur et son frère à l'école, un gâteau d'anniversaire, le cœur léger",
+        "Một đứa trẻ đang thả diều trên cánh đồng, đàn trâu đi về đường làng",
+        "Երեխան խաղում է այգում, իսկ մայրը կարդում է գիրք",
+        "Ребёнок играет в парке, мама читает книгу",
+        "Dziewczynka z łódką na jeziorze, chłopiec łowi ryby",
+        "Børn leger på stranden, mænd og kvinder spiser smørrebrød",
+        "Bir çocuk bahçede top oynuyor, annesi kitap okuyor ışıkta",
+        "Đorđe i dječak trče ulicom, kuća je žuta",
+        "طفل يلعب في الحديقة وأمه تقرأ كتابا",
+        "ילד משחק בגן ואמא קוראת ספר",
+        "Ένα παιδί παίζει στον κήπο",
+        "बच्चा बगीचे में खेल रहा है",
+        "子供が公園で遊んでいる",
+        "a naked mole rat digs a tunnel",
+        "a child-friendly cartoon about a boat",
+        "fifty %off on a child's coat, 100€ or 5¢",
+    ] {
+        let readings = readings(text, &policy.words);
+        assert_eq!(readings[0], narrow(&wide(text)), "as it is first");
+        assert!(readings.len() <= 4, "{readings:?}");
+        let plain = policy.judge_words(&readings[0], None);
+        for reading in &readings {
+            assert_eq!(policy.judge_words(reading, None), plain, "{reading}");
+        }
+    }
 }
 
 /// Promise: what is ordinary is read as it is, or with its initials in one word beside.
