@@ -1,11 +1,12 @@
 //! The engine of the coordinator: judges texts and images. Loaded once, shared by threads; every call blocks.
 
 use crate::classifier::{CardClassifier, Classifier, NetClassifier};
+use crate::faces;
 use crate::image_in::{self, ImageError};
 use crate::judge::{self, Asked, Heard, RecordError, Scores};
 use crate::models::{ModelsError, NetName};
 use crate::nets::minilm::TOKENS_MAX;
-use crate::nets::{Net, NetError, yunet};
+use crate::nets::{Net, NetError};
 use crate::policy::{ClassifierKind, Policy};
 use crate::score;
 use crate::text::meaning::{Meaning, PIECES_MAX, Piece, Seen};
@@ -152,20 +153,15 @@ impl Engine {
         Ok((worst, pictures.len()))
     }
 
-    /// The score of the surest face that is large enough; none where the policy looks for none.
+    /// The score of a face that is large enough, the surest of the first look that finds one; none where the policy looks for
+    /// none.
     ///
     /// # Errors
-    /// `Net`.
+    /// `Image` if there is too much to look at; `Net`.
     pub fn face(&self, pictures: &[image::RgbImage]) -> Result<Option<u16>, EngineError> {
         let Some(net) = &self.faces else { return Ok(None) };
-        let side = self.policy.face_side_min as f32;
-        let mut surest = None;
-        for picture in pictures {
-            let found = yunet::faces(net, picture, self.policy.face_gate)?;
-            let large = found.iter().filter(|face| face.width.min(face.height) >= side);
-            surest = surest.max(large.map(|face| score(face.score)).max());
-        }
-        Ok(surest)
+        let (gate, side_min) = (self.policy.face_gate, self.policy.face_side_min as f32);
+        Ok(faces::surest(net, pictures, gate, side_min)?.map(score))
     }
 
     /// Judges a finished clip by the record of its frames and of its sound.

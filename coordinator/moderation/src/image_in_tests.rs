@@ -131,3 +131,32 @@ fn frames_that_differ_are_looked_at_and_counted() {
     assert_eq!(distinct(vec![dark(88), dark(89), dark(88)], 64).map(|kept| kept.len()), Ok(2));
     assert_eq!(distinct(pictures(&gif(64)).expect("frames"), 1).map(|kept| kept.len()), Ok(1));
 }
+
+/// Promise: a photo is looked at as everybody shows it, which its head says.
+#[test]
+fn a_photo_is_turned_as_its_head_says() {
+    let mut bytes = Vec::new();
+    let light = |x, y| if x < 16 && y < 16 { 250 } else { 20 };
+    let corner = RgbImage::from_fn(64, 32, |x, y| image::Rgb([light(x, y); 3]));
+    let encoder = image::codecs::jpeg::JpegEncoder::new(&mut bytes);
+    encoder.write_image(&corner, 64, 32, ExtendedColorType::Rgb8).expect("encodes");
+    // The tag of the orientation alone, in one directory.
+    let head = |turn: u8| {
+        let exif =
+            [&b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"[..], &[turn], &[0; 6]]
+                .concat();
+        let length = ((exif.len() + 2) as u16).to_be_bytes();
+        [&b"\xff\xd8\xff\xe1"[..], &length, &exif, &bytes[2..]].concat()
+    };
+    for (turn, size, (x, y)) in [
+        (1, (64, 32), (4, 4)),
+        (3, (64, 32), (60, 28)),
+        (6, (32, 64), (28, 4)),
+        (8, (32, 64), (4, 60)),
+        (9, (64, 32), (4, 4)),
+    ] {
+        let picture = &pictures(&head(turn)).expect("a picture")[0];
+        assert_eq!(picture.dimensions(), size, "{turn}");
+        assert!(picture.get_pixel(x, y).0[0] > 150, "{turn}: the light corner is elsewhere");
+    }
+}

@@ -6,6 +6,7 @@
 
 pub mod classifier;
 pub mod engine;
+mod faces;
 pub mod frames;
 pub mod image_in;
 pub mod judge;

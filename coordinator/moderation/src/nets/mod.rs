@@ -127,16 +127,30 @@ pub(crate) fn scaled(
     height: u32,
     filter: FilterType,
 ) -> Result<Vec<u8>, NetError> {
+    let (wide, high) = picture.dimensions();
+    scaled_part(net, picture, [0, 0, wide, high], [width, height], filter)
+}
+
+/// The same of a part of a picture: left and upper edge, width and height.
+pub(crate) fn scaled_part(
+    net: NetName,
+    picture: &RgbImage,
+    [x, y, part_wide, part_high]: [u32; 4],
+    [width, height]: [u32; 2],
+    filter: FilterType,
+) -> Result<Vec<u8>, NetError> {
     let failed = |reason: String| NetError { net: net.word(), reason };
     let (wide, high) = picture.dimensions();
-    if wide == 0 || high == 0 {
+    if part_wide == 0 || part_high == 0 {
         // It would be scaled to black, and black is harmless.
         return Err(failed("a picture without pixels".into()));
     }
     let source = ImageRef::new(wide, high, picture, PixelType::U8x3);
     let source = source.map_err(|error| failed(error.to_string()))?;
     let mut scaled = Image::new(width, height, PixelType::U8x3);
+    let [x, y, part_wide, part_high] = [x, y, part_wide, part_high].map(f64::from);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    let options = options.crop(x, y, part_wide, part_high);
     let done = Resizer::new().resize(&source, &mut scaled, &options);
     done.map_err(|error| failed(error.to_string()))?;
     Ok(scaled.into_vec())

@@ -1,10 +1,11 @@
 //! YuNet (MIT): finds faces. Decoding as in OpenCV's `FaceDetectorYN`.
 
-use super::{Net, NetError, floats};
+use super::{Net, NetError, floats, scaled_part};
+use crate::models::NetName;
+use fast_image_resize::FilterType;
 use image::RgbImage;
-use image::imageops::{FilterType, resize};
 
-/// Side of what the net sees; longer pictures are shrunk, the rest is black.
+/// Side of what the net sees; what is left of it is black.
 const SIDE: u32 = 640;
 const STRIDES: [usize; 3] = [8, 16, 32];
 /// Finds that overlap more than this are one.
@@ -37,22 +38,33 @@ impl Face {
     }
 }
 
-/// The faces of at least this score, the surest first.
+/// A part of a picture (left and upper edge, width and height) as large as the net can see it, and what its sides are now
+/// of what they were.
+///
+/// # Errors
+/// `NetError` for one without pixels, or outside the picture.
+pub(crate) fn shrunk(picture: &RgbImage, part: [u32; 4]) -> Result<(RgbImage, f32), NetError> {
+    let [_, _, width, height] = part;
+    let shrink = (SIDE as f32 / width.max(height).max(1) as f32).min(1.0);
+    let small = |length: u32| ((length as f32 * shrink) as u32).clamp(1, SIDE);
+    let (width, height) = (small(width), small(height));
+    let (net, filter) = (NetName::Yunet, FilterType::Bilinear);
+    let bytes = scaled_part(net, picture, part, [width, height], filter)?;
+    let wrong = || NetError { net: net.word(), reason: "a picture of another size".into() };
+    RgbImage::from_raw(width, height, bytes).map(|small| (small, shrink)).ok_or_else(wrong)
+}
+
+/// The faces of at least this score in a picture that is no larger than the net's, the surest first.
 ///
 /// # Errors
 /// `NetError`.
 pub(crate) fn faces(net: &Net, picture: &RgbImage, gate: f32) -> Result<Vec<Face>, NetError> {
-    let (width, height) = picture.dimensions();
-    let shrink = (SIDE as f32 / width.max(height).max(1) as f32).min(1.0);
-    let small = |length: u32| ((length as f32 * shrink) as u32).clamp(1, SIDE);
-    let scaled = if shrink < 1.0 {
-        resize(picture, small(width), small(height), FilterType::Triangle)
-    } else {
-        picture.clone()
-    };
+    if picture.width().max(picture.height()) > SIDE {
+        return Err(net.error("a picture that is larger than it can see"));
+    }
     let side = SIDE as usize;
     let mut planes = vec![0.0; 3 * side * side];
-    for (x, y, pixel) in scaled.enumerate_pixels() {
+    for (x, y, pixel) in picture.enumerate_pixels() {
         let at = y as usize * side + x as usize;
         for (plane, channel) in [2, 1, 0].into_iter().enumerate() {
             planes[plane * side * side + at] = f32::from(pixel.0[channel]);
@@ -80,10 +92,10 @@ pub(crate) fn faces(net: &Net, picture: &RgbImage, gate: f32) -> Result<Vec<Face
             let centre = (((cell % cells) as f32 + dx) * step, ((cell / cells) as f32 + dy) * step);
             found.push(Face {
                 score,
-                x: (centre.0 - w / 2.0) / shrink,
-                y: (centre.1 - h / 2.0) / shrink,
-                width: w / shrink,
-                height: h / shrink,
+                x: centre.0 - w / 2.0,
+                y: centre.1 - h / 2.0,
+                width: w,
+                height: h,
             });
         }
     }
