@@ -3,6 +3,7 @@
 //! [`Desk`] has the engine and does the work on blocking threads within limits; the door asks it directly, the
 //! dispatch actor through [`ModerationActor`]. Never decides what becomes of a job; an error is never a pass.
 
+mod places;
 pub mod remote;
 mod rescan;
 pub mod settings;
@@ -11,6 +12,7 @@ use crate::dispatch::DispatchMsg;
 use crate::jobs::rescan::{Batch, PolicyTexts};
 use crate::metrics::Metrics;
 use crate::store::Store;
+use places::Places;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use remote::{Remote, RemoteError};
 use rescan::{Rescans, judge_anew};
@@ -19,25 +21,16 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zoetrope_moderation::judge::{self, Asked, Scores};
 use zoetrope_moderation::{Engine, EngineError, Policy};
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, TenantId};
 use zoetrope_protocol::job::ArtifactRef;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::moderation::{
     Audience, FRAMES_MAX, FrameRecord, UTTERANCES_MAX, Verdict, WORDS_BYTES_MAX,
 };
 
-/// Judgements that run at a time: each takes one core for some ten milliseconds.
-const AT_ONCE: usize = 2;
-/// Those of them that the door may ask for: jobs and clips always find a place that no request can take.
-const AT_ONCE_DOOR: usize = AT_ONCE - 1;
-/// Judgements that may wait for that: at 20 ms each a second of work for each core, far below any timeout.
-const WAITING_MAX: usize = 1_000;
-/// Requests of the door among them, for the same reason.
-const WAITING_DOOR_MAX: usize = WAITING_MAX / 2;
 /// The longest texts have 700 pieces of 20 ms.
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Texts of fewer characters together always fit: their readings have less than 700 pieces.
@@ -68,54 +61,12 @@ pub enum Unjudged {
 }
 
 /// Who wants a judgement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asker {
     /// A request, for itself.
     Door,
-    /// A job, for its words or its clip.
-    Job,
-}
-
-/// Places to judge, and to wait for that.
-struct Places {
-    all: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    /// Taken by the door before the ones above.
-    door: Arc<Semaphore>,
-    door_waiting: Arc<Semaphore>,
-}
-
-/// Held until a judgement ends.
-type Held = [Option<OwnedSemaphorePermit>; 2];
-
-impl Places {
-    fn new() -> Places {
-        let of = |places| Arc::new(Semaphore::new(places));
-        Places {
-            all: of(AT_ONCE),
-            waiting: of(WAITING_MAX),
-            door: of(AT_ONCE_DOOR),
-            door_waiting: of(WAITING_DOOR_MAX),
-        }
-    }
-
-    /// A place to wait in, if there is one.
-    fn wait(&self, asker: Asker) -> Result<Held, Unjudged> {
-        let place =
-            |of: &Arc<Semaphore>| of.clone().try_acquire_owned().map_err(|_| Unjudged::Late);
-        let door = (asker == Asker::Door).then(|| place(&self.door_waiting)).transpose()?;
-        Ok([door, Some(place(&self.waiting)?)])
-    }
-
-    /// A place to judge in, once one is free.
-    async fn judge(&self, asker: Asker) -> Result<Held, Unjudged> {
-        let late = |_| Unjudged::Late;
-        let door = match asker {
-            Asker::Door => Some(self.door.clone().acquire_owned().await.map_err(late)?),
-            Asker::Job => None,
-        };
-        Ok([door, Some(self.all.clone().acquire_owned().await.map_err(late)?)])
-    }
+    /// A job of this tenant, for its words or its clip.
+    Job(TenantId),
 }
 
 type Key = (Audience, ArtifactId);
@@ -149,7 +100,7 @@ impl Desk {
         Desk {
             policy: Arc::new(policy),
             engine: RwLock::default(),
-            places: Places::new(),
+            places: Places::default(),
             remembered: Mutex::default(),
             remote,
         }
@@ -255,6 +206,7 @@ impl Desk {
         record: FrameRecord,
         asked: Asked,
         audience: Audience,
+        asker: Asker,
     ) -> Result<Verdict, Unjudged> {
         let policy = self.policy.clone();
         let evidence = judge::evidence(&policy, &record, &asked);
@@ -263,7 +215,7 @@ impl Desk {
             judge::said(&policy, &record).map(|one| one.words.clone()).collect();
         let opinions = self.opinions(&words, audience).await?;
         let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
-        self.run(Asker::Job, move |engine| {
+        self.run(asker, move |engine| {
             let mut heard = engine.heard(&record, replaces)?;
             // One for each utterance, in the same order; behind them may come one for all.
             for (heard, opinion) in heard.iter_mut().zip(opinions) {
@@ -297,9 +249,9 @@ impl Desk {
         let engine = self.engine().ok_or(Unjudged::NotLoaded)?;
         let waiting = self.places.wait(asker)?;
         let work = async move {
-            let place = self.places.judge(asker).await?;
+            let place = waiting.place().await?;
             let task = tokio::task::spawn_blocking(move || {
-                let _held = (place, waiting);
+                let _held = place;
                 judge(&engine)
             });
             // A judgement that panicked gave no verdict.
@@ -357,6 +309,8 @@ pub enum ModerationMsg {
     JudgeTexts {
         /// The job.
         job: JobId,
+        /// Whose it is.
+        tenant: TenantId,
         /// Its words.
         texts: Vec<String>,
         /// For whom its clip is.
@@ -368,6 +322,8 @@ pub enum ModerationMsg {
     JudgeClip {
         /// The job.
         job: JobId,
+        /// Whose it is.
+        tenant: TenantId,
         /// The finish attempt.
         fence: Fence,
         /// The record.
@@ -455,11 +411,12 @@ impl Actor for ModerationActor {
         match message {
             ModerationMsg::Load => state.load(myself),
             ModerationMsg::Loaded(result) => state.loaded(myself, result),
-            ModerationMsg::JudgeTexts { job, texts, audience, back } => {
-                state.judge_texts(job, texts, audience, back);
+            ModerationMsg::JudgeTexts { job, tenant, texts, audience, back } => {
+                state.judge_texts(job, Asker::Job(tenant), texts, audience, back);
             }
-            ModerationMsg::JudgeClip { job, fence, record, asked, audience, back } => {
-                state.judge_clip(job, fence, record, asked, audience, back);
+            ModerationMsg::JudgeClip { job, tenant, fence, record, asked, audience, back } => {
+                let clip = (fence, record, asked);
+                state.judge_clip(job, Asker::Job(tenant), clip, audience, back);
             }
             ModerationMsg::Rescan { began, policy, items, through, back } => {
                 state.rescan(began, policy, items, through, back);
@@ -504,6 +461,7 @@ impl ModerationState {
     fn judge_texts(
         &self,
         job: JobId,
+        asker: Asker,
         texts: Vec<String>,
         audience: Audience,
         back: ActorRef<DispatchMsg>,
@@ -511,7 +469,7 @@ impl ModerationState {
         let ModerationArguments { desk, metrics, .. } = self.arguments.clone();
         tokio::spawn(async move {
             let began = Instant::now();
-            let verdict = match desk.texts(texts, audience, Asker::Job).await {
+            let verdict = match desk.texts(texts, audience, asker).await {
                 Ok(verdict) => Some(verdict),
                 Err(error) => {
                     tracing::warn!(%job, %error, "a job's words could not be judged");
@@ -527,9 +485,8 @@ impl ModerationState {
     fn judge_clip(
         &self,
         job: JobId,
-        fence: Fence,
-        record: ArtifactRef,
-        asked: Asked,
+        asker: Asker,
+        (fence, record, asked): (Fence, ArtifactRef, Asked),
         audience: Audience,
         back: ActorRef<DispatchMsg>,
     ) {
@@ -537,7 +494,7 @@ impl ModerationState {
         tokio::spawn(async move {
             let began = Instant::now();
             let result = match fetch(&store, record).await {
-                Ok(record) => desk.clip(record, asked, audience).await.map_err(|error| {
+                Ok(record) => desk.clip(record, asked, audience, asker).await.map_err(|error| {
                     tracing::warn!(%job, %error, "a clip could not be judged");
                     match error {
                         Unjudged::Engine(EngineError::Record(_)) => ClipFault::NoEvidence,
@@ -598,30 +555,4 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFa
         if error.is_trouble() { ClipFault::Down } else { ClipFault::NoEvidence }
     })?;
     codec::decode(&bytes).map_err(|_| ClipFault::NoEvidence)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::FutureExt;
-
-    /// Promise: however much the door asks for, a job's words and clips find a place, and a place to wait.
-    #[test]
-    fn requests_leave_a_place_for_jobs() {
-        let places = Places::new();
-        let now = |asker| places.judge(asker).now_or_never().transpose().expect("not closed");
-        let door: Vec<Held> = (0..AT_ONCE_DOOR).filter_map(|_| now(Asker::Door)).collect();
-        assert_eq!(door.len(), AT_ONCE_DOOR);
-        assert!(now(Asker::Door).is_none(), "the door has had its places");
-        let job = now(Asker::Job);
-        assert!(job.is_some(), "one is left for jobs");
-        assert!(now(Asker::Job).is_none());
-        drop((door, job));
-        let jobs: Vec<Held> = (0..AT_ONCE).filter_map(|_| now(Asker::Job)).collect();
-        assert_eq!(jobs.len(), AT_ONCE, "where the door asks for nothing jobs have all of them");
-        let waiting = |asker| std::iter::from_fn(|| places.wait(asker).ok()).collect::<Vec<Held>>();
-        let door = waiting(Asker::Door);
-        assert_eq!(door.len(), WAITING_DOOR_MAX);
-        assert_eq!(waiting(Asker::Job).len(), WAITING_MAX - WAITING_DOOR_MAX);
-    }
 }

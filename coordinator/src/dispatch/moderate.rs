@@ -60,8 +60,9 @@ impl DispatchState {
         let Some(row) = self.books.table.row(job) else { return };
         let audience = self.books.moderation.of(job).map(|known| known.audience);
         let (texts, audience) = (words(&row.spec), audience.unwrap_or_default());
-        let back = self.myself.clone();
-        if !self.ask_moderation(ModerationMsg::JudgeTexts { job, texts, audience, back }) {
+        let (tenant, back) = (row.spec.tenant, self.myself.clone());
+        let message = ModerationMsg::JudgeTexts { job, tenant, texts, audience, back };
+        if !self.ask_moderation(message) {
             self.record(Entry::NotJudged { job });
         }
     }
@@ -122,12 +123,13 @@ impl DispatchState {
             self.not_moderated(job, Cause::CheckFailed);
             return Moderated::Waits;
         };
-        let Some(render) = self.books.table.row(job).map(|row| &row.spec.render) else {
+        let Some(spec) = self.books.table.row(job).map(|row| &row.spec) else {
             return Moderated::Waits;
         };
-        let asked = Asked { clip, frames: render.frames, audio: render.audio };
-        let back = self.myself.clone();
-        let message = ModerationMsg::JudgeClip { job, fence, record, asked, audience, back };
+        let asked = Asked { clip, frames: spec.render.frames, audio: spec.render.audio };
+        let (tenant, back) = (spec.tenant, self.myself.clone());
+        let message =
+            ModerationMsg::JudgeClip { job, tenant, fence, record, asked, audience, back };
         if self.ask_moderation(message) {
             self.judging.insert(job, (Instant::now(), fence, outputs.to_vec()));
         } else {
