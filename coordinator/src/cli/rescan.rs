@@ -3,7 +3,7 @@
 use super::Target;
 use super::client::Client;
 use super::table::{columns, print, print_json};
-use crate::jobs::rescan::RATE_MAX;
+use crate::jobs::rescan::{POLICY_BYTES_MAX, RATE_MAX};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// What `rescan` takes.
 #[derive(Args)]
 pub struct RescanArgs {
-    /// A policy file, with its lists beside it [default: the policy that the farm has now]
+    /// A policy file, with its lists beside it, of at most 256 KiB together [default: the policy that the farm has now]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Look only: say what would be taken down
@@ -83,8 +83,16 @@ fn order(args: &RescanArgs) -> anyhow::Result<Value> {
         let text = read(path)?;
         let [rules, pairs] = Policy::lists(&path.display().to_string(), &text)?;
         let base = path.parent().unwrap_or(Path::new("."));
-        order.insert("rules".to_owned(), json!(read(&base.join(rules))?));
-        order.insert("pairs".to_owned(), json!(read(&base.join(pairs))?));
+        let (rules, pairs) = (read(&base.join(rules))?, read(&base.join(pairs))?);
+        let bytes = text.len() + rules.len() + pairs.len();
+        if bytes > POLICY_BYTES_MAX {
+            bail!(
+                "{} and its lists have {bytes} bytes, a rescan takes at most {POLICY_BYTES_MAX}; a larger policy can be made that of the farm, and `zoetrope rescan` judges by it",
+                path.display()
+            );
+        }
+        order.insert("rules".to_owned(), json!(rules));
+        order.insert("pairs".to_owned(), json!(pairs));
         order.insert("policy".to_owned(), json!(text));
     }
     Ok(Value::Object(order))

@@ -10,8 +10,9 @@ use zoetrope_protocol::moderation::{Category, Verdict};
 
 /// Jobs that fail which a report names; all are counted.
 pub const NAMED_MAX: usize = 1_000;
-/// Bytes of the three texts of a policy: some thousand lines of pairs. It goes through the journal in one record.
-pub const POLICY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the three texts of a policy: twice those of the built-in one, some thousand lines of pairs. It goes through the
+/// journal in one record of at most 1 MiB (`wire::FRAME_BYTES_MAX`), and again in every snapshot until the rescan ends.
+pub const POLICY_BYTES_MAX: usize = 256 << 10;
 /// Rows a second, at most: a million in nine minutes, where the scores of words can be taken as they are.
 pub const RATE_MAX: u32 = 2_000;
 /// Rows a second if nothing is said: a fifth of a core, as reading the words of one anew takes some 20 ms.

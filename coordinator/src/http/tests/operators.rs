@@ -1,6 +1,7 @@
 //! The farm's own endpoints, health and metrics.
 
 use crate::http::testing::{Answer, Stand, send};
+use crate::jobs::rescan::POLICY_BYTES_MAX;
 use serde_json::{Value, json};
 use zoetrope_sched::output::JobState;
 
@@ -198,6 +199,12 @@ async fn a_rescan_is_begun_shown_and_ended() {
         include_str!("../../../../configs/policy/rules.toml"),
         include_str!("../../../../configs/policy/pairs.tsv"),
     ];
+    // One byte too many for one record of the journal.
+    let long = "#".repeat(POLICY_BYTES_MAX + 1 - texts[0].len() - texts[1].len());
+    let body = json!({"policy": texts[0], "rules": texts[1], "pairs": long}).to_string();
+    let refused = operate(&stand, "POST", "/farm/rescan", &body).await;
+    let message = refused.json()["error"]["message"].to_string();
+    assert!(refused.status == 400 && message.contains("at most 262144"), "{message}");
     let body = json!({"policy": texts[0], "rules": texts[1], "pairs": texts[2], "dry_run": true});
     let began = operate(&stand, "POST", "/farm/rescan", &body.to_string()).await.json();
     assert_eq!((&began["status"], &began["dry_run"]), (&json!("running"), &json!(true)));
