@@ -165,11 +165,13 @@ async fn item(store: &Arc<Store>, policy: &Policy, n: u32) -> anyhow::Result<Res
     let asked = Asked { clip, frames: FRAMES, audio: true };
     Ok(RescanItem {
         job: JobId(u128::from(n)),
+        created: Millis(u64::from(n)),
         audience: Audience::All,
         words: vec![format!(
             "a red ball number {n} bounces over a meadow by a lake in the morning light"
         )],
         input: Some(judge::text(policy, Audience::All, &Scores::new())),
         record: Some(Some((kept, asked))),
+        again: false,
     })
 }

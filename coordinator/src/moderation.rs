@@ -9,7 +9,7 @@ mod rescan;
 pub mod settings;
 
 use crate::dispatch::DispatchMsg;
-use crate::jobs::rescan::{Batch, PolicyTexts};
+use crate::jobs::rescan::PolicyTexts;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use places::Places;
@@ -18,7 +18,7 @@ use remote::{Remote, RemoteError};
 use rescan::{Rescans, judge_anew};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use zoetrope_moderation::judge::{self, Asked, Scores};
@@ -67,6 +67,8 @@ pub enum Asker {
     Door,
     /// A job of this tenant, for its words or its clip.
     Job(TenantId),
+    /// What is stored, to be judged anew.
+    Rescan,
 }
 
 type Key = (Audience, ArtifactId);
@@ -83,7 +85,7 @@ pub struct Desk {
     engine: RwLock<Option<Arc<Engine>>>,
     places: Places,
     remembered: Mutex<Remembered>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
 }
 
 impl Desk {
@@ -93,10 +95,13 @@ impl Desk {
     }
 
     /// The same with a remote provider, which decides too: the policy gets a version of its own.
-    pub fn with(mut policy: Policy, remote: Option<Remote>) -> Desk {
-        if let Some(remote) = &remote {
-            policy.version = key_of(&[policy.version.to_string(), remote.words()]);
-        }
+    pub fn with(policy: Policy, remote: Option<Remote>) -> Desk {
+        Desk::of(policy, remote.map(Arc::new))
+    }
+
+    fn of(policy: Policy, remote: Option<Arc<Remote>>) -> Desk {
+        let words = remote.as_ref().map(|remote| remote.words());
+        let policy = words.iter().fold(policy, |policy, words| policy.beside(words));
         Desk {
             policy: Arc::new(policy),
             engine: RwLock::default(),
@@ -104,6 +109,28 @@ impl Desk {
             remembered: Mutex::default(),
             remote,
         }
+    }
+
+    /// A desk that judges alike. What it judges takes none of the places that jobs wait for.
+    ///
+    /// # Errors
+    /// `NotLoaded`.
+    fn again(&self) -> Result<Desk, Unjudged> {
+        let engine = self.engine().ok_or(Unjudged::NotLoaded)?;
+        Ok(Desk {
+            policy: self.policy.clone(),
+            engine: RwLock::new(Some(engine)),
+            places: Places::default(),
+            remembered: Mutex::default(),
+            remote: self.remote.clone(),
+        })
+    }
+
+    /// A desk that judges by another policy, and asks the same provider. It has places of its own too. Blocks, for seconds.
+    fn by(&self, policy: Policy, models: &Path) -> Result<Desk, EngineError> {
+        let desk = Desk::of(policy, self.remote.clone());
+        desk.set(Engine::load(desk.policy.clone(), models)?);
+        Ok(desk)
     }
 
     /// The policy that it judges by.
@@ -114,6 +141,10 @@ impl Desk {
     /// The engine, once it is loaded.
     pub fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replaces(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.replaces())
     }
 
     fn set(&self, engine: Engine) {
@@ -137,7 +168,7 @@ impl Desk {
         // Nobody is asked for an opinion that cannot be used.
         self.engine().ok_or(Unjudged::NotLoaded)?;
         let opinion = self.opinion(&texts, audience).await?;
-        let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
+        let replaces = self.replaces();
         let mut scores = self
             .run(asker, move |engine| {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -156,7 +187,7 @@ impl Desk {
     /// # Errors
     /// `Engine` with `TooLong`.
     pub async fn fit(&self, texts: Vec<String>) -> Result<(), Unjudged> {
-        let replaced = self.remote.as_ref().is_some_and(Remote::replaces);
+        let replaced = self.replaces();
         let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
         let Some(engine) = self.engine().filter(|_| !replaced && chars > FIT_CHARS) else {
             return Ok(());
@@ -214,7 +245,7 @@ impl Desk {
         let words: Vec<String> =
             judge::said(&policy, &record).map(|one| one.words.clone()).collect();
         let opinions = self.opinions(&words, audience).await?;
-        let replaces = self.remote.as_ref().is_some_and(Remote::replaces);
+        let replaces = self.replaces();
         self.run(asker, move |engine| {
             let mut heard = engine.heard(&record, replaces)?;
             // One for each utterance, in the same order; behind them may come one for all.
@@ -343,7 +374,7 @@ pub enum ModerationMsg {
         policy: Option<PolicyTexts>,
         /// What is to be judged.
         items: Vec<RescanItem>,
-        /// The last row of the batch.
+        /// The last row of the batch. One that is not judged to its end goes through the last row that was.
         through: Option<(Millis, JobId)>,
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
@@ -355,6 +386,8 @@ pub enum ModerationMsg {
 pub struct RescanItem {
     /// The job.
     pub job: JobId,
+    /// When it was created.
+    pub created: Millis,
     /// For whom its clip is.
     pub audience: Audience,
     /// Its words.
@@ -364,6 +397,8 @@ pub struct RescanItem {
     /// Of a published clip: its record and what that must be about; none inside if there is no such record. None for
     /// a job that is not finished.
     pub record: Option<Option<(ArtifactRef, Asked)>>,
+    /// Whether it is looked at again once its clip is done. It passes then, not now.
+    pub again: bool,
 }
 
 /// What the moderation sidecar needs.
@@ -522,11 +557,11 @@ impl ModerationState {
         let rescans = self.rescans.clone();
         tokio::spawn(async move {
             let judged = async {
-                let engine = rescans.engine(began, policy, &desk, &models).await?;
-                judge_anew(&engine, &store, items).await
+                let desk = rescans.desk(began, policy, &desk, &models).await?;
+                judge_anew(&desk, &store, items, through).await
             };
             let batch = match judged.await {
-                Ok(batch) => Some(Batch { through, ..batch }),
+                Ok(batch) => Some(batch),
                 Err(reason) => {
                     tracing::warn!(reason, "the rescan waits: it tries again");
                     None

@@ -280,6 +280,14 @@ impl Policy {
         self.version.0[READING_FROM..] == version.0[READING_FROM..]
     }
 
+    /// The same where somebody else judges texts beside it: both halves of its version say who.
+    pub fn beside(mut self, who: &str) -> Policy {
+        let of = |version: &[u8]| file::digest(&[version, who.as_bytes()]);
+        let ArtifactId(version) = self.version;
+        self.version = file::join(of(&version), of(&version[READING_FROM..]));
+        self
+    }
+
     /// The thresholds of a category's text score. Those of `sexual/minors` are never laxer than the built-in ones, also
     /// where the policy says nothing of it, and what reaches its review is blocked.
     pub fn thresholds(&self, category: Category, audience: Audience) -> Thresholds {

@@ -86,7 +86,8 @@ impl DispatchState {
             _ => None,
         };
         let Moderation { audience, input, .. } = known;
-        Some(RescanItem { job: row.job, audience, words, input, record })
+        let (job, created, again) = (row.job, row.created, false);
+        Some(RescanItem { job, created, audience, words, input, record, again })
     }
 
     /// What a batch came to; none if it could not be judged now.

@@ -13,6 +13,8 @@ pub const NAMED_MAX: usize = 1_000;
 /// Bytes of the three texts of a policy: twice those of the built-in one, some thousand lines of pairs. It goes through the
 /// journal in one record of at most 1 MiB (`wire::FRAME_BYTES_MAX`), and again in every snapshot until the rescan ends.
 pub const POLICY_BYTES_MAX: usize = 256 << 10;
+/// Jobs of one batch that fail, for the same record: a verdict has 1.2 KiB at most, nearly all of it 64 spans of 14 bytes.
+pub const FAILING_MAX: usize = 500;
 /// Rows a second, at most: a million in nine minutes, where the scores of words can be taken as they are.
 pub const RATE_MAX: u32 = 2_000;
 /// Rows a second if nothing is said: a fifth of a core, as reading the words of one anew takes some 20 ms.

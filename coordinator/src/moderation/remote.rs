@@ -63,6 +63,13 @@ pub enum RemoteError {
     Answer(String),
 }
 
+impl RemoteError {
+    /// Whether it refuses this text, so that another try is in vain.
+    pub fn is_about_the_text(&self) -> bool {
+        matches!(self, RemoteError::Status(400 | 413 | 422))
+    }
+}
+
 /// The provider, ready to be asked.
 pub struct Remote {
     provider: Provider,

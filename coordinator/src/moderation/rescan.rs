@@ -1,92 +1,125 @@
 //! Judging what is stored anew, in batches, by a policy that may be another than that of now. Takes nothing down: the
 //! dispatch actor does.
 
-use super::{ClipFault, Desk, RescanItem, Unjudged, fetch};
-use crate::jobs::rescan::{Batch, Failing, PolicyTexts};
+use super::{Asker, ClipFault, Desk, RescanItem, Unjudged, fetch};
+use crate::jobs::rescan::{Batch, FAILING_MAX, Failing, PolicyTexts};
 use crate::store::Store;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use zoetrope_moderation::judge::{self, Asked};
-use zoetrope_moderation::{Engine, EngineError, Policy};
-use zoetrope_protocol::id::Millis;
-use zoetrope_protocol::moderation::{FrameRecord, Outcome};
+use zoetrope_moderation::{EngineError, Policy};
+use zoetrope_protocol::id::{JobId, Millis};
+use zoetrope_protocol::moderation::{FrameRecord, Outcome, Verdict};
 
-/// The engine of the rescan that goes on: its policy may be another than that of now.
+/// The desk of the rescan that goes on: its policy may be another than that of now.
 #[derive(Default)]
 pub(super) struct Rescans {
-    engine: Mutex<Option<(Millis, Arc<Engine>)>>,
+    desk: Mutex<Option<(Millis, Arc<Desk>)>>,
 }
 
 impl Rescans {
-    pub(super) async fn engine(
+    pub(super) async fn desk(
         &self,
         began: Millis,
         policy: Option<PolicyTexts>,
-        desk: &Desk,
+        live: &Arc<Desk>,
         models: &Path,
-    ) -> Result<Arc<Engine>, String> {
-        let Some(texts) = policy else {
-            return desk.engine().ok_or_else(|| Unjudged::NotLoaded.to_string());
-        };
-        let lock = || self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, engine)) = lock().as_ref().filter(|(of, _)| *of == began) {
-            return Ok(engine.clone());
+    ) -> Result<Arc<Desk>, String> {
+        let lock = || self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, desk)) = lock().as_ref().filter(|(of, _)| *of == began) {
+            return Ok(desk.clone());
         }
-        let models = models.to_owned();
-        let load = move || -> Result<Engine, String> {
+        let (live, models) = (live.clone(), models.to_owned());
+        let load = move || -> Result<Desk, String> {
+            let Some(texts) = policy else {
+                return live.again().map_err(|error| error.to_string());
+            };
             let policy = Policy::of_texts(&texts.policy, &texts.rules, &texts.pairs);
             let policy = policy.map_err(|error| error.to_string())?;
-            Engine::load(Arc::new(policy), &models).map_err(|error| error.to_string())
+            live.by(policy, &models).map_err(|error| error.to_string())
         };
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
-        let engine = Arc::new(loaded?);
-        *lock() = Some((began, engine.clone()));
-        Ok(engine)
+        let desk = Arc::new(loaded?);
+        *lock() = Some((began, desk.clone()));
+        Ok(desk)
     }
 }
 
-/// Records that are read from the store at a time.
+/// Records that are read from the store at a time: one has a kilobyte as a rule, and may have some hundred.
 const FETCHED_AT_ONCE: usize = 16;
-/// Rows that are judged in one go: a record has a kilobyte as a rule, and may have some hundred.
-const JUDGED_AT_ONCE: usize = 64;
+/// Rows that are judged at a time where a remote provider is asked, which takes a tenth of a second. The desk lets no more
+/// than two of them have a core.
+const JUDGED_AT_ONCE: usize = 8;
+/// A batch ends after this time, wherever it is: whoever waits for it takes two minutes for a sign of death, and one row
+/// may take 25 s and its record as long.
+const BATCH_TIME: Duration = Duration::from_secs(30);
 
 /// A row with its record.
 type Row = (RescanItem, Option<Option<(FrameRecord, Asked)>>);
 
-/// Judges one after the other, on one thread, so that jobs that wait for a verdict have the rest of the machine.
+/// What a row came to.
+enum Judged {
+    Passes,
+    Fails(Failing),
+    /// Nobody can judge it, however often it is tried.
+    Cannot,
+}
+
+/// Judges rows as jobs are judged, in their order; `through` is the last one of them and of those between that need no
+/// judgement. What cannot be judged now ends the batch at the row before.
 ///
 /// An error means that nothing can be judged now. A clip without evidence is not judged, and said to be so.
 pub(super) async fn judge_anew(
-    engine: &Arc<Engine>,
+    desk: &Desk,
     store: &Store,
     items: Vec<RescanItem>,
+    through: Option<(Millis, JobId)>,
 ) -> Result<Batch, String> {
-    let rows = futures::stream::iter(items).map(|item| read(store, item));
-    let mut rows = rows.buffered(FETCHED_AT_ONCE).try_chunks(JUDGED_AT_ONCE);
+    let began = Instant::now();
+    let at_once = if desk.remote.is_some() { JUDGED_AT_ONCE } else { 1 };
+    let rows = futures::stream::iter(items).map(|item| read(store, item)).buffered(FETCHED_AT_ONCE);
+    let mut judged = rows.map(|row| looked_at(desk, row)).buffered(at_once);
     let mut batch = Batch::default();
-    while let Some(some) = rows.next().await {
-        let some = some.map_err(|error| error.1)?;
-        let engine = engine.clone();
-        let judge = move || judge_some(&engine, some, batch);
-        let judged = tokio::task::spawn_blocking(judge).await.map_err(|error| error.to_string())?;
-        batch = judged?;
-    }
-    Ok(batch)
-}
-
-/// A batch with what these rows came to.
-fn judge_some(engine: &Engine, rows: Vec<Row>, mut batch: Batch) -> Result<Batch, String> {
-    for (item, record) in rows {
-        let job = item.job;
-        match judge(engine, item, record) {
-            Ok(None) => batch.passed += 1,
-            Ok(Some(failing)) => batch.failing.push(failing),
-            Err(None) => batch.unjudged.push(job),
-            Err(Some(error)) => return Err(error.to_string()),
+    while let Some(next) = judged.next().await {
+        let (place, again, judged) = match next {
+            Ok(judged) => judged,
+            Err(reason) if batch.through.is_none() => return Err(reason),
+            Err(reason) => {
+                tracing::warn!(reason, "the rescan cannot judge a row now");
+                return Ok(batch);
+            }
+        };
+        batch.through = Some(place);
+        match judged {
+            Judged::Passes => batch.passed += u32::from(!again),
+            Judged::Fails(failing) => batch.failing.push(failing),
+            Judged::Cannot => batch.unjudged.push(place.1),
+        }
+        if began.elapsed() > BATCH_TIME || batch.failing.len() >= FAILING_MAX {
+            return Ok(batch);
         }
     }
-    Ok(batch)
+    Ok(Batch { through, ..batch })
+}
+
+async fn looked_at(
+    desk: &Desk,
+    row: Result<Row, String>,
+) -> Result<((Millis, JobId), bool, Judged), String> {
+    let (item, record) = row?;
+    let (place, again) = ((item.created, item.job), item.again);
+    match judge(desk, item, record).await {
+        Ok(judged) => Ok((place, again, judged)),
+        Err(Unjudged::Engine(EngineError::TooLong(_) | EngineError::Record(_))) => {
+            Ok((place, again, Judged::Cannot))
+        }
+        Err(Unjudged::Remote(error)) if error.is_about_the_text() => {
+            Ok((place, again, Judged::Cannot))
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn read(store: &Store, item: RescanItem) -> Result<Row, String> {
@@ -104,81 +137,82 @@ async fn read(store: &Store, item: RescanItem) -> Result<Row, String> {
     Ok((item, record))
 }
 
-/// Why a row fails, if it does; an error without a reason is about this row alone.
-fn judge(
-    engine: &Engine,
+/// What a row comes to: its words first, which need not be read where they were before by what reads alike.
+async fn judge(
+    desk: &Desk,
     item: RescanItem,
     record: Option<Option<(FrameRecord, Asked)>>,
-) -> Result<Option<Failing>, Option<EngineError>> {
+) -> Result<Judged, Unjudged> {
     let RescanItem { job, audience, words, input, .. } = item;
-    let policy = engine.policy();
+    let fails = |output, verdict: Verdict| {
+        (verdict.outcome != Outcome::Pass).then_some(Judged::Fails(Failing {
+            job,
+            output,
+            verdict,
+        }))
+    };
+    let policy = desk.policy();
     let verdict = match input.filter(|verdict| policy.scores_texts_as(verdict.policy)) {
-        // The nets would say the same again.
+        // Whoever judges would say the same again.
         Some(verdict) => judge::text(policy, audience, &verdict.scores.into_iter().collect()),
-        None => {
-            let texts: Vec<&str> = words.iter().map(String::as_str).collect();
-            match engine.judge_texts(&texts, audience) {
-                // By another policy its words may hide more: nobody can judge it, however often it is tried.
-                Err(EngineError::TooLong(_)) => return Err(None),
-                judged => judged.map_err(Some)?,
-            }
-        }
+        None => desk.texts(words, audience, Asker::Rescan).await?,
     };
-    if verdict.outcome != Outcome::Pass {
-        return Ok(Some(Failing { job, output: false, verdict }));
+    if let Some(failing) = fails(false, verdict) {
+        return Ok(failing);
     }
-    let verdict = match record {
-        None => return Ok(None),
-        Some(None) => return Err(None),
-        Some(Some((record, asked))) => engine.judge_clip(&record, &asked, audience),
-    };
-    match verdict {
-        Ok(verdict) if verdict.outcome == Outcome::Pass => Ok(None),
-        Ok(verdict) => Ok(Some(Failing { job, output: true, verdict })),
-        Err(EngineError::Record(_)) => Err(None),
-        Err(error) => Err(Some(error)),
+    match record {
+        None => Ok(Judged::Passes),
+        Some(None) => Ok(Judged::Cannot),
+        Some(Some((record, asked))) => {
+            let verdict = desk.clip(record, asked, audience, Asker::Rescan).await?;
+            Ok(fails(true, verdict).unwrap_or(Judged::Passes))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use zoetrope_moderation::judge::Scores;
-    use zoetrope_protocol::id::JobId;
     use zoetrope_protocol::moderation::{Audience, Category};
 
-    /// The built-in policy without nets, with these words of it changed.
-    fn engine(from: &str, to: &str) -> Engine {
+    /// A desk with the built-in policy without nets, with these words of it changed.
+    fn desk(from: &str, to: &str) -> Desk {
         let text = include_str!("../../../configs/policy.toml")
             .replace("similarity = true", "similarity = false")
             .replace("classifier = \"nets\"", "classifier = \"card\"");
         let rules = include_str!("../../../configs/policy/rules.toml");
         assert!(text.contains(from) || rules.contains(from));
         let policy = Policy::of_texts(&text.replace(from, to), &rules.replace(from, to), "");
-        Engine::load(Arc::new(policy.expect("a policy")), Path::new("none")).expect("needs no nets")
+        let live = Desk::new(Policy::built_in().expect("a policy"));
+        live.by(policy.expect("a policy"), Path::new("none")).expect("needs no nets")
     }
 
     /// Promise: words that were read once are not read again for other thresholds, and are where something else changed.
-    #[test]
-    fn scores_are_kept_for_other_thresholds() {
+    #[tokio::test]
+    async fn scores_are_kept_for_other_thresholds() {
         const DEFAULT: &str = "all = { review = 0.70, block = 0.75 }";
-        let (old, now) = (engine("", ""), engine(DEFAULT, "all = { review = 0.50, block = 0.60 }"));
-        let other = engine("[lists]\n", "[lists]\nnew = [\"kite\"]\n");
+        let (old, now) = (desk("", ""), desk(DEFAULT, "all = { review = 0.50, block = 0.60 }"));
+        let other = desk("[lists]\n", "[lists]\nnew = [\"kite\"]\n");
         // No words say so: only what was kept does.
         let scores = Scores::from([(Category::Violence, 6_500)]);
         let kept = judge::text(old.policy(), Audience::All, &scores);
         assert_eq!(kept.outcome, Outcome::Pass);
         let item = RescanItem {
             job: JobId(1),
+            created: Millis(1),
             audience: Audience::All,
             words: vec!["a kite over a field".to_owned()],
             input: Some(kept),
             record: None,
+            again: false,
         };
-        assert!(judge(&old, item.clone(), None).expect("judged").is_none());
-        let failing = judge(&now, item.clone(), None).expect("judged").expect("it fails now");
+        let judged = |desk| judge(desk, item.clone(), None).map(|judged| judged.expect("judged"));
+        assert!(matches!(judged(&old).await, Judged::Passes));
+        let Judged::Fails(failing) = judged(&now).await else { panic!("it fails now") };
         assert_eq!(failing.verdict.categories, [Category::Violence]);
         assert_eq!(failing.verdict.policy, now.policy().version);
-        assert!(judge(&other, item, None).expect("judged").is_none(), "read anew");
+        assert!(matches!(judged(&other).await, Judged::Passes), "read anew");
     }
 }

@@ -350,14 +350,22 @@ async fn a_clip_that_is_being_judged_says_so() {
 /// A provider on loopback that gives each request the next of these answers, and the last one for ever. An empty
 /// answer hangs.
 async fn provider(answers: Vec<String>) -> String {
+    let mut answers = answers.into_iter().peekable();
+    answering(move || {
+        let only = answers.peek().cloned().unwrap_or_default();
+        if answers.len() > 1 { answers.next().unwrap_or_default() } else { only }
+    })
+    .await
+}
+
+/// The same that gives each request the next answer of these.
+pub(crate) async fn answering(mut next: impl FnMut() -> String + Send + 'static) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
-        let mut answers = answers.into_iter().peekable();
         while let Ok((mut stream, _)) = listener.accept().await {
-            let only = answers.peek().cloned().unwrap_or_default();
-            let answer = if answers.len() > 1 { answers.next().unwrap_or_default() } else { only };
+            let answer = next();
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 let whole = |seen: &[u8]| {
@@ -382,7 +390,7 @@ async fn provider(answers: Vec<String>) -> String {
 }
 
 /// An answer of a provider about one text, with this score for hate.
-fn says(hate: f64, flagged: bool) -> String {
+pub(crate) fn says(hate: f64, flagged: bool) -> String {
     let words = Category::of_api().iter().map(|category| category.word());
     let is = |word| flagged && word == "hate";
     let categories: serde_json::Map<_, _> =
@@ -396,19 +404,23 @@ fn says(hate: f64, flagged: bool) -> String {
     http(200, &serde_json::json!({"id": "modr-1", "model": "m", "results": [result]}).to_string())
 }
 
-fn http(status: u16, body: &str) -> String {
+pub(crate) fn http(status: u16, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
 }
 
 async fn with_provider(answers: Vec<String>) -> TestFarm {
-    let url = provider(answers).await;
+    with_remote(provider(answers).await, RemoteMode::Join).await
+}
+
+/// A farm that asks this provider.
+pub(crate) async fn with_remote(url: String, mode: RemoteMode) -> TestFarm {
     let farm = TestFarm::with(|config| {
         config.moderation.remote = Some(RemoteModeration {
             url,
             key_file: None,
             model: "m".to_owned(),
-            mode: RemoteMode::Join,
+            mode,
             timeout_seconds: 1,
             allow: vec!["127.0.0.1".to_owned()],
         });

@@ -124,9 +124,11 @@ impl Policy {
         let (rules_text, pairs_text) = (list(&parsed.text.rules)?, list(&parsed.text.pairs)?);
         let rules: RuleFile = toml::from_str(&rules_text).map_err(|e| wrong(&rules_file, &e))?;
         // Whatever rules it has, it is judged by the built-in ones on minors too.
-        let whole = digest(&[text, &rules_text, &pairs_text, BUILT_IN[1]]);
+        let whole = digest(&[text, &rules_text, &pairs_text, BUILT_IN[1]].map(str::as_bytes));
         let reading = reading(text).map_err(|e| wrong(file, &e))?;
-        let reading = digest(&[&reading, &rules_text, &pairs_text, BUILT_IN[1], BUILT_IN[2]]);
+        let reading = digest(
+            &[&reading, &rules_text, &pairs_text, BUILT_IN[1], BUILT_IN[2]].map(str::as_bytes),
+        );
         let version = join(whole, reading);
         let built_in: RuleFile =
             toml::from_str(BUILT_IN[1]).map_err(|e| wrong("the built-in rules", &e))?;
@@ -207,11 +209,11 @@ pub(super) fn text_of(path: &Path) -> Result<String, PolicyError> {
 }
 
 /// The nets' digests stand in the policy's text, so they are part of it.
-fn digest(texts: &[&str]) -> [u8; 32] {
+pub(super) fn digest(texts: &[&[u8]]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for text in texts {
         digest.update((text.len() as u64).to_le_bytes());
-        digest.update(text.as_bytes());
+        digest.update(text);
     }
     digest.finalize().into()
 }
@@ -236,7 +238,7 @@ fn reading(text: &str) -> Result<String, toml::de::Error> {
 }
 
 /// Half of each.
-fn join(whole: [u8; 32], reading: [u8; 32]) -> ArtifactId {
+pub(super) fn join(whole: [u8; 32], reading: [u8; 32]) -> ArtifactId {
     let mut version = whole;
     version[READING_FROM..].copy_from_slice(&reading[READING_FROM..]);
     ArtifactId(version)
