@@ -5,6 +5,7 @@
 
 use crate::dispatch::shares::{OpenShare, Shared};
 use crate::fsck::Listed;
+use crate::jobs::rescan::Left;
 use crate::jobs::shares::{Read, Variant};
 use crate::jobs::{
     Asset, History, JobView, ListQuery, Page, Rescan, RescanOrder, Share, ShareId, Submission,
@@ -84,8 +85,8 @@ pub enum FarmMsg {
     Rescan(Box<RescanOrder>, RpcReplyPort<Result<Rescan, RescanRefused>>),
     /// End the rescan.
     RescanCancel(RpcReplyPort<Result<Rescan, RescanRefused>>),
-    /// The rescan that goes on or the last one, and the rows that it has not looked at.
-    RescanView(RpcReplyPort<Option<(Rescan, u64)>>),
+    /// The rescan that goes on or the last one, and what it has not judged.
+    RescanView(RpcReplyPort<Option<(Rescan, Left)>>),
     /// A new join token for so many workers, good for so long; answered when it is durable.
     JoinToken {
         /// How many workers may join with it, 1 to 1,000.

@@ -105,7 +105,7 @@ async fn wait(client: &Client) -> anyhow::Result<Value> {
         let known = client.read("/farm/rescan").await?;
         let count = |key: &str| known[key].as_u64().unwrap_or(0);
         let looked_at = count("passed") + count("failed") + count("unjudged");
-        bar.set_length(looked_at + count("left"));
+        bar.set_length(looked_at + count("left") + count("pending"));
         bar.set_position(looked_at);
         bar.set_message(format!("{} fail", count("failed")));
         if known["status"] != "running" {
@@ -126,6 +126,11 @@ fn report(known: &Value) -> String {
         known["failed"],
         known["unjudged"],
     );
+    if let Some(pending) = known["pending"].as_u64().filter(|pending| *pending > 0) {
+        report.push_str(&format!(
+            "{pending} not judged: they were not finished yet; a rescan judges them once they are\n"
+        ));
+    }
     let mut table = vec![["JOB", "WHY"].map(str::to_owned).to_vec()];
     for one in known["failing"].as_array().into_iter().flatten() {
         let why: Vec<String> =

@@ -6,6 +6,7 @@ use super::estimate::Medians;
 use super::ledger::Ledger;
 use super::mark::Marking;
 use super::progress::ProgressBoard;
+use super::rescan::Rescanning;
 use super::words::InputWord;
 use super::{DispatchMsg, DispatchView, Report};
 use crate::authority::Authority;
@@ -128,8 +129,8 @@ pub struct DispatchState {
     pub(super) policy: ArtifactId,
     /// Clips that are being judged: since when, of which attempt, with which outputs.
     pub(super) judging: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
-    /// Since when a batch of the rescan is out.
-    pub(super) rescanning: Option<Instant>,
+    /// How far the rescan is, beside what the books say.
+    pub(super) rescanning: Rescanning,
     /// Questions to the watermark sidecar.
     pub(super) marking: Marking,
     pub(super) placed: BTreeMap<ShardId, Instant>,
@@ -189,7 +190,7 @@ impl DispatchState {
             moderation: None,
             policy,
             judging: BTreeMap::new(),
-            rescanning: None,
+            rescanning: Rescanning::default(),
             marking: Marking::default(),
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),

@@ -6,7 +6,7 @@ use super::once;
 use super::operator::within;
 use super::route;
 use crate::farm::{FarmMsg, RescanRefused};
-use crate::jobs::rescan::{POLICY_BYTES_MAX, PolicyTexts, RATE_DEFAULT, RATE_MAX};
+use crate::jobs::rescan::{Left, POLICY_BYTES_MAX, PolicyTexts, RATE_DEFAULT, RATE_MAX};
 use crate::jobs::{Rescan, RescanOrder, RescanState};
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -89,8 +89,8 @@ fn refused(why: RescanRefused) -> ApiError {
     }
 }
 
-/// `left`: rows that were not looked at yet, where that was counted.
-fn shown(rescan: &Rescan, left: Option<u64>) -> Value {
+/// `left`: what was not judged, where that was counted.
+fn shown(rescan: &Rescan, left: Option<Left>) -> Value {
     let status = match rescan.state {
         RescanState::Running => "running",
         RescanState::Done => "done",
@@ -107,7 +107,8 @@ fn shown(rescan: &Rescan, left: Option<u64>) -> Value {
         "per_second": rescan.order.per_second,
         "began_at": rescan.began.seconds(),
         "ended_at": rescan.ended.map(|at| at.seconds()),
-        "left": left,
+        "left": left.map(|left| left.rows),
+        "pending": left.and_then(|left| left.pending),
         "passed": rescan.passed,
         "failed": rescan.failed,
         "unjudged": rescan.unjudged,

@@ -6,6 +6,7 @@ use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, NoSuchWorker,
     RescanRefused, SubmitRefused, WorkerRow,
 };
+use crate::jobs::rescan::Left;
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
     PhaseView, Rescan, RescanState, Submission,
@@ -268,7 +269,10 @@ fn answer(shared: Shared, message: FarmMsg) {
             });
             say(reply, ended.ok_or(RescanRefused::None));
         }
-        FarmMsg::RescanView(reply) => say(reply, table.rescan.clone().map(|rescan| (rescan, 7))),
+        FarmMsg::RescanView(reply) => {
+            let left = Left { rows: 7, pending: Some(2) };
+            say(reply, table.rescan.clone().map(|rescan| (rescan, left)));
+        }
         FarmMsg::JoinToken { uses, ttl, reply } => say(reply, format!("zt1{uses}x{}", ttl.0)),
         #[allow(unreachable_patterns)]
         _ => {}

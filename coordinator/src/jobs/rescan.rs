@@ -2,8 +2,10 @@
 //! what it found. Pure; a part of the books, so a restart goes on where it was.
 //!
 //! Rows are walked in the order of their creation. A published clip is judged by its words and by the record that was
-//! kept beside it; of an unfinished job only the words are, its clip will be judged when it is published.
+//! kept beside it. Of a job that was not finished when the rescan began only the words are, for its clip is judged when it
+//! is published; where that is by another policy than the rescan's, it is looked at once more at the end of the walk.
 
+use super::JobRow;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{JobId, Millis};
 use zoetrope_protocol::moderation::{Category, Verdict};
@@ -90,7 +92,7 @@ pub struct Rescan {
     pub state: RescanState,
     /// The last row that was looked at.
     pub through: Option<(Millis, JobId)>,
-    /// Rows that were judged and pass.
+    /// Rows that were judged and pass; of jobs that were not finished in time, once their clip was judged too.
     pub passed: u64,
     /// Rows that fail.
     pub failed: u64,
@@ -117,6 +119,13 @@ impl Rescan {
             failing: Vec::new(),
             unjudgeable: Vec::new(),
         }
+    }
+
+    /// Whether a job is looked at again at the end of the walk: its clip is judged by another policy, and was not there
+    /// when the rescan began. So it is the same for as long as the rescan goes on.
+    pub fn comes_back_to(&self, row: &JobRow) -> bool {
+        let was_there = row.ended.is_some_and(|ended| ended < self.began);
+        self.order.policy.is_some() && !was_there && row.keeps_pointer()
     }
 
     /// Whether it goes on.
@@ -148,4 +157,14 @@ impl Rescan {
         self.ended = Some(now);
         self.order.policy = None;
     }
+}
+
+/// What a rescan has not judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Rows that it did not look at yet.
+    pub rows: u64,
+    /// Jobs that it passed before they were finished, and whose clips it has not judged: those that are left when it is done
+    /// were not finished then either. Not known where it was done before the coordinator started.
+    pub pending: Option<u64>,
 }

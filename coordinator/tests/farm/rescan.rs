@@ -1,15 +1,18 @@
 //! Promise: another policy can judge everything that is stored anew, without a decode; what fails it is taken down,
 //! also if the coordinator is restarted midway; a dry run only looks.
 
-use crate::moderation::{finish_with, is_published, policy};
+use crate::moderation::{answering, finish_with, http, is_published, policy, says, with_remote};
 use crate::worker::Worker;
 use crate::{PATIENCE, TestFarm, submission};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use zoetrope_coordinator::dispatch::shares::Shared;
 use zoetrope_coordinator::farm::{FarmMsg, NewShare, RescanRefused, ShareRefused};
-use zoetrope_coordinator::jobs::rescan::PolicyTexts;
+use zoetrope_coordinator::jobs::rescan::{Left, PolicyTexts};
 use zoetrope_coordinator::jobs::shares::{Read, Variant};
 use zoetrope_coordinator::jobs::{Rescan, RescanOrder, RescanState, ShareId};
+use zoetrope_coordinator::moderation::settings::RemoteMode;
 use zoetrope_protocol::id::JobId;
 use zoetrope_protocol::moderation::{Category, FrameRecord, Utterance};
 use zoetrope_sched::input::EndWhy;
@@ -38,17 +41,33 @@ async fn begin(farm: &TestFarm, order: RescanOrder) -> Result<Rescan, RescanRefu
 }
 
 async fn until_done(farm: &TestFarm) -> Rescan {
+    until(farm, |rescan| !rescan.is_running()).await.0
+}
+
+/// The rescan, once it is so.
+async fn until(farm: &TestFarm, is: impl Fn(&Rescan) -> bool) -> (Rescan, Left) {
     let asking = async {
         loop {
             let known = farm.farm().ask(FarmMsg::RescanView).await.expect("answers");
-            let (rescan, _) = known.expect("a rescan");
-            if !rescan.is_running() {
-                return rescan;
+            let (rescan, left) = known.expect("a rescan");
+            if is(&rescan) {
+                return (rescan, left);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.expect("it ends")
+    tokio::time::timeout(PATIENCE, asking).await.expect("it comes to be so")
+}
+
+/// A clip in which somebody says this.
+fn saying(words: &str) -> impl FnOnce(&mut FrameRecord) -> bool {
+    let words = words.to_owned();
+    |told| {
+        let (start_ms, end_ms) = (100, 900);
+        let one = Utterance { start_ms, end_ms, words, confidence: 9_000, no_speech: 0 };
+        told.sound.as_mut().expect("a sound").speech.push(one);
+        true
+    }
 }
 
 async fn share(farm: &TestFarm, job: JobId) -> Shared {
@@ -176,5 +195,100 @@ async fn what_cannot_be_judged_is_named() {
     begin(&farm, order).await.expect("begins");
     let ended = farm.farm().ask(FarmMsg::RescanCancel).await.expect("answers").expect("ends");
     assert_eq!(ended.state, RescanState::Cancelled);
+    farm.running.stop().await;
+}
+
+/// Promise: a clip that is finished while a rescan by another policy goes on is judged by that policy too, although the
+/// walk has passed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_that_is_finished_behind_the_walk_is_judged() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    // Rows that end by themselves: the walk takes a second for each.
+    for n in 2..=12 {
+        let mut bad = submission(n);
+        bad.spec.render.prompt = "hardcore porn".to_owned();
+        farm.submit(bad).await.expect("admitted");
+        farm.until(JobId(n), |view| matches!(view.state, JobState::Failed(_))).await;
+    }
+    let order = RescanOrder { policy: Some(stricter(&farm)), dry_run: false, per_second: 1 };
+    begin(&farm, order).await.expect("begins");
+    let (_, left) = until(&farm, |rescan| rescan.through.is_some()).await;
+    assert_eq!(left.pending, Some(1), "it is passed, and not done");
+    let mut worker = Worker::fresh(&farm, "a").await;
+    let job = finish_with(&mut worker, saying("Look at my kite.")).await;
+    farm.until(job, |view| view.state == JobState::Completed).await;
+    let (done, left) = until(&farm, |rescan| !rescan.is_running()).await;
+    assert_eq!((done.passed, done.failed, done.unjudged), (0, 1, 0), "{done:?}");
+    assert_eq!(left, Left { rows: 0, pending: Some(0) });
+    assert!(farm.read(job).await.taken_down.is_some());
+    farm.running.stop().await;
+}
+
+/// Promise: a job that is not finished at the end of a rescan is counted as not judged, and not as one that passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_not_finished_is_said_to_be_pending() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| !view.judging).await;
+    let order = RescanOrder { policy: Some(stricter(&farm)), dry_run: false, per_second: 10 };
+    begin(&farm, order.clone()).await.expect("begins");
+    let (done, left) = until(&farm, |rescan| !rescan.is_running()).await;
+    assert_eq!((done.passed, done.failed, left.pending), (0, 0, Some(1)), "{done:?}");
+    // Where the policy is that of now, its clip will be judged by it.
+    begin(&farm, RescanOrder { policy: None, ..order }).await.expect("begins");
+    let (done, left) = until(&farm, |rescan| !rescan.is_running()).await;
+    assert_eq!((done.passed, done.failed, left.pending), (1, 0, Some(0)), "{done:?}");
+    farm.running.stop().await;
+}
+
+/// Promise: a rescan judges as jobs are judged, by the remote provider too, also by another policy; while that is down it
+/// waits, and nothing passes or is taken down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescan_asks_the_remote_provider() {
+    let answer = Arc::new(Mutex::new(says(0.01, false)));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let say = |new: String| *answer.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    let (next, count) = (answer.clone(), asked.clone());
+    let url = answering(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        next.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    });
+    let farm = with_remote(url.await, RemoteMode::Replace).await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    // The rules that it replaces would stop that.
+    let job = finish_with(&mut worker, saying("Listen. I will kill you. Goodbye.")).await;
+    farm.until(job, |view| view.state == JobState::Completed).await;
+
+    let now = RescanOrder { policy: None, dry_run: false, per_second: 10 };
+    let new = RescanOrder { policy: Some(stricter(&farm)), ..now.clone() };
+    for order in [now, new.clone()] {
+        begin(&farm, order).await.expect("begins");
+        let done = until_done(&farm).await;
+        assert_eq!((done.passed, done.failed, done.unjudged), (1, 0, 0), "{done:?}");
+    }
+
+    say(http(500, "{}"));
+    let before = asked.load(Ordering::Relaxed);
+    begin(&farm, new.clone()).await.expect("begins");
+    let (waits, _) = until(&farm, |_| asked.load(Ordering::Relaxed) > before + 1).await;
+    let counts = (waits.passed, waits.failed, waits.unjudged);
+    assert!(waits.is_running() && counts == (0, 0, 0), "{waits:?}");
+    say(says(0.01, false));
+    let done = until_done(&farm).await;
+    assert_eq!((done.passed, done.failed, done.unjudged), (1, 0, 0), "{done:?}");
+
+    // A text that it refuses is not judged, however often it is asked.
+    say(http(413, "{}"));
+    begin(&farm, new.clone()).await.expect("begins");
+    let done = until_done(&farm).await;
+    assert_eq!((done.passed, done.failed, done.unjudged), (0, 0, 1), "{done:?}");
+
+    say(says(0.1, true));
+    begin(&farm, new).await.expect("begins");
+    let done = until_done(&farm).await;
+    assert_eq!(done.failing, [(job, vec![Category::Hate])], "{done:?}");
+    assert!(farm.read(job).await.taken_down.is_some());
     farm.running.stop().await;
 }
