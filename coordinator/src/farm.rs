@@ -63,6 +63,8 @@ pub enum FarmMsg {
     Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
     /// The job whose clip carries this mark, of whichever tenant; none that was deleted.
     Marked(u32, RpcReplyPort<Option<(TenantId, JobView)>>),
+    /// The first serial of a mark that was not issued.
+    MarksIssued(RpcReplyPort<u32>),
     /// Why a job waits, or how it has ended, in words; none if there is no such job. `None` as tenant: any tenant's.
     Why(Option<TenantId>, JobId, RpcReplyPort<Option<String>>),
     /// One job of any tenant with its history, for operators; none if there is no such job.

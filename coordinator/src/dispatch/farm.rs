@@ -102,6 +102,9 @@ impl DispatchState {
                 let row = state.books.table.row(state.books.table.marks().job_of(mark)?)?;
                 (!row.deleted).then(|| (row.spec.tenant, state.view(row)))
             }),
+            FarmMsg::MarksIssued(reply) => {
+                self.read(reply, |state| state.books.table.marks().next().unwrap_or(u32::MAX));
+            }
             FarmMsg::Why(tenant, job, reply) => {
                 self.read(reply, move |state| state.why(tenant, job))
             }

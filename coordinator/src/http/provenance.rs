@@ -165,7 +165,8 @@ async fn mark(
 ) -> Result<Option<Value>, ApiError> {
     let Some(finder) = &door.state.finder else { return Ok(None) };
     let not_detected = json!({ "type": "watermark", "outcome": "not_detected" });
-    let seen = match finder.look(&file.path, format).await {
+    let next = door.state.farm.ask(FarmMsg::MarksIssued).await?;
+    let seen = match finder.look(&file.path, format, next).await {
         Ok(Some(seen)) => seen,
         Ok(None) => return Ok(Some(not_detected)),
         Err(error) => {

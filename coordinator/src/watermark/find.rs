@@ -4,6 +4,7 @@
 //! the search is arithmetic on what they say, on blocking threads. Called by the door; knows no job.
 
 use super::MarkDesk;
+use super::issued::IssuedMarks;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film::{self, FilmError};
 use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, Found, search};
-use zoetrope_mark::sound;
+use zoetrope_mark::{MarkKey, sound};
 use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::clip::Size;
 
@@ -36,30 +37,40 @@ pub struct Seen {
 /// Looks for marks.
 pub struct Finder {
     desk: Arc<MarkDesk>,
+    issued: Arc<IssuedMarks>,
     ffmpeg: PathBuf,
 }
 
 impl Finder {
     /// A finder with the farm's keys.
     pub fn new(desk: Arc<MarkDesk>, ffmpeg: PathBuf) -> Finder {
-        Finder { desk, ffmpeg }
+        Finder { desk, issued: Arc::default(), ffmpeg }
     }
 
-    /// Looks for a mark in a file of this media type; none where it has no picture and no sound that can be read.
+    /// Looks for a mark in a file of this media type; none where it has no picture and no sound that can be read. `next`: the
+    /// first serial that was not issued.
     ///
     /// # Errors
     /// `Program` if there is no ffmpeg, `Limit` if the file is too much for it.
-    pub async fn look(&self, file: &Path, format: &str) -> Result<Option<Seen>, FilmError> {
-        let (desk, ffmpeg, file) = (self.desk.clone(), self.ffmpeg.clone(), file.to_owned());
+    pub async fn look(
+        &self,
+        file: &Path,
+        format: &str,
+        next: u32,
+    ) -> Result<Option<Seen>, FilmError> {
+        let (desk, issued) = (self.desk.clone(), self.issued.clone());
+        let (ffmpeg, file) = (self.ffmpeg.clone(), file.to_owned());
         // What calls itself sound alone may have a picture all the same.
         let pictures = format.starts_with("video/") || format == "audio/mp4";
         let sounds = pictures || format.starts_with("audio/");
         let look = move || {
-            let found = if pictures { in_picture(&desk, &ffmpeg, &file) } else { Ok(None) };
+            let keys: Vec<MarkKey> =
+                desk.keys().into_iter().map(|key| issued.known_to(key, next)).collect();
+            let found = if pictures { in_picture(&keys, &ffmpeg, &file) } else { Ok(None) };
             match found {
                 // Without a picture, too, it may have sound.
                 Ok(None) | Err(FilmError::Unreadable(_)) if sounds => {
-                    in_sound(&desk, &ffmpeg, &file, pictures)
+                    in_sound(&keys, &ffmpeg, &file, pictures)
                 }
                 found => found,
             }
@@ -105,9 +116,9 @@ impl Finder {
     }
 }
 
-fn in_picture(desk: &MarkDesk, ffmpeg: &Path, file: &Path) -> Result<Option<Seen>, FilmError> {
+fn in_picture(keys: &[MarkKey], ffmpeg: &Path, file: &Path) -> Result<Option<Seen>, FilmError> {
     let stills = film::stills(ffmpeg, file, READ_LIMIT)?;
-    let Some(found) = search(&stills, &desk.keys(), Depth::Anywhere).found else {
+    let Some(found) = search(&stills, keys, Depth::Anywhere).found else {
         return Ok(None);
     };
     let shown =
@@ -117,13 +128,13 @@ fn in_picture(desk: &MarkDesk, ffmpeg: &Path, file: &Path) -> Result<Option<Seen
 
 /// `pictures`: it may have some, which must then be compared.
 fn in_sound(
-    desk: &MarkDesk,
+    keys: &[MarkKey],
     ffmpeg: &Path,
     file: &Path,
     pictures: bool,
 ) -> Result<Option<Seen>, FilmError> {
     let heard = film::sound(ffmpeg, file, READ_LIMIT)?;
-    let Some(found) = sound::search(&heard, &desk.keys(), false).found else { return Ok(None) };
+    let Some(found) = sound::search(&heard, keys, false).found else { return Ok(None) };
     let seen = Seen { mark: found.mark.0, track: "sound", shown: None, place: None };
     if !pictures || !film::has_picture(ffmpeg, file, READ_LIMIT)? {
         return Ok(Some(seen));
@@ -213,7 +224,7 @@ mod tests {
             ("sound.mp4", "video/mp4", None),
             ("sound.mp4", "audio/mp4", None),
         ] {
-            let seen = finder.look(&folder.join(file), format).await.expect("reads");
+            let seen = finder.look(&folder.join(file), format, 6).await.expect("reads");
             let seen = seen.unwrap_or_else(|| panic!("{file}: the mark is not found"));
             assert_eq!((seen.mark, seen.track), (issued.mark, "sound"), "{file}");
             let share = finder.agreement(seen, &folder.join("own.mp4"), &spec()).await;
@@ -221,7 +232,7 @@ mod tests {
             assert_eq!(share.map(Finder::agrees), agrees, "{file}: {share:?}");
         }
         ffmpeg(folder, &format!("{own} -t 2 unmarked.mp4"));
-        let seen = finder.look(&folder.join("unmarked.mp4"), "video/mp4").await;
+        let seen = finder.look(&folder.join("unmarked.mp4"), "video/mp4", 6).await;
         assert!(seen.expect("reads").is_none());
     }
 }

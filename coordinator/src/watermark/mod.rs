@@ -6,6 +6,7 @@
 //! `DispatchMsg::TilesMade` and `DispatchMsg::MarksRead`.
 
 pub mod find;
+mod issued;
 mod lengths;
 pub mod prove;
 pub mod settings;

@@ -9,6 +9,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Chips on a side of the picture's tile.
 pub const TILE_SIDE: usize = 64;
@@ -61,6 +63,7 @@ impl MasterKey {
             pixels: Layout::new(derive(&seed, "pixels", 0), PIXEL_CHIPS, PIXEL_SYNC),
             sound: Layout::new(derive(&seed, "sound", 0), SOUND_CHIPS, SOUND_SYNC),
             ids: derive(&seed, "ids", 0),
+            issued: Arc::default(),
         }
     }
 }
@@ -81,6 +84,8 @@ pub struct MarkKey {
     /// Of the sound.
     pub(crate) sound: Layout,
     ids: [u8; 32],
+    /// Codewords of marks that were issued, as far as they are known.
+    pub(crate) issued: Arc<Vec<u64>>,
 }
 
 /// The tiles that a worker embeds: one chip a byte, +1 or -1, the picture's row by row.
@@ -116,6 +121,17 @@ impl MarkKey {
         u16::from_le_bytes([hash[0], hash[1]])
     }
 
+    /// The codewords of these serials: half a second for a million.
+    pub fn words(&self, serials: Range<u32>) -> impl Iterator<Item = u64> + '_ {
+        serials.map(|serial| code::encode(self.mark_of(serial).0))
+    }
+
+    /// The same key, which knows marks that were issued by their codewords: a mark too weak to be read is found among them.
+    #[must_use]
+    pub fn knowing(self, issued: Arc<Vec<u64>>) -> MarkKey {
+        MarkKey { issued, ..self }
+    }
+
     /// What is embedded for this id.
     pub fn tiles(&self, mark: MarkId) -> Tiles {
         let word = code::encode(mark.0);
@@ -140,6 +156,24 @@ pub(crate) struct Bounds {
     pub sync: f32,
     /// Agreement of all chips with the id that was read with which it is found, too.
     pub whole: f32,
+    /// And with one of those that were issued.
+    pub listed: Listed,
+}
+
+/// When a mark counts as found by all of its chips, of those that were issued.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    /// Agreement of the sync signs below which nobody looks for it.
+    pub worth: f32,
+    /// Places that are looked at, of all keys, over the chance that noise may have in all of them.
+    pub places: f64,
+}
+
+impl Listed {
+    /// Least agreement of all chips: by Hoeffding's bound, for each place and each of so many marks.
+    fn least(self, issued: usize) -> f32 {
+        (2.0 * (self.places * issued.max(1) as f64).ln()).sqrt() as f32
+    }
 }
 
 /// Where sync and payload lie in a tile.
@@ -207,16 +241,32 @@ impl Layout {
         self.payload.iter().map(signed)
     }
 
-    /// The id in a place of which nothing is known, and how well the sync signs agree there.
-    pub fn found(&self, chip: impl Fn(usize) -> f32, bounds: Bounds) -> (f32, Option<MarkId>) {
+    /// The id in a place of which nothing is known, and how well the sync signs agree there. `issued`: codewords.
+    pub fn found(
+        &self,
+        chip: impl Fn(usize) -> f32,
+        bounds: Bounds,
+        issued: &[u64],
+    ) -> (f32, Option<MarkId>) {
         let agreement = self.agreement(&chip);
-        if agreement < bounds.worth {
+        if agreement < bounds.worth.min(bounds.listed.worth) {
             return (agreement, None);
         }
-        let mark = code::decode(&self.bits(&chip)).filter(|mark| {
-            agreement >= bounds.sync
-                || self.agreement_of_all(code::encode(*mark), &chip) >= bounds.whole
-        });
+        let bits = self.bits(&chip);
+        let read = || {
+            code::decode(&bits).filter(|mark| {
+                agreement >= bounds.sync
+                    || self.agreement_of_all(code::encode(*mark), &chip) >= bounds.whole
+            })
+        };
+        let listed = || {
+            let least = bounds.listed.least(issued.len());
+            let word = code::likeliest(&bits, issued)?;
+            (self.agreement_of_all(word, &chip) >= least).then(|| code::id_of(word))
+        };
+        // What was issued first: of a weak mark an id may be read that only resembles it.
+        let mark = if agreement >= bounds.listed.worth { listed() } else { None };
+        let mark = mark.or_else(|| if agreement >= bounds.worth { read() } else { None });
         (agreement, mark.map(MarkId))
     }
 
@@ -280,7 +330,8 @@ mod tests {
     /// key's mark neither.
     #[test]
     fn a_weak_mark_is_found_by_all_of_its_chips() {
-        const BOUNDS: Bounds = Bounds { worth: 4.4, sync: 7.6, whole: 10.7 };
+        let listed = Listed { worth: 4.4, places: 2.4e15 };
+        let bounds = Bounds { worth: 4.4, sync: 7.7, whole: 10.7, listed };
         let key = MasterKey([1; 32]).epoch(0);
         let mark = key.mark_of(5);
         let tile = key.tiles(mark).pixels;
@@ -293,13 +344,43 @@ mod tests {
                 .collect();
             // Of variance 1: the sync signs of 1,024 chips then agree by 6.1 in the mean.
             let chip = |place: usize| noise[place] + 0.19 * f32::from(tile[place]);
-            let (agreement, read) = key.pixels.found(chip, BOUNDS);
+            let (agreement, read) = key.pixels.found(chip, bounds, &[]);
             assert!(read.is_none() || read == Some(mark), "{read:?} by {agreement}");
             found += u32::from(read.is_some());
-            assert!(key.pixels.found(|place| noise[place], BOUNDS).1.is_none());
-            assert!(other.pixels.found(chip, BOUNDS).1.is_none());
+            assert!(key.pixels.found(|place| noise[place], bounds, &[]).1.is_none());
+            assert!(other.pixels.found(chip, bounds, &[]).1.is_none());
         }
         assert!(found >= 30, "{found} of 40");
+    }
+
+    /// Promise: a mark that is too weak to be read is found among those that were issued; noise never is.
+    #[test]
+    fn a_mark_too_weak_to_be_read_is_found_among_those_issued() {
+        let bare = MasterKey([1; 32]).epoch(0);
+        let issued: Vec<u64> = bare.words(0..20_000).collect();
+        let mark = bare.mark_of(5);
+        let tile = bare.tiles(mark).pixels;
+        let bounds = Bounds {
+            worth: 4.4,
+            sync: 7.7,
+            whole: 10.7,
+            listed: Listed { worth: 3.4, places: 2e12 },
+        };
+        let mut random = ChaCha20Rng::seed_from_u64(3);
+        let (mut read, mut found) = (0, 0);
+        for _ in 0..40 {
+            let noise: Vec<f32> = (0..PIXEL_CHIPS)
+                .map(|_| (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 3.46)
+                .collect();
+            // All chips then agree by 10 in the mean, and a fifth of the bits are wrong.
+            let shown = |place: usize| noise[place] + 0.16 * f32::from(tile[place]);
+            read += u32::from(bare.pixels.found(shown, bounds, &[]).1.is_some());
+            let one = bare.pixels.found(shown, bounds, &issued).1;
+            assert!(one.is_none() || one == Some(mark), "{one:?}");
+            found += u32::from(one.is_some());
+            assert!(bare.pixels.found(|place| noise[place], bounds, &issued).1.is_none());
+        }
+        assert!(found >= 30 && found >= 2 * read, "{found} and {read} of 40");
     }
 
     /// Promise: a key's tiles stay as they are, or old clips could not be read.

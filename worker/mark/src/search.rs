@@ -5,19 +5,27 @@
 //! together with the id that was read. The fold is made once for a scale, whatever the number of keys.
 
 use crate::fft::Complex;
-use crate::key::{Bounds, MarkId, MarkKey, TILE_SIDE};
+use crate::key::{Bounds, Listed, MarkId, MarkKey, TILE_SIDE};
 use crate::reading::{Place, Stills, center};
 use crate::spectrum::{CELLS, SIDE, Square};
 
 /// Least agreement of the sync signs upright, at the sizes at which clips are marked. README.md has the calculation.
 pub const AGREEMENT_MARKED: f32 = 6.8;
 /// The same, where any place is tried.
-pub const AGREEMENT_SEARCHED: f32 = 7.6;
+pub const AGREEMENT_SEARCHED: f32 = 7.7;
 /// And of all chips together with the id that was read: what is too weak for the sync signs alone, of which there are a
 /// fourth as many. Any of 2^32 ids may be read, so it must be more.
 pub const AGREEMENT_WHOLE: f32 = 10.7;
 /// Agreement of the sync signs below which all chips together would not do: the best shift of a fold of noise reaches 4.
 const WORTH: f32 = 4.4;
+/// Places that are tried upright at the sizes at which clips are marked, with four keys, over a chance of 1e-7.
+const LISTED_MARKED: Listed = Listed { worth: 3.2, places: 3.0 * 16_384.0 * 4.0 / 1e-7 };
+/// And anywhere: 3,656 folds and symmetries.
+const LISTED_SEARCHED: Listed =
+    Listed { worth: PROMISING, places: 3_656.0 * 16_384.0 * 4.0 / 1e-7 };
+/// Shifts whose sync signs agree best at which a mark is looked for among those that were issued: the right one of a weak mark
+/// is hardly better than the best of noise, which reaches 4.
+const SHIFTS: usize = 8;
 /// Chips on the short side at which clips are marked.
 const MARKED: [f32; 3] = [80.0, 120.0, 240.0];
 /// Fewest chips on the short side that are looked for: 45 % of the fewest.
@@ -31,6 +39,36 @@ const PROMISING: f32 = 4.8;
 const PROMISING_MAX: usize = 12;
 /// Steps to each side that are then looked at, each a sixth of that between two scales.
 const CLOSER: i32 = 4;
+
+/// One of the steps in which places are tried.
+struct Step {
+    bounds: Bounds,
+    /// Not mirrored, either.
+    upright: bool,
+    /// Shifts of each fold that are read.
+    shifts: usize,
+}
+
+const UPRIGHT: Step = Step {
+    bounds: Bounds {
+        worth: WORTH,
+        sync: AGREEMENT_MARKED,
+        whole: AGREEMENT_WHOLE,
+        listed: LISTED_MARKED,
+    },
+    upright: true,
+    shifts: SHIFTS,
+};
+const ANYWHERE: Step = Step {
+    bounds: Bounds {
+        worth: WORTH,
+        sync: AGREEMENT_SEARCHED,
+        whole: AGREEMENT_WHOLE,
+        listed: LISTED_SEARCHED,
+    },
+    upright: false,
+    shifts: 1,
+};
 
 /// A mark that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,7 +162,7 @@ impl<'a> Searcher<'a> {
 
     fn run(&mut self, depth: Depth) -> Option<Found> {
         for chips in MARKED {
-            if let Some(found) = self.look(chips, &[0], AGREEMENT_MARKED).1 {
+            if let Some(found) = self.look(chips, &[0], &UPRIGHT).1 {
                 return Some(found);
             }
         }
@@ -132,7 +170,7 @@ impl<'a> Searcher<'a> {
             return None;
         }
         for chips in MARKED {
-            if let Some(found) = self.look(chips, &ALL, AGREEMENT_SEARCHED).1 {
+            if let Some(found) = self.look(chips, &ALL, &ANYWHERE).1 {
                 return Some(found);
             }
         }
@@ -146,7 +184,7 @@ impl<'a> Searcher<'a> {
         let mut chips = CHIPS_MIN;
         // A chip below a pixel and a half cannot be seen any more.
         while chips <= CHIPS_MAX.min(short / 1.2) {
-            let (peak, found) = self.look(chips, &ALL, AGREEMENT_SEARCHED);
+            let (peak, found) = self.look(chips, &ALL, &ANYWHERE);
             if let Some(found) = found {
                 // Beside the right scale it is there too, and what it is compared with then lies askew.
                 return self.closer(found.chips, found.symmetry).or(Some(found));
@@ -167,13 +205,13 @@ impl<'a> Searcher<'a> {
         let (short, long) = (width.min(height) as f32, width.max(height) as f32);
         let near = (-CLOSER..=CLOSER).filter_map(|step| {
             let near = chips + step as f32 * STEP_CHIPS * short / long / 6.0;
-            self.look(near, &[symmetry & !1], AGREEMENT_SEARCHED).1
+            self.look(near, &[symmetry & !1], &ANYWHERE).1
         });
         near.max_by(|a, b| a.agreement.total_cmp(&b.agreement))
     }
 
     /// One scale. Symmetries go in pairs: each even one with the odd one behind it.
-    fn look(&mut self, chips: f32, symmetries: &[u8], least: f32) -> (Peak, Option<Found>) {
+    fn look(&mut self, chips: f32, symmetries: &[u8], step: &Step) -> (Peak, Option<Found>) {
         self.folds += 1;
         let (width, height) = self.stills.size();
         let place = Place { chip: width.min(height) as f32 / chips, left: 0.0, top: 0.0 };
@@ -191,24 +229,18 @@ impl<'a> Searcher<'a> {
                 let mut map: Vec<Complex> = pairs.map(|(cell, sync)| *cell * *sync).collect();
                 self.square.inverse(&mut map);
                 for (symmetry, part) in [(one, false), (two, true)] {
-                    if part
-                        && symmetries.len() == 1
-                        && symmetries[0] == 0
-                        && least < AGREEMENT_SEARCHED
-                    {
-                        continue; // upright alone
+                    if part && step.upright {
+                        continue;
                     }
                     let value = |cell: &Complex| if part { cell.im } else { cell.re };
-                    let (shift, _) =
-                        map.iter().enumerate().fold((0, f32::MIN), |top, (at, cell)| {
-                            if value(cell) > top.1 { (at, value(cell)) } else { top }
-                        });
-                    let peak = self.peak(&matched, key, symmetry, shift);
-                    if found.is_none_or(|found| found.agreement < peak.agreement) {
-                        found = self.read(&matched, &peak, chips, least).or(found);
-                    }
-                    if peak.agreement > best.agreement {
-                        best = peak;
+                    for shift in highest(map.iter().map(value), step.shifts) {
+                        let peak = self.peak(&matched, key, symmetry, shift);
+                        if found.is_none_or(|found| found.agreement < peak.agreement) {
+                            found = self.read(&matched, &peak, chips, step).or(found);
+                        }
+                        if peak.agreement > best.agreement {
+                            best = peak;
+                        }
                     }
                 }
             }
@@ -223,14 +255,26 @@ impl<'a> Searcher<'a> {
         Peak { key, symmetry, shift, agreement }
     }
 
-    fn read(&self, matched: &[f32], peak: &Peak, chips: f32, least: f32) -> Option<Found> {
+    fn read(&self, matched: &[f32], peak: &Peak, chips: f32, step: &Step) -> Option<Found> {
         let chip =
             |place: usize| matched[turned(shifted(cell_of(place), peak.shift), peak.symmetry)];
         let key = &self.keys[peak.key];
-        let bounds = Bounds { worth: WORTH, sync: least, whole: AGREEMENT_WHOLE };
-        let (agreement, mark) = key.pixels.found(chip, bounds);
+        let (agreement, mark) = key.pixels.found(chip, step.bounds, &key.issued);
         Some(Found { mark: mark?, epoch: key.epoch, agreement, chips, symmetry: peak.symmetry })
     }
+}
+
+/// Where so many of the values are highest, the highest first.
+fn highest(values: impl Iterator<Item = f32>, many: usize) -> Vec<usize> {
+    let mut top: Vec<(usize, f32)> = Vec::with_capacity(many + 1);
+    for (at, value) in values.enumerate() {
+        if top.len() < many || top.last().is_some_and(|(_, least)| value > *least) {
+            let before = top.partition_point(|(_, other)| *other >= value);
+            top.insert(before, (at, value));
+            top.truncate(many);
+        }
+    }
+    top.into_iter().map(|(at, _)| at).collect()
 }
 
 /// The even symmetries; each stands for itself and its mirror image.

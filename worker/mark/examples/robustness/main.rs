@@ -15,6 +15,7 @@ use films::{Film, load, publish, run};
 use judges::{Judges, judge};
 use state::{State, table};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film;
@@ -130,9 +131,23 @@ fn by_chance(films: &[PathBuf], keys: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Marks that the farm has issued: each search looks among them all.
+const ISSUED: u32 = 1_000_000;
+
 /// A serial of its own for each film, whichever others are measured.
 fn serial_of(name: &str) -> u32 {
-    name.bytes().fold(2_166_136_261, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
+    let hash = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
+    name.bytes().fold(2_166_136_261, hash) % ISSUED
+}
+
+/// The key of a farm that has issued so many.
+fn key() -> MarkKey {
+    static KEY: LazyLock<MarkKey> = LazyLock::new(|| {
+        let key = MasterKey([42; 32]).epoch(0);
+        let words = key.words(0..ISSUED).collect();
+        key.knowing(Arc::new(words))
+    });
+    KEY.clone()
 }
 
 fn set_of(film: &Film) -> &'static str {
@@ -203,7 +218,7 @@ impl Sample {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Sample> {
         let name = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?.to_owned();
         let film = load(path).with_context(|| path.display().to_string())?;
-        let key = MasterKey([42; 32]).epoch(0);
+        let key = key();
         let loud = sound::loud_seconds(&film.samples, 2, 32_000) >= sound::LOUD_SECONDS_MIN;
         Ok(Sample {
             set: set_of(&film),
