@@ -82,7 +82,8 @@ impl Core {
                     self.todo.preempt = true;
                 }
                 if let Doing::Running(running) = &mut self.state.workers[slot].doing {
-                    running.progressed = true;
+                    // The files of a clip are no link of the chain: whoever is next makes them again.
+                    running.progressed |= running.stage != Stage::Finish;
                 }
                 if let Some(old) = old {
                     out.push(Output::Forget { job: id, artifacts: vec![old] });
