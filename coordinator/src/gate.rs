@@ -85,8 +85,9 @@ impl Closed {
             )
             | Closed::Marks(Unproven::Fault(_))
             | Closed::Io(_) => Cause::DependencyDown,
-            Closed::Store(StoreError::Taken)
-            | Closed::Signature { .. }
+            // Another clip of the job was published before: no further one may be.
+            Closed::Store(StoreError::Taken) => Cause::Refused,
+            Closed::Signature { .. }
             | Closed::OtherClaim
             | Closed::OtherFile
             | Closed::Marks(Unproven::Unmarked(_))

@@ -11,7 +11,7 @@ pub mod settings;
 use crate::dispatch::DispatchMsg;
 use crate::jobs::rescan::PolicyTexts;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use places::Places;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use remote::{Remote, RemoteError};
@@ -325,6 +325,8 @@ pub enum ClipFault {
     Down,
     /// What the worker sent is no evidence for this clip.
     NoEvidence,
+    /// What the worker sent is not in the store any more.
+    Gone,
 }
 
 /// Judges for the dispatch actor.
@@ -587,7 +589,11 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFa
     );
     let bytes = read.await.map_err(|_| ClipFault::Down)?.map_err(|error| {
         tracing::warn!(%error, "a record of sampled frames cannot be read");
-        if error.is_trouble() { ClipFault::Down } else { ClipFault::NoEvidence }
+        match error {
+            StoreError::Missing => ClipFault::Gone,
+            error if error.is_trouble() => ClipFault::Down,
+            _ => ClipFault::NoEvidence,
+        }
     })?;
     codec::decode(&bytes).map_err(|_| ClipFault::NoEvidence)
 }

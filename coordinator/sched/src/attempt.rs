@@ -140,7 +140,10 @@ impl Core {
         }
         live.maker = Some(node);
         live.front = false;
-        live.avoid.clear();
+        if !last {
+            // A clip may still be refused: then whoever failed to make it is remembered.
+            live.avoid.clear();
+        }
         live.outage = None;
         self.advance(running.job, out);
     }

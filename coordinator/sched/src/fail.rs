@@ -7,11 +7,9 @@ use crate::output::{FailWhy, JobState, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::Running;
-use zoetrope_protocol::id::Millis;
+use zoetrope_protocol::id::{Fence, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 
-/// A job's list of nodes that failed a shard: beyond it the oldest is forgotten. More than poison allows.
-const AVOID_MAX: usize = 8;
 /// A role may be lost so often.
 const GONE_MAX: usize = 2;
 
@@ -94,11 +92,7 @@ impl Core {
             live.soft.push(SoftFailure { node, stage: running.stage, attempt, cause });
         }
         if verdict.avoid {
-            live.avoid.retain(|avoided| *avoided != node);
-            if live.avoid.len() == AVOID_MAX {
-                live.avoid.list().remove(0);
-            }
-            live.avoid.push(node);
+            live.shun(node);
         } else if cause == Cause::OutOfMemory {
             live.maker = Some(node);
         }
@@ -124,14 +118,19 @@ impl Core {
             },
             _ => {
                 if verdict.avoid && waits(cause, verdict.soft) {
-                    let at = now.plus(self.state.config.retry_after);
-                    self.live(slot).retry_at = at;
-                    let seq = self.state.jobs[slot].seq;
-                    self.set_timer(at, Timer::Job { slot, seq });
+                    self.retry_later(slot);
                 }
                 self.advance(slot, out);
             }
         }
+    }
+
+    /// From some time on the workers that failed a shard may try it again, where no other fits.
+    fn retry_later(&mut self, slot: Slot) {
+        let at = self.state.now.plus(self.state.config.retry_after);
+        self.live(slot).retry_at = at;
+        let seq = self.state.jobs[slot].seq;
+        self.set_timer(at, Timer::Job { slot, seq });
     }
 
     fn live(&mut self, slot: Slot) -> &mut Live {
@@ -206,14 +205,65 @@ impl Core {
 
     /// The clip could not be published.
     pub(crate) fn publish_failed(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
-        if cause != Cause::DependencyDown {
-            self.end_job(slot, JobState::Failed(FailWhy::NotPublished(cause)), out);
+        let again = if cause == Cause::DependencyDown { self.back_off(slot) } else { None };
+        match (cause, again) {
+            (_, Some(until)) => self.wait(slot, Standing::PublishBackingOff { until }, until),
+            (Cause::CheckFailed, None) => self.refuse_clip(slot, out),
+            (Cause::ArtifactMissing, None) => self.lose_clip(slot, out),
+            _ => self.end_job(slot, JobState::Failed(FailWhy::NotPublished(cause)), out),
+        }
+    }
+
+    /// The clip proves not to be what was ordered, so the attempt that made it failed after all: it is made again,
+    /// elsewhere if that can be.
+    fn refuse_clip(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        let cause = Cause::CheckFailed;
+        let Some(fence) = self.unfinish(slot) else { return };
+        let attempt = fence.attempt;
+        let job = &self.state.jobs[slot];
+        let (id, kind, stage) = (job.id, self.state.kind_of(job), self.state.stage_of(job));
+        let position = usize::from(job.position);
+        // Whoever finished a shard last made what is published.
+        if let Some(node) = self.live(slot).maker {
+            self.blame(node, kind, (id, attempt), out);
+            let live = self.live(slot);
+            live.soft.push(SoftFailure { node, stage, attempt, cause });
+            live.shun(node);
+        }
+        let tries = self.live(slot).attempts[position];
+        if self.poisoned(slot, true) || tries >= self.state.config.attempts_max {
+            return self.give_up(slot, cause, out);
+        }
+        self.retry_later(slot);
+        self.advance(slot, out);
+    }
+
+    /// A file of the clip is gone before it was published: nobody is to blame, and it is made again.
+    fn lose_clip(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        if self.unfinish(slot).is_none() {
             return;
         }
-        match self.back_off(slot) {
-            Some(until) => self.wait(slot, Standing::PublishBackingOff { until }, until),
-            None => self.end_job(slot, JobState::Failed(FailWhy::NotPublished(cause)), out),
+        if self.gone_too_often(slot, Role::Clip) {
+            return self.give_up(slot, Cause::ArtifactMissing, out);
         }
+        self.advance(slot, out);
+    }
+
+    /// Takes back what the last stage made; gives the fence of its attempt.
+    fn unfinish(&mut self, slot: Slot) -> Option<Fence> {
+        let (fence, outputs) = self.live(slot).finished.take()?;
+        self.park(slot);
+        let live = self.live(slot);
+        for output in outputs {
+            live.lose(output);
+            if !live.leftover.contains(&output) {
+                live.leftover.push(output);
+            }
+        }
+        live.front = true;
+        // Who checked the clip answers.
+        live.outage = None;
+        Some(fence)
     }
 
     /// The worker could not read its inputs: the newest is the suspect, for only it may be re-made at once.
@@ -247,16 +297,20 @@ impl Core {
         let slot = owner;
         let live = self.live(slot);
         live.lose(gone);
-        live.gone.push(gone.role);
         // Fewer steps are done, so a running attempt may have to make room after all.
         self.todo.preempt = true;
-        let live = self.live(slot);
-        let often = live.gone.iter().filter(|role| **role == gone.role).count();
-        if often >= GONE_MAX {
+        if self.gone_too_often(slot, gone.role) {
             self.give_up(slot, Cause::ArtifactMissing, out);
         } else if !matches!(self.state.jobs[slot].standing(), Standing::Running { .. }) {
             self.advance(slot, out);
         }
+    }
+
+    /// Notes that a role's artifact was lost; whether that was once too often.
+    fn gone_too_often(&mut self, slot: Slot, role: Role) -> bool {
+        let live = self.live(slot);
+        live.gone.push(role);
+        live.gone.iter().filter(|gone| **gone == role).count() >= GONE_MAX
     }
 
     /// A lost attempt goes on after all: its loss is counted against nobody.

@@ -130,7 +130,8 @@ pub enum Input {
     PublishFailed {
         /// The job.
         job: JobId,
-        /// Why: `DependencyDown` is tried again, all else ends the job.
+        /// Why: `DependencyDown` is tried again; of `CheckFailed` and `ArtifactMissing` the clip is made again; all else
+        /// ends the job.
         cause: Cause,
     },
     /// A stored artifact turned out to be gone or damaged.

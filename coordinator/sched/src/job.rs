@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 
+/// Nodes that a shard avoids: beyond it the oldest is forgotten. More than poison allows.
+const AVOID_MAX: usize = 8;
 /// The longest chain: each stage once.
 pub(crate) const CHAIN_MAX: usize = Stage::ALL.len();
 
@@ -189,6 +191,15 @@ impl Live {
             machine_losses: 0,
             quick: Few::default(),
         }
+    }
+
+    /// A node failed the shard, which goes elsewhere if it can.
+    pub fn shun(&mut self, node: NodeId) {
+        self.avoid.retain(|avoided| *avoided != node);
+        if self.avoid.len() == AVOID_MAX {
+            self.avoid.list().remove(0);
+        }
+        self.avoid.push(node);
     }
 
     /// Whether its shard does not go to just any worker.

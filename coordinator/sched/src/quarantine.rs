@@ -66,7 +66,7 @@ impl Record {
 }
 
 impl Core {
-    /// Counts an attempt that ended, and puts the node in quarantine if it is one fault too many.
+    /// Counts an attempt that ended.
     pub(crate) fn record(
         &mut self,
         node: NodeId,
@@ -74,24 +74,38 @@ impl Core {
         fault: bool,
         out: &mut Vec<Output>,
     ) {
-        let (now, job) = (self.state.now, self.state.jobs[running.job].id);
-        let config = &self.state.config;
         let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.record(running.kind);
         record.attempts += 1;
-        if !fault {
+        if fault {
+            let job = self.state.jobs[running.job].id;
+            self.blame(node, running.kind, (job, running.fence.attempt), out);
+        } else {
             record.trial = record.trial.saturating_sub(1);
-            return;
         }
+    }
+
+    /// Holds an attempt that ended against its node, and puts the node in quarantine if it is one fault too many. Of an
+    /// attempt that had seemed to be good it may be known only now.
+    pub(crate) fn blame(
+        &mut self,
+        node: NodeId,
+        kind: KindIx,
+        (job, attempt): (JobId, AttemptNumber),
+        out: &mut Vec<Output>,
+    ) {
+        let (now, config) = (self.state.now, &self.state.config);
+        let Some(known) = self.state.nodes.get_mut(node) else { return };
+        let record = known.record(kind);
         let number = record.attempts;
-        record.faults.push(Fault { number, job, attempt: running.fence.attempt, at: now });
+        record.faults.push(Fault { number, job, attempt, at: now });
         let window = u64::from(config.fault_window);
         record.faults.retain(|fault| {
             fault.number + window > number && fault.at.plus(config.fault_forgotten) > now
         });
         let enough = record.trial > 0 || record.jobs() >= config.fault_max as usize;
         if record.until.is_none() && enough {
-            self.quarantine(node, running.kind, out);
+            self.quarantine(node, kind, out);
         }
     }
 

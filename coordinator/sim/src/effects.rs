@@ -170,7 +170,7 @@ impl World {
         let input = match flip {
             Ok(Flip::Done) => Input::Published { job },
             Ok(Flip::Missing) => Input::PublishFailed { job, cause: Cause::ArtifactMissing },
-            Ok(Flip::Taken) => Input::PublishFailed { job, cause: Cause::CheckFailed },
+            Ok(Flip::Taken) => Input::PublishFailed { job, cause: Cause::Refused },
             Err(()) => Input::PublishFailed { job, cause: Cause::DependencyDown },
         };
         self.input(host, input);

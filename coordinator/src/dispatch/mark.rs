@@ -226,6 +226,7 @@ impl DispatchState {
                 }
             }
             Err(MarkFault::Down) => self.not_marked(job, Cause::DependencyDown),
+            Err(MarkFault::Gone) => self.not_marked(job, Cause::ArtifactMissing),
             Err(MarkFault::NoEvidence) => self.not_marked(job, Cause::CheckFailed),
         }
     }

@@ -168,6 +168,7 @@ impl DispatchState {
                 }
             }
             Ok(_) | Err(ClipFault::Down) => self.not_moderated(job, Cause::DependencyDown),
+            Err(ClipFault::Gone) => self.not_moderated(job, Cause::ArtifactMissing),
             Err(ClipFault::NoEvidence) => self.not_moderated(job, Cause::CheckFailed),
         }
     }

@@ -128,7 +128,7 @@ async fn read(store: &Store, item: RescanItem) -> Result<Row, String> {
         Some(None) => Some(None),
         Some(Some((record, asked))) => match fetch(store, *record).await {
             Ok(record) => Some(Some((record, *asked))),
-            Err(ClipFault::NoEvidence) => Some(None),
+            Err(ClipFault::NoEvidence | ClipFault::Gone) => Some(None),
             Err(ClipFault::Down) => {
                 return Err(format!("the record of {} cannot be read", item.job));
             }

@@ -18,7 +18,7 @@ pub use prove::Prover;
 use crate::dispatch::DispatchMsg;
 use crate::documents::Documents;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use settings::Looks;
 use std::sync::Arc;
@@ -160,6 +160,8 @@ pub enum MarkFault {
     Down,
     /// What the worker sent does not show the clip's mark.
     NoEvidence,
+    /// What the worker sent is not in the store any more.
+    Gone,
 }
 
 /// An order that is to be marked.
@@ -304,7 +306,7 @@ impl WatermarkState {
             let outcome = match &result {
                 Ok(_) => "ok",
                 Err(MarkFault::NoEvidence) => "refused",
-                Err(MarkFault::Down) => "error",
+                Err(MarkFault::Down | MarkFault::Gone) => "error",
             };
             count(&metrics, outcome, began);
             // Without a dispatch actor the process ends; the next start asks again.
@@ -329,7 +331,11 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<MarkRecord, MarkFau
     let bytes =
         store.small(&record.artifact, record.bytes, RECORD_BYTES_MAX).await.map_err(|error| {
             tracing::warn!(%error, "a record of marks cannot be read");
-            if error.is_trouble() { MarkFault::Down } else { MarkFault::NoEvidence }
+            match error {
+                StoreError::Missing => MarkFault::Gone,
+                error if error.is_trouble() => MarkFault::Down,
+                _ => MarkFault::NoEvidence,
+            }
         })?;
     codec::decode(&bytes).map_err(|_| MarkFault::NoEvidence)
 }

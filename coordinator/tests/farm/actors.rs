@@ -2,7 +2,7 @@
 
 use crate::worker::Worker;
 use crate::{PATIENCE, TestFarm, submission};
-use ractor::ActorCell;
+use ractor::{ActorCell, ActorRef};
 use tokio::time::timeout;
 use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::journal::JournalMsg;
@@ -19,6 +19,11 @@ fn child<M: ractor::Message>(farm: &TestFarm) -> ActorCell {
 fn child_of<M: ractor::Message>(parent: &ActorCell) -> ActorCell {
     let is = |cell: &ActorCell| cell.is_message_type_of::<M>() == Some(true);
     parent.get_children().into_iter().find(is).expect("a child of this kind")
+}
+
+/// The sidecar that is told such messages.
+pub(crate) fn sidecar<M: ractor::Message>(farm: &TestFarm) -> ActorRef<M> {
+    child_of::<M>(&child::<SidecarSupMsg>(farm)).into()
 }
 
 /// Kills the sidecar that is told such messages; its supervisor starts another one, which says that it is there.

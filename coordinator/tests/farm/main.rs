@@ -26,6 +26,7 @@ mod watermark;
 mod worker;
 mod worker_loss;
 
+use crate::worker::Worker;
 use ractor::ActorRef;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -39,6 +40,7 @@ use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{JobId, TenantId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
 use zoetrope_protocol::moderation::Audience;
+use zoetrope_sched::output::JobState;
 
 /// Nothing in these tests takes so long, on a busy machine with a slow disk either; what does hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -131,6 +133,20 @@ impl TestFarm {
         };
         let seen = tokio::time::timeout(PATIENCE, asking).await;
         seen.unwrap_or_else(|_| panic!("nobody says {words:?}"))
+    }
+
+    /// Waits until the clip that a worker made was refused: it is not published, and its job is to be finished elsewhere.
+    /// Then ends the job; in the worker's place comes one that has failed nothing.
+    pub(crate) async fn refused(&self, job: JobId, worker: &mut Worker) {
+        self.until_why(job, "every worker that fits has failed it").await;
+        let view = self.read(job).await;
+        assert_eq!((view.state, view.assets), (JobState::InProgress, None));
+        assert!(!moderation::is_published(self, job));
+        let cancel = |reply| FarmMsg::Cancel(TenantId(1), job, reply);
+        self.farm().ask(cancel).await.expect("the farm answers").expect("it goes on until now");
+        let mut next = Worker::fresh(self, &format!("after-{}", job.0)).await;
+        (next.moves, next.thumbnail) = (worker.moves, worker.thumbnail.take());
+        std::mem::replace(worker, next).die();
     }
 
     pub(crate) fn metric(&self, line: &str) -> f64 {

@@ -11,7 +11,7 @@ use zoetrope_protocol::job::{Cause, Stage};
 use zoetrope_protocol::provenance::SignedClaim;
 use zoetrope_protocol::wire::{FromWorker, Order, ToWorker};
 use zoetrope_provenance::{Credential, Signer};
-use zoetrope_sched::output::{FailWhy, JobState};
+use zoetrope_sched::output::JobState;
 
 async fn at_finish(farm: &TestFarm) -> (Worker, Order) {
     farm.submit(submission(1)).await.expect("admitted");
@@ -35,17 +35,33 @@ fn is_published(farm: &TestFarm) -> bool {
     farm.folder.path().join(format!("store/published/{}.json", JobId(1))).exists()
 }
 
-const NOT_PUBLISHED: JobState = JobState::Failed(FailWhy::NotPublished(Cause::CheckFailed));
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clip_without_signature_is_not_published() {
     let farm = TestFarm::start().await;
     let (mut worker, order) = at_finish(&farm).await;
     finish(&mut worker, &order, b"a clip that nobody signed").await;
-    let view = farm.until(JobId(1), |view| view.ended.is_some()).await;
-    assert_eq!(view.state, NOT_PUBLISHED);
-    assert!(!is_published(&farm));
+    farm.refused(JobId(1), &mut worker).await;
     assert_eq!(farm.metric("zoetrope_publishes_refused_total{proof=\"signature\"} "), 1.0);
+    farm.running.stop().await;
+}
+
+/// A worker whose clip is refused costs the job nothing but that attempt: another one finishes it, under the same mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_clip_is_finished_again_elsewhere() {
+    let farm = TestFarm::start().await;
+    let (mut worker, order) = at_finish(&farm).await;
+    finish(&mut worker, &order, b"a clip that nobody signed").await;
+    farm.until_why(JobId(1), "every worker that fits has failed it").await;
+    assert!(!is_published(&farm));
+    let farm = farm.restart().await;
+    let mut other = Worker::fresh(&farm, "gpu-1").await;
+    let again = other.order().await;
+    assert_eq!((again.shard, &again.inputs), (order.shard, &order.inputs));
+    assert!(again.fence > order.fence);
+    assert_eq!(again.mark, order.mark);
+    other.carry_out(&again).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
+    assert!(is_published(&farm));
     farm.running.stop().await;
 }
 
@@ -61,9 +77,7 @@ async fn one_changed_byte_behind_the_signature_is_not_published() {
     let last = clip.len() - 1;
     clip[last] ^= 1;
     finish(&mut worker, &order, &clip).await;
-    let view = farm.until(JobId(1), |view| view.ended.is_some()).await;
-    assert_eq!(view.state, NOT_PUBLISHED);
-    assert!(!is_published(&farm));
+    farm.refused(JobId(1), &mut worker).await;
     farm.running.stop().await;
 }
 
