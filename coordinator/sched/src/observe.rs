@@ -1,6 +1,7 @@
 //! Views of the core. Looks, never touches.
 
 use crate::core::Core;
+use crate::fair::Tenant;
 use crate::input::Placed;
 use crate::job::{Job, Live, Standing};
 use crate::output::JobState;
@@ -118,14 +119,12 @@ impl Core {
     /// A tenant.
     pub fn tenant(&self, tenant: TenantId) -> Option<TenantView> {
         let place = *self.index.tenants.get(&tenant)?;
-        let tenant = &self.state.tenants[place as usize];
-        Some(TenantView {
-            tenant: tenant.id,
-            policy: tenant.policy,
-            queued: tenant.queued,
-            unfinished: tenant.unfinished,
-            running: tenant.running,
-        })
+        Some(tenant_view(&self.state.tenants[place as usize]))
+    }
+
+    /// All tenants that were ever set, in that order.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantView> {
+        self.state.tenants.iter().map(tenant_view)
     }
 
     /// How many there are, for gauges.
@@ -172,5 +171,15 @@ impl Core {
         flows.filter(move |(place, _)| *place != own).filter_map(move |(place, flows)| {
             Some((place, flows[class].queue(first)?.len() as u64))
         })
+    }
+}
+
+fn tenant_view(tenant: &Tenant) -> TenantView {
+    TenantView {
+        tenant: tenant.id,
+        policy: tenant.policy,
+        queued: tenant.queued,
+        unfinished: tenant.unfinished,
+        running: tenant.running,
     }
 }

@@ -186,8 +186,7 @@ impl World {
             None => {
                 let (job, tenant) = (submission.job, submission.spec.tenant);
                 if running.books.core.tenant(tenant).is_none() {
-                    let limits = limits(&self.plan);
-                    let policy = limits.tenants.get(&tenant).copied().unwrap_or(limits.tenant);
+                    let policy = limits(&self.plan).policy_of(tenant);
                     self.input(0, Input::TenantSet { tenant, policy });
                 }
                 let ask = self.ask(&submission.spec);

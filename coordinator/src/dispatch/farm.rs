@@ -164,8 +164,7 @@ impl DispatchState {
             }
             Ok(ask) => {
                 if self.books.core.tenant(tenant).is_none() {
-                    let policy =
-                        self.limits.tenants.get(&tenant).copied().unwrap_or(self.limits.tenant);
+                    let policy = self.limits.policy_of(tenant);
                     self.record(Entry::Core(Input::TenantSet { tenant, policy }));
                 }
                 let class = submission.spec.class.word();

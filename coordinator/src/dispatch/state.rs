@@ -75,6 +75,13 @@ pub struct DispatchLimits {
     pub keep: Keep,
 }
 
+impl DispatchLimits {
+    /// What a tenant has.
+    pub fn policy_of(&self, tenant: TenantId) -> TenantPolicy {
+        self.tenants.get(&tenant).copied().unwrap_or(self.tenant)
+    }
+}
+
 /// What the dispatch actor needs.
 pub struct DispatchArguments {
     /// The recovered books.
@@ -478,9 +485,14 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
         let chain = chain.map(|stage| StageNeed { stage, vram_bytes }).collect();
         inputs.push(Input::ModelSet { model: model.id, name: name.clone(), chain });
     }
-    for (tenant, policy) in &limits.tenants {
-        let (tenant, policy) = (*tenant, *policy);
-        if books.core.tenant(tenant).is_none_or(|known| known.policy != policy) {
+    // Also those of which the configuration says nothing, or nothing any more: what all others have may be another now.
+    let known = books.core.tenants().map(|known| (known.tenant, Some(known.policy)));
+    let named = limits.tenants.keys().map(|tenant| (*tenant, None));
+    let mut tenants: BTreeMap<TenantId, Option<TenantPolicy>> = named.collect();
+    tenants.extend(known);
+    for (tenant, before) in tenants {
+        let policy = limits.policy_of(tenant);
+        if before != Some(policy) {
             inputs.push(Input::TenantSet { tenant, policy });
         }
     }

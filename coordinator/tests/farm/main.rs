@@ -132,7 +132,13 @@ impl TestFarm {
             }
         };
         let seen = tokio::time::timeout(PATIENCE, asking).await;
-        seen.unwrap_or_else(|_| panic!("nobody says {words:?}"))
+        match seen {
+            Ok(why) => why,
+            Err(_) => {
+                let why = self.farm().ask(|reply| FarmMsg::Why(None, job, reply)).await;
+                panic!("nobody says {words:?}, but {why:?}")
+            }
+        }
     }
 
     /// Waits until the clip that a worker made was refused: it is not published, and its job is to be finished elsewhere.

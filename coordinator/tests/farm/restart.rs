@@ -2,6 +2,7 @@
 
 use crate::worker::{Papers, Worker, held, identity};
 use crate::{TestFarm, submission};
+use zoetrope_coordinator::config::Share;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_coordinator::jobs::ListQuery;
 use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
@@ -38,6 +39,36 @@ async fn a_render_in_flight_goes_on_under_the_new_epoch() {
     let done = farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     let farm = farm.restart().await;
     assert_eq!(farm.read(JobId(1)).await, done, "and stays as it was");
+    farm.running.stop().await;
+}
+
+/// Promise: shares are those of the configuration of now, also of tenants that were there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_are_as_they_are_configured_now() {
+    let mut farm = TestFarm::with(|config| config.tenants.running_max = 1).await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let papers = Papers::issue(&farm.running.authority, "gpu-0");
+    let mut worker = Worker::connect(&farm, &papers, identity("gpu-0", 1, 1), Vec::new()).await;
+    let mut running = held(&worker.order().await);
+    farm.submit(submission(2)).await.expect("admitted");
+    // Whether the second job waits for its tenant or for the worker.
+    let (capped, free) = ("runs 1 shards and may run 1", "the next worker that becomes free");
+    farm.until_why(JobId(2), capped).await;
+    let one = Share { running_max: 1, ..Share::default() };
+    let of_its_own = [("proj_1".to_owned(), one)];
+    for (session, (most, named, why)) in
+        (2..).zip([(2, None, free), (2, Some(of_its_own), capped), (2, None, free)])
+    {
+        farm.config.tenants.running_max = most;
+        farm.config.tenants.named = named.into_iter().flatten().collect();
+        farm = farm.restart().await;
+        let identity = identity("gpu-0", 1, session);
+        let back = Worker::connect(&farm, &papers, identity, vec![running]).await;
+        running.fence = back.welcome.first().expect("its attempt goes on").fence;
+        farm.until_why(JobId(2), why).await;
+        worker = back;
+    }
+    drop(worker);
     farm.running.stop().await;
 }
 
