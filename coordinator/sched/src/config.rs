@@ -44,7 +44,7 @@ pub struct Config {
     /// After so long without a quarantine the next one counts as the first.
     pub quarantine_clean: Millis,
     /// At most so many hundredths of the workers of a kind are in quarantine (but one is always allowed, and
-    /// never the last one): beyond it the model or a dependency is at fault.
+    /// never the last one that may get work): beyond it the model or a dependency is at fault.
     pub quarantine_percent: u32,
     /// Beyond that cap placing of the kind pauses for this time instead.
     pub kind_pause: Millis,

@@ -8,7 +8,7 @@ use crate::worker::{Doing, Worker};
 use zoetrope_protocol::job::Class;
 
 /// In quarantine for so many kinds at once, a worker gets nothing at all.
-const KINDS_TOO_MANY: usize = 2;
+pub(crate) const KINDS_TOO_MANY: usize = 2;
 
 impl Core {
     /// Whether a worker may get new work of some kind, as its node and its own state say.

@@ -2,11 +2,12 @@
 //! so that a new connection or boot does not wash it off.
 
 use crate::core::Core;
+use crate::fleet::KINDS_TOO_MANY;
 use crate::node::{Node, NodeId};
 use crate::output::Output;
 use crate::state::KindIx;
 use crate::timer::Timer;
-use crate::worker::Running;
+use crate::worker::{Running, Worker};
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
 
@@ -162,21 +163,48 @@ impl Core {
             .sum()
     }
 
-    /// Whether enough others are left: never the last one of a kind, and only so many at one time.
+    /// Whether a node may be put in quarantine for a kind: not if it is the last one that may get work of it, and only so
+    /// many at one time. A second quarantine takes it off all that it serves.
     fn may_quarantine(&self, node: NodeId, kind: KindIx) -> bool {
-        let of = &self.state.kinds[kind as usize];
-        let mut all = 0;
-        let mut already = 0;
-        for (_, worker) in self.state.workers.iter() {
-            let serves = worker.said.serves.binary_search(&(of.model, of.stage)).is_ok();
-            if worker.node == node || !serves || worker.vram_bytes < of.vram_bytes {
-                continue;
-            }
+        let (mut all, mut already) = (0, 0);
+        for worker in self.others_serving(node, kind) {
             all += 1;
-            already += u64::from(worker.barred.contains(&kind));
+            already += u64::from(self.is_barred(worker, kind));
         }
         let most = (all + 1) * u64::from(self.state.config.quarantine_percent) / 100;
-        already < all && already < most.max(1)
+        if already >= most.max(1) {
+            return false;
+        }
+        let left = |kind| {
+            let mut others = self.others_serving(node, kind);
+            others.any(|other| other.available && !self.is_barred(other, kind))
+        };
+        let quarantined: Vec<KindIx> = self.state.nodes[node].quarantined().collect();
+        if quarantined.len() + 1 != KINDS_TOO_MANY {
+            return left(kind);
+        }
+        // Looked for here, for one that is being lost is not its node's worker any more.
+        let mut workers = self.state.workers.iter().map(|(_, worker)| worker);
+        let own = workers.find(|worker| worker.node == node);
+        let serves = |kind: &KindIx| own.is_some_and(|own| self.serves(own, *kind));
+        let mut others = (0..self.state.kinds.len() as KindIx).filter(serves);
+        left(kind) && others.all(|other| quarantined.contains(&other) || left(other))
+    }
+
+    fn others_serving(&self, node: NodeId, kind: KindIx) -> impl Iterator<Item = &Worker> {
+        let workers = self.state.workers.iter().map(|(_, worker)| worker);
+        workers.filter(move |worker| worker.node != node && self.serves(worker, kind))
+    }
+
+    fn serves(&self, worker: &Worker, kind: KindIx) -> bool {
+        let of = &self.state.kinds[kind as usize];
+        let said = worker.said.serves.binary_search(&(of.model, of.stage)).is_ok();
+        said && worker.vram_bytes >= of.vram_bytes
+    }
+
+    /// Whether a worker gets nothing of a kind for what it failed, of that kind or of others.
+    fn is_barred(&self, worker: &Worker, kind: KindIx) -> bool {
+        worker.barred.contains(&kind) || worker.barred.len() >= KINDS_TOO_MANY
     }
 
     /// The time of a quarantine is over.
