@@ -336,7 +336,7 @@ pub enum StopWhen {
 }
 
 /// How a worker is emptied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DrainKind {
     /// Stop now; the newest stored artifact stays.
     Immediate,

@@ -1,7 +1,9 @@
 //! Emptying a worker: at once, after the step, after the shard, or by a deadline that hardens from one to the
-//! next. A draining worker gets nothing new; it is gone when it says so or falls silent.
+//! next. A draining worker gets nothing new; it is gone when it says so or falls silent. The order belongs to the boot:
+//! one that is away, or was lost, hears of it when it returns.
 
 use crate::core::Core;
+use crate::node::NodeId;
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
@@ -11,7 +13,7 @@ use zoetrope_protocol::job::{Cause, Stage};
 use zoetrope_protocol::wire::{DrainKind, StopWhen};
 
 /// A worker's drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Drain {
     /// As it was asked for.
     pub kind: DrainKind,
@@ -33,7 +35,9 @@ fn hardness(kind: DrainKind) -> u8 {
 
 impl Core {
     pub(crate) fn drain_worker(&mut self, id: WorkerId, kind: DrainKind, out: &mut Vec<Output>) {
-        let Some(slot) = self.connected(id, out) else { return };
+        let Some(slot) = self.worker_slot(id) else {
+            return out.push(Output::Ignored { why: Ignored::NoSuchWorker });
+        };
         let at = match kind {
             DrainKind::Deadline(within) => Some(self.state.now.plus(within)),
             _ => None,
@@ -47,7 +51,9 @@ impl Core {
         }
         let stepped = self.state.workers[slot].drain.is_some_and(|drain| drain.stepped);
         self.change_worker(slot, |worker| worker.drain = Some(Drain { kind, at, stepped }));
-        out.push(Output::Drain { worker: id, drain: kind });
+        if self.state.workers[slot].connected {
+            out.push(Output::Drain { worker: id, drain: kind });
+        }
         match kind {
             DrainKind::Immediate => self.stop_and_fail(slot, Cause::Drained, out),
             DrainKind::Step => self.stop_after_step(slot, out),
@@ -88,10 +94,49 @@ impl Core {
         if worker.drain.is_none_or(|drain| drain.stepped) {
             return;
         }
-        let (id, held) = (worker.id, self.held(&running));
+        let (id, held, connected) = (worker.id, self.held(&running), worker.connected);
         if let Some(drain) = &mut self.state.workers[slot].drain {
             drain.stepped = true;
         }
-        out.push(Output::Stop { worker: id, held, when: StopWhen::AfterStep });
+        if connected {
+            out.push(Output::Stop { worker: id, held, when: StopWhen::AfterStep });
+        }
+    }
+
+    /// Says again what a worker that returned was to do: it may have been lost with the link. `goes_on`: with the
+    /// attempt that it had.
+    pub(crate) fn repeat_drain(&mut self, slot: Slot, goes_on: bool, out: &mut Vec<Output>) {
+        let worker = &self.state.workers[slot];
+        let (id, drain) = (worker.id, worker.drain);
+        if let Some(drain) = drain {
+            let kind =
+                drain.at.map_or(drain.kind, |at| DrainKind::Deadline(at.minus(self.state.now)));
+            out.push(Output::Drain { worker: id, drain: kind });
+        }
+        if let Some(running) = worker.running().filter(|_| goes_on)
+            && (running.leaves.is_some() || drain.is_some_and(|drain| drain.stepped))
+        {
+            let held = self.held(running);
+            out.push(Output::Stop { worker: id, held, when: StopWhen::AfterStep });
+        }
+        self.harden_drain(id, out);
+    }
+
+    /// A boot is lost while it drains: that is kept as long as its node is remembered.
+    pub(crate) fn keep_drain(&mut self, node: NodeId, boot: u64, drain: Drain) {
+        let until = self.state.now.plus(self.state.config.node_forgotten);
+        self.set_timer(until, Timer::Drained { node, boot, drain });
+    }
+
+    /// The drain of a boot that was lost and is back.
+    pub(crate) fn take_up_drain(&mut self, node: NodeId, boot: u64) -> Option<Drain> {
+        let (at, timer, drain) = self.state.timers.iter().find_map(|(at, timer)| match timer {
+            Timer::Drained { node: of, boot: lost, drain } if (*of, *lost) == (node, boot) => {
+                Some((*at, *timer, *drain))
+            }
+            _ => None,
+        })?;
+        self.state.timers.remove(&(at, timer));
+        Some(drain)
     }
 }

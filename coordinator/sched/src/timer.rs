@@ -2,6 +2,7 @@
 //! into nothing, so nobody has to take it back.
 
 use crate::core::Core;
+use crate::drain::Drain;
 use crate::job::Standing;
 use crate::node::NodeId;
 use crate::output::{FailWhy, JobState, Output};
@@ -32,6 +33,8 @@ pub(crate) enum Timer {
     Preempt,
     /// A dependency that is down may be tried again, or more may be placed.
     Gate,
+    /// A boot that was lost while it drained will not return any more. Until then this remembers its drain.
+    Drained { node: NodeId, boot: u64, drain: Drain },
 }
 
 impl Core {
@@ -122,6 +125,7 @@ impl Core {
             }
             Timer::Preempt => self.todo.preempt = true,
             Timer::Gate => self.open_gate(),
+            Timer::Drained { .. } => {}
         }
     }
 

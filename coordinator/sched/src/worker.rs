@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
-use zoetrope_protocol::wire::{DrainKind, Held, Identity, Kept, StopWhen};
+use zoetrope_protocol::wire::{Held, Identity, Kept};
 
 /// One connection of one boot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,6 +191,7 @@ impl Core {
             self.remove_worker(old, GoneHow::NewBoot, out);
         }
         let boot = identity.boot;
+        let drain = self.take_up_drain(node, boot);
         let (vram_bytes, said) = ability(identity, capacity);
         let worker = Worker {
             id,
@@ -198,7 +199,7 @@ impl Core {
             said: Box::new(said),
             vram_bytes,
             connected: true,
-            drain: None,
+            drain,
             available: false,
             barred: Vec::new(),
             doing: Doing::Idle,
@@ -219,7 +220,9 @@ impl Core {
             let fence = self.run(job, slot, out);
             keep.push(Kept { held, fence });
         }
+        let goes_on = !keep.is_empty();
         out.push(Output::Welcome { worker: id, keep });
+        self.repeat_drain(slot, goes_on, out);
         self.todo.workers.push(slot);
     }
 
@@ -248,7 +251,6 @@ impl Core {
             // Welcome drops what it does not name.
             worker.doing = Doing::Idle;
         }
-        let drain = worker.drain;
         self.index.workers.insert(spread(id.0), slot);
         self.enter_fleet(slot);
         let mut keep = Vec::new();
@@ -267,20 +269,7 @@ impl Core {
         }
         let goes_on = !keep.is_empty();
         out.push(Output::Welcome { worker: id, keep });
-        if let Some(drain) = drain {
-            let kind =
-                drain.at.map_or(drain.kind, |at| DrainKind::Deadline(at.minus(self.state.now)));
-            out.push(Output::Drain { worker: id, drain: kind });
-        }
-        let running = self.state.workers[slot].running().filter(|_| goes_on);
-        if let Some(running) = running.copied()
-            && (running.leaves.is_some() || drain.is_some_and(|drain| drain.stepped))
-        {
-            // The order to stop may have been lost with the link.
-            let held = self.held(&running);
-            out.push(Output::Stop { worker: id, held, when: StopWhen::AfterStep });
-        }
-        self.harden_drain(id, out);
+        self.repeat_drain(slot, goes_on, out);
         self.todo.workers.push(slot);
     }
 
@@ -313,6 +302,11 @@ impl Core {
         if let Some(known) = self.state.nodes.get_mut(node) {
             known.worker = None;
             known.seen = self.state.now;
+        }
+        if let Some(drain) = self.state.workers[slot].drain
+            && !matches!(how, GoneHow::Left | GoneHow::NewBoot)
+        {
+            self.keep_drain(node, boot, drain);
         }
         if let Some(running) = running {
             self.end_attempt(slot, Some(cause), None, out);
