@@ -101,6 +101,19 @@ impl Core {
         job.is_some_and(|job| matches!(job.standing(), Standing::Running { .. }))
     }
 
+    /// A shard is about to be placed: how long it waited for a worker, and for its turn once the dependency answered, is
+    /// no part of its outage. How long it waited behind a closed gate is; but for the first probe, which waited elsewhere
+    /// if it waited for long.
+    pub(crate) fn count_outage(&mut self, slot: Slot) {
+        let now = self.state.now;
+        let closed = self.state.gate.is_some_and(|gate| gate.rate.is_none() && gate.tries > 1);
+        let Some(live) = self.state.jobs[slot].live.as_mut().filter(|_| !closed) else { return };
+        let waited = now.minus(live.since);
+        if let Some(outage) = &mut live.outage {
+            outage.since = outage.since.plus(waited);
+        }
+    }
+
     /// A shard was placed.
     pub(crate) fn passed_gate(&mut self, slot: Slot) {
         let seq = self.state.jobs[slot].seq;
@@ -143,10 +156,13 @@ impl Core {
         }
     }
 
-    /// Whether a ready job's dependency has been down for too long.
+    /// Whether a ready job's dependency has been down for too long. Once it answers, a job whose turn comes in a moment is
+    /// not given up.
     pub(crate) fn waited_too_long(&self, slot: Slot) -> bool {
         let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage.as_deref());
         let limit = self.state.config.backoff_give_up;
-        self.gated() && outage.is_some_and(|o| o.since.plus(limit) <= self.state.now)
+        let down = self.state.gate.is_some_and(|gate| gate.rate.is_none());
+        let long = outage.is_some_and(|o| o.since.plus(limit) <= self.state.now);
+        self.gated() && down && long
     }
 }

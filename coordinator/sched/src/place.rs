@@ -269,6 +269,7 @@ impl Core {
     /// Puts a ready shard on a worker under a new attempt number.
     pub(crate) fn run(&mut self, slot: Slot, to: Slot, out: &mut Vec<Output>) -> Fence {
         let now = self.state.now;
+        self.count_outage(slot);
         let before = self.gauges(slot);
         self.dequeue(slot);
         let config = &self.state.config;
