@@ -261,7 +261,7 @@ impl World {
             running.links.remove(&worker);
             running.workers.remove(&conn);
         }
-        for entry in entries(worker, report) {
+        for entry in entries(&running.books, worker, report) {
             self.record(host, entry);
         }
         if let Report::Stored { held, artifact } = report {

@@ -6,11 +6,12 @@
 use super::books::Entry;
 use super::effects::Effect;
 use super::state::DispatchState;
+use super::workers::finishes;
 use crate::provenance::{ProvenanceMsg, SignRequest};
 use ractor::ActorRef;
 use zoetrope_mark::MarkId;
 use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
-use zoetrope_protocol::job::{Cause, Stage};
+use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::mark::{PICTURE_ALG, SOUND_ALG};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, SignedClaim, Terms};
@@ -52,11 +53,7 @@ impl DispatchState {
 
     /// Whether this worker makes the job's clip at this moment, as this attempt.
     pub(super) fn finishes(&self, worker: WorkerId, held: Held) -> bool {
-        let running = self.books.core.worker(worker).and_then(|view| view.running);
-        let this = |placed: zoetrope_sched::input::Placed| {
-            placed.shard == held.shard && placed.fence == held.fence
-        };
-        held.shard.stage == Stage::Finish && running.is_some_and(this)
+        finishes(&self.books, worker, held)
     }
 
     pub(super) fn terms_asked(&mut self, worker: WorkerId, held: Held) {

@@ -16,7 +16,7 @@ use zoetrope_protocol::job::{Class, Stage};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, MACHINE_BYTES_MAX, Profile, ToWorker};
 use zoetrope_sched::Input;
-use zoetrope_sched::input::{Capacity, LostHow};
+use zoetrope_sched::input::{Capacity, LostHow, Placed};
 use zoetrope_sched::view::{JobPhase, ShardPhase, WorkerState, WorkerView};
 
 /// The entry of a worker's hello, and the number that it gets.
@@ -44,8 +44,15 @@ pub fn joined(
     (worker, Entry::Joined { worker, facts, input })
 }
 
+/// Whether this worker makes the job's clip at this moment, as this attempt.
+pub fn finishes(books: &Books, worker: WorkerId, held: Held) -> bool {
+    let running = books.core.worker(worker).and_then(|view| view.running);
+    let this = |placed: Placed| placed.shard == held.shard && placed.fence == held.fence;
+    held.shard.stage == Stage::Finish && running.is_some_and(this)
+}
+
 /// The entries of a link's report, in their order.
-pub fn entries(worker: WorkerId, report: &Report) -> Vec<Entry> {
+pub fn entries(books: &Books, worker: WorkerId, report: &Report) -> Vec<Entry> {
     let core = match report {
         Report::Stored { held, artifact } => {
             Input::ArtifactStored { worker, held: *held, artifact: *artifact }
@@ -54,6 +61,8 @@ pub fn entries(worker: WorkerId, report: &Report) -> Vec<Entry> {
             let (held, gpu) = (*held, *gpu);
             let input = Input::ShardFinished { worker, held, outputs: outputs.clone(), gpu };
             let (job, fence) = (held.shard.job, held.fence);
+            // Of another's attempt they would stand in the way of what that one measures.
+            let facts = facts.filter(|_| finishes(books, worker, held));
             let measured = facts.map(|facts| Entry::Measured { job, fence, facts });
             return measured.into_iter().chain([Entry::Core(input)]).collect();
         }
@@ -110,7 +119,7 @@ impl DispatchState {
             }
             _ => {}
         }
-        for entry in entries(worker, &report) {
+        for entry in entries(&self.books, worker, &report) {
             self.record(entry);
         }
         match report {

@@ -1,18 +1,19 @@
 //! Promise: nothing that a peer sends takes more than its own connection down.
 
-use crate::worker::{Papers, Worker, dial, held, secret_of};
+use crate::worker::{Papers, Worker, dial, facts, held, held_as, secret_of};
 use crate::{PATIENCE, TestFarm, submission};
 use quinn::ConnectionError;
 use std::time::Duration;
 use tokio::time::timeout;
 use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, Millis};
-use zoetrope_protocol::job::{Role, Stage};
+use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis};
+use zoetrope_protocol::job::{ClipFacts, Role, Stage};
 use zoetrope_protocol::wire::{
     ALPN_JOIN, ALPN_LINK, ARTIFACT_BYTES_MAX, ArtifactHeader, CloseCode, FromWorker, JoinAnswer,
     JoinRequest, ToWorker,
 };
+use zoetrope_sched::output::JobState;
 
 fn code(error: &ConnectionError) -> Option<u64> {
     match error {
@@ -204,5 +205,33 @@ async fn a_silent_worker_is_given_up() {
     assert!(began.elapsed() > Duration::from_secs(4), "not at once");
     let mut other = Worker::fresh(&farm, "gpu-1").await;
     other.order().await;
+    farm.running.stop().await;
+}
+
+/// What a worker measured of another's clip is nothing: it says that it has finished, under a fence that is greater than
+/// any, and the clip of the one that has is published all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn measures_of_another_worker_stand_in_nobodys_way() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let hostile = Worker::fresh(&farm, "gpu-1").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    let most = Fence { epoch: Epoch(u64::MAX), attempt: AttemptNumber(u32::MAX) };
+    for fence in [most, order.fence] {
+        let facts = ClipFacts { frames: 1, ..facts(&order) };
+        let (held, facts, gpu) = (held_as(&order, fence), Some(facts), Millis(1));
+        hostile.say(FromWorker::Finished { held, outputs: Vec::new(), facts, gpu }).await;
+    }
+    let line = "zoetrope_inputs_ignored_total{input=\"shard_finished\"}";
+    let ignored = async {
+        // A series begins with its first count.
+        while !farm.running.metrics.text().contains(line) || farm.metric(line) < 2.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, ignored).await.expect("both are taken in");
+    worker.carry_out(&order).await;
+    farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     farm.running.stop().await;
 }
