@@ -390,8 +390,12 @@ impl Farm {
     fn publish(&mut self) {
         let Some(job) = self.publishing.pop() else { return };
         if self.chance.one_in(4) {
-            let cause =
-                if self.chance.one_in(4) { self.any_cause() } else { Cause::DependencyDown };
+            let cause = match self.chance.range(0, 7) {
+                0 => self.any_cause(),
+                1..=3 => Cause::CheckFailed,
+                4 => Cause::ArtifactMissing,
+                _ => Cause::DependencyDown,
+            };
             self.take(Input::PublishFailed { job, cause });
         } else {
             self.take(Input::Published { job });
@@ -450,7 +454,9 @@ impl Farm {
     }
 
     fn operate(&mut self, at: usize) {
-        let Some(worker) = self.processes[at].link else { return };
+        // Also one that is away, or gone.
+        let link = self.processes[at].link.filter(|_| !self.chance.one_in(8));
+        let worker = link.unwrap_or_else(|| self.any_worker());
         let drain = match self.chance.range(0, 6) {
             0 => DrainKind::Immediate,
             1 => DrainKind::Step,

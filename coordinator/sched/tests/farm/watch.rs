@@ -25,6 +25,8 @@ pub struct Watch {
     /// On which boot of which node an attempt ran.
     places: BTreeMap<(ShardId, Fence), (String, u64)>,
     identities: BTreeMap<WorkerId, (String, u64)>,
+    /// Boots that are to be emptied, also while they are away or lost.
+    drained: BTreeSet<(String, u64)>,
     classes: BTreeMap<JobId, Class>,
     /// How often a job was preempted, and when last.
     preempted: BTreeMap<JobId, (u32, Millis)>,
@@ -65,6 +67,16 @@ impl Watch {
             self.output(core, output)?;
             self.stopped(core, input, output, out)?;
             self.preempts(core, input, output)?;
+        }
+        match input {
+            Input::DrainAsked { worker, .. } if core.worker(*worker).is_some() => {
+                self.drained.insert(self.identities[worker].clone());
+            }
+            Input::WorkerLeft { worker } => {
+                let left = self.identities.get(worker);
+                self.drained.retain(|boot| Some(boot) != left);
+            }
+            _ => {}
         }
         for view in core.workers() {
             let told = self.running.get(&view.worker);
@@ -188,6 +200,8 @@ impl Watch {
                 let state = view.state;
                 let fine = !matches!(state, WorkerState::Away | WorkerState::Draining);
                 hold!(fine && !view.cordoned, "an order to a worker that is {state}");
+                let boot = &self.identities[worker];
+                hold!(!self.drained.contains(boot), "an order to {boot:?}, which was drained");
                 let barred = view.quarantines.iter().any(|q| q.stage == shard.stage);
                 let model = core.job(shard.job).map(|job| job.model);
                 let barred = barred && view.quarantines.iter().any(|q| Some(q.model) == model);
