@@ -124,19 +124,16 @@ impl Core {
 
     /// A boot is lost while it drains: that is kept as long as its node is remembered.
     pub(crate) fn keep_drain(&mut self, node: NodeId, boot: u64, drain: Drain) {
+        self.take_up_drain(node, boot);
         let until = self.state.now.plus(self.state.config.node_forgotten);
         self.set_timer(until, Timer::Drained { node, boot, drain });
+        self.index.drained.insert((node, boot), (until, drain));
     }
 
     /// The drain of a boot that was lost and is back.
     pub(crate) fn take_up_drain(&mut self, node: NodeId, boot: u64) -> Option<Drain> {
-        let (at, timer, drain) = self.state.timers.iter().find_map(|(at, timer)| match timer {
-            Timer::Drained { node: of, boot: lost, drain } if (*of, *lost) == (node, boot) => {
-                Some((*at, *timer, *drain))
-            }
-            _ => None,
-        })?;
-        self.state.timers.remove(&(at, timer));
+        let (at, drain) = self.index.drained.remove(&(node, boot))?;
+        self.state.timers.remove(&(at, Timer::Drained { node, boot, drain }));
         Some(drain)
     }
 }

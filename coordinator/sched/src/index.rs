@@ -3,6 +3,7 @@
 
 use crate::admission::Work;
 use crate::ages::Ages;
+use crate::drain::Drain;
 use crate::keys::Keys;
 use crate::node::NodeId;
 use crate::preempt::Victim;
@@ -102,6 +103,9 @@ pub(crate) struct Index {
     /// Ready shards that some worker failed.
     pub scarred: BTreeSet<Slot>,
     pub deadlines: BTreeSet<(Millis, Slot)>,
+    /// Boots that were lost while they drained: until when that is remembered, and the drain. A hello must not look through
+    /// all timers for it.
+    pub drained: BTreeMap<(NodeId, u64), (Millis, Drain)>,
     /// Jobs that rank as flex and will rank as default one day.
     pub aging: Ages,
     /// Nothing is due before this moment: a lower bound, so that most inputs need not look for it.

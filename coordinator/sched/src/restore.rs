@@ -7,6 +7,7 @@ use crate::place::Todo;
 use crate::slab::Slot;
 use crate::state::State;
 use crate::table::{hash_of, spread};
+use crate::timer::Timer;
 use crate::worker::{Leaves, Running};
 use zoetrope_protocol::job::Class;
 
@@ -34,6 +35,11 @@ impl Core {
         index.flows.resize_with(state.tenants.len(), Default::default);
         index.models = (0..).zip(&state.models).map(|(place, m)| (m.id, place)).collect();
         index.nodes = state.nodes.iter().map(|(id, node)| (node.name.clone(), id)).collect();
+        let drained = state.timers.iter().filter_map(|(at, timer)| match timer {
+            Timer::Drained { node, boot, drain } => Some(((*node, *boot), (*at, *drain))),
+            _ => None,
+        });
+        index.drained = drained.collect();
         index.sort_kinds(state);
     }
 

@@ -125,7 +125,9 @@ impl Core {
             }
             Timer::Preempt => self.todo.preempt = true,
             Timer::Gate => self.open_gate(),
-            Timer::Drained { .. } => {}
+            Timer::Drained { node, boot, .. } => {
+                self.index.drained.remove(&(node, boot));
+            }
         }
     }
 
