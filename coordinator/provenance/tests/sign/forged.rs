@@ -1,13 +1,9 @@
 //! Promise: the signer signs no claim that says more, or covers less, than an honest worker's. Manifests are taken apart
 //! here, changed, and put together so that all their hashes are right.
 
+use super::{clip, held, terms};
 use ciborium::Value;
 use sha2::{Digest, Sha256};
-use std::process::Command;
-use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
-use zoetrope_protocol::job::Stage;
-use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, Terms};
-use zoetrope_protocol::wire::Held;
 use zoetrope_provenance::{Credential, Refusal, Signer, build};
 
 const BINDING: &str = "c2pa.hash.bmff.v3";
@@ -113,22 +109,6 @@ fn forged(manifest: &[u8], label: &str, change: impl FnOnce(&mut Value)) -> Vec<
     store.bytes()
 }
 
-fn terms() -> Terms {
-    let alg = "org.zoetrope.mark.video.1".into();
-    Terms {
-        video: JobId(7).to_string(),
-        farm: "0.1.0".into(),
-        created: Millis(1_795_000_000_000),
-        model: "toybox@sha256:ab".into(),
-        license: "Apache-2.0".into(),
-        seed: 5,
-        policy: None,
-        marks: vec![MarkBinding { alg, value: vec![1; 8] }],
-        origin: Origin::Generated,
-        signature_bytes: SIGNATURE_BYTES,
-    }
-}
-
 type Change = fn(&mut Value);
 
 /// Promise: what is signed covers the whole film and says what the terms say, and not a word more.
@@ -136,18 +116,12 @@ type Change = fn(&mut Value);
 fn a_claim_that_covers_less_or_says_more_is_not_signed() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let signer = Signer::new(Credential::open(&folder.path().join("ca")).expect("certificates"));
-    let (source, target) = (folder.path().join("clip.mp4"), folder.path().join("draft.mp4"));
-    let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-f", "lavfi", "-i"]);
-    ffmpeg.args(["testsrc2=size=64x64:rate=24", "-t", "1", "-pix_fmt", "yuv420p"]);
-    assert!(ffmpeg.arg(&source).status().expect("ffmpeg starts").success());
+    let (source, target) = (clip(folder.path(), "clip.mp4"), folder.path().join("draft.mp4"));
     let manifest = build::draft(&terms(), None, &source, &target).expect("is written").manifest;
     let mut attempt = 0;
     let mut sign = |manifest: &[u8]| {
         attempt += 1;
-        let shard = ShardId { job: JobId(7), stage: Stage::Finish, index: 0 };
-        let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(attempt) };
-        signer.sign(Held { shard, fence }, &terms(), manifest)
+        signer.sign(held(attempt), &terms(), manifest)
     };
     for label in [BINDING, ACTIONS, "c2pa.claim.v2"] {
         sign(&forged(&manifest, label, |_| ())).expect("only put together again");
