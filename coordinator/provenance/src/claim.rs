@@ -21,6 +21,10 @@ pub struct Checked<'a> {
     pub digest: [u8; 32],
     /// Bytes of the room for the signature.
     pub room: usize,
+    /// The hash over the file that the manifest binds.
+    pub binding: [u8; 32],
+    /// Whether it names a mark of the sound.
+    pub names_sound: bool,
 }
 
 /// Reads a manifest store and holds its newest manifest against the terms.
@@ -55,8 +59,8 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
     claim.head(terms)?;
     let assertions = newest.only(jumbf::ASSERTIONS)?;
     claim.hashes(newest.label, assertions)?;
-    contents(assertions, terms)?;
-    Ok(Checked { bytes, digest: Sha256::digest(bytes).into(), room })
+    let Contents { binding, names_sound } = contents(assertions, terms)?;
+    Ok(Checked { bytes, digest: Sha256::digest(bytes).into(), room, binding, names_sound })
 }
 
 fn terms_error(what: &str) -> Refusal {
@@ -164,10 +168,16 @@ fn label_of<'a>(url: &'a str, manifest: &str) -> Result<&'a str, Refusal> {
     path.strip_prefix("c2pa.assertions/").filter(|label| !label.contains('/')).ok_or_else(wrong)
 }
 
+/// What is said of the file itself.
+struct Contents {
+    binding: [u8; 32],
+    names_sound: bool,
+}
+
 /// Each assertion is called for, and says what it must; none that is called for is missing.
-fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
+fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<Contents, Refusal> {
     let mut marks = words::soft_bindings(terms);
-    let (mut renders, mut hashes, mut actions, mut ingredients) = (0, 0, 0, 0);
+    let (mut renders, mut actions, mut ingredients, mut bindings) = (0, 0, 0, Vec::new());
     for one in &assertions.children {
         // A second assertion of the same label is called `label__1`.
         let label = one.label.split_once("__").map_or(one.label, |(label, _)| label);
@@ -189,8 +199,7 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
                 marks.remove(at.ok_or_else(|| terms_error(words::SOFT_BINDING))?);
             }
             words::HARD_BINDING => {
-                check_binding(&cbor(one.content(jumbf::CBOR)?, label)?)?;
-                hashes += 1;
+                bindings.push(check_binding(&cbor(one.content(jumbf::CBOR)?, label)?)?);
             }
             words::ACTIONS => {
                 let parent = assertions.children.iter().find(|one| one.label == words::INGREDIENT);
@@ -207,22 +216,27 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<(), Refusal> {
     }
     let parents = usize::from(matches!(terms.origin, Origin::Edited { .. }));
     // A sound that cannot carry a mark has none to be named; the picture's must be there.
-    marks.retain(|mark| mark["alg"] != SOUND_ALG);
-    if (renders, hashes, actions, ingredients) != (1, 1, 1, parents) || !marks.is_empty() {
-        return Err(terms_error("an assertion is missing, or there twice"));
+    let is_sound = |mark: &Json| mark["alg"] == SOUND_ALG;
+    let left_out = marks.iter().any(is_sound);
+    let names_sound = !left_out && words::soft_bindings(terms).iter().any(is_sound);
+    marks.retain(|mark| !is_sound(mark));
+    match bindings[..] {
+        [binding] if (renders, actions, ingredients) == (1, 1, parents) && marks.is_empty() => {
+            Ok(Contents { binding, names_sound })
+        }
+        _ => Err(terms_error("an assertion is missing, or there twice")),
     }
-    Ok(())
 }
 
 /// The hash must be there and cover all that is shown: what it leaves out could be another film later.
-fn check_binding(content: &Value) -> Result<(), Refusal> {
+fn check_binding(content: &Value) -> Result<[u8; 32], Refusal> {
     let pairs = map(content)?;
     let hash = pairs.iter().find(|(key, _)| key == "hash").and_then(|(_, hash)| hash.as_bytes());
     let hash: [u8; 32] = hash
         .and_then(|hash| hash.as_slice().try_into().ok())
         .ok_or_else(|| terms_error("a hard binding without a hash over the file"))?;
     if sorted(content)? == sorted(&words::hard_binding(hash))? {
-        Ok(())
+        Ok(hash)
     } else {
         Err(terms_error("the hard binding does not cover the file as it should"))
     }

@@ -24,7 +24,7 @@ pub use build::{Draft, Parent};
 pub use certificates::{Credential, CredentialError};
 pub use read::{State, Trust, Verdict, read};
 pub use signer::{Signed, Signer};
-pub use strip::unsigned;
+pub use strip::{bound, unsigned};
 pub use zoetrope_protocol::provenance::Terms;
 
 /// Why the signer does not sign.

@@ -1,5 +1,6 @@
 //! What a signed MP4 was before its manifest came into it: the same file without one box, and with the places of its
-//! samples where they were. So what is known of the one holds for the other: it plays the same. Blocks; reads the file once.
+//! samples where they were. So what is known of the one holds for the other: it plays the same. And the way there: what a
+//! manifest must bind that comes into a file. Blocks; reads the file once.
 //!
 //! That is so only if no sample is read from another place of the two files. So all samples must stand behind the manifest,
 //! and nothing may say where samples are but the tables that are moved here (ISO/IEC 14496-12, 8.7.5; C2PA 2.2, A.5). A file
@@ -15,6 +16,8 @@ use zoetrope_protocol::id::ArtifactId;
 
 /// What stands at the top of a file of ours, but for the manifest: its type, tables, samples, and what a player skips.
 const KNOWN: [[u8; 4]; 4] = [*b"ftyp", *b"moov", *b"mdat", *b"free"];
+/// Of these, what no manifest binds (`words::hard_binding`).
+const LEFT_OUT: [[u8; 4]; 1] = [*b"free"];
 /// The way to the places of samples.
 const WAY: [[u8; 4]; 4] = [*b"trak", *b"mdia", *b"minf", *b"stbl"];
 /// The two tables of places.
@@ -26,6 +29,53 @@ const ELSEWHERE: [[u8; 4]; 10] = [
     *b"cmov", *b"mvex", *b"moof", *b"traf", *b"tfhd", *b"trun", *b"saio", *b"iloc", *b"sidx",
     *b"mfra",
 ];
+
+/// What stands around a manifest in its box: its head, its kind, version and flags, the word `manifest`, and a place that is
+/// not used (C2PA 2.2, A.5.1).
+const AROUND_MANIFEST: u64 = 8 + 16 + 4 + 9 + 8;
+
+/// The hash that a manifest of so many bytes must bind, if it comes into this file, which has none yet: over each box behind
+/// the type that is played, with its place in front of it (C2PA 2.2, A.5.4). None if the file is not built as ours are.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn bound(path: &Path, manifest_bytes: usize) -> std::io::Result<Option<[u8; 32]>> {
+    let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
+    let Some(tops) = boxes::tops(&mut file)? else { return Ok(None) };
+    let [kind, rest @ ..] = tops.as_slice() else { return Ok(None) };
+    let known = rest.iter().all(|top| KNOWN.contains(&top.kind));
+    if &kind.kind != b"ftyp" || !known {
+        return Ok(None);
+    }
+    let Some(mut tables) = boxes::tables(&mut file, &tops)? else { return Ok(None) };
+    let by = AROUND_MANIFEST + manifest_bytes as u64;
+    if moved(&mut tables, |place| place.checked_add(by).filter(|_| place >= kind.bytes)).is_none() {
+        return Ok(None);
+    }
+    let mut digest = Sha256::new();
+    for top in rest.iter().filter(|top| LEFT_OUT.iter().all(|out| *out != top.kind)) {
+        digest.update((top.at + by).to_be_bytes());
+        if !hash(&mut file, top, &tables, &mut digest)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(digest.finalize().into()))
+}
+
+/// Takes a box in: the tables as they are given, all else as it stands in the file. Whether it was there whole.
+fn hash(
+    file: &mut (impl Read + Seek),
+    top: &boxes::Top,
+    tables: &[u8],
+    digest: &mut Sha256,
+) -> std::io::Result<bool> {
+    if &top.kind == b"moov" {
+        digest.update(tables);
+        return Ok(true);
+    }
+    file.seek(SeekFrom::Start(top.at))?;
+    Ok(std::io::copy(&mut file.take(top.bytes), digest)? == top.bytes)
+}
 
 /// SHA-256 of a signed MP4 without its manifest; none if it has not exactly one, right behind its type, or is not built as
 /// ours are.
@@ -41,27 +91,22 @@ pub fn unsigned(path: &Path) -> std::io::Result<Option<ArtifactId>> {
         return Ok(None);
     }
     let Some(mut tables) = boxes::tables(&mut file, &tops)? else { return Ok(None) };
-    if moved_back(&mut tables, manifest.at + manifest.bytes, manifest.bytes).is_none() {
+    let behind = manifest.at + manifest.bytes;
+    let back = |place: u64| (place >= behind).then(|| place - manifest.bytes);
+    if moved(&mut tables, back).is_none() {
         return Ok(None);
     }
     let mut digest = Sha256::new();
     for top in tops.iter().filter(|top| !top.manifest) {
-        if &top.kind == b"moov" {
-            digest.update(&tables);
-            continue;
-        }
-        file.seek(SeekFrom::Start(top.at))?;
-        let copied = std::io::copy(&mut (&mut file).take(top.bytes), &mut digest)?;
-        if copied != top.bytes {
+        if !hash(&mut file, top, &tables, &mut digest)? {
             return Ok(None);
         }
     }
     Ok(Some(ArtifactId(digest.finalize().into())))
 }
 
-/// Moves the places of samples back to where they were without the manifest; none if one of them is not behind it, or
-/// something else says where samples are.
-fn moved_back(tables: &mut [u8], behind: u64, by: u64) -> Option<()> {
+/// Moves the places of samples; none if one of them cannot be where it is, or something else says where samples are.
+fn moved(tables: &mut [u8], to: impl Fn(u64) -> Option<u64>) -> Option<()> {
     let mut open: Vec<Range<usize>> = std::iter::once(8..tables.len()).collect();
     for kind in WAY {
         let mut inner = Vec::new();
@@ -89,12 +134,11 @@ fn moved_back(tables: &mut [u8], behind: u64, by: u64) -> Option<()> {
             return None;
         }
         for place in places.chunks_exact_mut(width) {
-            let there = number(place);
-            if there < behind {
+            let there = to(number(place))?.to_be_bytes();
+            if there[..8 - width].iter().any(|byte| *byte != 0) {
                 return None;
             }
-            let before = (there - by).to_be_bytes();
-            place.copy_from_slice(&before[8 - width..]);
+            place.copy_from_slice(&there[8 - width..]);
         }
     }
     Some(())

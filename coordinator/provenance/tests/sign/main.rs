@@ -12,8 +12,8 @@ use zoetrope_protocol::provenance::{MarkBinding, Origin, SIGNATURE_BYTES, Terms}
 use zoetrope_protocol::wire::Held;
 use zoetrope_provenance::stamp::Question;
 use zoetrope_provenance::{
-    Credential, Parent, Refusal, Signer, State, Trust, Verdict, build, certificates, claim, cose,
-    read, unsigned,
+    Credential, Parent, Refusal, Signer, State, Trust, Verdict, bound, build, certificates, claim,
+    cose, read, unsigned,
 };
 
 fn terms() -> Terms {
@@ -456,6 +456,43 @@ fn an_independent_reader_says_the_same() {
 
 fn digest(path: &Path) -> ArtifactId {
     ArtifactId(Sha256::digest(std::fs::read(path).expect("reads")).into())
+}
+
+/// Promise: whoever has a file without its manifest knows what the manifest must bind, and takes no other file for it.
+#[test]
+fn what_a_manifest_binds_is_known_before_it_is_signed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let source = clip(folder.path(), "unsigned.mp4");
+    let path = |name: &str| folder.path().join(name);
+    let plain = std::fs::read(&source).expect("reads");
+    // Tables in front of the samples and behind them; and with a box that no player reads at the end.
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-hide_banner", "-loglevel", "error", "-y", "-i"]).arg(&source);
+    assert!(ffmpeg.args(["-c", "copy"]).arg(path("late.mp4")).status().expect("ffmpeg").success());
+    std::fs::write(path("free.mp4"), [&plain[..], b"\0\0\0\x0cfreefour"].concat()).expect("writes");
+    for source in [&source, &path("late.mp4"), &path("free.mp4")] {
+        let draft = build::draft(&terms(), None, source, &path("signed.mp4")).expect("is written");
+        let binding = claim::check(&draft.manifest, &terms()).expect("says what it must").binding;
+        let of = |file: &Path| bound(file, draft.manifest.len()).expect("reads");
+        assert_eq!(of(source), Some(binding), "{}", source.display());
+        assert_ne!(bound(source, draft.manifest.len() + 1).expect("reads"), Some(binding));
+        let mut other = std::fs::read(source).expect("reads");
+        let sample = other.windows(4).position(|word| word == b"mdat").expect("samples") + 40;
+        other[sample] ^= 1;
+        std::fs::write(path("other.mp4"), other).expect("writes");
+        assert_ne!(of(&path("other.mp4")), Some(binding), "another sample");
+        assert_eq!(of(&path("signed.mp4")), None, "it has a manifest already");
+    }
+    for (name, bytes) in [("empty", &[][..]), ("words", b"no film"), ("cut", &plain[..900])] {
+        std::fs::write(path(name), bytes).expect("writes");
+        assert_eq!(bound(&path(name), 14_000).expect("reads"), None, "{name}");
+    }
+    // A place so high that it has no room behind the manifest.
+    let mut high = plain;
+    let table = high.windows(4).position(|word| word == b"stco").expect("is there");
+    high[table + 12..table + 16].fill(0xff);
+    std::fs::write(path("high"), high).expect("writes");
+    assert_eq!(bound(&path("high"), 14_000).expect("reads"), None);
 }
 
 /// Promise: what is known of a clip before it was signed is held to be so of no other file.
