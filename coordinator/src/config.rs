@@ -314,6 +314,12 @@ mod tests {
         }
         let error = ServeConfig::parse("[link]\nversion_max = \"9\"\n").expect_err("there is none");
         assert!(error.to_string().contains("this program speaks 1.0, 1.1"), "{error}");
+        let config = ServeConfig::parse("[link]\nversion_max = \"1.2\"\n").expect("parses");
+        let error = config.check().expect_err("nothing is left to speak").to_string();
+        assert_eq!(
+            error,
+            "link.version_min must be at most link.version_max, which is 1.2, got 1.3"
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ use zoetrope_protocol::id::{ArtifactId, JobId};
 use zoetrope_protocol::job::{Cause, RenderSpec};
 use zoetrope_protocol::mark::{DraftReading, Issued, SOUND_ALG};
 use zoetrope_protocol::provenance::{
-    Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof,
+    Demand, Gap, MarkedProof, ModeratedProof, Proofs, SignedClaim, SignedProof, Terms,
 };
 use zoetrope_provenance::{State, Trust, Verdict, certificates};
 
@@ -61,6 +61,9 @@ pub enum Closed {
     /// Its manifest names a mark of the sound that is not there.
     #[error("the stored clip's manifest names a mark that its sound does not show")]
     Unbound,
+    /// Its manifest says something else than it must.
+    #[error(transparent)]
+    Terms(#[from] zoetrope_provenance::Refusal),
     /// A proof is missing or of other bytes.
     #[error(transparent)]
     Gap(#[from] Gap),
@@ -92,6 +95,7 @@ impl Closed {
             | Closed::OtherFile
             | Closed::Marks(Unproven::Unmarked(_))
             | Closed::Unbound
+            | Closed::Terms(_)
             | Closed::Gap(_) => Cause::CheckFailed,
         }
     }
@@ -99,7 +103,10 @@ impl Closed {
     /// Which proof is missing or wrong, in the word of the metric; none if it is a fault.
     pub fn proof(&self) -> Option<&'static str> {
         match self {
-            Closed::Signature { .. } | Closed::OtherClaim | Closed::OtherFile => Some("signature"),
+            Closed::Signature { .. }
+            | Closed::OtherClaim
+            | Closed::OtherFile
+            | Closed::Terms(_) => Some("signature"),
             Closed::Marks(Unproven::Unmarked(_)) | Closed::Unbound => Some("watermark"),
             Closed::Gap(Gap::Missing("marked") | Gap::OtherBytes("marked")) => Some("watermark"),
             Closed::Gap(Gap::Missing("moderated") | Gap::OtherBytes("moderated")) => {
@@ -125,6 +132,21 @@ pub struct Candidate {
     /// That the worker's record of that file shows its mark.
     pub marked: MarkedProof,
     /// The mark that it must show itself.
+    pub issued: Issued,
+    /// What was ordered.
+    pub render: RenderSpec,
+}
+
+/// A clip that is to be signed, and what is said of it.
+#[derive(Debug)]
+pub struct Prove {
+    /// Its file, without a manifest.
+    pub draft: Arc<Draft>,
+    /// The manifest that is to come into it.
+    pub manifest: Vec<u8>,
+    /// What that must say.
+    pub terms: Terms,
+    /// The mark that the file must show.
     pub issued: Issued,
     /// What was ordered.
     pub render: RenderSpec,
@@ -170,31 +192,63 @@ impl Gate {
     /// same otherwise, it need not be played again.
     pub async fn read_draft(
         &self,
-        draft: Draft,
+        draft: &Draft,
         issued: Issued,
         render: RenderSpec,
     ) -> DraftReading {
         if !self.demand.marked {
             return DraftReading::Unread;
         }
-        let limit = Prover::limit(&render);
-        let playing = self.prover.watch(draft.file.path().to_owned(), issued, render);
-        match tokio::time::timeout(limit, playing).await {
-            Ok(Ok(watched)) => {
-                let in_sound = watched.proven.in_sound;
-                remember(&self.played, (draft.artifact, issued.mark, Arc::new(watched)));
-                DraftReading::Marked { in_sound }
-            }
-            Ok(Err(Unproven::Unmarked(why))) => {
+        match self.play(draft, issued, render).await {
+            Ok(watched) => DraftReading::Marked { in_sound: watched.proven.in_sound },
+            Err(Unproven::Unmarked(why)) => {
                 tracing::info!(draft = %draft.artifact, why, "a draft does not show its mark");
                 DraftReading::Unmarked
             }
-            Ok(Err(Unproven::Fault(error))) => {
+            Err(Unproven::Fault(error)) => {
                 tracing::warn!(%error, "the marks of a draft cannot be read");
                 DraftReading::Unread
             }
-            Err(_) => DraftReading::Unread,
         }
+    }
+
+    /// Plays a draft, and remembers it if it shows its mark.
+    async fn play(
+        &self,
+        draft: &Draft,
+        issued: Issued,
+        render: RenderSpec,
+    ) -> Result<Arc<Watched>, Unproven> {
+        let limit = Prover::limit(&render);
+        let playing = self.prover.watch(draft.file.path().to_owned(), issued, render);
+        let late = |_| Unproven::Fault(FilmError::Late);
+        let watched = Arc::new(tokio::time::timeout(limit, playing).await.map_err(late)??);
+        remember(&self.played, (draft.artifact, issued.mark, watched.clone()));
+        Ok(watched)
+    }
+
+    /// Whether a clip may be signed, as far as its bytes say: it shows its mark, and is what its manifest binds.
+    ///
+    /// # Errors
+    /// `Marks`, `Unbound` if it does not show what its manifest names; `OtherFile` if the manifest binds another file;
+    /// `Terms` if it says something else than it must; `Io`.
+    pub async fn prove(&self, prove: Prove) -> Result<(), Closed> {
+        let Prove { draft, manifest, terms, issued, render } = prove;
+        let named = manifest.len();
+        let claim = zoetrope_provenance::claim::check(&manifest, &terms)?;
+        let (binding, names_sound) = (claim.binding, claim.names_sound);
+        if self.demand.marked {
+            let watched = match self.played(draft.artifact, issued.mark) {
+                Some(watched) => watched,
+                None => self.play(&draft, issued, render).await?,
+            };
+            if names_sound && !watched.proven.in_sound {
+                return Err(Closed::Unbound);
+            }
+        }
+        let bound = move || zoetrope_provenance::bound(draft.file.path(), named);
+        let bound = tokio::task::spawn_blocking(bound).await.map_err(std::io::Error::other)??;
+        if bound == Some(binding) { Ok(()) } else { Err(Closed::OtherFile) }
     }
 
     /// What was seen of a draft.

@@ -9,6 +9,7 @@ mod rescan;
 pub mod settings;
 
 use crate::dispatch::DispatchMsg;
+use crate::dispatch::moderate::By;
 use crate::jobs::rescan::PolicyTexts;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -528,6 +529,7 @@ impl ModerationState {
         back: ActorRef<DispatchMsg>,
     ) {
         let ModerationArguments { desk, metrics, store, .. } = self.arguments.clone();
+        let by = By { clip: asked.clip, record: record.artifact };
         tokio::spawn(async move {
             let began = Instant::now();
             let result = match fetch(&store, record).await {
@@ -541,7 +543,7 @@ impl ModerationState {
                 Err(fault) => Err(fault),
             };
             count(&metrics, result.is_ok(), began);
-            drop(back.cast(DispatchMsg::ClipJudged { job, fence, result }));
+            drop(back.cast(DispatchMsg::ClipJudged { job, fence, by, result }));
         });
     }
 }

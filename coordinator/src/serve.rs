@@ -223,7 +223,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     }
     let unread: BTreeSet<JobId> = books.table.without_pointer().collect();
     let endpoint =
-        link::listen(&authority, config.link_listen, &config.names, config.link.version_max)
+        link::listen(&authority, config.link_listen, &config.names, config.link.versions())
             .with_context(|| format!("link_listen = {}", config.link_listen))?;
     let link = endpoint.local_addr()?;
     let standing = |job| progress::Standing::of(books.table.row(job));

@@ -1,9 +1,9 @@
-//! The storage sidecar: has the marks of drafts read, reads a clip's files back, flips its pointer if the proofs close on exactly these bytes,
-//! and deletes what nobody needs. Never decides what to keep. Called by `DispatchActor`; answers with `DispatchMsg::DraftRead`,
-//! `DispatchMsg::Published`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
+//! The storage sidecar: has the marks of drafts read and drafts proven that are to be signed, reads a clip's files back, flips its
+//! pointer if the proofs close on exactly these bytes, and deletes what nobody needs. Never decides what to keep. Called by
+//! `DispatchActor`; answers with `DispatchMsg::DraftRead`, `DispatchMsg::Bound`, `DispatchMsg::Published`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
 
 use crate::dispatch::DispatchMsg;
-use crate::gate::{Candidate, Closed, Gate};
+use crate::gate::{Candidate, Closed, Gate, Prove};
 use crate::jobs::{Asset, Assets};
 use crate::link::draft::Draft;
 use crate::metrics::Metrics;
@@ -44,7 +44,7 @@ pub enum StorageMsg {
     /// Read the marks of a clip that is not signed yet.
     ReadDraft {
         /// The clip.
-        draft: Box<Draft>,
+        draft: Arc<Draft>,
         /// The mark that it must show.
         issued: Issued,
         /// What was ordered.
@@ -58,6 +58,17 @@ pub enum StorageMsg {
     },
     /// This clip is likely to be published in a moment: read it back already.
     Foresee(Asset),
+    /// Say whether a clip that is to be signed shows its mark and is what its manifest binds.
+    Prove {
+        /// Which clip, and what is said of it.
+        prove: Box<Prove>,
+        /// For which attempt.
+        held: Held,
+        /// Which question this is.
+        number: u64,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
     /// Remove the job's pointer.
     Unpublish(JobId),
     /// Delete these artifacts; those that cannot go yet are reported.
@@ -125,7 +136,10 @@ impl Actor for StorageActor {
         match message {
             StorageMsg::Publish { job, candidate, back } => state.publish(job, candidate, back),
             StorageMsg::ReadDraft { draft, issued, render, worker, held, back } => {
-                state.read_draft(*draft, issued, *render, (worker, held), back);
+                state.read_draft(draft, issued, *render, (worker, held), back);
+            }
+            StorageMsg::Prove { prove, held, number, back } => {
+                state.prove(*prove, held, number, back);
             }
             StorageMsg::Foresee(clip) => state.foresee(clip),
             StorageMsg::Unpublish(job) => state.unpublish(job),
@@ -174,7 +188,7 @@ impl StorageState {
 
     fn read_draft(
         &self,
-        draft: Draft,
+        draft: Arc<Draft>,
         issued: Issued,
         render: RenderSpec,
         (worker, held): (WorkerId, Held),
@@ -184,9 +198,25 @@ impl StorageState {
         // The gate plays a few at a time; a worker has one.
         tokio::spawn(async move {
             let artifact = draft.artifact;
-            let reading = gate.read_draft(draft, issued, render).await;
+            let reading = gate.read_draft(&draft, issued, render).await;
+            drop(draft);
             // Without a dispatch actor the process ends; the worker sends it to the next one.
             drop(back.cast(DispatchMsg::DraftRead { worker, held, draft: artifact, reading }));
+        });
+    }
+
+    fn prove(&self, prove: Prove, held: Held, number: u64, back: ActorRef<DispatchMsg>) {
+        let (gate, metrics) = (self.gate.clone(), self.metrics.clone());
+        tokio::spawn(async move {
+            let result = gate.prove(prove).await.map_err(|closed| {
+                tracing::warn!(shard = %held.shard, error = %closed, "a clip is not proven, and so not signed");
+                if let Some(proof) = closed.proof() {
+                    metrics.count(&metric::PUBLISHES_REFUSED, &[proof]);
+                }
+                (closed.cause(), closed.to_string())
+            });
+            // Without a dispatch actor the process ends; the worker asks the next one.
+            drop(back.cast(DispatchMsg::Bound { held, number, result }));
         });
     }
 

@@ -21,7 +21,8 @@ pub struct LinkVersion(u8);
 
 /// All versions that this program speaks, the newest first, with their words and their names in the handshake. A new
 /// one is put in front; the last two releases' stay, so that workers and coordinators need not change at one moment.
-const KNOWN: [(LinkVersion, &str, &[u8]); 3] = [
+const KNOWN: [(LinkVersion, &str, &[u8]); 4] = [
+    (LinkVersion::PROVEN, "1.3", b"zoetrope-link/1.3"),
     (LinkVersion::DRAFTS, "1.2", b"zoetrope-link/1.2"),
     (LinkVersion::COORDINATORS, "1.1", b"zoetrope-link/1.1"),
     (LinkVersion::FIRST, "1.0", ALPN_LINK),
@@ -43,12 +44,21 @@ impl LinkVersion {
     /// [`Role::Draft`](crate::job::Role::Draft).
     pub const DRAFTS: LinkVersion = LinkVersion(2);
 
+    /// The coordinator proves a clip before it has it signed: workers say by what it is to be judged
+    /// ([`FromWorker::SignProven`]), and send its draft again where it is asked for.
+    pub const PROVEN: LinkVersion = LinkVersion(3);
+
     /// The newest version that this program speaks.
     pub const NEWEST: LinkVersion = KNOWN[0].0;
 
     /// The names to offer or to take in a handshake by one that speaks nothing newer than this, the newest first.
     pub fn names(self) -> Vec<Vec<u8>> {
-        let spoken = KNOWN.iter().filter(|(version, ..)| *version <= self);
+        self.names_from(LinkVersion::FIRST)
+    }
+
+    /// The same by one that speaks nothing older than `oldest` either.
+    pub fn names_from(self, oldest: LinkVersion) -> Vec<Vec<u8>> {
+        let spoken = KNOWN.iter().filter(|(version, ..)| (oldest..=self).contains(version));
         spoken.map(|(.., name)| name.to_vec()).collect()
     }
 
@@ -112,6 +122,7 @@ impl FromWorker {
             | FromWorker::Left
             | FromWorker::TermsAsked(_)
             | FromWorker::SignAsked { .. } => LinkVersion::FIRST,
+            FromWorker::SignProven { .. } => LinkVersion::PROVEN,
         }
     }
 }
@@ -144,8 +155,10 @@ mod tests {
 
     #[test]
     fn names_are_known_and_the_newest_comes_first() {
-        let names = [&b"zoetrope-link/1.2"[..], b"zoetrope-link/1.1", b"zoetrope-link/1"];
-        assert_eq!(LinkVersion::NEWEST.names(), names);
+        let names = LinkVersion::NEWEST.names();
+        assert_eq!(names[..2], [b"zoetrope-link/1.3", b"zoetrope-link/1.2"]);
+        assert_eq!(names[2..], [&b"zoetrope-link/1.1"[..], b"zoetrope-link/1"]);
+        assert_eq!(LinkVersion::DRAFTS.names_from(LinkVersion::COORDINATORS), names[1..3]);
         assert_eq!(LinkVersion::FIRST.names(), [b"zoetrope-link/1"], "held at the first one");
         for name in LinkVersion::NEWEST.names() {
             assert!(LinkVersion::named(&name).is_some());
@@ -160,7 +173,8 @@ mod tests {
             assert_eq!((word.parse(), version.to_string()), (Ok(version), word.to_owned()));
         }
         let error = "2.0".parse::<LinkVersion>().expect_err("there is none");
-        let said = "there is no version \"2.0\" of the link: this program speaks 1.0, 1.1, 1.2";
+        let said =
+            "there is no version \"2.0\" of the link: this program speaks 1.0, 1.1, 1.2, 1.3";
         assert_eq!(error.to_string(), said);
     }
 }

@@ -181,7 +181,8 @@ pub enum FromWorker {
     Left,
     /// What must the manifest of this attempt's clip say? The answer is [`ToWorker::Terms`].
     TermsAsked(Held),
-    /// Sign this. The answer is [`ToWorker::Signed`] or [`ToWorker::NotSigned`]. Asked again after a lost link.
+    /// Sign this, as workers before [`LinkVersion::PROVEN`](crate::version::LinkVersion::PROVEN) ask. The answer is
+    /// [`ToWorker::Signed`] or [`ToWorker::NotSigned`]. Asked again after a lost link.
     SignAsked {
         /// The attempt.
         held: Held,
@@ -190,6 +191,19 @@ pub enum FromWorker {
         /// The manifest store as it stands in the file, with room where the signature goes; at most
         /// [`MANIFEST_BYTES_MAX`](crate::provenance::MANIFEST_BYTES_MAX) bytes.
         manifest: Vec<u8>,
+    },
+    /// The same of a clip that is to be proven first: that it shows its mark, passes moderation, and is what the manifest
+    /// binds. [`ToWorker::NotSigned`] with the cause `ArtifactMissing` asks for the clip without its manifest, as a
+    /// [`Role::Draft`](crate::job::Role::Draft), and then for the same frame again.
+    SignProven {
+        /// The attempt.
+        held: Held,
+        /// SHA-256 of the clip without a manifest.
+        unsigned: ArtifactId,
+        /// As in [`FromWorker::SignAsked`].
+        manifest: Vec<u8>,
+        /// The record that it is judged by, which is in the store; none by a worker that has no classifiers.
+        scores: Option<ArtifactRef>,
     },
 }
 
@@ -276,7 +290,7 @@ pub enum ToWorker {
     NotSigned {
         /// The attempt.
         held: Held,
-        /// `DependencyDown` where another try may help.
+        /// `DependencyDown` where another try may help; `ArtifactMissing` where the draft is wanted again.
         cause: Cause,
         /// For the worker's log.
         reason: String,

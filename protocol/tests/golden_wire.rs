@@ -98,6 +98,12 @@ fn from_worker() -> Vec<(String, FromWorker)> {
             unsigned: ArtifactId([4; 32]),
             manifest: vec![5, 6, 7],
         },
+        FromWorker::SignProven {
+            held: held(),
+            unsigned: ArtifactId([4; 32]),
+            manifest: vec![5, 6, 7],
+            scores: all_roles().last().copied(),
+        },
     ];
     for phase in [
         Phase::Loading,

@@ -229,7 +229,8 @@ impl World {
                     self.link_lost(host, conn, LostHow::Closed);
                 }
             }
-            Act::Show(..) => {}
+            // Clips have no manifests here.
+            Act::Show(..) | Act::Sign(_) => {}
             Act::Fetch(artifact) => {
                 let stray = self.hosts[host].stray;
                 let there = stray || self.store.has(&artifact) && self.store.answers(self.now);

@@ -44,6 +44,11 @@ impl ServeConfig {
                 return Err(ConfigError::Range { key: key.to_owned(), range });
             }
         }
+        let (oldest, newest) = (self.link.version_min, self.link.version_max);
+        if oldest > newest {
+            let range = format!("at most link.version_max, which is {newest}, got {oldest}");
+            return Err(ConfigError::Range { key: "link.version_min".into(), range });
+        }
         let url = &self.public_url;
         let whole = |rest: &str| !rest.is_empty() && !rest.contains(['?', '#', ' ', '"']);
         let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"));

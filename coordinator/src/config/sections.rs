@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use zoetrope_protocol::version::LinkVersion;
 
 /// Limits of the farm.
@@ -93,6 +94,8 @@ pub struct Link {
     pub checkpoint_every: u32,
     /// The newest version of the link that is spoken.
     pub version_max: LinkVersion,
+    /// The oldest version of the link that is spoken with workers.
+    pub version_min: LinkVersion,
 }
 
 impl Default for Link {
@@ -103,7 +106,15 @@ impl Default for Link {
             load_seconds: 900,
             checkpoint_every: 1,
             version_max: LinkVersion::NEWEST,
+            version_min: LinkVersion::PROVEN,
         }
+    }
+}
+
+impl Link {
+    /// The versions of the link that are spoken.
+    pub fn versions(&self) -> RangeInclusive<LinkVersion> {
+        self.version_min..=self.version_max
     }
 }
 

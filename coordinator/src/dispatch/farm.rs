@@ -313,6 +313,9 @@ impl DispatchState {
 
     /// How the clip of an unfinished job stands, once there is one.
     fn publication(&self, row: &JobRow) -> Option<Publication> {
+        if self.signing.judges(row.job) {
+            return Some(Publication::Moderating);
+        }
         let (fence, _) = row.publishing.as_ref()?;
         let is_finished = self.books.core.job(row.job).is_some_and(|job| job.publishing);
         let judged = self.books.moderation.of(row.job).and_then(|known| known.output.as_ref());

@@ -12,6 +12,7 @@ use crate::link::draft::Draft;
 use crate::storage::StorageMsg;
 use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
 use ractor::{ActorId, ActorRef};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
@@ -120,7 +121,7 @@ impl DispatchState {
 
     /// Has a draft's marks read by the storage sidecar, which remembers what it saw until the clip is stored. Without it
     /// the worker reads them itself.
-    pub(super) fn drafted(&mut self, link: ActorId, held: Held, draft: Box<Draft>) {
+    pub(super) fn drafted(&mut self, link: ActorId, held: Held, draft: Arc<Draft>) {
         let Some(worker) = self.workers.get(&link).copied() else { return };
         let (job, artifact) = (held.shard.job, draft.artifact);
         let issued = self.books.table.marks().of(job).filter(|_| self.finishes(worker, held));

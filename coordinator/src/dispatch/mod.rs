@@ -18,6 +18,7 @@ pub mod publish;
 pub mod recovery;
 pub mod rescan;
 pub mod shares;
+pub mod signing;
 pub mod state;
 pub mod words;
 pub mod workers;
@@ -35,6 +36,7 @@ use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use crate::watermark::{MarkFault, TileRequest, WatermarkMsg};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::sync::Arc;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts};
 use zoetrope_protocol::mark::{DraftReading, Issued, MarkOrder};
@@ -84,6 +86,22 @@ pub enum DispatchMsg {
         /// What became of it: the proofs that opened the gate.
         result: Result<Proofs, Cause>,
     },
+    /// An attempt wants its claim signed.
+    SignAsked {
+        /// The link.
+        link: ActorId,
+        /// Which.
+        ask: Box<SignAsk>,
+    },
+    /// Whether a clip that is to be signed shows its mark and is what its manifest binds.
+    Bound {
+        /// The attempt.
+        held: Held,
+        /// Which question this answers.
+        number: u64,
+        /// What is wrong.
+        result: Result<(), (Cause, String)>,
+    },
     /// The signer's answer.
     ClaimSigned {
         /// Who asked.
@@ -116,6 +134,8 @@ pub enum DispatchMsg {
         job: JobId,
         /// The finish attempt.
         fence: Fence,
+        /// Which clip, by which record.
+        by: moderate::By,
         /// The verdict, or why there is none.
         result: Result<Verdict, ClipFault>,
     },
@@ -153,7 +173,7 @@ pub enum DispatchMsg {
         /// The attempt.
         held: Held,
         /// The clip.
-        draft: Box<Draft>,
+        draft: Arc<Draft>,
     },
     /// What a draft shows.
     DraftRead {
@@ -174,6 +194,28 @@ pub enum DispatchMsg {
     Tick,
     /// What an operator or a test may see.
     Observe(RpcReplyPort<DispatchView>),
+}
+
+/// A claim that an attempt wants signed.
+#[derive(Debug)]
+pub struct SignAsk {
+    /// The attempt.
+    pub held: Held,
+    /// SHA-256 of the clip without its manifest.
+    pub unsigned: ArtifactId,
+    /// The manifest store.
+    pub manifest: Vec<u8>,
+    /// What the clip is proven by; none on a link of before that, where the operator lets workers speak it.
+    pub evidence: Option<Evidence>,
+}
+
+/// What a clip is proven by before it is signed.
+#[derive(Debug)]
+pub struct Evidence {
+    /// The clip without its manifest.
+    pub draft: Arc<Draft>,
+    /// The record that it is judged by, in the store.
+    pub scores: Option<ArtifactRef>,
 }
 
 /// What a link reports of its worker.
@@ -217,15 +259,6 @@ pub enum Report {
     TermsAsked {
         /// The attempt.
         held: Held,
-    },
-    /// An attempt wants its claim signed.
-    SignAsked {
-        /// The attempt.
-        held: Held,
-        /// SHA-256 of the clip without its manifest.
-        unsigned: ArtifactId,
-        /// The manifest store.
-        manifest: Vec<u8>,
     },
     /// The worker ends within this time.
     Leaving {
@@ -295,6 +328,8 @@ impl Actor for DispatchActor {
             DispatchMsg::Report { .. } | DispatchMsg::Reported => {}
             DispatchMsg::LinkLost { link, how } => state.link_lost(link, how),
             DispatchMsg::Published { job, result } => state.published(job, result),
+            DispatchMsg::SignAsked { link, ask } => state.sign_asked(link, *ask),
+            DispatchMsg::Bound { held, number, result } => state.bound(held, number, result),
             DispatchMsg::ClaimSigned { worker, held, result } => {
                 state.claim_signed(worker, held, result);
             }
@@ -304,7 +339,9 @@ impl Actor for DispatchActor {
             DispatchMsg::ProvenanceUp(provenance) => state.provenance_up(provenance),
             DispatchMsg::ModerationUp(sidecar) => state.moderation_up(sidecar),
             DispatchMsg::TextsJudged { job, verdict } => state.texts_judged(job, verdict),
-            DispatchMsg::ClipJudged { job, fence, result } => state.clip_judged(job, fence, result),
+            DispatchMsg::ClipJudged { job, fence, by, result } => {
+                state.clip_judged(job, fence, by, result);
+            }
             DispatchMsg::Rescanned { began, batch } => state.rescanned(began, batch),
             DispatchMsg::WatermarkUp(watermark) => state.watermark_up(watermark),
             DispatchMsg::TilesMade { request, issued, mark } => {

@@ -6,6 +6,7 @@ use super::effects::Effect;
 use super::state::DispatchState;
 use crate::moderation::{ClipFault, ModerationMsg};
 use ractor::ActorRef;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use zoetrope_moderation::judge::Asked;
 use zoetrope_protocol::id::{ArtifactId, Fence, JobId};
@@ -18,6 +19,38 @@ use zoetrope_sched::output::Output;
 
 /// A clip's record is read and judged within milliseconds; who does not answer in this time hangs.
 const CLIP_LIMIT: Duration = Duration::from_secs(30);
+
+/// By what a clip is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// The clip as it was before it was signed.
+    pub clip: ArtifactId,
+    /// The record of its frames and sound.
+    pub record: ArtifactId,
+}
+
+/// Clips that are judged to be published.
+#[derive(Default)]
+pub(super) struct Judging {
+    /// Those that wait for a verdict.
+    open: BTreeMap<JobId, Open>,
+    /// What the last verdict of a clip's attempt was about, if it passed. The verdict itself is in the books.
+    passed: BTreeMap<JobId, (Fence, By)>,
+}
+
+struct Open {
+    since: Instant,
+    fence: Fence,
+    by: By,
+    outputs: Vec<ArtifactRef>,
+}
+
+impl Judging {
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
 
 /// How a clip stands with moderation.
 pub(super) enum Moderated {
@@ -107,35 +140,51 @@ impl DispatchState {
         clip: ArtifactId,
         outputs: &[ArtifactRef],
     ) -> Moderated {
-        let known = self.books.moderation.of(job);
-        let audience = known.map(|known| known.audience).unwrap_or_default();
-        if let Some((of, verdict)) = known.and_then(|known| known.output.as_ref())
-            && *of == fence
-            && verdict.policy == self.policy
-            && verdict.outcome == Outcome::Pass
-        {
-            let policy = self.policy.to_string();
-            return Moderated::Yes(ModeratedProof { file: clip, policy });
-        }
         let find = |role: Role| outputs.iter().find(|output| output.role == role).copied();
         let Some(record) = find(Role::Scores) else {
             tracing::warn!(%job, "a clip came without a record of its sampled frames");
             self.not_moderated(job, Cause::CheckFailed);
             return Moderated::Waits;
         };
-        let Some(spec) = self.books.table.row(job).map(|row| &row.spec) else {
-            return Moderated::Waits;
-        };
-        let asked = Asked { clip, frames: spec.render.frames, audio: spec.render.audio };
-        let (tenant, back) = (spec.tenant, self.myself.clone());
-        let message =
-            ModerationMsg::JudgeClip { job, tenant, fence, record, asked, audience, back };
-        if self.ask_moderation(message) {
-            self.judging.insert(job, (Instant::now(), fence, outputs.to_vec()));
+        let by = By { clip, record: record.artifact };
+        if self.passed(job, fence, by) {
+            let policy = self.policy.to_string();
+            return Moderated::Yes(ModeratedProof { file: clip, policy });
+        }
+        if self.ask_verdict(job, fence, clip, record) {
+            let (since, outputs) = (Instant::now(), outputs.to_vec());
+            self.judging.open.insert(job, Open { since, fence, by, outputs });
         } else {
             self.not_moderated(job, Cause::DependencyDown);
         }
         Moderated::Waits
+    }
+
+    /// Whether this clip passed by this record and the policy of now, as far as this run of the coordinator knows.
+    pub(super) fn passed(&self, job: JobId, fence: Fence, by: By) -> bool {
+        let output = self.books.moderation.of(job).and_then(|known| known.output.as_ref());
+        let verdict = |(of, verdict): &(Fence, Verdict)| {
+            *of == fence && verdict.policy == self.policy && verdict.outcome == Outcome::Pass
+        };
+        output.is_some_and(verdict) && self.judging.passed.get(&job) == Some(&(fence, by))
+    }
+
+    /// Asks for a verdict on a clip by its record. Whether somebody is there to give one.
+    pub(super) fn ask_verdict(
+        &mut self,
+        job: JobId,
+        fence: Fence,
+        clip: ArtifactId,
+        record: ArtifactRef,
+    ) -> bool {
+        let audience = self.books.moderation.of(job).map(|known| known.audience);
+        let audience = audience.unwrap_or_default();
+        let Some(spec) = self.books.table.row(job).map(|row| &row.spec) else { return false };
+        let asked = Asked { clip, frames: spec.render.frames, audio: spec.render.audio };
+        let (tenant, back) = (spec.tenant, self.myself.clone());
+        let message =
+            ModerationMsg::JudgeClip { job, tenant, fence, record, asked, audience, back };
+        self.ask_moderation(message)
     }
 
     fn not_moderated(&mut self, job: JobId, cause: Cause) {
@@ -150,19 +199,28 @@ impl DispatchState {
         &mut self,
         job: JobId,
         fence: Fence,
+        by: By,
         result: Result<Verdict, ClipFault>,
     ) {
+        if self.waits_for_verdict(job, fence, by) {
+            let result = result.and_then(|verdict| match self.is_verdict(job, &verdict) {
+                true => Ok(self.take_verdict(job, fence, by, verdict)),
+                false => Err(ClipFault::Down),
+            });
+            if result == Err(ClipFault::NoEvidence) {
+                self.metrics.count(&metric::PUBLISHES_REFUSED, &["moderation"]);
+            }
+            return self.judged_to_be_signed(job, result);
+        }
         // An answer that comes after its time, or of an attempt before, is nobody's.
-        if self.judging.get(&job).is_some_and(|(_, of, ..)| *of != fence) {
+        let of_this = |open: &Open| (open.fence, open.by) == (fence, by);
+        if self.judging.open.get(&job).is_some_and(|open| !of_this(open)) {
             return self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
         }
-        let Some((_, _, outputs)) = self.judging.remove(&job) else { return };
+        let Some(Open { outputs, .. }) = self.judging.open.remove(&job) else { return };
         match result {
             Ok(verdict) if self.is_verdict(job, &verdict) => {
-                self.count_verdict("output", &verdict);
-                let passed = verdict.outcome == Outcome::Pass;
-                self.record(Entry::ClipJudged { job, fence, verdict });
-                if passed {
+                if self.take_verdict(job, fence, by, verdict) {
                     let publish = Output::Publish { job, fence, outputs };
                     self.after_sync(Effect::Output(Box::new(publish)));
                 }
@@ -173,15 +231,27 @@ impl DispatchState {
         }
     }
 
+    /// Notes a verdict. Whether the clip passed; else its job has ended.
+    fn take_verdict(&mut self, job: JobId, fence: Fence, by: By, verdict: Verdict) -> bool {
+        self.count_verdict("output", &verdict);
+        let passed = verdict.outcome == Outcome::Pass;
+        if passed {
+            self.judging.passed.insert(job, (fence, by));
+        }
+        self.record(Entry::ClipJudged { job, fence, verdict });
+        passed
+    }
+
     /// Questions about clips that were not answered in time.
     pub(super) fn judging_due(&mut self) {
-        let late = |(_, (asked, ..)): &(&JobId, &(Instant, Fence, Vec<ArtifactRef>))| {
-            asked.elapsed() > CLIP_LIMIT
-        };
-        let jobs: Vec<JobId> = self.judging.iter().filter(late).map(|(job, _)| *job).collect();
+        let late = |open: &Open| open.since.elapsed() > CLIP_LIMIT;
+        let open = self.judging.open.iter();
+        let jobs: Vec<JobId> = open.filter(|(_, o)| late(o)).map(|(job, _)| *job).collect();
         for job in jobs {
-            self.judging.remove(&job);
+            self.judging.open.remove(&job);
             self.not_moderated(job, Cause::DependencyDown);
         }
+        let table = &self.books.table;
+        self.judging.passed.retain(|job, _| table.row(*job).is_some_and(|row| !row.is_terminal()));
     }
 }

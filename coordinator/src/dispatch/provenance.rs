@@ -1,7 +1,7 @@
 //! What a clip's manifest must say, and the way of a claim to the signer and back.
 //!
-//! The signer is asked only for the attempt that runs, at this worker, under its present fence; what it signed is
-//! on disk before the worker hears of it.
+//! The signer is asked only for the attempt that runs, at this worker, under its present fence, once its clip is proven
+//! (`signing.rs`); what it signed is on disk before the worker hears of it.
 
 use super::books::Entry;
 use super::effects::Effect;
@@ -10,7 +10,7 @@ use super::workers::finishes;
 use crate::provenance::{ProvenanceMsg, SignRequest};
 use ractor::ActorRef;
 use zoetrope_mark::MarkId;
-use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
+use zoetrope_protocol::id::{JobId, WorkerId};
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::mark::{PICTURE_ALG, SOUND_ALG};
 use zoetrope_protocol::metric;
@@ -24,7 +24,7 @@ impl DispatchState {
     }
 
     /// What the manifest of a job's clip must say. The same until the job ends: it is asked for twice.
-    fn terms(&self, job: JobId) -> Option<Terms> {
+    pub(super) fn terms(&self, job: JobId) -> Option<Terms> {
         let row = self.books.table.row(job)?;
         let render = &row.spec.render;
         let model = self.models.find(&render.model)?;
@@ -63,16 +63,9 @@ impl DispatchState {
         self.after_sync(Effect::Tell(worker, Box::new(answer)));
     }
 
-    pub(super) fn sign_asked(
-        &mut self,
-        worker: WorkerId,
-        held: Held,
-        unsigned: ArtifactId,
-        manifest: Vec<u8>,
-    ) {
-        let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
-        let Some(terms) = terms else { return self.replaced(worker, held) };
-        let request = SignRequest { worker, held, unsigned, terms, manifest };
+    /// Asks the signer.
+    pub(super) fn have_signed(&mut self, request: SignRequest) {
+        let (worker, held) = (request.worker, request.held);
         let back = self.myself.clone();
         let message = ProvenanceMsg::Sign { request: Box::new(request), back };
         if self.provenance.as_ref().is_none_or(|signer| signer.cast(message).is_err()) {
@@ -101,13 +94,19 @@ impl DispatchState {
     }
 
     /// The attempt that asks is not the one that runs.
-    fn replaced(&mut self, worker: WorkerId, held: Held) {
+    pub(super) fn replaced(&mut self, worker: WorkerId, held: Held) {
         self.metrics.count(&metric::STALE_RESULTS, &["publish"]);
         let reason = "the attempt was replaced".to_owned();
         self.not_signed(worker, held, (Cause::Refused, reason));
     }
 
-    fn not_signed(&mut self, worker: WorkerId, held: Held, (cause, reason): (Cause, String)) {
+    /// A claim is not signed, and why.
+    pub(super) fn not_signed(
+        &mut self,
+        worker: WorkerId,
+        held: Held,
+        (cause, reason): (Cause, String),
+    ) {
         let answer = ToWorker::NotSigned { held, cause, reason };
         self.after_sync(Effect::Tell(worker, Box::new(answer)));
     }

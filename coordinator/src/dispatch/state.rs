@@ -5,8 +5,10 @@ use super::effects::Effect;
 use super::estimate::Medians;
 use super::ledger::Ledger;
 use super::mark::Marking;
+use super::moderate::Judging;
 use super::progress::ProgressBoard;
 use super::rescan::Rescanning;
+use super::signing::Signing;
 use super::words::InputWord;
 use super::{DispatchMsg, DispatchView, Report};
 use crate::authority::Authority;
@@ -27,8 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zoetrope_protocol::id::{ArtifactId, Epoch, Fence, JobId, Millis, ShardId, TenantId, WorkerId};
-use zoetrope_protocol::job::ArtifactRef;
+use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, ShardId, TenantId, WorkerId};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_sched::Input;
@@ -134,8 +135,10 @@ pub struct DispatchState {
     pub(super) moderation: Option<ActorRef<ModerationMsg>>,
     /// The version of the policy that verdicts must be of.
     pub(super) policy: ArtifactId,
-    /// Clips that are being judged: since when, of which attempt, with which outputs.
-    pub(super) judging: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
+    /// Clips that are being judged.
+    pub(super) judging: Judging,
+    /// Clips that are being proven, to be signed.
+    pub(super) signing: Signing,
     /// How far the rescan is, beside what the books say.
     pub(super) rescanning: Rescanning,
     /// Questions to the watermark sidecar.
@@ -196,7 +199,8 @@ impl DispatchState {
             provenance: None,
             moderation: None,
             policy,
-            judging: BTreeMap::new(),
+            judging: Judging::default(),
+            signing: Signing::default(),
             rescanning: Rescanning::default(),
             marking: Marking::default(),
             placed: BTreeMap::new(),
@@ -369,6 +373,7 @@ impl DispatchState {
         self.sweep_due();
         self.delete_due();
         self.judging_due();
+        self.signing_due();
         self.rescan_due();
         self.marking_due();
         self.gauges();

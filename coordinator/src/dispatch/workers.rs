@@ -75,7 +75,7 @@ pub fn entries(books: &Books, worker: WorkerId, report: &Report) -> Vec<Entry> {
         }
         Report::Left => Input::WorkerLeft { worker },
         // Nothing happened yet; what was signed is an entry of its own.
-        Report::TermsAsked { .. } | Report::SignAsked { .. } => return Vec::new(),
+        Report::TermsAsked { .. } => return Vec::new(),
     };
     vec![Entry::Core(core)]
 }
@@ -129,9 +129,6 @@ impl DispatchState {
                 self.foresee(held, artifact);
             }
             Report::TermsAsked { held } => self.terms_asked(worker, held),
-            Report::SignAsked { held, unsigned, manifest } => {
-                self.sign_asked(worker, held, unsigned, manifest);
-            }
             _ => {}
         }
     }

@@ -6,10 +6,10 @@
 use super::draft::{Draft, Drafts};
 use super::endpoint::Established;
 use super::fetch::NotSent;
-use super::session::{Act, FRAMES_MAX, Session};
+use super::session::{Act, Claim, FRAMES_MAX, Session};
 use super::upload::{self, Uploads};
 use super::{FrameError, LinkLimits, close_number, fetch, read_counted_frame};
-use crate::dispatch::{DispatchMsg, ProgressBoard, Report};
+use crate::dispatch::{DispatchMsg, Evidence, ProgressBoard, Report, SignAsk};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use quinn::{Connection, RecvStream, SendStream};
@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, Epoch, WorkerId};
-use zoetrope_protocol::job::ArtifactRef;
+use zoetrope_protocol::job::{ArtifactRef, Cause};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
@@ -74,7 +74,7 @@ pub enum LinkMsg {
         /// The attempt.
         held: Held,
         /// The clip.
-        draft: Box<Draft>,
+        draft: Arc<Draft>,
     },
     /// An upload counts as never sent.
     NotUploaded {
@@ -127,6 +127,7 @@ pub struct LinkState {
     session: Session,
     dispatch: ActorRef<DispatchMsg>,
     store: Arc<Store>,
+    drafts: Drafts,
     board: Arc<ProgressBoard>,
     metrics: Arc<Metrics>,
     coordinators: watch::Receiver<Vec<String>>,
@@ -160,7 +161,7 @@ impl Actor for LinkActor {
         let uploads = Uploads {
             link: myself.clone(),
             store: store.clone(),
-            drafts,
+            drafts: drafts.clone(),
             fences: session.fences().clone(),
             metrics: metrics.clone(),
         };
@@ -179,6 +180,7 @@ impl Actor for LinkActor {
             session,
             dispatch,
             store,
+            drafts,
             board,
             metrics,
             coordinators,
@@ -260,6 +262,9 @@ impl LinkState {
             return;
         }
         self.session.says(&message, Instant::now());
+        if matches!(message, ToWorker::Signed { .. }) {
+            self.drafts.forget();
+        }
         if self.out.try_send(message).is_err() {
             self.lost(myself, LostHow::Silence, CloseCode::Silent, "the worker does not read");
         }
@@ -305,11 +310,15 @@ impl LinkState {
         match act {
             Act::Report(report) => {
                 let last = report == Report::Left;
+                if matches!(report, Report::Finished { .. } | Report::Failed { .. }) {
+                    self.drafts.forget();
+                }
                 self.report(myself, report);
                 if last {
                     self.shut(myself, CloseCode::Leaving, "all is said");
                 }
             }
+            Act::Sign(claim) => self.sign(myself, *claim),
             Act::Show(held, view) => self.board.report(held, view),
             Act::Fetch(artifact) => self.fetch(myself, artifact),
             Act::Say(message) => {
@@ -324,6 +333,22 @@ impl LinkState {
                 self.lost(myself, LostHow::Silence, CloseCode::Silent, "no frame in time");
             }
         }
+    }
+
+    /// Has a claim signed, of a clip whose bytes are here to be proven.
+    fn sign(&mut self, myself: &ActorRef<LinkMsg>, claim: Claim) {
+        let Claim { held, unsigned, manifest, proven, scores } = claim;
+        if !proven && self.version >= LinkVersion::PROVEN {
+            return self.shut(myself, CloseCode::Protocol, "a claim of a clip that is not proven");
+        }
+        let draft = self.drafts.kept(unsigned);
+        if proven && draft.is_none() {
+            let (cause, reason) = (Cause::ArtifactMissing, "the clip is not here".to_owned());
+            return self.send(myself, ToWorker::NotSigned { held, cause, reason });
+        }
+        let evidence = draft.filter(|_| proven).map(|draft| Evidence { draft, scores });
+        let ask = Box::new(SignAsk { held, unsigned, manifest, evidence });
+        self.tell(myself, DispatchMsg::SignAsked { link: myself.get_id(), ask });
     }
 
     fn fetch(&mut self, myself: &ActorRef<LinkMsg>, artifact: ArtifactId) {
@@ -350,6 +375,7 @@ impl LinkState {
             }
             self.act(myself, act);
         }
+        self.drafts.forget_late();
         self.send(myself, ToWorker::Heartbeat);
         self.tell_coordinators(myself);
     }

@@ -1,20 +1,23 @@
 //! Receives clips that are not signed yet, of which the coordinator reads the marks while their workers go on: into
-//! temporary files, never into the store. A draft that is lost costs time alone, for its clip is read again as stored.
+//! temporary files, never into the store. A link keeps its last one until it is signed, for the manifest must bind it. A
+//! draft that is lost costs time alone: its worker is asked for it again.
 //!
 //! What is read in a draft holds for the clip of its digest, so the digest is that of the bytes which came, as in the store.
 
 use crate::scratch::{Scratch, ScratchFolder};
 use crate::store::StoreError;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use zoetrope_protocol::id::ArtifactId;
 
 /// Drafts that lie on the disk at a time, of all links: clips of 10 s take up to 10 MB. More wait.
-const DRAFTS_MAX: usize = 64;
+const DRAFTS_MAX: usize = 128;
+/// How long one is kept: what its worker still scores takes seconds, and waiting for a remote judge a minute.
+const KEPT_FOR: Duration = Duration::from_secs(180);
 /// How long one waits for its place: what reading the clips before it takes on a busy machine.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes come in pieces of a datagram each; so many are written at once.
@@ -29,7 +32,11 @@ pub struct Drafts {
     /// Of all links, and of this one.
     places: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    /// The last one of this link.
+    kept: Kept,
 }
+
+type Kept = Arc<Mutex<Option<(Instant, Arc<Draft>)>>>;
 
 /// A clip that is not signed yet, whose bytes have this digest. Goes when it is dropped.
 #[derive(Debug)]
@@ -46,19 +53,42 @@ pub struct Incoming {
     draft: Draft,
     digest: Sha256,
     out: BufWriter<File>,
+    kept: Kept,
 }
 
 impl Drafts {
     /// Drafts in this folder.
     pub fn new(folder: ScratchFolder) -> Drafts {
         let of = |places| Arc::new(Semaphore::new(places));
-        Drafts { folder, places: of(DRAFTS_MAX), own: of(DRAFTS_A_LINK) }
+        Drafts { folder, places: of(DRAFTS_MAX), own: of(DRAFTS_A_LINK), kept: Kept::default() }
     }
 
     /// The same, for a link of its own.
     #[must_use]
     pub fn of_link(&self) -> Drafts {
-        Drafts { own: Arc::new(Semaphore::new(DRAFTS_A_LINK)), ..self.clone() }
+        let own = Arc::new(Semaphore::new(DRAFTS_A_LINK));
+        Drafts { own, kept: Kept::default(), ..self.clone() }
+    }
+
+    /// The last draft, if it is this one and still kept.
+    pub fn kept(&self, artifact: ArtifactId) -> Option<Arc<Draft>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().map(|(_, draft)| draft.clone()).filter(|draft| draft.artifact == artifact)
+    }
+
+    /// Nobody has it signed any more.
+    pub fn forget(&self) {
+        self.forget_if(|_| true);
+    }
+
+    /// The same of one that was kept for too long.
+    pub fn forget_late(&self) {
+        self.forget_if(|since| since.elapsed() > KEPT_FOR);
+    }
+
+    fn forget_if(&self, late: impl Fn(Instant) -> bool) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(kept.take_if(|(since, _)| late(*since)));
     }
 
     /// Begins with one.
@@ -66,6 +96,8 @@ impl Drafts {
     /// # Errors
     /// If the disk refuses, or too many others are there.
     pub async fn begin(&self, artifact: ArtifactId) -> std::io::Result<Incoming> {
+        // It goes once it was read.
+        self.forget();
         // Its own first, so that a link that sends too much holds up nobody else.
         let places = async {
             let own = self.own.clone().acquire_owned().await?;
@@ -77,7 +109,7 @@ impl Drafts {
         let file = self.folder.clip();
         let out = BufWriter::with_capacity(PIECE_BYTES, File::create(file.path()).await?);
         let draft = Draft { artifact, file, _places: places };
-        Ok(Incoming { draft, digest: Sha256::new(), out })
+        Ok(Incoming { draft, digest: Sha256::new(), out, kept: self.kept.clone() })
     }
 }
 
@@ -91,16 +123,19 @@ impl Incoming {
         self.out.write_all(bytes).await
     }
 
-    /// All bytes came.
+    /// All bytes came. The draft is kept.
     ///
     /// # Errors
     /// `WrongDigest` if they are others than were announced; `Io` if the disk refuses.
-    pub async fn finish(mut self) -> Result<Draft, StoreError> {
+    pub async fn finish(mut self) -> Result<Arc<Draft>, StoreError> {
         if self.digest.finalize().as_slice() != self.draft.artifact.0 {
             return Err(StoreError::WrongDigest);
         }
         self.out.flush().await?;
-        Ok(self.draft)
+        let draft = Arc::new(self.draft);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some((Instant::now(), draft.clone()));
+        Ok(draft)
     }
 }
 
@@ -118,9 +153,13 @@ mod tests {
         let mut first = one.begin(ArtifactId::of(b"a clip")).await.expect("a place");
         first.write(b"a clip").await.expect("is taken");
         let draft = first.finish().await.expect("is whole");
+        let kept = one.kept(draft.artifact).expect("until it is signed");
+        assert!(one.kept(ArtifactId([2; 32])).is_none() && other.kept(draft.artifact).is_none());
+        drop(kept);
         let second = one.begin(ArtifactId([2; 32]));
         let early = tokio::time::timeout(Duration::from_millis(50), second).await;
         assert!(early.is_err(), "it waits for the first");
+        assert!(one.kept(draft.artifact).is_none(), "which is not kept beside another");
         drop(other.begin(ArtifactId([3; 32])).await.expect("another link's"));
         let path = draft.file.path().to_owned();
         assert!(path.exists());
@@ -131,5 +170,11 @@ mod tests {
         let path = other.draft.file.path().to_owned();
         assert!(matches!(other.finish().await, Err(StoreError::WrongDigest)));
         assert!(!path.exists(), "nothing is left of other bytes than were announced");
+        let third = one.begin(ArtifactId::of(b"")).await.expect("a place").finish().await;
+        let path = third.expect("is whole").file.path().to_owned();
+        one.forget_late();
+        assert!(path.exists(), "it is young");
+        one.forget();
+        assert!(!path.exists(), "it was signed");
     }
 }

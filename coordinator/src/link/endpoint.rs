@@ -20,6 +20,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::SockRef;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -63,7 +64,7 @@ pub struct Established {
     pub hello_bytes: usize,
 }
 
-/// Binds the endpoint; it speaks nothing newer than `version`.
+/// Binds the endpoint; it speaks these versions of the link.
 ///
 /// # Errors
 /// If the address cannot be bound, or the certificates do not make a TLS configuration.
@@ -71,7 +72,7 @@ pub fn listen(
     authority: &Authority,
     address: SocketAddr,
     names: &[String],
-    version: LinkVersion,
+    versions: RangeInclusive<LinkVersion>,
 ) -> anyhow::Result<Endpoint> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -84,7 +85,7 @@ pub fn listen(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain, identity.key)?;
-    tls.alpn_protocols = version.names();
+    tls.alpn_protocols = versions.end().names_from(*versions.start());
     tls.alpn_protocols.push(ALPN_JOIN.to_vec());
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config

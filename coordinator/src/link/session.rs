@@ -9,7 +9,7 @@ use crate::jobs::PhaseView;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::id::{ArtifactId, ShardId};
-use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::job::{ArtifactRef, Cause};
 use zoetrope_protocol::wire::{
     CloseCode, FromWorker, HEARTBEAT, Held, Kept, LOSS_AFTER, Phase, ToWorker,
 };
@@ -39,6 +39,8 @@ struct Motion {
 pub enum Act {
     /// Tell the dispatch actor.
     Report(Report),
+    /// Have this claim signed.
+    Sign(Box<Claim>),
     /// Show how far an attempt is.
     Show(Held, PhaseView),
     /// Send this artifact.
@@ -49,6 +51,21 @@ pub enum Act {
     Shut(CloseCode, &'static str),
     /// The worker is lost: no frame came in time.
     Silent,
+}
+
+/// A claim that a worker wants signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The attempt.
+    pub held: Held,
+    /// SHA-256 of the clip without its manifest.
+    pub unsigned: ArtifactId,
+    /// The manifest store.
+    pub manifest: Vec<u8>,
+    /// Whether the clip is to be proven first.
+    pub proven: bool,
+    /// The record that it is judged by.
+    pub scores: Option<ArtifactRef>,
 }
 
 /// What one connection knows.
@@ -145,22 +162,28 @@ impl Session {
             FromWorker::Leaving { within } => Some(Act::Report(Report::Leaving { within })),
             FromWorker::Left => Some(Act::Report(Report::Left)),
             FromWorker::TermsAsked(held) => {
-                Some(self.claim(held, |held| Report::TermsAsked { held }))
+                Some(self.claim(held, |held| Act::Report(Report::TermsAsked { held })))
             }
             FromWorker::SignAsked { held, unsigned, manifest } => {
-                Some(self.claim(held, |held| Report::SignAsked { held, unsigned, manifest }))
+                let (proven, scores) = (false, None);
+                let claim = |held| Claim { held, unsigned, manifest, proven, scores };
+                Some(self.claim(held, |held| Act::Sign(Box::new(claim(held)))))
+            }
+            FromWorker::SignProven { held, unsigned, manifest, scores } => {
+                let claim = |held| Claim { held, unsigned, manifest, proven: true, scores };
+                Some(self.claim(held, |held| Act::Sign(Box::new(claim(held)))))
             }
         }
     }
 
-    /// What an attempt of this worker needs of the signer.
-    fn claim(&mut self, held: Held, report: impl FnOnce(Held) -> Report) -> Act {
+    /// What an attempt of this worker needs of the signer, which answers it.
+    fn claim(&mut self, held: Held, act: impl FnOnce(Held) -> Act) -> Act {
         self.claims_open += 1;
         if self.claims_open > CLAIMS_OPEN_MAX {
             return Act::Shut(CloseCode::Protocol, "too many claims to be signed");
         }
         match self.fences.current(&held) {
-            Some(held) => Act::Report(report(held)),
+            Some(held) => act(held),
             None => {
                 let (cause, reason) = (Cause::Refused, "the attempt was replaced".to_owned());
                 Act::Say(Box::new(ToWorker::NotSigned { held, cause, reason }))

@@ -1,4 +1,4 @@
-//! Receives artifacts of a worker: one stream each, straight into the store; drafts, whose marks are only read, into
+//! Receives artifacts of a worker: one stream each, straight into the store; drafts, which are not signed yet, into
 //! temporary files.
 //!
 //! A stream that ends early, is too long, or whose digest differs counts as never sent, and the worker is told.
@@ -63,7 +63,7 @@ enum Target {
 /// What became of them.
 enum Taken {
     Stored,
-    Draft(Draft),
+    Draft(Arc<Draft>),
 }
 
 impl Target {
@@ -120,7 +120,7 @@ async fn receive(mut stream: RecvStream, uploads: Uploads) {
             let ArtifactHeader { artifact, bytes, .. } = header;
             LinkMsg::Uploaded { held, artifact: ArtifactRef { role, artifact, bytes } }
         }
-        Ok((held, Taken::Draft(draft))) => LinkMsg::Drafted { held, draft: Box::new(draft) },
+        Ok((held, Taken::Draft(draft))) => LinkMsg::Drafted { held, draft },
         Err(UploadError::Protocol(reason)) => return uploads.protocol(&reason),
         Err(UploadError::NotStored(reason)) => {
             // Tells the peer to stop sending; a stream that is gone needs no telling.

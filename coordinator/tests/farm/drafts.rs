@@ -64,7 +64,7 @@ async fn a_draft_is_played_and_its_clip_is_not_played_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_shows_another_clip_than_it_stores_publishes_nothing() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     // The thumbnail of another clip, and then another clip, signed as if it were the one that was shown.
     for (job, other) in [(1, false), (2, true)] {
         farm.submit(submission(job)).await.expect("admitted");
@@ -77,7 +77,7 @@ async fn a_worker_that_shows_another_clip_than_it_stores_publishes_nothing() {
             let bare = clip::still(&order.spec, None);
             let (draft, file, _) = worker.draft_of(&order, &bare, false).await;
             let said = ArtifactId::of(&clip);
-            let signature = worker.signature(held, said, draft.manifest.clone()).await;
+            let signature = worker.signature_of(&order, &clip, draft.manifest.clone()).await;
             draft.complete(&signature.expect("is signed")).expect("fits");
             let signed = std::fs::read(file.path()).expect("reads");
             worker.files_with(&order, &signed, said).await
@@ -117,7 +117,7 @@ async fn a_worker_that_shows_another_clip_than_it_stores_publishes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draft_of_other_bytes_than_its_digest_counts_as_never_sent() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.finish_order().await;
     let held = held(&order);

@@ -19,6 +19,7 @@ mod rescan;
 mod restart;
 mod s3;
 mod shares;
+mod signing;
 mod stamps;
 mod store;
 mod versions;
@@ -40,6 +41,7 @@ use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{JobId, TenantId};
 use zoetrope_protocol::job::{Class, ExpiresAfter, JobSpec, RenderSpec};
 use zoetrope_protocol::moderation::Audience;
+use zoetrope_protocol::version::LinkVersion;
 use zoetrope_sched::output::JobState;
 
 /// Nothing in these tests takes so long, on a busy machine with a slow disk either; what does hangs.
@@ -65,6 +67,7 @@ impl TestFarm {
             ..ServeConfig::default()
         };
         config.moderation.policy = Some(moderation::policy(folder.path()));
+        config.link.version_min = LinkVersion::FIRST;
         change(&mut config);
         let running = serve::start(&config).await.expect("the farm starts");
         TestFarm { folder, config, running }
@@ -150,7 +153,8 @@ impl TestFarm {
         assert!(!moderation::is_published(self, job));
         let cancel = |reply| FarmMsg::Cancel(TenantId(1), job, reply);
         self.farm().ask(cancel).await.expect("the farm answers").expect("it goes on until now");
-        let mut next = Worker::fresh(self, &format!("after-{}", job.0)).await;
+        let node = format!("after-{}", job.0);
+        let mut next = Worker::speaking(self, &node, worker.version).await;
         (next.moves, next.thumbnail) = (worker.moves, worker.thumbnail.take());
         std::mem::replace(worker, next).die();
     }

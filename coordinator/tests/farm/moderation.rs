@@ -122,7 +122,7 @@ async fn a_blocked_prompt_never_reaches_a_worker() {
 #[tokio::test]
 async fn a_marked_clip_is_blocked_and_stays_unreadable() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
     let mark = |told: &mut FrameRecord| {
         told.scores[1].nsfw = SCORE_ONE;
@@ -154,7 +154,7 @@ async fn a_marked_clip_is_blocked_and_stays_unreadable() {
 #[tokio::test]
 async fn a_clip_that_says_what_the_policy_forbids_is_blocked() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     let says = |words: &str, confidence, no_speech| {
         let words = words.to_owned();
         let utterance = Utterance { start_ms: 200, end_ms: 900, words, confidence, no_speech };
@@ -194,7 +194,7 @@ async fn a_clip_that_says_what_the_policy_forbids_is_blocked() {
 #[tokio::test]
 async fn a_clip_without_evidence_is_never_published() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     let lies: [fn(&mut FrameRecord) -> bool; 8] = [
         |_| false,
         |told| {
@@ -325,24 +325,35 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
 /// 5.4: what is done with a job is shown from its first order to its end, also when no worker is left to do anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clip_that_is_being_judged_says_so() {
-    let farm = TestFarm::start().await;
-    farm.submit(submission(1)).await.expect("admitted");
-    farm.until(JobId(1), |view| !view.judging).await;
-    let (silent, _) = Actor::spawn(None, Liar, None).await.expect("spawns");
-    farm.running.dispatch.cast(DispatchMsg::ModerationUp(silent.clone())).expect("alive");
-    let mut worker = Worker::fresh(&farm, "a").await;
-    for stage in [Stage::Encode, Stage::Denoise, Stage::Finish] {
-        let order = worker.order().await;
-        let view = farm.read(JobId(1)).await;
-        assert_eq!(view.phase.map(|doing| doing.stage), Some(stage));
-        assert_eq!(view.publication, None);
-        worker.carry_out(&order).await;
+    // Before it is signed, or by a worker of before that once it is finished.
+    for signed in [false, true] {
+        let farm = TestFarm::start().await;
+        farm.submit(submission(1)).await.expect("admitted");
+        farm.until(JobId(1), |view| !view.judging).await;
+        let (silent, _) = Actor::spawn(None, Liar, None).await.expect("spawns");
+        farm.running.dispatch.cast(DispatchMsg::ModerationUp(silent.clone())).expect("alive");
+        let mut worker = match signed {
+            true => Worker::old(&farm, "a").await,
+            false => Worker::fresh(&farm, "a").await,
+        };
+        for stage in [Stage::Encode, Stage::Denoise, Stage::Finish] {
+            let order = worker.order().await;
+            let view = farm.read(JobId(1)).await;
+            assert_eq!(view.phase.map(|doing| doing.stage), Some(stage));
+            assert_eq!(view.publication, None);
+            let judged = farm.until(JobId(1), |view| view.publication.is_some());
+            tokio::select! {
+                () = worker.carry_out(&order) => {}
+                _ = judged => assert!(stage == Stage::Finish && !signed),
+            }
+        }
+        let view = farm.until(JobId(1), |view| view.publication.is_some()).await;
+        assert_eq!(view.state, JobState::InProgress);
+        assert_eq!(view.publication, Some(Publication::Moderating));
+        assert_eq!(view.phase.is_none(), signed);
+        silent.stop(None);
+        farm.running.stop().await;
     }
-    let view = farm.until(JobId(1), |view| view.phase.is_none()).await;
-    assert_eq!(view.state, JobState::InProgress);
-    assert_eq!(view.publication, Some(Publication::Moderating));
-    silent.stop(None);
-    farm.running.stop().await;
 }
 
 /// A provider on loopback that gives each request the next of these answers, and the last one for ever. An empty

@@ -69,9 +69,9 @@ async fn a_refused_clip_is_finished_again_elsewhere() {
 async fn one_changed_byte_behind_the_signature_is_not_published() {
     let farm = TestFarm::start().await;
     let (mut worker, order) = at_finish(&farm).await;
-    let (draft, file, unsigned) = worker.draft(&order).await;
+    let (draft, file, _) = worker.draft(&order).await;
     let manifest = draft.manifest.clone();
-    let signature = worker.signature(held(&order), unsigned, manifest).await.expect("signed");
+    let signature = worker.signature(&order, manifest).await.expect("signed");
     draft.complete(&signature).expect("fits");
     let mut clip = std::fs::read(file.path()).expect("reads");
     let last = clip.len() - 1;
@@ -89,7 +89,9 @@ async fn only_the_running_attempt_gets_one_claim_signed() {
     let (other, _other_file, _) = worker.draft(&order).await;
     let mut fence = order.fence;
     fence.attempt.0 += 1;
-    let stale = worker.signature(held_as(&order, fence), unsigned, draft.manifest.clone()).await;
+    let late = Order { fence, ..order.clone() };
+    let ask = |manifest| FromWorker::SignAsked { held: held(&late), unsigned, manifest };
+    let stale = worker.signed(ask(draft.manifest.clone())).await;
     assert_eq!(stale.expect_err("not this attempt").0, Cause::Refused);
     let refused = |point| format!("zoetrope_stale_results_refused_total{{point=\"{point}\"}} ");
     assert_eq!(farm.metric(&refused("link")), 1.0);
@@ -106,12 +108,12 @@ async fn only_the_running_attempt_gets_one_claim_signed() {
     let mut bent = draft.manifest.clone();
     let at = bent.windows(4).position(|four| four == b"seed").expect("our assertion");
     bent[at] = b'x';
-    let bent = worker.signature(held(&order), unsigned, bent).await;
+    let bent = worker.signature(&order, bent).await;
     assert_eq!(bent.expect_err("another seed").0, Cause::CheckFailed);
     let manifest = draft.manifest.clone();
-    worker.signature(held(&order), unsigned, manifest.clone()).await.expect("the first claim");
-    worker.signature(held(&order), unsigned, manifest).await.expect("the same again");
-    let second = worker.signature(held(&order), unsigned, other.manifest.clone()).await;
+    worker.signature(&order, manifest.clone()).await.expect("the first claim");
+    worker.signature(&order, manifest).await.expect("the same again");
+    let second = worker.signature(&order, other.manifest.clone()).await;
     assert_eq!(second.expect_err("another claim").0, Cause::CheckFailed);
     farm.running.stop().await;
 }
@@ -129,21 +131,20 @@ async fn a_signer_that_is_down_or_lies_makes_jobs_wait() {
     })
     .await;
     let (mut worker, order) = at_finish(&farm).await;
-    let (draft, _file, unsigned) = worker.draft(&order).await;
+    let (draft, _file, _) = worker.draft(&order).await;
     let manifest = draft.manifest.clone();
-    let gone = worker.signature(held(&order), unsigned, manifest.clone()).await;
+    let gone = worker.signature(&order, manifest.clone()).await;
     assert_eq!(gone.expect_err("nobody listens").0, Cause::DependencyDown);
     let listener = tokio::net::UnixListener::bind(&socket).expect("binds");
     let lying = tokio::spawn(socket::serve(listener, std::sync::Arc::new(wrong)));
-    let (cause, reason) =
-        worker.signature(held(&order), unsigned, manifest.clone()).await.expect_err("a lie");
+    let (cause, reason) = worker.signature(&order, manifest.clone()).await.expect_err("a lie");
     assert_eq!(cause, Cause::DependencyDown);
     assert!(reason.contains("root"), "{reason}");
     lying.abort();
     std::fs::remove_file(&socket).expect("removes");
     let listener = tokio::net::UnixListener::bind(&socket).expect("binds");
     let signing = tokio::spawn(socket::serve(listener, std::sync::Arc::new(right)));
-    let signature = worker.signature(held(&order), unsigned, manifest).await.expect("signed");
+    let signature = worker.signature(&order, manifest).await.expect("signed");
     draft.complete(&signature).expect("fits");
     let clip = std::fs::read(_file.path()).expect("reads");
     finish(&mut worker, &order, &clip).await;

@@ -224,21 +224,20 @@ async fn without_a_time_that_is_required_nothing_is_signed() {
     let (authority, farm, mut worker) = stamped(true).await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.finish_order().await;
-    let held = crate::worker::held(&order);
-    let (draft, file, unsigned) = worker.draft(&order).await;
+    let (draft, file, _) = worker.draft(&order).await;
     let manifest = draft.manifest.clone();
     // One right answer, to have one to give again.
-    worker.signature(held, unsigned, manifest.clone()).await.expect("is signed");
+    worker.signature(&order, manifest.clone()).await.expect("is signed");
     for wrong in WRONG {
         authority.does(wrong);
-        let refused = worker.signature(held, unsigned, manifest.clone()).await;
+        let refused = worker.signature(&order, manifest.clone()).await;
         let (cause, reason) = refused.expect_err("no time");
         assert_eq!(cause, zoetrope_protocol::job::Cause::DependencyDown, "{wrong:?}");
         assert!(reason.contains("time stamp"), "{wrong:?}: {reason}");
     }
     assert_eq!(count(&farm, "error"), WRONG.len() as f64);
     authority.does(Does::Right);
-    let signature = worker.signature(held, unsigned, manifest).await.expect("is signed");
+    let signature = worker.signature(&order, manifest).await.expect("is signed");
     draft.complete(&signature).expect("fits");
     drop(file);
     farm.running.stop().await;

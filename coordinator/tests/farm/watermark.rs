@@ -81,7 +81,7 @@ async fn attempts_of_a_job_carry_one_mark_and_jobs_carry_different_ones() {
 #[tokio::test]
 async fn a_clip_that_does_not_show_its_mark_is_never_published() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     type Change = fn(&Order, MarkRecord) -> Option<MarkRecord>;
     let wrongs: [Change; 5] = [
         |_, honest| Some(MarkRecord { picture: vec![0; PIXEL_CHIPS], ..honest }),
@@ -128,7 +128,7 @@ async fn finish_clip(worker: &mut Worker, order: &Order, clip: &[u8], sound: Opt
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_forges_its_reading_of_the_marks_publishes_nothing() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     // The mark of a job that it rendered before.
     farm.submit(submission(1)).await.expect("admitted");
     let before = worker.finish_order().await;
@@ -223,7 +223,7 @@ async fn a_thumbnail_shows_what_the_clip_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sound_shows_the_mark_that_the_manifest_names() {
     let farm = TestFarm::start().await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     worker.moves = true;
     let mut foreign: Option<Vec<i8>> = None;
     for (job, (marked, named, published)) in
@@ -262,7 +262,7 @@ async fn a_clip_waits_for_a_farm_that_cannot_read_it() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let program = folder.path().join("ffmpeg");
     let farm = TestFarm::with(|config| config.watermark.ffmpeg = program.clone()).await;
-    let mut worker = Worker::fresh(&farm, "a").await;
+    let mut worker = Worker::old(&farm, "a").await;
     farm.submit(submission(1)).await.expect("admitted");
     let order = worker.finish_order().await;
     worker.carry_out(&order).await;
@@ -466,8 +466,7 @@ async fn a_sidecar_that_is_dead_hangs_or_lies_about_tiles_makes_jobs_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_jobs_never_get_one_mark() {
     let farm = TestFarm::start().await;
-    let (mut first, mut second) =
-        (Worker::fresh(&farm, "a").await, Worker::fresh(&farm, "b").await);
+    let (mut first, mut second) = (Worker::old(&farm, "a").await, Worker::fresh(&farm, "b").await);
     farm.submit(submission(1)).await.expect("admitted");
     let order = first.order().await;
     Lie::OneMark.begin(&farm).await;

@@ -111,6 +111,10 @@ pub(crate) struct Worker {
     pub(crate) moves: bool,
     /// What it gives for a thumbnail instead.
     pub(crate) thumbnail: Option<Vec<u8>>,
+    /// The newest version of the link that it speaks.
+    pub(crate) version: LinkVersion,
+    /// The record of the clip that it had signed last.
+    scored: Option<(Held, ArtifactRef)>,
     _tasks: JoinSet<()>,
 }
 
@@ -140,6 +144,21 @@ impl Worker {
         Worker::connect(farm, &papers, identity(node, 1, 1), Vec::new()).await
     }
 
+    /// The same of a release whose clips are signed before they are proven.
+    pub(crate) async fn old(farm: &crate::TestFarm, node: &str) -> Worker {
+        Worker::speaking(farm, node, LinkVersion::DRAFTS).await
+    }
+
+    /// The same of a release that speaks nothing newer than this.
+    pub(crate) async fn speaking(
+        farm: &crate::TestFarm,
+        node: &str,
+        version: LinkVersion,
+    ) -> Worker {
+        let papers = Papers::issue(&farm.running.authority, node);
+        Worker::connect_in(farm, &papers, identity(node, 1, 1), Vec::new(), version).await
+    }
+
     /// Says hello and waits for the welcome.
     pub(crate) async fn connect(
         farm: &crate::TestFarm,
@@ -147,8 +166,18 @@ impl Worker {
         identity: Identity,
         held: Vec<Held>,
     ) -> Worker {
+        Worker::connect_in(farm, papers, identity, held, LinkVersion::NEWEST).await
+    }
+
+    async fn connect_in(
+        farm: &crate::TestFarm,
+        papers: &Papers,
+        identity: Identity,
+        held: Vec<Held>,
+        version: LinkVersion,
+    ) -> Worker {
         let ca = farm.running.authority.certificate();
-        let names = LinkVersion::NEWEST.names();
+        let names = version.names();
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let connection =
             dial_offering(farm.running.link, ca, Some(papers), &names).await.expect("connects");
@@ -197,6 +226,8 @@ impl Worker {
             welcome: Vec::new(),
             moves: false,
             thumbnail: None,
+            version,
+            scored: None,
             _tasks: tasks,
         };
         match worker.next().await {
@@ -323,7 +354,7 @@ impl Worker {
         sound: bool,
     ) -> Vec<ArtifactRef> {
         let (draft, file, unsigned) = self.draft_of(order, clip, sound).await;
-        let signature = self.signature(held(order), unsigned, draft.manifest.clone()).await;
+        let signature = self.signature_of(order, clip, draft.manifest.clone()).await;
         draft.complete(&signature.expect("is signed")).expect("fits");
         let signed = std::fs::read(file.path()).expect("reads");
         self.files_with(order, &signed, unsigned).await
@@ -342,9 +373,10 @@ impl Worker {
         let thumbnail = self.thumbnail.clone().unwrap_or_else(|| pictures[0].clone());
         outputs.push(self.store(held, Role::Thumbnail, &thumbnail).await);
         outputs.push(self.store(held, Role::Spritesheet, &pictures[1]).await);
-        let record = crate::moderation::record(order.spec.frames, unsigned);
-        let bytes = codec::encode(&record).expect("encodes");
-        outputs.push(self.store(held, Role::Scores, &bytes).await);
+        match self.scored.take().filter(|(of, _)| *of == held) {
+            Some((_, scores)) => outputs.push(scores),
+            None => outputs.push(self.record(order, unsigned).await),
+        }
         let record = crate::watermark::record(order, unsigned);
         let bytes = codec::encode(&record).expect("encodes");
         outputs.push(self.store(held, Role::Marks, &bytes).await);
@@ -376,14 +408,55 @@ impl Worker {
         (draft, file, ArtifactId::of(clip))
     }
 
-    /// Has a claim signed.
+    /// Stores the record of a harmless clip.
+    async fn record(&mut self, order: &Order, clip: ArtifactId) -> ArtifactRef {
+        let record = crate::moderation::record(order.spec.frames, clip);
+        let bytes = codec::encode(&record).expect("encodes");
+        self.store(held(order), Role::Scores, &bytes).await
+    }
+
+    /// Has the claim of an honest worker's clip signed.
     pub(crate) async fn signature(
         &mut self,
-        held: Held,
-        unsigned: ArtifactId,
+        order: &Order,
         manifest: Vec<u8>,
     ) -> Result<Vec<u8>, (Cause, String)> {
-        self.say(FromWorker::SignAsked { held, unsigned, manifest }).await;
+        self.signature_of(order, &clip::unsigned(order), manifest).await
+    }
+
+    /// The same of this clip, which is not signed yet: with what proves it, on a link that asks for that.
+    pub(crate) async fn signature_of(
+        &mut self,
+        order: &Order,
+        clip: &[u8],
+        manifest: Vec<u8>,
+    ) -> Result<Vec<u8>, (Cause, String)> {
+        let (held, unsigned) = (held(order), ArtifactId::of(clip));
+        if self.version < LinkVersion::PROVEN {
+            return self.signed(FromWorker::SignAsked { held, unsigned, manifest }).await;
+        }
+        let scores = match self.scored.filter(|(of, _)| *of == held) {
+            Some((_, scores)) => scores,
+            None => self.record(order, unsigned).await,
+        };
+        self.scored = Some((held, scores));
+        let ask = FromWorker::SignProven { held, unsigned, manifest, scores: Some(scores) };
+        match self.signed(ask.clone()).await {
+            Err((Cause::ArtifactMissing, _)) => {
+                self.send(held, Role::Draft, clip, unsigned.0).await;
+                match self.answer().await {
+                    ToWorker::MarksRead { draft, .. } if draft == unsigned => {}
+                    other => panic!("not read but {other:?}"),
+                }
+                self.signed(ask).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The answer to this question for a signature.
+    pub(crate) async fn signed(&mut self, ask: FromWorker) -> Result<Vec<u8>, (Cause, String)> {
+        self.say(ask).await;
         match self.answer().await {
             ToWorker::Signed { signature, .. } => Ok(signature),
             ToWorker::NotSigned { cause, reason, .. } => Err((cause, reason)),

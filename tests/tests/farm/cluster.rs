@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use zoetrope_protocol::version::LinkVersion;
 
 const NEWEST: LinkVersion = LinkVersion::NEWEST;
+const FIRST: LinkVersion = LinkVersion::FIRST;
 /// Between two looks at something that can only be seen from outside.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -181,7 +182,7 @@ impl Cluster {
             (format!("127.0.0.1:{}", tcp_port()), format!("127.0.0.1:{}", udp_port()));
         let text = format!(
             "listen = \"{http}\"\nlink_listen = \"{link}\"\ndata = \"data\"\n\
-             [link]\nversion_max = \"{NEWEST}\"\n\
+             [link]\nversion_max = \"{NEWEST}\"\nversion_min = \"{FIRST}\"\n\
              [limits]\nrequests_per_second = 100000\nburst = 100000\njobs_of_tenant = 100000\n\
              [journal]\nstore = \"etcd\"\nsnapshot_every = 200\n\
              [cluster]\nendpoints = [\"{}\"]\nsecret_file = \"{}\"\nstore = \"{}\"\n",

@@ -23,7 +23,7 @@ use zoetrope_mark::still::{self, StillFilm};
 use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::job::ClipFacts;
-use zoetrope_protocol::mark::SoundMark;
+use zoetrope_protocol::mark::{DraftReading, SoundMark};
 use zoetrope_protocol::moderation::FrameRecord;
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
 
@@ -204,10 +204,10 @@ impl ClipSink for CachedSink {
 }
 
 impl FinishSink for CachedSink {
-    /// It knows what it shows without being read.
-    fn close(self: Box<Self>, _farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError> {
+    /// It knows what it shows without being read; the farm must see it all the same.
+    fn close(self: Box<Self>, farm: Option<&dyn FarmReader>) -> Result<FinishedClip, FinishError> {
         let encoded = self.cache.clip(&self.spec)?;
-        let _turn = self.cache.turns.take();
+        let turn = self.cache.turns.take();
         let mark = ArtifactId::of(format!("{} {}", self.spec.seed, self.spec.prompt).as_bytes());
         let marked = self.marks.as_ref().map(|marks| self.marked(&encoded.still, marks));
         let cached = [&encoded.thumbnail, &encoded.spritesheet].map(Bytes::clone);
@@ -224,6 +224,7 @@ impl FinishSink for CachedSink {
             payload: Payload::Memory(bytes),
         };
         let clip = file(clip.into());
+        let farm = farm.filter(|_| shown.is_some()).map(|farm| farm.hand_over(&clip));
         // The frames are those of the cached clip; the record is about this one.
         let about = |bytes: &Bytes| -> Result<FinishedFile, FinishError> {
             let wrong = |error: codec::CodecError| FinishError::Moderation(error.to_string());
@@ -234,6 +235,13 @@ impl FinishSink for CachedSink {
         let scores = encoded.scores.as_ref().map(about).transpose()?;
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
         let [thumbnail, sprites] = small.map(file);
+        // Others go on while the farm reads this one.
+        drop(turn);
+        let marks = match farm.map(|answer| answer()) {
+            Some(DraftReading::Marked { .. }) => None,
+            Some(DraftReading::Unmarked) => return Err(FinishError::Unmarked(None)),
+            Some(DraftReading::Unread) | None => marks,
+        };
         Ok(FinishedClip::in_memory(clip, thumbnail, sprites, (scores, marks), encoded.facts))
     }
 }

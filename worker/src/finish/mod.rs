@@ -122,6 +122,11 @@ impl FinishedClip {
         Ok(self)
     }
 
+    /// How long it waited for the classifiers, once it has.
+    pub fn moderated(&self) -> Option<(&'static str, Duration)> {
+        self.parts.iter().find(|(part, _)| *part == "moderate").copied()
+    }
+
     /// What is stored, in this order.
     pub fn files(&self) -> Vec<(Role, &FinishedFile)> {
         let mut files = vec![

@@ -6,7 +6,6 @@ use super::sink::file;
 use super::{FinishError, FinishedClip, TempFolder};
 use crate::link::stream::Payload;
 use std::path::{Path, PathBuf};
-use zoetrope_protocol::ArtifactId;
 use zoetrope_protocol::provenance::Terms;
 use zoetrope_provenance::{Draft, build};
 
@@ -47,14 +46,22 @@ impl Sealing {
         Ok(Sealing { clip, draft, signed, folder })
     }
 
-    /// The clip without its manifest.
-    pub fn unsigned(&self) -> ArtifactId {
-        self.clip.clip.artifact
+    /// Waits for what the classifiers are still at.
+    ///
+    /// # Errors
+    /// As [`FinishedClip::scored`].
+    pub fn scored(self) -> Result<Sealing, FinishError> {
+        Ok(Sealing { clip: self.clip.scored()?, ..self })
+    }
+
+    /// The clip, whose file has no manifest yet.
+    pub fn clip(&self) -> &FinishedClip {
+        &self.clip
     }
 
     /// The manifest store, for the signer.
-    pub fn manifest(&self) -> Vec<u8> {
-        self.draft.manifest.clone()
+    pub fn manifest(&self) -> &[u8] {
+        &self.draft.manifest
     }
 
     /// Puts the signature in. The clip is then final.

@@ -4,6 +4,7 @@
 
 use super::attempt::{Attempt, AttemptKey};
 use crate::cache::ArtifactCache;
+use crate::finish::FinishedFile;
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
 use crate::pack::{Content, pack, unpack};
@@ -17,6 +18,9 @@ use zoetrope_protocol::ArtifactId;
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::mark::DraftReading;
 use zoetrope_protocol::provenance::Terms;
+
+/// How often a draft is sent again that the farm does not have any more: it was started again, or kept the draft for too long.
+const DRAFT_TRIES_MAX: u32 = 3;
 
 /// Why an artifact did not get through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +123,8 @@ pub enum Question {
         unsigned: ArtifactId,
         /// The manifest store.
         manifest: Vec<u8>,
+        /// The record that the clip is judged by, which is in the store.
+        scores: Option<ArtifactRef>,
     },
 }
 
@@ -255,19 +261,31 @@ impl Courier {
         }
     }
 
-    /// Has the claim of a manifest signed.
+    /// Has the claim of a manifest signed. `clip` has none yet: it is sent again where the farm does not have it any more,
+    /// for it signs nothing that it has not seen. `scores` must be in the store.
     ///
     /// # Errors
-    /// `Down`, `Refused`, `GivenUp`.
+    /// `Missing` if it still does not have it, `Down`, `Refused`, `GivenUp`.
     pub fn sign(
         &self,
         attempt: &Attempt,
-        unsigned: ArtifactId,
-        manifest: Vec<u8>,
+        clip: &FinishedFile,
+        manifest: &[u8],
+        scores: Option<ArtifactRef>,
     ) -> Result<Vec<u8>, CourierError> {
-        match self.ask(attempt, Question::Sign { unsigned, manifest })? {
-            Given::Signature(signature) => Ok(signature),
-            Given::Terms(_) => Err(CourierError::GivenUp),
+        let mut tries = 0;
+        loop {
+            let (unsigned, manifest) = (clip.artifact, manifest.to_vec());
+            match self.ask(attempt, Question::Sign { unsigned, manifest, scores }) {
+                Ok(Given::Signature(signature)) => return Ok(signature),
+                Ok(Given::Terms(_)) => return Err(CourierError::GivenUp),
+                Err(CourierError::Missing(_)) if tries < DRAFT_TRIES_MAX => {
+                    tries += 1;
+                    // What it shows was said before, or is seen when it is proven.
+                    self.draft(attempt, clip.artifact, clip.payload.clone())();
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 

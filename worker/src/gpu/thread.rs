@@ -329,24 +329,27 @@ impl GpuThread {
             let payload: Payload = file.payload.clone();
             self.courier.send(attempt, artifact, payload)
         };
-        // What is said and shown of the clip goes ahead while it is signed.
-        let beside = clip.files().into_iter().filter(|(role, _)| *role != Role::Clip);
-        let mut under_way = beside.map(send).collect::<Result<Vec<Pending>, CourierError>>()?;
-        let clip = self.sign(attempt, clip)?;
+        // What is said and shown of the clip goes ahead; what it is judged by must be there before it is signed.
+        let beside = [Role::Thumbnail, Role::Spritesheet, Role::Marks];
+        let files = clip.files().into_iter().filter(|(role, _)| beside.contains(role));
+        let mut under_way = files.map(send).collect::<Result<Vec<Pending>, CourierError>>()?;
+        let sealing = self.seal(attempt, clip)?.scored()?;
+        if let Some((part, took)) = sealing.clip().moderated() {
+            self.metrics.finished_part(part, took);
+        }
+        let scores = sealing.clip().scores.as_ref();
+        let scores = scores.map(|scores| send((Role::Scores, scores))).transpose()?;
+        let scores = scores.map(|pending| pending.wait(attempt)).transpose()?;
+        check_stop(attempt)?;
+        let (unsigned, manifest) = (&sealing.clip().clip, sealing.manifest());
+        let signature = self.courier.sign(attempt, unsigned, manifest, scores)?;
+        let clip = sealing.complete(&signature)?;
         self.metrics.finished_part("sign", began.elapsed());
         check_stop(attempt)?;
         let began = Instant::now();
         under_way.push(send((Role::Clip, &clip.clip))?);
-        let recorded = clip.scores.is_some();
-        let clip = clip.scored()?;
-        if let Some((part, took)) = clip.parts.iter().find(|(part, _)| *part == "moderate") {
-            self.metrics.finished_part(part, *took);
-        }
-        if let Some(scores) = clip.scores.as_ref().filter(|_| !recorded) {
-            under_way.push(send((Role::Scores, scores))?);
-        }
         let total = u32::try_from(under_way.len()).unwrap_or(u32::MAX);
-        let mut outputs = Vec::new();
+        let mut outputs: Vec<ArtifactRef> = scores.into_iter().collect();
         for (done, pending) in (0..total).zip(under_way) {
             sending(attempt, done, total);
             outputs.push(pending.wait(attempt)?);
@@ -378,17 +381,14 @@ impl GpuThread {
         Ok(made)
     }
 
-    /// Signs the finished file, last of all: a byte that changes later breaks the signature.
-    fn sign(&self, attempt: &Attempt, clip: FinishedClip) -> Result<FinishedClip, Failure> {
+    /// Writes the manifest into the finished file, last of all: a byte that changes later breaks the signature.
+    fn seal(&self, attempt: &Attempt, clip: FinishedClip) -> Result<Sealing, Failure> {
         let mut terms = self.courier.terms(attempt)?;
         if !clip.sound_is_marked {
             // The manifest names no mark that is not there.
             terms.marks.retain(|mark| mark.alg != SOUND_ALG);
         }
-        let sealing = Sealing::begin(clip, &terms, self.finisher.temp())?;
-        let (unsigned, manifest) = (sealing.unsigned(), sealing.manifest());
-        let signature = self.courier.sign(attempt, unsigned, manifest)?;
-        Ok(sealing.complete(&signature)?)
+        Ok(Sealing::begin(clip, &terms, self.finisher.temp())?)
     }
 }
 

@@ -65,6 +65,7 @@ impl Claims {
         let answer = answer.map_err(|(cause, reason)| match cause {
             Cause::DependencyDown => CourierError::Down(reason),
             Cause::CheckFailed => CourierError::Refused(reason),
+            Cause::ArtifactMissing => CourierError::Missing(reason),
             _ => CourierError::GivenUp,
         });
         if let Some(open) = self.open.remove(&key) {
@@ -107,7 +108,8 @@ mod tests {
 
     fn asked(claims: &mut Claims) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let question = Question::Sign { unsigned: ArtifactId([1; 32]), manifest: vec![1] };
+        let question =
+            Question::Sign { unsigned: ArtifactId([1; 32]), manifest: vec![1], scores: None };
         claims.ask(ClaimRequest { key: AttemptKey(1), question, reply });
         answer
     }

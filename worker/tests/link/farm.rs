@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use zoetrope_protocol::job::{ArtifactRef, Role};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::provenance::{Origin, SIGNATURE_BYTES, Terms};
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::*;
@@ -161,6 +161,8 @@ pub struct Peer {
     pub acknowledges: Arc<AtomicBool>,
     /// Whether heartbeats go out.
     pub beats: Arc<AtomicBool>,
+    /// How often it has lost the clip that is to be signed.
+    pub forgets: u32,
     signer: Signer,
 }
 
@@ -229,7 +231,7 @@ impl Peer {
         });
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::new(Credential::open(folder.path()).unwrap());
-        Peer { connection, out, events, acknowledges, beats, signer }
+        Peer { connection, out, events, acknowledges, beats, forgets: 0, signer }
     }
 
     pub async fn say(&self, frame: ToWorker) {
@@ -338,7 +340,12 @@ impl Peer {
                 Some(Event::Frame(FromWorker::TermsAsked(held))) => {
                     self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
                 }
-                Some(Event::Frame(FromWorker::SignAsked { held, manifest, .. })) => {
+                Some(Event::Frame(FromWorker::SignProven { held, .. })) if self.forgets > 0 => {
+                    self.forgets -= 1;
+                    let (cause, reason) = (Cause::ArtifactMissing, "it is not here".to_owned());
+                    self.say(ToWorker::NotSigned { held, cause, reason }).await;
+                }
+                Some(Event::Frame(FromWorker::SignProven { held, manifest, .. })) => {
                     let signature =
                         self.signer.sign(held, &terms(held), &manifest).unwrap().envelope;
                     self.say(ToWorker::Signed { held, signature }).await;

@@ -35,6 +35,27 @@ async fn a_render_goes_through_all_stages() {
     }
 }
 
+/// A farm that was started again signs nothing that it has not seen: it is shown the clip again, and not without end.
+#[tokio::test]
+async fn a_clip_that_the_farm_has_lost_is_shown_again() {
+    for (forgets, signed) in [(2, true), (9, false)] {
+        let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+            Setup::default().encoded().await;
+        let (_, end) = peer.carry_out(order(Stage::Denoise, prompt)).await;
+        peer.forgets = forgets;
+        let (roles, end) = peer.carry_out(order(Stage::Finish, outputs(end))).await;
+        let drafts = roles.iter().filter(|role| **role == Role::Draft).count();
+        match end {
+            FromWorker::Finished { .. } => assert!(signed && drafts == 2, "{roles:?}"),
+            FromWorker::Failed { cause, .. } => {
+                assert!(!signed && drafts == 3, "{roles:?}");
+                assert_eq!(cause, Cause::ArtifactMissing);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_step_waits_for_the_acknowledgement_of_the_one_before() {
     let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =

@@ -100,9 +100,7 @@ impl LinkState {
     }
 
     pub(super) fn ask_due(&mut self) {
-        if self.up().is_none() {
-            return;
-        }
+        let Some(version) = self.up().map(|up| up.line.version) else { return };
         for artifact in self.transfers.to_ask(Instant::now()) {
             self.say(&FromWorker::Fetch(artifact));
         }
@@ -111,7 +109,10 @@ impl LinkState {
             let held = entry.held;
             self.say(&match question {
                 Question::Terms => FromWorker::TermsAsked(held),
-                Question::Sign { unsigned, manifest } => {
+                Question::Sign { unsigned, manifest, scores } if version >= LinkVersion::PROVEN => {
+                    FromWorker::SignProven { held, unsigned, manifest, scores }
+                }
+                Question::Sign { unsigned, manifest, .. } => {
                     FromWorker::SignAsked { held, unsigned, manifest }
                 }
             });

@@ -1,0 +1,170 @@
+//! What must be proven of a clip before it is signed: that it shows its mark, that it passed moderation, and that it is
+//! what its manifest binds. All of exactly the bytes that its worker sent.
+//!
+//! So a worker that was taken over cannot have the farm's signature for anything that the farm would not publish. The
+//! signer is asked only once all of that is known; fails closed.
+
+use super::SignAsk;
+use super::moderate::By;
+use super::state::DispatchState;
+use crate::gate::Prove;
+use crate::moderation::ClipFault;
+use crate::provenance::SignRequest;
+use crate::storage::StorageMsg;
+use ractor::ActorId;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use zoetrope_protocol::id::{Fence, JobId};
+use zoetrope_protocol::job::Cause;
+use zoetrope_protocol::metric;
+use zoetrope_protocol::wire::Held;
+
+/// A record is judged within milliseconds, or by a remote judge within some 20 s; a draft was played already, as a rule. The
+/// worker gives up after 60 s.
+const PROVE_LIMIT: Duration = Duration::from_secs(50);
+
+/// Clips that are being proven, to be signed.
+#[derive(Default)]
+pub(super) struct Signing {
+    open: BTreeMap<JobId, Open>,
+    /// Of the last question.
+    number: u64,
+}
+
+impl Signing {
+    /// Whether the job's clip is being judged.
+    pub(super) fn judges(&self, job: JobId) -> bool {
+        self.open.get(&job).is_some_and(|open| !open.judged)
+    }
+}
+
+/// One that is being proven.
+struct Open {
+    since: Instant,
+    number: u64,
+    request: SignRequest,
+    /// Whether it passed, and shows its mark and is bound.
+    judged: bool,
+    bound: bool,
+    by: By,
+}
+
+impl DispatchState {
+    /// A worker wants a claim signed.
+    pub(super) fn sign_asked(&mut self, link: ActorId, ask: SignAsk) {
+        // A link that was given up may still have had something to say.
+        let Some(worker) = self.workers.get(&link).copied() else { return };
+        let SignAsk { held, unsigned, manifest, evidence } = ask;
+        let terms = self.terms(held.shard.job).filter(|_| self.finishes(worker, held));
+        let Some(terms) = terms else { return self.replaced(worker, held) };
+        let request = SignRequest { worker, held, unsigned, terms, manifest };
+        let Some(evidence) = evidence else { return self.have_signed(request) };
+        let Some(scores) = evidence.scores else {
+            self.metrics.count(&metric::PUBLISHES_REFUSED, &["moderation"]);
+            let reason = "the clip came without a record of its sampled frames".to_owned();
+            return self.not_signed(worker, held, (Cause::CheckFailed, reason));
+        };
+        let job = held.shard.job;
+        let by = By { clip: unsigned, record: scores.artifact };
+        let before = self.signing.open.get(&job).filter(|open| open.request.held == held);
+        if before.is_some_and(|open| open.by != by) {
+            let reason = "another claim of this attempt is being signed".to_owned();
+            return self.not_signed(worker, held, (Cause::CheckFailed, reason));
+        }
+        let (issued, row) = (self.books.table.marks().of(job), self.books.table.row(job));
+        let (Some(issued), Some(row)) = (issued, row) else { return self.replaced(worker, held) };
+        let (draft, render) = (evidence.draft, row.spec.render.clone());
+        let (terms, manifest) = (request.terms.clone(), request.manifest.clone());
+        let prove = Box::new(Prove { draft, manifest, terms, issued, render });
+        self.signing.number += 1;
+        let number = self.signing.number;
+        let judged = self.passed(job, held.fence, by);
+        let (since, bound) = (Instant::now(), false);
+        let open = Open { since, number, request, judged, bound, by };
+        self.signing.open.insert(job, open);
+        let message = StorageMsg::Prove { prove, held, number, back: self.myself.clone() };
+        if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
+            self.storage = None;
+            self.unproven(job, (Cause::DependencyDown, "the storage sidecar is down".to_owned()));
+        } else if !judged && !self.ask_verdict(job, held.fence, by.clip, scores) {
+            let reason = "the moderation sidecar is down".to_owned();
+            self.unproven(job, (Cause::DependencyDown, reason));
+        }
+    }
+
+    /// The storage sidecar's answer.
+    pub(super) fn bound(&mut self, held: Held, number: u64, result: Result<(), (Cause, String)>) {
+        let job = held.shard.job;
+        let Some(open) = self.signing.open.get_mut(&job).filter(|open| open.number == number)
+        else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                open.bound = true;
+                self.sign_if_proven(job);
+            }
+            Err(why) => self.unproven(job, why),
+        }
+    }
+
+    /// Whether a clip waits for this verdict to be signed.
+    pub(super) fn waits_for_verdict(&self, job: JobId, fence: Fence, by: By) -> bool {
+        let open = self.signing.open.get(&job);
+        open.is_some_and(|open| open.request.held.fence == fence && open.by == by && !open.judged)
+    }
+
+    /// The verdict on a clip that waits for it: whether it passed. One that stops the clip has ended the job.
+    pub(super) fn judged_to_be_signed(&mut self, job: JobId, result: Result<bool, ClipFault>) {
+        let refused = |cause, reason: &str| (cause, reason.to_owned());
+        match result {
+            Ok(true) => {
+                if let Some(open) = self.signing.open.get_mut(&job) {
+                    open.judged = true;
+                }
+                self.sign_if_proven(job);
+            }
+            Ok(false) => {
+                self.unproven(job, refused(Cause::Refused, "the clip did not pass moderation"));
+            }
+            Err(ClipFault::Down) => {
+                let why = refused(Cause::DependencyDown, "the clip could not be judged");
+                self.unproven(job, why);
+            }
+            Err(ClipFault::Gone) => {
+                let why = refused(Cause::ArtifactMissing, "the clip's record is not in the store");
+                self.unproven(job, why);
+            }
+            Err(ClipFault::NoEvidence) => {
+                let why = refused(Cause::CheckFailed, "the clip's record is none of this clip");
+                self.unproven(job, why);
+            }
+        }
+    }
+
+    fn sign_if_proven(&mut self, job: JobId) {
+        let proven = |open: &Open| open.judged && open.bound;
+        if self.signing.open.get(&job).is_some_and(proven)
+            && let Some(open) = self.signing.open.remove(&job)
+        {
+            self.have_signed(open.request);
+        }
+    }
+
+    fn unproven(&mut self, job: JobId, why: (Cause, String)) {
+        let Some(open) = self.signing.open.remove(&job) else { return };
+        let (worker, held) = (open.request.worker, open.request.held);
+        self.not_signed(worker, held, why);
+    }
+
+    /// Clips that could not be proven in time.
+    pub(super) fn signing_due(&mut self) {
+        let open = self.signing.open.iter();
+        let late = open.filter(|(_, open)| open.since.elapsed() > PROVE_LIMIT);
+        let late: Vec<JobId> = late.map(|(job, _)| *job).collect();
+        for job in late {
+            let reason = "the clip could not be proven in time".to_owned();
+            self.unproven(job, (Cause::DependencyDown, reason));
+        }
+    }
+}
