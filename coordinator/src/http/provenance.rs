@@ -115,6 +115,17 @@ pub async fn check(
     headers: HeaderMap,
     upload: Body,
 ) -> Result<Response, ApiError> {
+    // In a task of its own: a caller that hangs up ends no search that has begun, and one that goes on must keep its turn.
+    let checking = tokio::spawn(checked(door, caller, headers, upload));
+    checking.await.map_err(std::io::Error::other).map_err(fault)?
+}
+
+async fn checked(
+    door: Arc<Door>,
+    caller: Caller,
+    headers: HeaderMap,
+    upload: Body,
+) -> Result<Response, ApiError> {
     let spooled = door.state.inspector.upload(Who::from(&caller))?;
     let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
     let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
@@ -176,7 +187,11 @@ async fn mark(
     };
     let (number, track) = (seen.mark, seen.track);
     let marked = door.state.farm.ask(|reply| FarmMsg::Marked(number, reply)).await?;
-    let Some((tenant, view)) = marked else { return Ok(Some(not_detected)) };
+    let Some((tenant, view)) = marked else {
+        // The clip was deleted, or is long gone; that the farm made it is still so.
+        let gone = json!({ "type": "watermark", "outcome": "detected", "track": track, "confidence": UNCOMPARED });
+        return Ok(Some(if finder.is_issued(number, next) { gone } else { not_detected }));
+    };
     // The mark is a pointer: what is there must be what the clip shows.
     let own = match content::published(&view, (door.state.now)()) {
         Ok(assets) => {

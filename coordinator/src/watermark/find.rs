@@ -12,7 +12,7 @@ use zoetrope_mark::agree::{self, Glimpses};
 use zoetrope_mark::film::{self, FilmError};
 use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, Found, search};
-use zoetrope_mark::{MarkKey, sound};
+use zoetrope_mark::{MarkId, MarkKey, sound};
 use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::clip::Size;
 
@@ -108,6 +108,12 @@ impl Finder {
         };
         let compared = tokio::task::spawn_blocking(compare).await;
         compared.unwrap_or(Err(FilmError::Limit("the comparison ended early")))
+    }
+
+    /// Whether this mark was given to a clip of the farm, which may be gone by now. `next`: the first serial that was not
+    /// issued.
+    pub fn is_issued(&self, mark: u32, next: u32) -> bool {
+        self.desk.keys().iter().any(|key| key.serial_of(MarkId(mark)) < next)
     }
 
     /// Whether so much agreement says that it was.

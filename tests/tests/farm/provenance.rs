@@ -117,6 +117,14 @@ async fn a_published_clip_says_where_it_comes_from() {
         "{found}"
     );
 
+    // Once it is deleted the farm still knows its own mark, and no more.
+    let deleted = farm.request(reqwest::Method::DELETE, &format!("/v1/videos/{id}")).send().await;
+    assert_eq!(deleted.expect("an answer").status(), 200);
+    let (_, found) = checked(&farm, &attacked).await;
+    let mark = &found["results"][1];
+    assert_eq!((&mark["outcome"], &mark["confidence"]), (&json!("detected"), &json!(0.5)));
+    assert_eq!((&mark["video_id"], &mark["c2pa"]), (&Value::Null, &Value::Null), "{found}");
+
     // A film that nobody marked.
     let foreign = farm.scratch("foreign.mp4");
     let mut ffmpeg = Command::new("ffmpeg");
