@@ -243,13 +243,16 @@ impl Desk {
         let policy = self.policy.clone();
         let evidence = judge::evidence(&policy, &record, &asked);
         evidence.map_err(|error| Unjudged::Engine(error.into()))?;
-        let words: Vec<String> =
-            judge::said(&policy, &record).map(|one| one.words.clone()).collect();
+        let mut words: Vec<String> =
+            judge::said(&policy, &record).map(|one| one.words.trim().to_owned()).collect();
+        if words.len() > 1 {
+            words.push(words.join(" "));
+        }
         let opinions = self.opinions(&words, audience).await?;
         let replaces = self.replaces();
         self.run(asker, move |engine| {
             let mut heard = engine.heard(&record, replaces)?;
-            // One for each utterance, in the same order; behind them may come one for all.
+            // One for each utterance, in the same order; behind them one for all, where there are several.
             for (heard, opinion) in heard.iter_mut().zip(opinions) {
                 judge::raise(&mut heard.scores, opinion);
             }

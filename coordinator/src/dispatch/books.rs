@@ -161,6 +161,13 @@ pub enum Entry {
         /// The job.
         job: JobId,
     },
+    /// The words of a job that the core knows were judged again, by another policy than before.
+    Rejudged {
+        /// The job.
+        job: JobId,
+        /// The verdict.
+        verdict: Verdict,
+    },
 }
 
 /// What an entry caused.
@@ -284,6 +291,14 @@ impl Books {
             Entry::ClipJudged { job, fence, verdict } => {
                 let passed = verdict.outcome == Outcome::Pass;
                 self.moderation.output(job, fence, verdict);
+                if !passed {
+                    let input = Input::EndAsked { job, why: EndWhy::Blocked };
+                    self.input(now, input, &mut effects);
+                }
+            }
+            Entry::Rejudged { job, verdict } => {
+                let passed = verdict.outcome == Outcome::Pass;
+                self.moderation.input(job, verdict);
                 if !passed {
                     let input = Input::EndAsked { job, why: EndWhy::Blocked };
                     self.input(now, input, &mut effects);

@@ -34,6 +34,8 @@ pub struct By {
 pub(super) struct Judging {
     /// Those that wait for a verdict.
     open: BTreeMap<JobId, Open>,
+    /// Those that wait for a verdict on their words, by the policy of now.
+    words: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
     /// What the last verdict of a clip's attempt was about, if it passed. The verdict itself is in the books.
     passed: BTreeMap<JobId, (Fence, By)>,
 }
@@ -48,7 +50,7 @@ struct Open {
 impl Judging {
     /// Whether nobody waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && self.words.is_empty()
     }
 }
 
@@ -87,23 +89,32 @@ impl DispatchState {
 
     /// Asks for a verdict on a job's words.
     pub(super) fn judge(&mut self, job: JobId) {
-        if self.books.intake.of(job).is_none() {
-            return;
+        if self.books.intake.of(job).is_some() && !self.ask_of_words(job) {
+            self.record(Entry::NotJudged { job });
         }
-        let Some(row) = self.books.table.row(job) else { return };
+    }
+
+    /// Asks for a verdict on the words of a job. Whether somebody is there to give one.
+    pub(super) fn ask_of_words(&mut self, job: JobId) -> bool {
+        let Some(row) = self.books.table.row(job) else { return false };
         let audience = self.books.moderation.of(job).map(|known| known.audience);
         let (texts, audience) = (words(&row.spec), audience.unwrap_or_default());
         let (tenant, back) = (row.spec.tenant, self.myself.clone());
-        let message = ModerationMsg::JudgeTexts { job, tenant, texts, audience, back };
-        if !self.ask_moderation(message) {
-            self.record(Entry::NotJudged { job });
-        }
+        self.ask_moderation(ModerationMsg::JudgeTexts { job, tenant, texts, audience, back })
+    }
+
+    /// Whether a job's words passed by the policy of now: it may be another one than when the job was admitted.
+    pub(super) fn words_pass(&self, job: JobId) -> bool {
+        let input = self.books.moderation.of(job).and_then(|known| known.input.as_ref());
+        input.is_some_and(|verdict| {
+            verdict.policy == self.policy && verdict.outcome == Outcome::Pass
+        })
     }
 
     /// The verdict on a job's words; none if there is no answer.
     pub(super) fn texts_judged(&mut self, job: JobId, verdict: Option<Verdict>) {
         if self.books.intake.of(job).is_none() {
-            return;
+            return self.words_judged_again(job, verdict);
         }
         match verdict.filter(|verdict| self.is_verdict(job, verdict)) {
             Some(verdict) => {
@@ -112,6 +123,31 @@ impl DispatchState {
             }
             None => self.record(Entry::NotJudged { job }),
         }
+    }
+
+    /// The same of a job whose clip waits for it.
+    fn words_judged_again(&mut self, job: JobId, verdict: Option<Verdict>) {
+        let publishes = self.judging.words.remove(&job);
+        if publishes.is_none() && !self.signs_by_words(job) {
+            return;
+        }
+        let verdict = verdict.filter(|verdict| self.is_verdict(job, verdict));
+        let passed = verdict.map(|verdict| {
+            self.count_verdict("input", &verdict);
+            let passed = verdict.outcome == Outcome::Pass;
+            self.record(Entry::Rejudged { job, verdict });
+            passed
+        });
+        match (publishes, passed) {
+            (Some((_, fence, outputs)), Some(true)) => {
+                let publish = Output::Publish { job, fence, outputs };
+                self.after_sync(Effect::Output(Box::new(publish)));
+            }
+            (Some(_), None) => self.not_moderated(job, Cause::DependencyDown),
+            // What does not pass has ended the job.
+            (Some(_), Some(false)) | (None, _) => {}
+        }
+        self.words_judged_to_be_signed(job, passed);
     }
 
     /// Whether an answer can be what it says: of this policy, for this audience, and with a reason exactly if it
@@ -140,6 +176,14 @@ impl DispatchState {
         clip: ArtifactId,
         outputs: &[ArtifactRef],
     ) -> Moderated {
+        if !self.words_pass(job) {
+            if self.ask_of_words(job) {
+                self.judging.words.insert(job, (Instant::now(), fence, outputs.to_vec()));
+            } else {
+                self.not_moderated(job, Cause::DependencyDown);
+            }
+            return Moderated::Waits;
+        }
         let find = |role: Role| outputs.iter().find(|output| output.role == role).copied();
         let Some(record) = find(Role::Scores) else {
             tracing::warn!(%job, "a clip came without a record of its sampled frames");
@@ -250,6 +294,12 @@ impl DispatchState {
         for job in jobs {
             self.judging.open.remove(&job);
             self.not_moderated(job, Cause::DependencyDown);
+        }
+        let words = self.judging.words.iter();
+        let late = words.filter(|(_, (since, ..))| since.elapsed() > CLIP_LIMIT);
+        let late: Vec<JobId> = late.map(|(job, _)| *job).collect();
+        for job in late {
+            self.words_judged_again(job, None);
         }
         let table = &self.books.table;
         self.judging.passed.retain(|job, _| table.row(*job).is_some_and(|row| !row.is_terminal()));

@@ -34,7 +34,7 @@ pub(super) struct Signing {
 impl Signing {
     /// Whether the job's clip is being judged.
     pub(super) fn judges(&self, job: JobId) -> bool {
-        self.open.get(&job).is_some_and(|open| !open.judged)
+        self.open.get(&job).is_some_and(|open| !open.judged || !open.words)
     }
 }
 
@@ -43,8 +43,9 @@ struct Open {
     since: Instant,
     number: u64,
     request: SignRequest,
-    /// Whether it passed, and shows its mark and is bound.
+    /// Whether it passed, its job's words passed, and it shows its mark and is bound.
     judged: bool,
+    words: bool,
     bound: bool,
     by: By,
 }
@@ -79,14 +80,17 @@ impl DispatchState {
         self.signing.number += 1;
         let number = self.signing.number;
         let judged = self.passed(job, held.fence, by);
+        let words = self.words_pass(job);
         let (since, bound) = (Instant::now(), false);
-        let open = Open { since, number, request, judged, bound, by };
+        let open = Open { since, number, request, judged, words, bound, by };
         self.signing.open.insert(job, open);
         let message = StorageMsg::Prove { prove, held, number, back: self.myself.clone() };
         if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
             self.storage = None;
             self.unproven(job, (Cause::DependencyDown, "the storage sidecar is down".to_owned()));
-        } else if !judged && !self.ask_verdict(job, held.fence, by.clip, scores) {
+        } else if (!judged && !self.ask_verdict(job, held.fence, by.clip, scores))
+            || (!words && !self.ask_of_words(job))
+        {
             let reason = "the moderation sidecar is down".to_owned();
             self.unproven(job, (Cause::DependencyDown, reason));
         }
@@ -142,8 +146,32 @@ impl DispatchState {
         }
     }
 
+    /// Whether a clip waits for a verdict on its job's words to be signed.
+    pub(super) fn signs_by_words(&self, job: JobId) -> bool {
+        self.signing.open.get(&job).is_some_and(|open| !open.words)
+    }
+
+    /// That verdict: whether they passed; none if there is no verdict.
+    pub(super) fn words_judged_to_be_signed(&mut self, job: JobId, passed: Option<bool>) {
+        let Some(open) = self.signing.open.get_mut(&job).filter(|open| !open.words) else { return };
+        match passed {
+            Some(true) => {
+                open.words = true;
+                self.sign_if_proven(job);
+            }
+            Some(false) => {
+                let reason = "the job's words do not pass moderation".to_owned();
+                self.unproven(job, (Cause::Refused, reason));
+            }
+            None => {
+                let reason = "the job's words could not be judged".to_owned();
+                self.unproven(job, (Cause::DependencyDown, reason));
+            }
+        }
+    }
+
     fn sign_if_proven(&mut self, job: JobId) {
-        let proven = |open: &Open| open.judged && open.bound;
+        let proven = |open: &Open| open.judged && open.words && open.bound;
         if self.signing.open.get(&job).is_some_and(proven)
             && let Some(open) = self.signing.open.remove(&job)
         {

@@ -35,6 +35,8 @@ words! {
         ModerationUp = "moderation_up",
         /// A clip was judged.
         ClipJudged = "clip_judged",
+        /// Words were judged by another policy than before.
+        Rejudged = "rejudged",
         /// A share link was made.
         Shared = "shared",
         /// A share link was revoked.
@@ -99,6 +101,7 @@ impl InputWord {
             Entry::NotJudged { .. } => InputWord::NotJudged,
             Entry::ModerationUp => InputWord::ModerationUp,
             Entry::ClipJudged { .. } => InputWord::ClipJudged,
+            Entry::Rejudged { .. } => InputWord::Rejudged,
             Entry::Shared { .. } => InputWord::Shared,
             Entry::ShareRevoked { .. } => InputWord::ShareRevoked,
             Entry::ShareRead { .. } => InputWord::ShareRead,

@@ -208,7 +208,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("judged_blocked", Entry::Judged { job: JobId(3), verdict: blocked.clone() }),
         (
             "clip_judged",
-            Entry::ClipJudged { job: JobId(2), fence: held(Stage::Finish).fence, verdict: blocked },
+            Entry::ClipJudged {
+                job: JobId(2),
+                fence: held(Stage::Finish).fence,
+                verdict: blocked.clone(),
+            },
         ),
         ("signed", Entry::Signed { job, claim }),
         ("proven", Entry::Proven { job, proofs }),
@@ -223,6 +227,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             Entry::Marked { job: JobId(2), issued: Issued { serial: 5, epoch: 1, mark: 36 } },
         ),
         ("cleaned_up", Entry::CleanedUp { job }),
+        ("rejudged", Entry::Rejudged { job: JobId(2), verdict: blocked }),
     ]
 }
 

@@ -12,7 +12,7 @@ use zoetrope_coordinator::moderation::settings::{RemoteMode, RemoteModeration};
 use zoetrope_protocol::clip::FPS;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
-use zoetrope_protocol::job::{ArtifactRef, Role, Stage};
+use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 use zoetrope_protocol::moderation::{
     Audience, Category, FrameRecord, FrameScore, NetId, Outcome, SAMPLE_EVERY, SCORE_ONE,
     SoundRecord, Utterance, Verdict,
@@ -354,6 +354,49 @@ async fn a_clip_that_is_being_judged_says_so() {
         silent.stop(None);
         farm.running.stop().await;
     }
+}
+
+/// Promise: what is published passed by the policy of now, its words too. A job that waited while the operator changed the
+/// policy is asked again about its words before its clip is signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_passed_by_an_older_policy_are_judged_by_that_of_now() {
+    let farm = TestFarm::start().await;
+    let mut other = submission(2);
+    other.spec.render.prompt = "a blue cube turns".to_owned();
+    for job in [submission(1), other] {
+        let job = farm.submit(job).await.expect("admitted").job;
+        farm.until(job, |view| view.moderation.input.is_some()).await;
+    }
+    let before = farm.running.desk.policy().version;
+    let rules = farm.folder.path().join("policy/rules.toml");
+    let mut text = std::fs::read_to_string(&rules).expect("reads");
+    text.push_str("[[rule]]\ncategory = \"hate\"\nscore = 0.99\nall_of = [\"against\"]\n");
+    let text = text.replacen("against = [", "against = [\"red ball\", ", 1);
+    std::fs::write(&rules, text).expect("writes");
+    let farm = farm.restart().await;
+    let now = farm.running.desk.policy().version;
+    assert_ne!(now, before);
+    let mut worker = Worker::fresh(&farm, "a").await;
+    let order = worker.finish_order().await;
+    assert_eq!(order.shard.job, JobId(1));
+    worker.say(FromWorker::Started(held(&order))).await;
+    let (draft, _file, _) = worker.draft(&order).await;
+    let refused = worker.signature(&order, draft.manifest.clone()).await;
+    refused.expect_err("the words do not pass any more");
+    let view = farm.until(JobId(1), |view| view.ended.is_some()).await;
+    assert_eq!(view.state, JobState::Failed(FailWhy::Ended(EndWhy::Blocked)));
+    let (held, cause, detail, gpu) = (held(&order), Cause::Ended, String::new(), Millis(1));
+    worker.say(FromWorker::Failed { held, cause, detail, gpu }).await;
+    // What passes by both goes on; a worker of before that has its words judged once the clip is there.
+    let mut old = Worker::old(&farm, "b").await;
+    worker.die();
+    let order = old.finish_order().await;
+    assert_eq!(order.shard.job, JobId(2));
+    old.carry_out(&order).await;
+    let view = farm.until(JobId(2), |view| view.state == JobState::Completed).await;
+    assert_eq!(view.moderation.input.map(|verdict| verdict.policy), Some(now));
+    assert_eq!(farm.metric("zoetrope_inputs_total{input=\"rejudged\"}"), 2.0);
+    farm.running.stop().await;
 }
 
 /// A provider on loopback that gives each request the next of these answers, and the last one for ever. An empty
