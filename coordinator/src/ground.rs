@@ -151,7 +151,7 @@ impl Common {
         // Without a folder that all reach, what lay there lies with the other documents, or in the store.
         let (progress, certificates) = if folder.as_os_str().is_empty() {
             let root = config.data.join("provenance/root.pem");
-            let documents = Box::new(documents.clone());
+            let documents = Arc::new(documents.clone());
             (Kept::Store(store.clone()), OwnCertificates::Documents { documents, root })
         } else {
             let certificates = folder.join("provenance");

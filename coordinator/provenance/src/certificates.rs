@@ -2,7 +2,7 @@
 //!
 //! Made at the first start; private keys are files of mode 0600, or lie sealed where the farm keeps its documents
 //! ([`Shelf`]), and never leave the process that reads them.
-//! The leaf holds a year and is renewed a month before its end. An operator with a certificate of a public trust
+//! The leaf holds a year and is renewed a month before its end, while the farm runs too. An operator with a certificate of a public trust
 //! list names files instead. Profiles as C2PA wants them: P-256, SHA-256, key identifiers in each.
 
 use crate::revocation::{self, Responder, Voucher};
@@ -23,8 +23,8 @@ const ROOT_DAYS: i64 = 3_650;
 const INTERMEDIATE_DAYS: i64 = 1_825;
 /// A leaf holds so many days: C2PA allows a year and a bit.
 const LEAF_DAYS: i64 = 365;
-/// A leaf with fewer days left is replaced at the next start.
-const RENEW_DAYS: i64 = 30;
+/// A leaf with fewer days left is replaced, at a start or when it is to sign.
+pub(crate) const RENEW_DAYS: i64 = 30;
 /// The extended key usages of a leaf: mail, document signing, and C2PA's own.
 const DOCUMENT_SIGNING: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 36];
 const C2PA_SIGNING: &[u64] = &[1, 3, 6, 1, 4, 1, 62_558, 2, 1];
@@ -75,6 +75,8 @@ pub struct Credential {
     /// The root, PEM: what a reader must trust.
     pub root: String,
     voucher: Option<Voucher>,
+    /// When the first certificate of the chain ends, in seconds since 1970.
+    ends: i64,
 }
 
 /// Where an operator's own certificate lies.
@@ -218,7 +220,18 @@ impl Credential {
         if leaf.validity().time_to_expiration().is_none() {
             return Err(wrong(&files.chain, "the certificate is past its end".into()));
         }
-        Ok(Credential { key: pair, random, chain, root, voucher: None })
+        let mut ends = i64::MAX;
+        for certificate in &chain {
+            let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
+                .map_err(|error| wrong(&files.chain, error.to_string()))?;
+            ends = ends.min(certificate.validity().not_after.timestamp());
+        }
+        Ok(Credential { key: pair, random, chain, root, voucher: None, ends })
+    }
+
+    /// How long its certificates hold, in days; 0 or less once one of them has ended.
+    pub fn days_left(&self) -> f64 {
+        (self.ends - OffsetDateTime::now_utc().unix_timestamp()) as f64 / 86_400.0
     }
 
     /// Signs with the private key: 64 bytes, r and s.
@@ -285,8 +298,14 @@ pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
 /// # Errors
 /// As [`rotate`].
 pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
-    let pem = there(shelf, INTERMEDIATE)?;
-    let issuer = intermediate(shelf, &pem)?;
+    let mut pem = there(shelf, INTERMEDIATE)?;
+    // It must outlive the leaf; whoever answers for leaves does so for those of its own issuer.
+    if days_left(&shelf.place(INTERMEDIATE), &pem)? < LEAF_DAYS {
+        make_intermediate(shelf, &issuer_of(shelf, ROOT, ROOT_KEY)?)?;
+        keep(shelf, RESPONDER, "")?;
+        pem = there(shelf, INTERMEDIATE)?;
+    }
+    let issuer = issuer_of(shelf, INTERMEDIATE, INTERMEDIATE_KEY)?;
     let leaf_key = KeyPair::generate()?;
     let leaf = leaf_params().signed_by(&leaf_key, &issuer)?;
     if let Some(old) = kept(shelf, CHAIN)? {
@@ -299,19 +318,22 @@ pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
     keep(shelf, CHAIN, &format!("{}{pem}", leaf.pem()))
 }
 
-fn intermediate(shelf: &dyn Shelf, pem: &str) -> Result<Issuer<'static, KeyPair>, CredentialError> {
+fn issuer_of(
+    shelf: &dyn Shelf,
+    name: &str,
+    key_name: &str,
+) -> Result<Issuer<'static, KeyPair>, CredentialError> {
     let wrong = |name: &str, e: rcgen::Error| CredentialError::File {
         path: shelf.place(name),
         reason: e.to_string(),
     };
-    let key = KeyPair::from_pem(&there(shelf, INTERMEDIATE_KEY)?);
-    let key = key.map_err(|e| wrong(INTERMEDIATE_KEY, e))?;
-    Issuer::from_ca_cert_pem(pem, key).map_err(|e| wrong(INTERMEDIATE, e))
+    let key = KeyPair::from_pem(&there(shelf, key_name)?).map_err(|e| wrong(key_name, e))?;
+    Issuer::from_ca_cert_pem(&there(shelf, name)?, key).map_err(|e| wrong(name, e))
 }
 
 /// Who answers for leaves, with a certificate that is good for nothing else.
 fn make_responder(shelf: &dyn Shelf) -> Result<(), CredentialError> {
-    let issuer = intermediate(shelf, &there(shelf, INTERMEDIATE)?)?;
+    let issuer = issuer_of(shelf, INTERMEDIATE, INTERMEDIATE_KEY)?;
     let key = KeyPair::generate()?;
     let own = responder_params().signed_by(&key, &issuer)?;
     keep(shelf, RESPONDER, &format!("{}{}", own.pem(), key.serialize_pem()))
@@ -337,18 +359,25 @@ fn make_authority(shelf: &dyn Shelf) -> Result<(), CredentialError> {
     );
     let root = root_params.self_signed(&root_key)?;
     let issuer = Issuer::new(root_params, root_key);
+    make_intermediate(shelf, &issuer)?;
+    keep(shelf, ROOT_KEY, &issuer.key().serialize_pem())?;
+    // Last: it says that the others are complete.
+    keep(shelf, ROOT, &root.pem())
+}
+
+fn make_intermediate(
+    shelf: &dyn Shelf,
+    issuer: &Issuer<'static, KeyPair>,
+) -> Result<(), CredentialError> {
     let key = KeyPair::generate()?;
     let params = authority_params(
         "Zoetrope farm provenance signing",
         BasicConstraints::Constrained(0),
         INTERMEDIATE_DAYS,
     );
-    let intermediate = params.signed_by(&key, &issuer)?;
+    let intermediate = params.signed_by(&key, issuer)?;
     keep(shelf, INTERMEDIATE_KEY, &key.serialize_pem())?;
-    keep(shelf, INTERMEDIATE, &intermediate.pem())?;
-    keep(shelf, ROOT_KEY, &issuer.key().serialize_pem())?;
-    // Last: it says that the others are complete.
-    keep(shelf, ROOT, &root.pem())
+    keep(shelf, INTERMEDIATE, &intermediate.pem())
 }
 
 fn authority_params(name: &str, constraints: BasicConstraints, days: i64) -> CertificateParams {

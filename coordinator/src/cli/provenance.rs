@@ -57,11 +57,14 @@ pub enum ProvenanceVerb {
 /// Serves until a signal asks for the end.
 pub async fn signer(args: SignerArgs) -> anyhow::Result<()> {
     super::serve::log_to_stderr("info");
-    let credential = match (args.chain, args.private_key, args.root, args.folder) {
+    let signer = match (args.chain, args.private_key, args.root, args.folder) {
         (Some(chain), Some(key), Some(root), _) => {
-            Credential::read(&certificates::Files { chain, key, root, ocsp: args.ocsp })?
+            let files = certificates::Files { chain, key, root, ocsp: args.ocsp };
+            Signer::new(Credential::read(&files)?)
+                .renewed_by(Box::new(move || Credential::read(&files)))
         }
-        (_, _, _, Some(folder)) => Credential::open(&folder)?,
+        (_, _, _, Some(folder)) => Signer::new(Credential::open(&folder)?)
+            .renewed_by(Box::new(move || Credential::open(&folder))),
         _ => bail!("give --folder, or --chain with --private-key and --root"),
     };
     let path = args.socket;
@@ -77,7 +80,7 @@ pub async fn signer(args: SignerArgs) -> anyhow::Result<()> {
     private(&path)?;
     tracing::info!(socket = %path.display(), "the signer is ready");
     tokio::select! {
-        ended = socket::serve(listener, Arc::new(Signer::new(credential))) => ended?,
+        ended = socket::serve(listener, Arc::new(signer)) => ended?,
         () = crate::serve::signalled() => {}
     }
     std::fs::remove_file(&path).with_context(|| format!("--socket {}", path.display()))

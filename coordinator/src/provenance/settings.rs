@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use zoetrope_provenance::certificates::Shelf;
+use zoetrope_provenance::signer::Renew;
 use zoetrope_provenance::{Credential, Signer, certificates};
 
 /// Who signs clips, and whom readers must trust.
@@ -110,7 +111,7 @@ pub enum OwnCertificates {
     /// Among the farm's documents.
     Documents {
         /// These.
-        documents: Box<dyn Documents>,
+        documents: Arc<dyn Documents>,
         /// The file with the root, which is no secret, for whoever is to trust it.
         root: PathBuf,
     },
@@ -188,18 +189,19 @@ impl Provenance {
         let (given, stamper) = self.given(metrics.clone())?;
         let (source, root) = match given {
             Some(given) => given,
-            None => {
-                let credential = match own {
-                    OwnCertificates::Folder(folder) => Credential::open(folder)?,
-                    OwnCertificates::Documents { documents, root } => {
-                        let credential = Credential::open_on(&Drawer(&**documents))?;
-                        show(root, &credential.root)
-                            .with_context(|| format!("cannot write {}", root.display()))?;
-                        credential
-                    }
-                };
-                here(credential)
-            }
+            None => match own {
+                OwnCertificates::Folder(folder) => {
+                    let folder = folder.clone();
+                    here(Box::new(move || Credential::open(&folder)))?
+                }
+                OwnCertificates::Documents { documents, root } => {
+                    let documents = documents.clone();
+                    let made = here(Box::new(move || Credential::open_on(&Drawer(&*documents))))?;
+                    show(root, &made.1)
+                        .with_context(|| format!("cannot write {}", root.display()))?;
+                    made
+                }
+            },
         };
         Ok(ProvenanceArguments { source, root: root.into(), stamper, metrics })
     }
@@ -219,7 +221,7 @@ impl Provenance {
             (None, Some(chain), Some(key), Some(root)) => {
                 let (chain, key, root) = (chain.clone(), key.clone(), root.clone());
                 let files = certificates::Files { chain, key, root, ocsp: self.ocsp.clone() };
-                Some(here(Credential::read(&files)?))
+                Some(here(Box::new(move || Credential::read(&files)))?)
             }
             _ => None,
         };
@@ -243,7 +245,10 @@ impl Provenance {
 /// Who signs, with the root that its signatures lead to, if the farm does not make its own; and who gives time stamps.
 pub type Given = (Option<(SignerSource, String)>, Option<Arc<Stamper>>);
 
-fn here(credential: Credential) -> (SignerSource, String) {
+/// A signer in this process, with the certificates that this gives.
+fn here(open: Renew) -> Result<(SignerSource, String), certificates::CredentialError> {
+    let credential = open()?;
     let root = credential.root.clone();
-    (SignerSource::Here(Arc::new(Signer::new(credential))), root)
+    let signer = Signer::new(credential).renewed_by(open);
+    Ok((SignerSource::Here(Arc::new(signer)), root))
 }

@@ -144,7 +144,8 @@ impl Farm {
 
     /// Has OpenSSL answer as the leaf's authority that it is valid (`V`) or revoked (`R`).
     fn openssl_answers(&self, state: &str, name: &str) {
-        let leaf = x509_parser::parse_x509_certificate(self.signer.credential().leaf());
+        let credential = self.signer.credential();
+        let leaf = x509_parser::parse_x509_certificate(credential.leaf());
         let serial = leaf.expect("a certificate").1.raw_serial_as_string().replace(':', "");
         let revoked = if state == "R" { "260101000000Z" } else { "" };
         let line = format!(
@@ -325,6 +326,67 @@ fn a_rotated_key_signs_and_the_old_clips_stay_trusted() {
     }
 }
 
+/// An intermediate that would end before the next leaf is replaced with it, by the same root.
+#[test]
+fn a_key_is_rotated_under_an_intermediate_that_outlives_it() {
+    let farm = Farm::new();
+    let old = farm.sign(held(1), &terms(), None);
+    let folder = farm.folder.path().join("ca");
+    let path = |name: &str| folder.join(name);
+    let pem = |name: &str| std::fs::read_to_string(path(name)).expect("reads");
+    let root_key = KeyPair::from_pem(&pem("root.key.pem")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&pem("root.pem"), root_key).expect("an issuer");
+    let key = KeyPair::from_pem(&pem("intermediate.key.pem")).expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(100);
+    let ending = params.signed_by(&key, &issuer).expect("a certificate").pem();
+    std::fs::write(path("intermediate.pem"), &ending).expect("writes");
+    zoetrope_provenance::certificates::rotate(&folder).expect("rotates");
+    assert_ne!(pem("intermediate.pem"), ending);
+    let farm = Farm { signer: Signer::new(Credential::open(&folder).expect("opens")), ..farm };
+    assert!(farm.signer.credential().days_left() > 300.0);
+    for file in [old, farm.sign(held(2), &terms(), None)] {
+        assert_eq!(farm.read(&file, &farm.trust()).state, State::Trusted);
+    }
+}
+
+/// Promise: nobody is given a signature that nobody would trust. A signer that runs for a year takes up the next certificate, and
+/// one that has none says so.
+#[test]
+fn a_certificate_that_ends_is_replaced_or_signs_nothing_more() {
+    let farm = Farm::new();
+    let path = |name: &str| farm.folder.path().join("ca").join(name);
+    let pem = |name: &str| std::fs::read_to_string(path(name)).expect("reads");
+    let key = KeyPair::from_pem(&pem("intermediate.key.pem")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&pem("intermediate.pem"), key).expect("an issuer");
+    let mut params = CertificateParams::default();
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    let key = KeyPair::generate().expect("a key");
+    let leaf = params.signed_by(&key, &issuer).expect("a certificate");
+    let chain = format!("{}{}", leaf.pem(), pem("intermediate.pem"));
+    std::fs::write(path("short.pem"), chain).expect("writes");
+    std::fs::write(path("short.key.pem"), key.serialize_pem()).expect("writes");
+    let (chain, key, root) = (path("short.pem"), path("short.key.pem"), path("root.pem"));
+    let files = certificates::Files { chain, key, root, ocsp: None };
+    let short = || Credential::read(&files).expect("it still holds");
+    let folder = farm.folder.path().join("ca");
+    let renewed = Signer::new(short()).renewed_by(Box::new(move || Credential::open(&folder)));
+    let alone = Signer::new(short());
+    let source = clip(farm.folder.path(), "unsigned.mp4");
+    let target = farm.folder.path().join("signed.mp4");
+    let manifest = build::draft(&terms(), None, &source, &target).expect("is written").manifest;
+    alone.sign(held(1), &terms(), &manifest).expect("it holds");
+    renewed.sign(held(1), &terms(), &manifest).expect("is signed");
+    assert_eq!(renewed.credential().leaf(), farm.signer.credential().leaf());
+    while alone.credential().days_left() > 0.0 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let refused = alone.sign(held(1), &terms(), &manifest).expect_err("it has ended");
+    assert_eq!(refused, Refusal::Signer("the certificate has ended".to_owned()));
+    renewed.sign(held(1), &terms(), &manifest).expect("is signed");
+}
+
 /// A time stamp is trusted by this library and by one that shares no code with it; and a token of another signature, of
 /// another question or of nobody known is no time.
 #[test]
@@ -401,8 +463,8 @@ fn an_operators_answer_must_be_good_and_about_the_certificate() {
     let read = |ocsp: &str| Credential::read(&files(ocsp)).map_err(|error| error.to_string());
     let answer =
         |credential: &Credential| credential.vouched().expect("says so").expect("an answer");
-    std::fs::write(path("good"), answer(farm.signer.credential())).expect("writes");
-    std::fs::write(path("other"), answer(Farm::new().signer.credential())).expect("writes");
+    std::fs::write(path("good"), answer(&farm.signer.credential())).expect("writes");
+    std::fs::write(path("other"), answer(&Farm::new().signer.credential())).expect("writes");
     std::fs::write(path("garbage"), b"good").expect("writes");
     std::fs::write(path("large"), vec![0; 5_000]).expect("writes");
     for (state, name) in [("R", "revoked"), ("V", "fresh")] {
