@@ -576,6 +576,8 @@ impl ModerationState {
             };
             // Without a dispatch actor the process ends; the next start goes on.
             drop(back.cast(DispatchMsg::Rescanned { began, batch }));
+            tokio::time::sleep(rescan::IDLE).await;
+            rescans.forget_idle(rescan::IDLE);
         });
     }
 }

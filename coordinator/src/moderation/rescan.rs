@@ -16,8 +16,19 @@ use zoetrope_protocol::moderation::{FrameRecord, Outcome, Verdict};
 /// The desk of the rescan that goes on: its policy may be another than that of now.
 #[derive(Default)]
 pub(super) struct Rescans {
-    desk: Mutex<Option<(Millis, Arc<Desk>)>>,
+    desk: Mutex<Option<Used>>,
 }
+
+/// Of the rescan that began then, and when it was last asked.
+struct Used {
+    began: Millis,
+    desk: Arc<Desk>,
+    at: Instant,
+}
+
+/// A desk that is not asked for so long is let go: its rescan has ended, and its nets take some hundred megabytes. A batch takes
+/// half a minute at most, and a rescan that waits for its turn asks again within seconds.
+pub(super) const IDLE: Duration = Duration::from_secs(120);
 
 impl Rescans {
     pub(super) async fn desk(
@@ -28,8 +39,9 @@ impl Rescans {
         models: &Path,
     ) -> Result<Arc<Desk>, String> {
         let lock = || self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, desk)) = lock().as_ref().filter(|(of, _)| *of == began) {
-            return Ok(desk.clone());
+        if let Some(used) = lock().as_mut().filter(|used| used.began == began) {
+            used.at = Instant::now();
+            return Ok(used.desk.clone());
         }
         let (live, models) = (live.clone(), models.to_owned());
         let load = move || -> Result<Desk, String> {
@@ -42,8 +54,14 @@ impl Rescans {
         };
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
         let desk = Arc::new(loaded?);
-        *lock() = Some((began, desk.clone()));
+        *lock() = Some(Used { began, desk: desk.clone(), at: Instant::now() });
         Ok(desk)
+    }
+
+    /// Lets a desk go that nobody has asked for so long.
+    pub(super) fn forget_idle(&self, idle: Duration) {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(desk.take_if(|used| used.at.elapsed() >= idle));
     }
 }
 
