@@ -71,8 +71,8 @@ impl<'a> File<'a> {
         match self.wanted(method, headers) {
             _ if method == Method::HEAD => Read::Head,
             None | Some(Wanted::Nothing) => Read::Head,
-            Some(Wanted::Part(range)) if range.start > 0 => Read::Part,
-            Some(Wanted::Part(_) | Wanted::All) => Read::Start,
+            Some(Wanted::Part(_)) => Read::Part,
+            Some(Wanted::All) => Read::Whole,
         }
     }
 

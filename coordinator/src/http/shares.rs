@@ -280,19 +280,17 @@ pub async fn open(
         let ask = |reply| FarmMsg::OpenShare(share, variant, read, reply);
         door.state.farm.ask(ask).await?.map_err(closed)
     };
-    let (view, variant, _) = ask(Read::Head).await?;
+    let (view, variant, _) = ask(Read::Look).await?;
     let video = view.job.to_string();
     let file = File::of(content::published(&view, (door.state.now)())?, variant, &video);
     let read = match file.read(&method, &headers) {
-        Read::Part if !door.readers.reads_on(share, peer, (door.state.now)()) => Read::Start,
+        Read::Part if !door.readers.reads_on(share, peer, (door.state.now)()) => Read::Whole,
         read => read,
     };
-    if read != Read::Head {
-        // Counted now that there is something to send.
-        let (_, _, counted) = ask(read).await?;
-        if counted {
-            door.readers.began(share, peer, (door.state.now)());
-        }
+    // Counted now that there is something to send.
+    let (_, _, counted) = ask(read).await?;
+    if counted {
+        door.readers.began(share, peer, (door.state.now)());
     }
     file.answer(&door, &method, &headers).await
 }

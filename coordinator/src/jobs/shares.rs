@@ -15,8 +15,8 @@ use zoetrope_protocol::moderation::Audience;
 pub const SHARES_MAX: usize = 100;
 /// Downloads that a link may be limited to.
 pub const DOWNLOADS_MAX: u32 = 1_000_000;
-/// Later requests for other parts of the file belong to the download before, for so long: players and resumed
-/// downloads ask many times. The door holds them to the address that began it.
+/// Later requests for parts of the file belong to the download before, for so long: players look at its first bytes
+/// before they ask for more, and resumed downloads ask many times. The door holds them to the address that began it.
 pub const DOWNLOAD_WINDOW: Millis = Millis(600_000);
 
 /// A share link. Written `share_` and 32 hexadecimal digits.
@@ -118,11 +118,13 @@ pub enum Closed {
 /// How a request reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
+    /// Nothing yet: which file it is, so that the request can be understood.
+    Look,
     /// Only about the file: headers.
     Head,
-    /// From its first byte on.
-    Start,
-    /// Some later part.
+    /// All of it.
+    Whole,
+    /// Some part, by the one who began the last download.
     Part,
 }
 
@@ -159,10 +161,11 @@ impl Share {
         let Some(most) = self.downloads_max else { return Ok(false) };
         let same = self.downloaded.is_some_and(|at| now < at.plus(DOWNLOAD_WINDOW));
         match read {
-            Read::Head => Ok(false),
+            Read::Look => Ok(false),
             Read::Part if same => Ok(false),
-            Read::Start | Read::Part if self.downloads < most => Ok(true),
-            Read::Start | Read::Part => Err(Closed::UsedUp),
+            _ if self.downloads >= most => Err(Closed::UsedUp),
+            Read::Head => Ok(false),
+            Read::Whole | Read::Part => Ok(true),
         }
     }
 }
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_teens_link_reaches_what_was_judged_for_teens_or_for_all() {
-        let open = |judged| share(None).open(Millis(1), judged, Variant::Video, Read::Start);
+        let open = |judged| share(None).open(Millis(1), judged, Variant::Video, Read::Whole);
         assert_eq!(open(Audience::All), Ok(false));
         assert_eq!(open(Audience::Teen), Ok(false));
         assert_eq!(open(Audience::Adult), Err(Closed::Audience));
@@ -276,14 +279,17 @@ mod tests {
             }
             open
         };
+        assert_eq!(count(0, Read::Look), Ok(false));
         assert_eq!(count(0, Read::Head), Ok(false));
         assert_eq!(count(1, Read::Part), Ok(true), "nobody began, so it begins");
         assert_eq!(count(2, Read::Part), Ok(false));
         assert_eq!(count(600_001, Read::Part), Ok(true), "later it is another");
         assert_eq!(count(600_002, Read::Part), Ok(false));
-        assert_eq!(count(600_003, Read::Start), Err(Closed::UsedUp));
+        assert_eq!(count(600_003, Read::Whole), Err(Closed::UsedUp));
+        assert_eq!(count(600_003, Read::Head), Err(Closed::UsedUp), "as a GET would be");
+        assert_eq!(count(600_003, Read::Look), Ok(false));
         assert_eq!(count(1_200_001, Read::Part), Err(Closed::UsedUp));
-        assert_eq!(count(10_000_000, Read::Head), Err(Closed::Expired));
+        assert_eq!(count(10_000_000, Read::Look), Err(Closed::Expired));
         let again = ShareTable::from_rows(table.to_rows());
         assert_eq!(again.to_rows(), table.to_rows());
         table.forget(JobId(1));
