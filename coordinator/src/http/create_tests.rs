@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::Code;
+use crate::http::kind::{self, Kind};
 use crate::http::node::{Node, join};
 
 const NOW: Millis = Millis(1_800_000_000_000);
@@ -38,6 +39,21 @@ fn a_prompt_alone_gets_all_defaults() {
     assert!(spec.render.audio && spec.warnings.is_empty());
     assert_eq!(spec.class, Class::Default);
     assert_eq!(spec.expires_after, ExpiresAfter { from_completion: true, seconds: 604_800 });
+}
+
+/// The kinds of fields, by which requests are compared, are those of their readers.
+#[test]
+fn null_in_a_form_is_absence_where_the_kind_says_so() {
+    let ask = |parts: &[(&str, &str)]| {
+        let node = |text: &str| Node::Form(text.to_owned());
+        let parts = parts.iter().map(|(name, text)| ((*name).to_owned(), node(text)));
+        read(Fields::of(join(parts.collect())).unwrap()).unwrap()
+    };
+    let absent = ask(&[("prompt", "x")]);
+    for name in FIELDS.into_iter().filter(|name| *name != "prompt") {
+        let is_absent = ask(&[("prompt", "x"), (name, "null")]) == absent;
+        assert_eq!(is_absent, kind::of(name) != Kind::Text, "{name}");
+    }
 }
 
 #[test]

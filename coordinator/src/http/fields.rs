@@ -5,6 +5,7 @@
 //! multipart); the rules of values are the endpoints'. Pure.
 
 use super::envelope::ApiError;
+use super::kind::{self, unfolded};
 use super::node::{FileFacts, Node, digest_object};
 use super::words::Code;
 use sha2::{Digest, Sha256};
@@ -34,13 +35,19 @@ pub enum Media {
 type Read<T> = Result<Option<T>, ApiError>;
 
 impl Fields {
-    /// The fields of a request's body.
+    /// The fields of a request's body, each as its kind is taken.
     ///
     /// # Errors
     /// 400 without a code if the body is no object.
     pub fn of(body: Node) -> Result<Fields, ApiError> {
         match body {
-            Node::Map(pairs) => Ok(Fields::nested(String::new(), pairs)),
+            Node::Map(pairs) => {
+                let decoded = pairs.into_iter().map(|(name, node)| {
+                    let node = kind::decoded(&name, node);
+                    (name, node)
+                });
+                Ok(Fields::nested(String::new(), decoded.collect()))
+            }
             other => Err(ApiError::unreadable(format!(
                 "The body must be a JSON object, but it is {}.",
                 other.article()
@@ -184,7 +191,7 @@ impl Fields {
     pub fn object(&mut self, name: &str) -> Read<Fields> {
         let (param, node) = self.take_no_text(name);
         let prefix = format!("{param}.");
-        node.map(|node| match unfold(node) {
+        node.map(|node| match unfolded(node) {
             Node::Map(pairs) => Ok(Fields::nested(prefix, pairs)),
             other => Err(mismatch(&param, "an object", &other)),
         })
@@ -210,7 +217,7 @@ impl Fields {
     /// `invalid_type`; `invalid_value` for two forms at once.
     pub fn array(&mut self, name: &str) -> Read<Vec<Node>> {
         let (param, node) = self.take_no_text(name);
-        node.map(|node| match unfold(node) {
+        node.map(|node| match unfolded(node) {
             Node::List(nodes) => Ok(nodes),
             Node::Ambiguous => Err(ApiError {
                 code: Some(Code::InvalidType),
@@ -234,7 +241,7 @@ impl Fields {
     pub fn media(&mut self, name: &str) -> Read<Media> {
         let (param, node) = self.take_no_text(name);
         let Some(node) = node else { return Ok(None) };
-        let pairs = match unfold(node) {
+        let pairs = match unfolded(node) {
             Node::File(file) => return Ok(Some(Media::File(file))),
             Node::Map(pairs) => pairs,
             other => return Err(mismatch(&param, "a file", &other)),
@@ -273,17 +280,8 @@ fn mismatch(param: &str, expected: &str, node: &Node) -> ApiError {
     }
 }
 
-/// JSON text of an object or array becomes that; all else stays.
-fn unfold(node: Node) -> Node {
-    let (Node::Text(text) | Node::Form(text)) = &node else { return node };
-    if !text.trim_start().starts_with(['{', '[']) {
-        return node;
-    }
-    serde_json::from_str(text).unwrap_or(node)
-}
-
 /// Decimal digits with an optional minus: nothing else that `parse` would take.
-fn decimal(text: &str) -> Option<i128> {
+pub fn decimal(text: &str) -> Option<i128> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -374,6 +372,52 @@ mod tests {
         let error = form(&[("a[][x]", "1"), ("a[][y]", "2")]).array("a").unwrap_err();
         assert_eq!(error.code, Some(Code::InvalidType));
         assert!(error.message.contains("JSON"), "{}", error.message);
+    }
+
+    /// Promise: two requests that mean the same are the same, whichever way they are sent.
+    #[test]
+    fn what_is_read_alike_has_one_hash() {
+        let same: [&[Fields]; 4] = [
+            &[
+                form(&[("prompt", "x"), ("metadata[a]", "b")]),
+                form(&[("metadata", r#"{"a":"b"}"#), ("prompt", "x")]),
+                form(&[("prompt", "x"), ("metadata", r#" { "a" : "b" } "#), ("seed", "null")]),
+                form(&[("prompt", "x"), ("metadata[a]", "b"), ("characters", "null")]),
+                json(r#"{"prompt":"x","metadata":{"a":"b"},"seed":null}"#),
+                json(r#"{"prompt":"x","metadata":"{\"a\": \"b\"}"}"#),
+            ],
+            &[
+                form(&[
+                    ("expires_after[anchor]", "created_at"),
+                    ("expires_after[seconds]", "3600"),
+                ]),
+                form(&[("expires_after", r#"{"seconds": 3600, "anchor": "created_at"}"#)]),
+                json(r#"{"expires_after":{"anchor":"created_at","seconds":3600}}"#),
+            ],
+            &[
+                form(&[("variants[]", "video"), ("seed", "7"), ("guidance_scale", "7.0")]),
+                form(&[("variants", r#"["video"]"#), ("seed", "007"), ("guidance_scale", "7")]),
+                json(r#"{"variants":["video"],"seed":7,"guidance_scale":7}"#),
+            ],
+            &[
+                form(&[("expires_after[seconds]", "null"), ("expires_after[anchor]", "x")]),
+                json(r#"{"expires_after":{"anchor":"x"}}"#),
+            ],
+        ];
+        for (n, alike) in same.iter().enumerate() {
+            let hashes: Vec<_> = alike.iter().map(Fields::hash).collect();
+            assert!(hashes.iter().all(|hash| *hash == hashes[0]), "group {n}: {hashes:02x?}");
+        }
+        // What is a text is one, whatever it looks like.
+        for (one, other) in [
+            (form(&[("prompt", "null")]), form(&[])),
+            (form(&[("prompt", r#"{"a":1}"#)]), form(&[("prompt", r#"{"a": 1}"#)])),
+            (form(&[("prompt", "7")]), form(&[("prompt", "07")])),
+            (form(&[("metadata[seconds]", "null")]), form(&[("metadata", "{}")])),
+            (form(&[("metadata[seed]", "7")]), form(&[("metadata[seed]", "07")])),
+        ] {
+            assert_ne!(one.hash(), other.hash(), "{one:?} and {other:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod create;
 mod envelope;
 mod fields;
 mod health;
+mod kind;
 mod leader;
 mod limits;
 mod listing;
