@@ -357,6 +357,15 @@ fn checked_lifetime(Lifetime { anchor, seconds }: &Lifetime) -> Result<ExpiresAf
     })
 }
 
+/// Puts what a caller wrote back into the spec of its job, from the request that made it: a deleted job has it no more.
+pub fn say_again(ask: Ask, models: &Models, spec: &mut JobSpec) {
+    spec.warnings =
+        models.find(&spec.asked_model).map_or_else(Vec::new, |model| warnings(&ask.prompt, model));
+    spec.render.prompt = ask.prompt;
+    spec.metadata = ask.metadata;
+    spec.safety_identifier = ask.safety_identifier;
+}
+
 /// Advice about a prompt that has no word of the model's world, where that is small.
 fn warnings(prompt: &str, model: &Model) -> Vec<Warning> {
     let known: std::collections::BTreeSet<String> =

@@ -3,7 +3,7 @@
 //! Three ways lead to an earlier job: the caller's `Idempotency-Key`, which the farm stores with
 //! the job; a request which an SDK sent again after a broken connection; and nothing else.
 
-use super::create::{self, Circumstances};
+use super::create::{self, Ask, Circumstances};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::recent::{Begun, Hash, hash_of};
@@ -89,7 +89,7 @@ async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
             }
             let statuses = request.statuses;
             match submit(door, request).await? {
-                Made::New(view) | Made::Before(view) => answer(door, &view, statuses),
+                Made::New(view) | Made::Before(view, _) => answer(door, &view, statuses),
             }
         }
     }
@@ -105,7 +105,7 @@ async fn keyed(door: &Door, request: Create, key: Hash) -> Result<Response, ApiE
     }
     if let Some(view) = door.state.farm.ask(|reply| FarmMsg::FindKeyed(key, reply)).await? {
         return if view.content == content {
-            again(door, &view)
+            again(door, view, create::read(request.fields)?)
         } else {
             Err(ApiError::key_reused())
         };
@@ -120,18 +120,24 @@ async fn keyed(door: &Door, request: Create, key: Hash) -> Result<Response, ApiE
     guard.done(content, None);
     match made {
         Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
-        Made::Before(view) => again(door, &view),
+        Made::Before(view, ask) => again(door, view, ask),
     }
 }
 
-/// Repeats the first answer to a request with a key.
-fn again(door: &Door, view: &JobView) -> Result<Response, ApiError> {
-    replayed(door, Replay::Key, answer(door, &video::first_view(view), StatusSet::Core)?)
+/// Repeats the first answer to a request with a key. What was written stands in the request, whose content is the
+/// first one's, also where the video was deleted and the farm has forgotten it.
+fn again(door: &Door, mut view: JobView, ask: Ask) -> Result<Response, ApiError> {
+    // No prompt is empty.
+    if view.spec.render.prompt.is_empty() {
+        create::say_again(ask, &door.state.models, &mut view.spec);
+    }
+    replayed(door, Replay::Key, answer(door, &video::first_view(&view), StatusSet::Core)?)
 }
 
 enum Made {
     New(JobView),
-    Before(JobView),
+    /// With what the request says.
+    Before(JobView, Ask),
 }
 
 /// Validates the request and has it admitted.
@@ -144,6 +150,7 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
     let tenant = request.caller.tenant;
     let about = Circumstances { tenant, models: &state.models, seed, now: (state.now)() };
     let ask = create::read(request.fields)?;
+    let said = ask.clone();
     let asked = create::audience(&ask)?;
     let spec = create::check(ask, about)?;
     let (policy, end_user) = (state.desk.policy(), spec.safety_identifier.as_deref());
@@ -166,7 +173,7 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), audience, reply)).await?;
     match answer {
         Ok(view) => Ok(Made::New(view)),
-        Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view)),
+        Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view, said)),
         Err(SubmitRefused::KeyReused) => Err(ApiError::key_reused()),
         Err(SubmitRefused::TenantQueueFull { seconds }) => Err(ApiError::queue_full(seconds)),
         Err(SubmitRefused::FarmQueueFull { seconds }) => Err(ApiError::overloaded(seconds)),

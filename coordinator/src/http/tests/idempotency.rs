@@ -72,6 +72,50 @@ async fn a_refused_request_leaves_the_key_free() {
     assert_eq!(keyed(&stand, &"x".repeat(255), BODY).await.status, 200);
 }
 
+/// 5.3: byte for byte, also when the farm has forgotten what was written, as a deletion makes it.
+#[tokio::test]
+async fn a_key_repeats_its_first_answer_after_the_video_was_deleted() {
+    let stand = Stand::new().await;
+    let body = r#"{"prompt":"a cat","metadata":{"b":"1","a":"2"},"safety_identifier":"u"}"#;
+    let first = keyed(&stand, "k", body).await;
+    assert_eq!(first.json()["warnings"].as_array().unwrap().len(), 1, "{:?}", first.json());
+    let gone = send(stand.request("DELETE", &format!("/v1/videos/{}", first.id()))).await;
+    assert_eq!(gone.status, 200);
+    for held in &mut stand.table.lock().unwrap().jobs {
+        assert!(held.deleted);
+        let spec = &mut held.view.spec;
+        spec.render.prompt.clear();
+        (spec.metadata, spec.warnings, spec.safety_identifier) = (vec![], vec![], None);
+    }
+    let again = keyed(&stand, "k", body).await;
+    assert_eq!((again.status, &again.bytes), (200, &first.bytes));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(stand.get(&format!("/v1/videos/{}", first.id())).await.status, 404);
+}
+
+/// 1.4, rules 1 and 5: an object is the same in brackets and as JSON text, and `null` is absence.
+#[tokio::test]
+async fn content_is_compared_as_it_is_decoded() {
+    let stand = Stand::new().await;
+    let ask = async |parts: &[(&'static str, &'static str)]| {
+        let form = reqwest::multipart::Form::new();
+        let form = parts.iter().fold(form, |form, (name, text)| form.text(*name, *text));
+        let request = stand.request("POST", "/v1/videos").multipart(form);
+        send(request.header("idempotency-key", "k")).await
+    };
+    let first = ask(&[("prompt", "x"), ("metadata[a]", "b")]).await;
+    assert_eq!(first.status, 200);
+    for alike in [
+        &[("prompt", "x"), ("metadata", r#"{"a":"b"}"#)][..],
+        &[("metadata", r#"{ "a": "b" }"#), ("prompt", "x")],
+        &[("prompt", "x"), ("metadata[a]", "b"), ("seed", "null")],
+    ] {
+        let again = ask(alike).await;
+        assert_eq!((again.status, &again.bytes), (200, &first.bytes), "{alike:?}");
+    }
+    assert_eq!(ask(&[("prompt", "x"), ("metadata", r#"{"a":"c"}"#)]).await.status, 422);
+}
+
 /// 5.3: nothing runs, so a replay is no reason to refuse another, and what changed since is no matter of it.
 #[tokio::test]
 async fn replays_do_not_meet_each_other_nor_what_came_after_the_first_answer() {
