@@ -75,7 +75,7 @@ fn coded(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Writes the file of a multipart body to disk, which has no part but this one; gives its first bytes.
+/// Writes the file of a multipart body to disk, which has no part but this one; gives its first `head_bytes`.
 ///
 /// # Errors
 /// As [`read`]; 400 if there is no such file, or another part.
@@ -86,7 +86,7 @@ pub async fn file(
     name: &str,
     to: &mut tokio::fs::File,
     head_bytes: usize,
-) -> Result<Vec<u8>, ApiError> {
+) -> Result<FileFacts, ApiError> {
     let mut incoming = Incoming::of(door, headers, body)?;
     let Some(first) = incoming.next().await? else { return Err(ApiError::missing(name)) };
     coded(headers)?;
@@ -95,11 +95,11 @@ pub async fn file(
         return Err(ApiError::no_form(media));
     }
     let mut parser = Parser::new(&boundary(kind)?);
-    let (mut found, mut head) = (false, Vec::new());
+    let (mut found, mut head, mut hash, mut bytes) = (false, Vec::new(), Sha256::new(), 0);
     let mut next = Some(first);
-    while let Some(bytes) = next {
+    while let Some(came) = next {
         let mut piece = Vec::new();
-        parser.push(&bytes, &mut |event| -> Result<(), ApiError> {
+        parser.push(&came, &mut |event| -> Result<(), ApiError> {
             match event {
                 Event::Part { name: of, .. } if of != name => return Err(ApiError::unknown(of)),
                 Event::Part { file: false, .. } => {
@@ -116,6 +116,8 @@ pub async fn file(
         })?;
         let room = head_bytes - head.len();
         head.extend_from_slice(&piece[..room.min(piece.len())]);
+        hash.update(&piece);
+        bytes += piece.len() as u64;
         to.write_all(&piece).await.map_err(|error| {
             tracing::error!(%error, "a file could not be spooled");
             ApiError::internal()
@@ -123,7 +125,10 @@ pub async fn file(
         next = incoming.next().await?;
     }
     parser.finish()?;
-    if found { Ok(head) } else { Err(ApiError::missing(name)) }
+    if !found {
+        return Err(ApiError::missing(name));
+    }
+    Ok(FileFacts { bytes, sha256: hash.finalize().into(), head })
 }
 
 /// A header's value, if it is text.

@@ -265,6 +265,12 @@ impl ApiError {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
+    /// The first request with the key was carried out, and there was no room for its answer.
+    pub fn answer_forgotten() -> Self {
+        let message = "The request with this Idempotency-Key was carried out; its answer is no longer remembered.";
+        ApiError::conflict(None, message)
+    }
+
     /// The key sends more than it may.
     pub fn rate_limited(retry_after: u32) -> Self {
         let message = "Rate limit reached for requests. Please slow down and try again.";

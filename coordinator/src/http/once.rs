@@ -18,8 +18,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use std::sync::Arc;
 
-/// POSTs that keep their keys themselves: create and share links with what they made, which holds across restarts.
-/// The check of a file makes nothing, and its body is no tree of fields.
+/// POSTs that look after their keys themselves: create and share links keep them with what they made, which holds across
+/// restarts; the body of a check is a file and no tree of fields.
 pub const ELSEWHERE: [&str; 3] =
     ["/v1/videos", "/v1/videos/{video_id}/share_links", "/v1/content_provenance_checks"];
 /// The longest answer that is remembered. That of a moderation of 64 strings, the longest, has 100 KiB.
@@ -28,7 +28,7 @@ const ANSWER_MAX: usize = 1 << 20;
 /// Reads the body and lets the handler answer, once for each key.
 ///
 /// # Errors
-/// Those of the body; 409 while the first request runs, 422 for other content.
+/// Those of the body; 409 while the first request runs, or where its answer is forgotten; 422 for other content.
 pub async fn once(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
@@ -42,14 +42,11 @@ pub async fn once(
     let content = submit::content(&caller, key.is_some(), &path, &fields);
     let mut request = Request::from_parts(head, Body::empty());
     request.extensions_mut().insert(fields);
-    let guard = match key.map(|key| door.recent.begin_key(key, content)) {
-        None => return Ok(next.run(request).await),
-        Some(Begun::InUse) => return Err(ApiError::key_in_use()),
-        Some(Begun::Reused) => return Err(ApiError::key_reused()),
-        Some(Begun::Answered(answer)) => {
-            return submit::replayed(&door, Replay::Key, route::ok_bytes(answer));
-        }
-        Some(Begun::Free(guard)) => guard,
+    let guard = match begin(&door, &caller, key, content)? {
+        Once::Unkeyed => return Ok(next.run(request).await),
+        Once::Before(answer) => return Ok(answer),
+        Once::Forgotten => return Err(ApiError::answer_forgotten()),
+        Once::First(guard) => guard,
     };
     // In a task of its own, so that a key gets its answer even if its caller goes away.
     let task = tokio::spawn(answered(request, next, guard, content));
@@ -57,6 +54,40 @@ pub async fn once(
         tracing::error!(%error, "a request with a key panicked");
         Err(ApiError::internal())
     })
+}
+
+/// What a key says of a request.
+pub enum Once {
+    /// It has none.
+    Unkeyed,
+    /// It is the first one.
+    First(KeyGuard),
+    /// It was answered before, so.
+    Before(Response),
+    /// It was answered before, and the answer is no longer remembered.
+    Forgotten,
+}
+
+/// Takes the key of a request, if it has one.
+///
+/// # Errors
+/// 409 while the first request runs, 422 for other content.
+pub fn begin(
+    door: &Door,
+    caller: &Caller,
+    key: Option<Hash>,
+    content: Hash,
+) -> Result<Once, ApiError> {
+    match key.map(|key| door.recent.begin_key(caller.tenant, key, content)) {
+        None => Ok(Once::Unkeyed),
+        Some(Begun::InUse) => Err(ApiError::key_in_use()),
+        Some(Begun::Reused) => Err(ApiError::key_reused()),
+        Some(Begun::Forgotten) => Ok(Once::Forgotten),
+        Some(Begun::Answered(answer)) => {
+            submit::replayed(door, Replay::Key, route::ok_bytes(answer)).map(Once::Before)
+        }
+        Some(Begun::Free(guard)) => Ok(Once::First(guard)),
+    }
 }
 
 /// Only what succeeded is kept: a refused request leaves its key free.

@@ -1,8 +1,10 @@
 //! `GET /videos/{id}/provenance` and `POST /content_provenance_checks`: where a clip comes from.
 
 use super::envelope::ApiError;
+use super::once::{self, Once};
+use super::recent::hash_of;
 use super::route::{self, Caller};
-use super::{Door, body, content};
+use super::{Door, body, content, submit};
 use crate::farm::FarmMsg;
 use crate::inspect::{HEAD_BYTES, InspectError, NO_SUCH_KIND, Spooled, format_of};
 use crate::jobs::{ArtifactRecord, Asset, History, JobView};
@@ -105,10 +107,13 @@ fn shard_of(role: Role) -> (Stage, u32) {
     }
 }
 
+/// Where files are checked.
+const CHECKS: &str = "/v1/content_provenance_checks";
+
 /// Answers with what an uploaded file says of its origin.
 ///
 /// # Errors
-/// 400 for a missing file or one of another kind, 413, 415, 503.
+/// 400 for a missing file or one of another kind, 409 and 422 for its key, 413, 415, 503.
 pub async fn check(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
@@ -126,11 +131,19 @@ async fn checked(
     headers: HeaderMap,
     upload: Body,
 ) -> Result<Response, ApiError> {
+    let key = submit::idempotency_key(&caller, &headers, "POST", CHECKS)?;
     let spooled = door.state.inspector.upload(Who::from(&caller))?;
     let mut file = tokio::fs::File::create(&spooled.path).await.map_err(fault)?;
-    let head = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
+    let facts = body::file(&door, &headers, upload, "file", &mut file, HEAD_BYTES).await?;
     file.flush().await.map_err(fault)?;
-    let Some(format) = format_of(&head) else {
+    let content = hash_of(&[&facts.sha256]);
+    let guard = match once::begin(&door, &caller, key, content)? {
+        Once::Unkeyed => None,
+        Once::First(guard) => Some(guard),
+        Once::Before(answer) => return Ok(answer),
+        Once::Forgotten => return Err(ApiError::answer_forgotten()),
+    };
+    let Some(format) = format_of(&facts.head) else {
         return Err(ApiError::bad_media("file", NO_SUCH_KIND));
     };
     // Only now, with all bytes here: who sends slowly keeps nobody else's file waiting.
@@ -148,11 +161,15 @@ async fn checked(
     let mut results = vec![c2pa(&verdict)];
     // What a metadata strip removes, a mark may still tell.
     results.extend(mark(&door, &caller, &spooled, format).await?);
-    route::ok(&json!({
+    let answer = route::json(&json!({
         "object": "content_provenance_check",
         "created_at": (door.state.now)().0 / 1_000,
         "results": results,
-    }))
+    }))?;
+    if let Some(guard) = guard {
+        guard.done(content, Some(answer.clone()));
+    }
+    Ok(route::ok_bytes(answer))
 }
 
 async fn spool(door: &Door, clip: &Asset, path: &std::path::Path) -> Result<(), ApiError> {

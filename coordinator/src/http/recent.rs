@@ -5,17 +5,31 @@
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use zoetrope_protocol::id::TenantId;
 
 /// How long a key is remembered.
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Keys that are remembered: 96 bytes each, so 10 MB.
-const KEYS_MAX: usize = 100_000;
-/// Bytes of answers that are remembered beside their keys.
-const ANSWERS_MAX: usize = 16 << 20;
+
+/// How much is remembered. Where it is full, the project that has most of it loses its oldest: who asks much
+/// forgets its own keys and nobody else's.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Keys: 140 bytes each, so 14 MB.
+    keys: usize,
+    /// Bytes of answers beside their keys. Answers go before keys: a key without its answer is refused, which is
+    /// better than a second key or token.
+    answer_bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { keys: 100_000, answer_bytes: 16 << 20 }
+    }
+}
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -31,15 +45,35 @@ struct Inner {
     next: u64,
     running: HashMap<Hash, Vec<(u64, watch::Receiver<()>)>>,
     keys: HashMap<Hash, Key>,
+    projects: BTreeMap<TenantId, Project>,
+    room: Room,
+}
+
+/// What is remembered for one project.
+#[derive(Debug, Default)]
+struct Project {
     /// Keys that are done, the oldest first.
     done: VecDeque<(Hash, Instant)>,
+    /// Those of them whose answers are remembered.
+    answers: VecDeque<Hash>,
     answer_bytes: usize,
 }
 
 #[derive(Debug)]
 enum Key {
     Running,
-    Done { content: Hash, answer: Option<Bytes> },
+    Done { content: Hash, answer: Answered },
+}
+
+/// What a request with a key was answered.
+#[derive(Clone, Debug)]
+enum Answered {
+    /// The farm knows it.
+    Farm,
+    /// This.
+    Kept(Bytes),
+    /// Something for which there was no more room.
+    Dropped,
 }
 
 /// Whether a request with a key may be handled.
@@ -53,12 +87,15 @@ pub enum Begun {
     Reused,
     /// It was used for this, with this answer. Nothing is left to be done, so the key is not taken.
     Answered(Bytes),
+    /// It was used for this, and the answer was forgotten to make room.
+    Forgotten,
 }
 
 /// Keeps a key in use. Without [`KeyGuard::done`], the key is as it was before.
 #[derive(Debug)]
 pub struct KeyGuard {
     recent: Recent,
+    project: TenantId,
     key: Hash,
     before: Option<Key>,
     /// Whether the key stands in `done` already.
@@ -95,19 +132,22 @@ impl Recent {
         matches!(self.lock().keys.get(key), Some(Key::Running))
     }
 
-    /// Takes a key for a request of this content.
-    pub fn begin_key(&self, key: Hash, content: Hash) -> Begun {
+    /// Takes a key of a project for a request of this content.
+    pub fn begin_key(&self, project: TenantId, key: Hash, content: Hash) -> Begun {
         let mut inner = self.lock();
-        inner.forget_old();
+        inner.forget_old(project);
         match inner.keys.get(&key) {
             Some(Key::Running) => return Begun::InUse,
             Some(Key::Done { content: other, .. }) if *other != content => return Begun::Reused,
-            Some(Key::Done { answer: Some(answer), .. }) => return Begun::Answered(answer.clone()),
-            None | Some(Key::Done { answer: None, .. }) => {}
+            Some(Key::Done { answer: Answered::Kept(answer), .. }) => {
+                return Begun::Answered(answer.clone());
+            }
+            Some(Key::Done { answer: Answered::Dropped, .. }) => return Begun::Forgotten,
+            None | Some(Key::Done { answer: Answered::Farm, .. }) => {}
         }
         let before = inner.keys.insert(key, Key::Running);
         let listed = before.is_some();
-        Begun::Free(KeyGuard { recent: self.clone(), key, before, listed })
+        Begun::Free(KeyGuard { recent: self.clone(), project, key, before, listed })
     }
 
     /// Marks a content as being handled, and names those that came before.
@@ -132,6 +172,7 @@ impl KeyGuard {
     /// The request succeeded: the key means this content, and this answer if the farm does not know
     /// it.
     pub fn done(mut self, content: Hash, answer: Option<Bytes>) {
+        let answer = answer.map_or(Answered::Farm, Answered::Kept);
         self.before = Some(Key::Done { content, answer });
     }
 }
@@ -149,7 +190,7 @@ impl Drop for KeyGuard {
                     *kept = key;
                 }
             }
-            Some(key) => inner.keep(self.key, key),
+            Some(key) => inner.keep(self.project, self.key, key),
         }
     }
 }
@@ -167,25 +208,64 @@ impl Drop for ContentGuard {
 }
 
 impl Inner {
-    fn keep(&mut self, name: Hash, key: Key) {
-        if let Key::Done { answer: Some(answer), .. } = &key {
-            self.answer_bytes += answer.len();
+    fn keep(&mut self, project: TenantId, name: Hash, key: Key) {
+        let of = self.projects.entry(project).or_default();
+        of.done.push_back((name, Instant::now()));
+        if let Key::Done { answer: Answered::Kept(answer), .. } = &key {
+            of.answers.push_back(name);
+            of.answer_bytes += answer.len();
         }
-        self.done.push_back((name, Instant::now()));
         self.keys.insert(name, key);
+        while self.projects.values().map(|of| of.answer_bytes).sum::<usize>()
+            > self.room.answer_bytes
+        {
+            let Some(most) = self.with_most(|of| of.answer_bytes) else { break };
+            self.drop_answer(most);
+        }
+        while self.projects.values().map(|of| of.done.len()).sum::<usize>() > self.room.keys {
+            let Some(most) = self.with_most(|of| of.done.len()) else { break };
+            self.forget_key(most);
+        }
+        let projects: Vec<TenantId> = self.projects.keys().copied().collect();
+        projects.into_iter().for_each(|project| self.forget_old(project));
     }
 
-    fn forget_old(&mut self) {
-        while let Some((name, since)) = self.done.front() {
-            let full = self.done.len() >= KEYS_MAX || self.answer_bytes > ANSWERS_MAX;
-            if !full && since.elapsed() < KEY_LIFE {
-                return;
-            }
-            // One that runs again is kept by its guard.
-            if let Some(Key::Done { answer: Some(answer), .. }) = self.keys.remove(name) {
-                self.answer_bytes = self.answer_bytes.saturating_sub(answer.len());
-            }
-            self.done.pop_front();
+    fn with_most(&self, of: impl Fn(&Project) -> usize) -> Option<TenantId> {
+        self.projects.iter().max_by_key(|(_, project)| of(project)).map(|(project, _)| *project)
+    }
+
+    /// The oldest answer of a project goes; its key stays.
+    fn drop_answer(&mut self, project: TenantId) {
+        let Some(of) = self.projects.get_mut(&project) else { return };
+        let Some(name) = of.answers.pop_front() else { return };
+        if let Some(Key::Done { answer, .. }) = self.keys.get_mut(&name)
+            && let Answered::Kept(bytes) = std::mem::replace(answer, Answered::Dropped)
+        {
+            of.answer_bytes -= bytes.len();
+        }
+    }
+
+    /// The oldest key of a project goes. One that runs again is kept by its guard.
+    fn forget_key(&mut self, project: TenantId) {
+        let Some(of) = self.projects.get_mut(&project) else { return };
+        let Some((name, _)) = of.done.pop_front() else { return };
+        if of.answers.front() == Some(&name) {
+            self.drop_answer(project);
+        }
+        self.keys.remove(&name);
+        if self.projects.get(&project).is_some_and(|of| of.done.is_empty()) {
+            self.projects.remove(&project);
+        }
+    }
+
+    /// Keys of a project whose day is over go.
+    fn forget_old(&mut self, project: TenantId) {
+        let old = |inner: &Inner| {
+            let (_, since) = inner.projects.get(&project)?.done.front()?;
+            Some(since.elapsed() >= KEY_LIFE)
+        };
+        while old(self) == Some(true) {
+            self.forget_key(project);
         }
     }
 }
@@ -204,17 +284,63 @@ pub fn hash_of(parts: &[&[u8]]) -> Hash {
 mod tests {
     use super::*;
 
+    const ME: TenantId = TenantId(1);
+
+    fn use_key(recent: &Recent, project: TenantId, key: u8, bytes: usize) {
+        let begun = recent.begin_key(project, [key; 32], [0; 32]);
+        let Begun::Free(guard) = begun else { panic!("{key} is not free: {begun:?}") };
+        guard.done([0; 32], Some(vec![key; bytes].into()));
+    }
+
+    fn with(room: Room) -> Recent {
+        let inner = Inner { room, ..Inner::default() };
+        Recent { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Promise: who asks much forgets its own answers, the oldest first, and no key with them.
+    #[test]
+    fn a_full_room_costs_the_project_that_fills_it_its_oldest_answers() {
+        let recent = with(Room { keys: 100, answer_bytes: 40 });
+        let other = TenantId(2);
+        use_key(&recent, other, 200, 10);
+        (0..5).for_each(|key| use_key(&recent, ME, key, 10));
+        for key in 0..2 {
+            assert!(matches!(recent.begin_key(ME, [key; 32], [0; 32]), Begun::Forgotten), "{key}");
+            assert!(matches!(recent.begin_key(ME, [key; 32], [1; 32]), Begun::Reused), "{key}");
+        }
+        for (project, key) in [(other, 200), (ME, 2), (ME, 3), (ME, 4)] {
+            let begun = recent.begin_key(project, [key; 32], [0; 32]);
+            assert!(matches!(begun, Begun::Answered(_)), "{key}: {begun:?}");
+        }
+        // One that is longer than all of the room leaves nothing but its key.
+        use_key(&recent, other, 201, 50);
+        assert!(matches!(recent.begin_key(other, [201; 32], [0; 32]), Begun::Forgotten));
+        assert!(matches!(recent.begin_key(ME, [4; 32], [0; 32]), Begun::Answered(_)));
+    }
+
+    #[test]
+    fn a_full_room_of_keys_costs_the_project_that_has_most_its_oldest() {
+        let recent = with(Room { keys: 4, answer_bytes: 1000 });
+        let other = TenantId(2);
+        use_key(&recent, other, 200, 10);
+        (0..8).for_each(|key| use_key(&recent, ME, key, 10));
+        assert!(matches!(recent.begin_key(other, [200; 32], [0; 32]), Begun::Answered(_)));
+        assert!(matches!(recent.begin_key(ME, [7; 32], [0; 32]), Begun::Answered(_)));
+        assert!(matches!(recent.begin_key(ME, [4; 32], [0; 32]), Begun::Free(_)));
+        assert_eq!(recent.lock().projects[&ME].answer_bytes, 30);
+    }
+
     #[test]
     fn a_key_is_free_until_a_request_with_it_succeeded() {
         let recent = Recent::default();
-        let Begun::Free(guard) = recent.begin_key([1; 32], [2; 32]) else { panic!("not free") };
+        let Begun::Free(guard) = recent.begin_key(ME, [1; 32], [2; 32]) else { panic!("not free") };
         assert!(recent.is_running(&[1; 32]) && !recent.is_running(&[2; 32]));
-        assert!(matches!(recent.begin_key([1; 32], [2; 32]), Begun::InUse));
+        assert!(matches!(recent.begin_key(ME, [1; 32], [2; 32]), Begun::InUse));
         drop(guard);
-        let Begun::Free(guard) = recent.begin_key([1; 32], [3; 32]) else { panic!("not free") };
+        let Begun::Free(guard) = recent.begin_key(ME, [1; 32], [3; 32]) else { panic!("not free") };
         guard.done([3; 32], Some(Bytes::from_static(b"x")));
-        assert!(matches!(recent.begin_key([1; 32], [2; 32]), Begun::Reused));
-        let again = [0, 1].map(|_| recent.begin_key([1; 32], [3; 32]));
+        assert!(matches!(recent.begin_key(ME, [1; 32], [2; 32]), Begun::Reused));
+        let again = [0, 1].map(|_| recent.begin_key(ME, [1; 32], [3; 32]));
         for again in again {
             let Begun::Answered(answer) = again else { panic!("not known: {again:?}") };
             assert_eq!(&answer[..], b"x");

@@ -6,7 +6,8 @@
 use super::create::{self, Ask, Circumstances};
 use super::envelope::ApiError;
 use super::fields::Fields;
-use super::recent::{Begun, Hash, hash_of};
+use super::once::{self, Once};
+use super::recent::{Hash, hash_of};
 use super::route::{self, Caller};
 use super::video::{self, StatusSet};
 use super::words::Replay;
@@ -110,17 +111,19 @@ async fn keyed(door: &Door, request: Create, key: Hash) -> Result<Response, ApiE
             Err(ApiError::key_reused())
         };
     }
-    let guard = match door.recent.begin_key(key, content) {
-        Begun::InUse => return Err(ApiError::key_in_use()),
-        Begun::Reused => return Err(ApiError::key_reused()),
-        Begun::Free(guard) => guard,
-        Begun::Answered(bytes) => return replayed(door, Replay::Key, route::ok_bytes(bytes)),
+    let guard = match once::begin(door, &request.caller, Some(key), content)? {
+        Once::First(guard) => Some(guard),
+        Once::Before(answer) => return Ok(answer),
+        // The farm knows what it answered.
+        Once::Unkeyed | Once::Forgotten => None,
     };
     let made = submit(door, request).await?;
-    guard.done(content, None);
+    if let Some(guard) = guard {
+        guard.done(content, None);
+    }
     match made {
         Made::New(view) => answer(door, &video::first_view(&view), StatusSet::Core),
-        Made::Before(view, ask) => again(door, view, ask),
+        Made::Before(view, ask) => again(door, view, *ask),
     }
 }
 
@@ -137,7 +140,7 @@ fn again(door: &Door, mut view: JobView, ask: Ask) -> Result<Response, ApiError>
 enum Made {
     New(JobView),
     /// With what the request says.
-    Before(JobView, Ask),
+    Before(JobView, Box<Ask>),
 }
 
 /// Validates the request and has it admitted.
@@ -173,7 +176,7 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         state.farm.ask(|reply| FarmMsg::Submit(Box::new(submission), audience, reply)).await?;
     match answer {
         Ok(view) => Ok(Made::New(view)),
-        Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view, said)),
+        Err(SubmitRefused::Replay(view)) => Ok(Made::Before(*view, Box::new(said))),
         Err(SubmitRefused::KeyReused) => Err(ApiError::key_reused()),
         Err(SubmitRefused::TenantQueueFull { seconds }) => Err(ApiError::queue_full(seconds)),
         Err(SubmitRefused::FarmQueueFull { seconds }) => Err(ApiError::overloaded(seconds)),
