@@ -36,10 +36,13 @@ impl DispatchState {
         let row = self.books.table.of(tenant, job).ok_or(ShareRefused::NoSuchVideo)?;
         let shares = self.books.table.shares().of(job);
         if let Some((content, key)) = new.request {
-            let before = shares.iter().find(|share| share.request.is_some_and(|(_, k)| k == key));
-            if let Some(share) = before {
-                let same = share.request.is_some_and(|(of, _)| of == content);
-                return if same { Ok((share.clone(), true)) } else { Err(ShareRefused::KeyReused) };
+            let before = |share: &Share| Some((share.clone(), share.made_by(now, &key)?));
+            if let Some((share, of)) = shares.iter().find_map(before) {
+                return if of == content {
+                    Ok((share, true))
+                } else {
+                    Err(ShareRefused::KeyReused)
+                };
             }
         }
         let unreadable = || ShareRefused::Unreadable(Box::new(self.view(row)));

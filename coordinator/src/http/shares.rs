@@ -8,6 +8,7 @@ use super::content::{self, File};
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
+use super::once::{self, Once};
 use super::recent::Hash;
 use super::route::{self, Caller};
 use super::words::{Code, Replay};
@@ -111,7 +112,7 @@ impl Links {
 /// `POST /v1/videos/{video_id}/share_links`.
 ///
 /// # Errors
-/// 400 for fields that cannot be, 404 for no such video or one without bytes, 422.
+/// 400 for fields that cannot be, 404 for no such video or one without bytes, 409 and 422 for its key.
 pub async fn create(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
@@ -123,6 +124,12 @@ pub async fn create(
     let key = submit::idempotency_key(&caller, &head.headers, "POST", &path)?;
     let fields = body::read(&door, Who::from(&caller), &head.headers, upload).await?;
     let content = submit::content(&caller, true, &path, &fields);
+    let guard = match once::begin(&door, &caller, key, content)? {
+        Once::First(guard) => Some(guard),
+        Once::Before(answer) => return Ok(answer),
+        // The farm knows the link.
+        Once::Unkeyed | Once::Forgotten => None,
+    };
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
     let new = match (wish(fields), key) {
         (Ok(new), key) => NewShare { request: key.map(|key| (content, key)), ..new },
@@ -151,14 +158,19 @@ pub async fn create(
     })?;
     // The first answer, whatever became of the link since.
     let first = Share { revoked: None, downloads: 0, ..share };
-    let answer = route::ok(&show(&door, &first, &head.headers)?)?;
+    let bytes = route::json(&show(&door, &first, &head.headers)?)?;
+    if let Some(guard) = guard {
+        // The same address again, whichever name of the farm it is asked for by.
+        guard.done(content, Some(bytes.clone()));
+    }
+    let answer = route::ok_bytes(bytes);
     if before { submit::replayed(&door, Replay::Key, answer) } else { Ok(answer) }
 }
 
 /// Whether a request with this key made a link to the video.
 async fn made_one(door: &Door, tenant: TenantId, job: JobId, key: Hash) -> Result<bool, ApiError> {
     let shares = door.state.farm.ask(|reply| FarmMsg::Shares(tenant, job, reply)).await?;
-    let of_key = |share: &Share| share.request.is_some_and(|(_, of)| of == key);
+    let of_key = |share: &Share| share.made_by((door.state.now)(), &key).is_some();
     Ok(shares.is_some_and(|shares| shares.iter().any(of_key)))
 }
 

@@ -3,6 +3,7 @@
 //! A link never reaches further than the clip: it is closed by the clip's expiry and deletion, and by an audience
 //! that the clip was not judged for.
 
+use super::table::KEY_KEPT;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -135,6 +136,12 @@ pub fn reaches(judged: Audience, audience: Audience) -> bool {
 }
 
 impl Share {
+    /// Whether a request with this idempotency key made it, in the last 24 h; with which content.
+    pub fn made_by(&self, now: Millis, key: &[u8; 32]) -> Option<[u8; 32]> {
+        let (content, of) = self.request.as_ref()?;
+        (of == key && now < self.created.plus(KEY_KEPT)).then_some(*content)
+    }
+
     /// Whether the link shows a file now; `true` if that is a download to be counted.
     ///
     /// # Errors
@@ -294,6 +301,14 @@ mod tests {
         assert_eq!(again.to_rows(), table.to_rows());
         table.forget(JobId(1));
         assert!(table.find(ShareId(7)).is_none() && table.of(JobId(1)).is_empty());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_known_for_a_day() {
+        let share = Share { request: Some(([1; 32], [2; 32])), ..share(None) };
+        assert_eq!(share.made_by(Millis(86_399_999), &[2; 32]), Some([1; 32]));
+        assert_eq!(share.made_by(Millis(86_400_000), &[2; 32]), None);
+        assert_eq!(share.made_by(Millis(0), &[1; 32]), None);
     }
 
     #[test]

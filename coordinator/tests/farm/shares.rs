@@ -286,6 +286,11 @@ async fn what_cannot_be_is_refused_with_the_field_and_a_repeated_wish_makes_one_
     let again = post(json!({"max_downloads": 2})).await.expect("an answer");
     assert_eq!(again.headers()["idempotent-replayed"], "true");
     assert_eq!(again.bytes().await.expect("the bytes"), first);
+    // The same address, whichever name of the farm it is asked by.
+    let request = open.client.post(format!("{}{}", open.url, links(1))).header("host", "b.example");
+    let request = request.bearer_auth(&open.key).header("idempotency-key", "k");
+    let again = request.json(&json!({"max_downloads": 2})).send().await.expect("an answer");
+    assert_eq!(again.bytes().await.expect("the bytes"), first);
     for other in [json!({"max_downloads": 3}), json!({"max_downloads": 0}), json!({"no": 1})] {
         assert_eq!(post(other).await.expect("an answer").status(), 422);
     }
