@@ -256,7 +256,8 @@ async fn stored_manifest(
     Ok(manifest(&verdict, proofs.as_ref()))
 }
 
-fn c2pa(verdict: &Verdict) -> Value {
+/// What the manifest of a file says.
+pub(super) fn c2pa(verdict: &Verdict) -> Value {
     let detected = verdict.state != Trusted::NotPresent;
     let mut result = json!({
         "type": "c2pa",
@@ -269,7 +270,7 @@ fn c2pa(verdict: &Verdict) -> Value {
         for (key, value) in [
             ("issuer", verdict.issuer.clone().map(Value::String)),
             ("model", of("model")),
-            ("generated_at", of("created_at")),
+            ("generated_at", of("created_at").as_ref().and_then(rfc3339).map(Value::String)),
         ] {
             if let Some(value) = value {
                 result[key] = value;
@@ -277,6 +278,12 @@ fn c2pa(verdict: &Verdict) -> Value {
         }
     }
     result
+}
+
+/// Seconds since 1970 as text, in UTC.
+fn rfc3339(seconds: &Value) -> Option<String> {
+    let at = time::OffsetDateTime::from_unix_timestamp(seconds.as_i64()?).ok()?;
+    at.format(&time::format_description::well_known::Rfc3339).ok()
 }
 
 fn fault(error: std::io::Error) -> ApiError {
@@ -302,6 +309,14 @@ mod tests {
     use crate::jobs::AttemptRecord;
     use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId};
     use zoetrope_protocol::job::{ArtifactRef, Cause};
+
+    #[test]
+    fn a_time_is_text_and_what_is_none_is_left_out() {
+        assert_eq!(rfc3339(&json!(0)).as_deref(), Some("1970-01-01T00:00:00Z"));
+        for odd in [json!("today"), json!(1.5), json!(u64::MAX), Value::Null] {
+            assert_eq!(rfc3339(&odd), None, "{odd}");
+        }
+    }
 
     /// Promise: the workers of a clip are those whose work is in it.
     #[test]
