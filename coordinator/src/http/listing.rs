@@ -63,11 +63,31 @@ pub fn statuses(headers: &HeaderMap) -> StatusSet {
     }
 }
 
-/// Reads `limit`, `order` and `after`; other parameters are ignored.
+/// Which page of a list is asked for.
+pub struct Paging<'a> {
+    /// Entries of it at most.
+    pub limit: usize,
+    /// The oldest first.
+    pub ascending: bool,
+    /// The id behind which it begins.
+    pub after: Option<&'a str>,
+}
+
+/// Reads `limit`, `order` and `after` of a list of videos.
 ///
 /// # Errors
 /// `invalid_value`.
 pub fn list_query(query: &[(String, String)]) -> Result<ListQuery, ApiError> {
+    let Paging { limit, ascending, after } = paging(query)?;
+    let after = after.map(str::parse).transpose().map_err(|_| no_cursor())?;
+    Ok(ListQuery { after, limit, ascending })
+}
+
+/// Reads `limit`, `order` and `after`; other parameters are ignored.
+///
+/// # Errors
+/// `invalid_value`.
+pub fn paging(query: &[(String, String)]) -> Result<Paging<'_>, ApiError> {
     let limit = match route::last(query, "limit") {
         None => LIMIT_DEFAULT,
         Some(text) => {
@@ -86,8 +106,7 @@ pub fn list_query(query: &[(String, String)]) -> Result<ListQuery, ApiError> {
             return Err(ApiError::not_among("order", other, &allowed));
         }
     };
-    let after = route::last(query, "after").map(|text| text.parse()).transpose();
-    Ok(ListQuery { after: after.map_err(|_| no_cursor())?, limit, ascending })
+    Ok(Paging { limit, ascending, after: route::last(query, "after") })
 }
 
 /// A page of videos.

@@ -7,6 +7,7 @@ use super::connection::Peer;
 use super::content::{self, File};
 use super::envelope::ApiError;
 use super::fields::Fields;
+use super::listing::{self, Paging};
 use super::node::Node;
 use super::once::{self, Once};
 use super::recent::Hash;
@@ -221,19 +222,34 @@ fn variants(nodes: Vec<Node>) -> Result<Vec<Variant>, ApiError> {
 /// `GET /v1/videos/{video_id}/share_links`.
 ///
 /// # Errors
-/// 404.
+/// 400 for a limit, an order or a cursor that cannot be, 404.
 pub async fn list(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
+    let Paging { limit, ascending, after } = listing::paging(&query)?;
     let shares = door.state.farm.ask(|reply| FarmMsg::Shares(tenant, job, reply)).await?;
-    let shares = shares.ok_or_else(|| ApiError::no_video(&id))?;
-    let newest = shares.iter().rev();
+    // They come oldest first.
+    let mut shares = shares.ok_or_else(|| ApiError::no_video(&id))?;
+    if !ascending {
+        shares.reverse();
+    }
+    let from = match after {
+        None => 0,
+        Some(after) => {
+            let place = shares.iter().position(|share| share.id.to_string() == after);
+            let message = "Invalid value: 'after' is no id of a share link of this video.";
+            place.ok_or_else(|| ApiError::invalid("after", message))? + 1
+        }
+    };
+    let rest = &shares[from..];
+    let page = &rest[..limit.min(rest.len())];
     let data: Vec<Value> =
-        newest.map(|share| show(&door, share, &headers)).collect::<Result<_, _>>()?;
+        page.iter().map(|share| show(&door, share, &headers)).collect::<Result<_, _>>()?;
     let id_of = |value: Option<&Value>| value.map_or(Value::Null, |value| value["id"].clone());
     let (first_id, last_id) = (id_of(data.first()), id_of(data.last()));
     route::ok(&json!({
@@ -241,7 +257,7 @@ pub async fn list(
         "data": data,
         "first_id": first_id,
         "last_id": last_id,
-        "has_more": false,
+        "has_more": limit > 0 && page.len() < rest.len(),
     }))
 }
 

@@ -144,6 +144,23 @@ async fn a_link_shows_the_clip_without_a_key_until_it_is_revoked() {
     let (_, list) = open.ask(Method::GET, &links(1), None).await;
     assert_eq!((&list["data"][0]["id"], &list["has_more"]), (&json!(ids[1]), &json!(false)));
     assert_eq!(list["data"][1]["id"], ids[0]);
+    // It is paged as the list of videos is.
+    for (query, page, more) in [
+        ("limit=1".to_owned(), vec![ids[1]], true),
+        ("limit=1&order=asc".to_owned(), vec![ids[0]], true),
+        (format!("after={}", ids[1]), vec![ids[0]], false),
+        (format!("after={}", ids[0]), vec![], false),
+        ("limit=0".to_owned(), vec![], false),
+    ] {
+        let (_, list) = open.ask(Method::GET, &format!("{}?{query}", links(1)), None).await;
+        let rows = list["data"].as_array().expect("rows").iter();
+        let rows: Vec<&str> = rows.map(|row| row["id"].as_str().expect("an id")).collect();
+        assert_eq!((rows, &list["has_more"]), (page, &json!(more)), "{query}");
+    }
+    for query in ["limit=101", "order=up", "after=share_1"] {
+        let (status, _) = open.ask(Method::GET, &format!("{}?{query}", links(1)), None).await;
+        assert_eq!(status, 400, "{query}");
+    }
 
     // All of it survives a restart; so does a revocation.
     let open = open.restart().await;
