@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use tower::ServiceExt;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Marks what a standby passed on.
 const FORWARDED: HeaderName = HeaderName::from_static("x-zoetrope-forwarded");
+/// The `Host` that its caller asked.
+const ASKED_HOST: HeaderName = HeaderName::from_static("x-zoetrope-host");
 /// Headers that are about one connection, not about the request.
 const OF_CONNECTION: [HeaderName; 7] = [
     header::CONNECTION,
@@ -105,7 +108,9 @@ impl Roles {
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
+            .method_not_allowed_fallback(no_method)
             .fallback(by_role)
+            .layer(map_response(identified))
             .with_state(self.shared.clone());
         connection::serve_router(listener, limits, router, shutdown)
     }
@@ -134,7 +139,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 async fn by_role(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let role = shared.role.borrow().clone();
     let is_submit = request.method() == Method::POST && request.uri().path() == submit::PATH;
-    let mut response = match role {
+    let response = match role {
         Role::Leading { router, leadership } if leadership.is_serving() => {
             return answered(router, request).await;
         }
@@ -150,11 +155,27 @@ async fn by_role(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if is_submit {
         envelope::count_refused(&*shared.metrics, &response);
     }
+    response
+}
+
+/// Of `/healthz`, `/readyz` and `/metrics`.
+async fn no_method(request: Request) -> ApiError {
+    ApiError::no_method(request.method().as_str(), request.uri().path(), "GET")
+}
+
+/// Every answer has an id: that of the leader, or one of this process.
+async fn identified(mut response: Response) -> Response {
     if !response.headers().contains_key("x-request-id") {
         let id = format!("req_{:032x}", rand::random::<u128>());
         route::put(response.headers_mut(), "x-request-id", &id);
     }
     response
+}
+
+/// The name by which a caller asked for this farm, also where a standby passed its request on.
+pub fn asked_host(headers: &HeaderMap) -> Option<&str> {
+    let name = if headers.contains_key(FORWARDED) { ASKED_HOST } else { header::HOST };
+    headers.get(name)?.to_str().ok()
 }
 
 async fn answered(router: Router, request: Request) -> Response {
@@ -172,7 +193,10 @@ async fn pass_on(shared: &Shared, leader: &str, request: Request) -> Response {
     let url = format!("{}{path}", leader.trim_end_matches('/'));
     let mut headers = head.headers;
     strip(&mut headers);
-    headers.remove(header::HOST);
+    headers.remove(ASKED_HOST);
+    if let Some(host) = headers.remove(header::HOST) {
+        headers.insert(ASKED_HOST, host);
+    }
     headers.insert(FORWARDED, HeaderValue::from_static("1"));
     let body = reqwest::Body::wrap_stream(body.into_data_stream());
     let sent = shared.client.request(head.method, url).headers(headers).body(body).send();
@@ -204,4 +228,65 @@ fn strip(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove("keep-alive");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DoorLimits;
+    use super::super::testing::{Counted, send};
+    use super::*;
+
+    async fn listen() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    /// A standby before a leader that answers with the name by which it was asked.
+    async fn standby() -> (String, String) {
+        let (listener, leader) = listen().await;
+        let asked = |headers: HeaderMap| async move { asked_host(&headers).unwrap().to_owned() };
+        let router = Router::new().fallback(asked);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let roles = Roles::new(Arc::new(Counted::default()), 8).unwrap();
+        roles.stand_by(Some(&leader));
+        let (listener, url) = listen().await;
+        tokio::spawn(roles.serve(listener, DoorLimits::default(), std::future::pending()));
+        // As long as the test runs.
+        std::mem::forget(roles);
+        (url, leader)
+    }
+
+    /// Promise: a share link that was asked for through a standby names what its caller asked, not a leader inside.
+    #[tokio::test]
+    async fn a_leader_knows_the_host_that_a_standby_was_asked_by() {
+        let (standby, leader) = standby().await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for (url, forwarded, wanted) in [
+            (&standby, false, "farm.example:9"),
+            (&leader, false, "farm.example:9"),
+            (&leader, true, "other.example"),
+        ] {
+            let request = client.get(url).header("host", "farm.example:9");
+            let request = request.header("x-zoetrope-host", "other.example");
+            let request = if forwarded { request.header(FORWARDED, "1") } else { request };
+            assert_eq!(send(request).await.bytes, wanted, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_standby_answers_itself_has_an_id_and_an_envelope() {
+        let (standby, _) = standby().await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for path in ["healthz", "readyz", "metrics"] {
+            let url = format!("{standby}/{path}");
+            let answer = send(client.get(&url)).await;
+            assert_eq!(answer.status, 200, "{path}");
+            assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+            let refused = send(client.post(&url)).await;
+            assert_eq!(refused.code(), (405, None), "{path}");
+            assert_eq!(refused.header("allow"), Some("GET"));
+            assert!(refused.header("x-request-id").is_some());
+        }
+    }
 }

@@ -13,14 +13,14 @@ use super::once::{self, Once};
 use super::recent::Hash;
 use super::route::{self, Caller};
 use super::words::{Code, Replay};
-use super::{Door, body, create, submit};
+use super::{Door, body, create, role, submit};
 use crate::documents::Documents;
 use crate::farm::{FarmMsg, NewShare, ShareRefused};
 use crate::jobs::shares::{Closed, DOWNLOADS_MAX, Read, SHARES_MAX, Share, ShareId, Variant};
 use crate::room::Who;
 use axum::Extension;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -89,7 +89,7 @@ impl Links {
         if !self.public_url.is_empty() {
             return Ok(self.public_url.clone());
         }
-        let host = body::text_header(headers, header::HOST.as_str()).unwrap_or("");
+        let host = role::asked_host(headers).unwrap_or("");
         let letter = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
         if !(1..=HOST_BYTES_MAX).contains(&host.len()) || !host.bytes().all(letter) {
             return Err(ApiError::unreadable("The request has no 'Host' that a link could name."));
