@@ -69,7 +69,8 @@ impl Links {
 
     /// With this secret.
     pub fn of(secret: &[u8], public_url: &str) -> Links {
-        let public_url = public_url.trim_end_matches('/').to_owned();
+        // As a client of the API writes it, it may end in the version; share links stand beside that.
+        let public_url = public_url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         Links { key: hmac::Key::new(hmac::HMAC_SHA256, secret), public_url }
     }
 
@@ -349,4 +350,22 @@ fn show(door: &Door, share: &Share, headers: &HeaderMap) -> Result<Value, ApiErr
         "max_downloads": share.downloads_max,
         "downloads": share.downloads_max.map(|_| share.downloads),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stands_beside_the_version_of_the_api() {
+        for url in [
+            "https://v.example",
+            "https://v.example/",
+            "https://v.example/v1",
+            "https://v.example/v1/",
+        ] {
+            let base = Links::of(b"secret", url).base(&HeaderMap::new()).ok();
+            assert_eq!(base.as_deref(), Some("https://v.example"), "{url}");
+        }
+    }
 }
