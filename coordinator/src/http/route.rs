@@ -42,6 +42,9 @@ const fn route(
     Route { method, path, make }
 }
 
+/// The one endpoint below `/farm/` that is for tenants too, about their own jobs.
+const WHY: &str = "/farm/jobs/{video_id}/why";
+
 /// The door's endpoints. `openapi.json` has the same ones: a test compares them.
 pub const ROUTES: [Route; 38] = [
     route("POST", "/v1/videos", || post(submit::create)),
@@ -71,7 +74,7 @@ pub const ROUTES: [Route; 38] = [
     route("POST", "/farm/workers/{worker}/uncordon", || post(operator::uncordon)),
     route("GET", "/farm/jobs", || get(operator::jobs)),
     route("GET", "/farm/jobs/{video_id}", || get(operator::job)),
-    route("GET", "/farm/jobs/{video_id}/why", || get(operator::why)),
+    route("GET", WHY, || get(operator::why)),
     route("POST", "/farm/jobs/{video_id}/move", || post(operator::move_job)),
     route("POST", "/farm/fsck", || post(operator::fsck)),
     route("GET", "/farm/fsck", || get(operator::fsck_report)),
@@ -236,7 +239,8 @@ async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) 
         Err(refused) => return refused.into_response(),
     };
     let left = door.buckets.take(&caller.key, door.started.elapsed());
-    let for_operators = path.starts_with("/farm/") && !path.ends_with("/why");
+    let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let for_operators = path.starts_with("/farm/") && template != Some(WHY);
     let mut response = if let Some(seconds) = left.refused {
         ApiError::rate_limited(seconds).into_response()
     } else if for_operators && caller.role != Role::Operator {

@@ -21,6 +21,10 @@ async fn tenants_are_kept_out() {
         ("POST", "/farm/keys"),
         ("POST", "/farm/join_tokens"),
         ("POST", "/farm/workers/worker_1/drain"),
+        // Only the question why a job waits is for all.
+        ("DELETE", "/farm/keys/why"),
+        ("GET", "/farm/jobs/why"),
+        ("POST", "/farm/workers/why/why"),
     ] {
         assert_eq!(send(stand.request(method, path)).await.code(), (403, None), "{path}");
     }
