@@ -203,16 +203,18 @@ impl ServeConfig {
         let mut named = BTreeMap::new();
         for (name, share) in &self.tenants.named {
             let key = format!("tenants.named.{name}");
+            let refused = |range: &str| ConfigError::Range { key, range: range.to_owned() };
             let number = name.strip_prefix("proj_").unwrap_or(name).parse::<u32>();
-            let Ok(number) = number else {
-                return Err(ConfigError::Range { key, range: "named proj_N, or N".to_owned() });
+            let Some(number) = number.ok().filter(|number| *number > 0) else {
+                return Err(refused("named proj_N, or N, with N from 1 on"));
             };
-            if !(1..=1_000).contains(&share.weight) || share.running_max == 0 {
-                let range = "a weight of 1 to 1000 and a running_max of at least 1".to_owned();
-                return Err(ConfigError::Range { key, range });
+            let Share { weight, running_max } = *share;
+            if !(1..=1_000).contains(&weight) || !(1..=100_000).contains(&running_max) {
+                return Err(refused("a weight of 1 to 1000 and a running_max of 1 to 100000"));
             }
-            let policy = TenantPolicy { weight: share.weight, running_max: share.running_max };
-            named.insert(TenantId(number), policy);
+            if named.insert(TenantId(number), TenantPolicy { weight, running_max }).is_some() {
+                return Err(refused("the only one of its project"));
+            }
         }
         Ok(named)
     }
@@ -338,6 +340,25 @@ mod tests {
         let config = ServeConfig::parse("[tenants.named.proj_7]\nweight = 3\n").expect("parses");
         let policy = TenantPolicy { weight: 3, running_max: 10_000 };
         assert_eq!(config.named_tenants().expect("in range"), [(TenantId(7), policy)].into());
+    }
+
+    #[test]
+    fn a_named_tenant_that_cannot_be_is_refused() {
+        for (named, wanted) in [
+            ("proj_0]\n", "tenants.named.proj_0 must be named proj_N, or N, with N from 1 on"),
+            ("x]\n", "tenants.named.x must be named proj_N, or N, with N from 1 on"),
+            (
+                "7]\n[tenants.named.proj_7]\n",
+                "tenants.named.proj_7 must be the only one of its project",
+            ),
+            (
+                "7]\nrunning_max = 100001\n",
+                "tenants.named.7 must be a weight of 1 to 1000 and a running_max of 1 to 100000",
+            ),
+        ] {
+            let config = ServeConfig::parse(&format!("[tenants.named.{named}")).expect("parses");
+            assert_eq!(config.check().expect_err("cannot be").to_string(), wanted);
+        }
     }
 
     #[test]
