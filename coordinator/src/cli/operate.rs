@@ -2,9 +2,9 @@
 
 use super::Target;
 use super::client::{Client, checked, rows};
-use super::table::{columns, print, print_json};
+use super::table::{columns, print, print_json, write};
 use super::video::{now, span};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -195,8 +195,8 @@ pub async fn join_token(args: TokenArgs, target: &Target) -> anyhow::Result<()> 
     let body = json!({"uses": args.uses, "ttl_seconds": args.minutes * 60});
     let answer = Client::of(target)?.send("/farm/join_tokens", &body).await?;
     let token = cell(&answer["token"]);
-    done(target, &answer, &token);
-    Ok(())
+    shown_once(target, &answer, &token)
+        .context("the token was made and could not be shown; it ends by itself, make another one")
 }
 
 /// Shows the coordinators of the farm and which of them leads, or has another lead.
@@ -232,7 +232,12 @@ pub async fn key(what: KeyVerb, target: &Target) -> anyhow::Result<()> {
             let body = json!({"name": name, "project": project, "role": role});
             let answer = client.send("/farm/keys", &body).await?;
             let text = cell(&answer["key"]);
-            done(target, &answer, &text);
+            shown_once(target, &answer, &text).with_context(|| {
+                let id = cell(&answer["id"]);
+                format!(
+                    "the key was made and could not be shown; revoke it with `zoetrope key revoke {id}`, and make another one"
+                )
+            })?;
         }
         KeyVerb::List => {
             let answer = client.read("/farm/keys").await?;
@@ -270,11 +275,16 @@ impl Kind {
 }
 
 fn done(target: &Target, answer: &Value, line: &str) {
-    if target.json {
-        print_json(answer);
-    } else {
-        print(&format!("{line}\n"));
-    }
+    print(&told(target, answer, line));
+}
+
+/// The same, of what nobody can ask for again.
+fn shown_once(target: &Target, answer: &Value, line: &str) -> anyhow::Result<()> {
+    Ok(write(&told(target, answer, line))?)
+}
+
+fn told(target: &Target, answer: &Value, line: &str) -> String {
+    if target.json { format!("{answer:#}\n") } else { format!("{line}\n") }
 }
 
 /// A value as a cell of a table: nothing for null, words joined by commas.

@@ -1,11 +1,12 @@
 //! The verbs `signer`, `provenance verify` and `provenance rotate`.
 
 use super::Target;
-use super::table::print_json;
+use super::table::{print, print_json};
 use crate::inspect::{HEAD_BYTES, NO_SUCH_KIND, format_of};
 use crate::provenance::socket;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use serde_json::json;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,7 +124,12 @@ pub fn provenance(what: ProvenanceVerb, target: &Target) -> anyhow::Result<()> {
         ProvenanceVerb::Rotate { folder } => {
             let folder = folder.map_or_else(own, Ok)?;
             certificates::rotate(&folder)?;
-            println!("{} is new; restart what signs with it", folder.join("chain.pem").display());
+            let chain = folder.join("chain.pem");
+            if target.json {
+                print_json(&json!({ "chain": chain }));
+            } else {
+                print(&format!("{} is new; restart what signs with it\n", chain.display()));
+            }
             Ok(())
         }
     }
@@ -146,18 +152,13 @@ fn verify(file: &Path, roots: &[PathBuf], json: bool) -> anyhow::Result<()> {
         print_json(&serde_json::to_value(&verdict)?);
     } else {
         let word = serde_json::to_value(verdict.state)?;
-        println!("state    {}", word.as_str().unwrap_or_default());
-        if let Some(issuer) = &verdict.issuer {
-            println!("issuer   {issuer}");
-        }
-        for (key, value) in
-            verdict.render.as_ref().and_then(|r| r.as_object()).into_iter().flatten()
-        {
-            println!("{key:<16} {value}");
-        }
-        for failure in &verdict.failures {
-            println!("wrong    {failure}");
-        }
+        let mut lines = vec![format!("state    {}", word.as_str().unwrap_or_default())];
+        lines.extend(verdict.issuer.as_ref().map(|issuer| format!("issuer   {issuer}")));
+        let render = verdict.render.as_ref().and_then(|render| render.as_object());
+        let said = render.into_iter().flatten();
+        lines.extend(said.map(|(key, value)| format!("{key:<16} {value}")));
+        lines.extend(verdict.failures.iter().map(|failure| format!("wrong    {failure}")));
+        print(&format!("{}\n", lines.join("\n")));
     }
     if verdict.state == State::Trusted { Ok(()) } else { bail!("the clip is not trusted") }
 }

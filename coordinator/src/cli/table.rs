@@ -1,13 +1,27 @@
 //! Prints rows in columns, and JSON. Knows nothing of what it prints.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
-/// Prints to standard output. A reader that has gone away (`| head`) is no error.
+/// Prints to standard output. A reader that has gone away (`| head`) is no error, and changes nothing of what a verb ends
+/// with; a full disk is one.
 pub fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    match write(text) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            eprintln!("error: cannot write to standard output: {error}");
+            std::process::exit(1);
+        }
     }
+}
+
+/// Writes to standard output, all of it.
+///
+/// # Errors
+/// Also if the reader has gone away: for what is not shown a second time.
+pub fn write(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Prints a JSON value, indented, and a line end.

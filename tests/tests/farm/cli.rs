@@ -58,6 +58,16 @@ async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
     let rows = keys["data"].as_array().expect("rows");
     let made = rows.iter().find(|key| key["name"] == "a customer").expect("the new key");
     said(&farm.cli(&["key", "revoke", made["id"].as_str().expect("an id")]));
+    // What could not be written is no success; of what is shown once it is told what to do.
+    assert!(refused(&farm.cli_into("/dev/full", &["jobs"])).contains("cannot write"));
+    assert!(
+        refused(&farm.cli_into("/dev/full", &["provenance", "rotate"])).contains("cannot write")
+    );
+    let rotated = json(&farm.cli(&["provenance", "rotate", "--json"]));
+    assert!(rotated["chain"].as_str().is_some_and(|chain| chain.ends_with("chain.pem")));
+    let gone = farm.cli_into("/dev/full", &["key", "create", "--name", "unseen"]);
+    assert!(refused(&gone).contains("zoetrope key revoke key_"), "{gone:?}");
+    assert!(refused(&farm.cli_into("/dev/full", &["join-token"])).contains("make another"));
     assert!(refused(&farm.cli(&["jobs", "--key", text.trim()])).contains("key"));
 }
 

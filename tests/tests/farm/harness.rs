@@ -250,15 +250,20 @@ impl Farm {
 
     /// The command line, with this farm's data folder.
     pub fn cli(&self, words: &[&str]) -> Output {
-        Command::new(program("zoetrope"))
-            .args(words)
-            .arg("--data")
-            .arg(self.data())
-            .env_remove("ZOETROPE_URL")
-            .env_remove("ZOETROPE_API_KEY")
-            .stdin(Stdio::null())
-            .output()
-            .expect("zoetrope starts")
+        self.verb(words).output().expect("zoetrope starts")
+    }
+
+    /// The same, with its standard output in this file.
+    pub fn cli_into(&self, file: &str, words: &[&str]) -> Output {
+        let file = std::fs::File::options().write(true).open(file).expect("opens");
+        self.verb(words).stdout(file).output().expect("zoetrope starts")
+    }
+
+    fn verb(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program("zoetrope"));
+        command.args(words).arg("--data").arg(self.data()).stdin(Stdio::null());
+        command.env_remove("ZOETROPE_URL").env_remove("ZOETROPE_API_KEY");
+        command
     }
 }
 
