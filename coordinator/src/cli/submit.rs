@@ -80,9 +80,11 @@ pub async fn submit(args: SubmitArgs, target: &Target) -> anyhow::Result<()> {
         return Ok(());
     }
     let bar = bar(target.json);
+    // Asked for once: a signal between the two waits below must not be lost.
+    let mut stopped = std::pin::pin!(tokio::signal::ctrl_c());
     let outcome = tokio::select! {
         outcome = ended(&client, &id, &bar) => outcome?,
-        _ = tokio::signal::ctrl_c() => {
+        _ = &mut stopped => {
             bar.abandon();
             bail!("{id} goes on without you: see it with `zoetrope show {id}`, end it with `zoetrope cancel {id}`");
         }
@@ -94,7 +96,18 @@ pub async fn submit(args: SubmitArgs, target: &Target) -> anyhow::Result<()> {
         bail!("{id} failed ({}): {}", error.code, error.message);
     }
     let file = args.output.unwrap_or_else(|| PathBuf::from(format!("{id}.mp4")));
-    let bytes = download(&client, &done, &file).await?;
+    let part = part_of(&file);
+    let downloaded = tokio::select! {
+        downloaded = download(&client, &done, &file, &part) => downloaded,
+        _ = &mut stopped => Err(anyhow::anyhow!(
+            "stopped: {id} is rendered, its clip was not downloaded; GET /v1/videos/{id}/content gives it"
+        )),
+    };
+    if downloaded.is_err() {
+        // What came of it is of no use; where nothing came, there is nothing to remove.
+        tokio::fs::remove_file(&part).await.ok();
+    }
+    let bytes = downloaded?;
     if target.json {
         let mut answer = outcome;
         answer["file"] = json!(file);
@@ -157,16 +170,20 @@ async fn ended(client: &Client, id: &str, bar: &ProgressBar) -> anyhow::Result<V
     }
 }
 
-/// Writes the clip beside its place and moves it there when it is whole and its digest is right.
-async fn download(client: &Client, video: &Video, file: &Path) -> anyhow::Result<u64> {
+/// Where a clip is written until it is whole: beside its place.
+fn part_of(file: &Path) -> PathBuf {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
-    let part = PathBuf::from(part);
+    PathBuf::from(part)
+}
+
+/// Writes the clip to `part` and moves it to its place when it is whole and its digest is right.
+async fn download(client: &Client, video: &Video, file: &Path, part: &Path) -> anyhow::Result<u64> {
     let wanted = video.assets["video"]["sha256"].as_str();
     let mut tried = 0;
     let bytes = loop {
         tried += 1;
-        match once(client, &video.id, &part).await {
+        match once(client, &video.id, part).await {
             Ok((_, digest))
                 if wanted.is_some_and(|wanted| wanted != digest) && tried < DOWNLOADS => {}
             Ok((_, digest)) if wanted.is_some_and(|wanted| wanted != digest) => {
@@ -180,7 +197,7 @@ async fn download(client: &Client, video: &Video, file: &Path) -> anyhow::Result
             Err(_) => tokio::time::sleep(POLL).await,
         }
     };
-    tokio::fs::rename(&part, file)
+    tokio::fs::rename(part, file)
         .await
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(bytes)
