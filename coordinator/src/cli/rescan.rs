@@ -51,9 +51,14 @@ pub async fn rescan(args: RescanArgs, target: &Target) -> anyhow::Result<()> {
     };
     if target.json {
         print_json(&known);
-        return Ok(());
+    } else {
+        print(&report(&known));
     }
-    print(&report(&known));
+    let waited = !(args.cancel || args.status || args.no_wait);
+    if waited && known["status"] != "done" {
+        let status = known["status"].as_str().unwrap_or("ended");
+        bail!("the rescan was {status} before everything was looked at");
+    }
     Ok(())
 }
 
