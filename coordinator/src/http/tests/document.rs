@@ -37,6 +37,15 @@ fn the_document_has_the_fields_of_create_and_no_others() {
 }
 
 #[test]
+fn every_post_of_the_document_takes_an_idempotency_key() {
+    let key = json!({"$ref": "#/components/parameters/IdempotencyKey"});
+    for (path, methods) in document()["paths"].as_object().unwrap() {
+        let Some(post) = methods.get("post") else { continue };
+        assert!(post["parameters"].as_array().is_some_and(|all| all.contains(&key)), "{path}");
+    }
+}
+
+#[test]
 fn every_reference_of_the_document_leads_somewhere() {
     fn walk(document: &Value, node: &Value) {
         if let Some(target) = node.get("$ref").and_then(Value::as_str) {
