@@ -128,7 +128,10 @@ impl Desk {
     }
 
     /// A desk that judges by another policy, and asks the same provider. It has places of its own too. Blocks, for seconds.
-    fn by(&self, policy: Policy, models: &Path) -> Result<Desk, EngineError> {
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn by(&self, policy: Policy, models: &Path) -> Result<Desk, EngineError> {
         let desk = Desk::of(policy, self.remote.clone());
         desk.set(Engine::load(desk.policy.clone(), models)?);
         Ok(desk)

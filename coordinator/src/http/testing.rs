@@ -3,13 +3,13 @@
 use super::{Code, DoorLimits, DoorMetrics, DoorState, Replay, serve};
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
-    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NoSuchCursor, NoSuchWorker,
+    AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NewShare, NoSuchCursor, NoSuchWorker,
     RescanRefused, SubmitRefused, WorkerRow,
 };
 use crate::jobs::rescan::Left;
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
-    PhaseView, Rescan, RescanState, Submission,
+    PhaseView, Rescan, RescanState, Share, Submission,
 };
 use crate::keys::{KeyStore, Project, Role};
 use crate::models::Models;
@@ -21,9 +21,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use zoetrope_moderation::Policy;
 use zoetrope_protocol::clip::Size;
 use zoetrope_protocol::id::{
     ArtifactId, AttemptNumber, Epoch, Fence, JobId, Millis, ShardId, TenantId, WorkerId,
@@ -31,6 +33,7 @@ use zoetrope_protocol::id::{
 use zoetrope_protocol::job::{
     ArtifactRef, Cause, Class, ExpiresAfter, JobSpec, RenderSpec, Role as ArtifactRole, Stage,
 };
+use zoetrope_protocol::moderation::Audience;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::{FailWhy, JobState};
@@ -138,6 +141,8 @@ pub struct Table {
     pub broken_store: bool,
     /// The rescan.
     pub rescan: Option<Rescan>,
+    /// Share links, of whichever video.
+    pub shares: Vec<Share>,
 }
 
 /// One job of the fake farm.
@@ -227,6 +232,25 @@ fn answer(shared: Shared, message: FarmMsg) {
             say(reply, found.map(|held| held.view.clone()));
         }
         FarmMsg::Proofs(_, _, reply) => say(reply, None),
+        FarmMsg::Share(_, _, new, reply) => {
+            let share = share(new);
+            table.shares.push(share.clone());
+            say(reply, Ok((share, false)));
+        }
+        FarmMsg::Shares(tenant, job, reply) => {
+            let found = table.find(Some(tenant), job).is_some();
+            say(reply, found.then(|| table.shares.clone()));
+        }
+        FarmMsg::Unshare(_, _, id, reply) => {
+            let mut shares = table.shares.iter_mut();
+            say(
+                reply,
+                shares.find(|share| share.id == id).map(|share| {
+                    share.revoked = Some(NOW);
+                    share.clone()
+                }),
+            );
+        }
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
         }
@@ -340,6 +364,21 @@ impl Table {
         let mut rest = own[from..].iter().filter(|held| !held.deleted);
         let jobs = rest.by_ref().take(query.limit).map(|held| held.view.clone()).collect();
         Ok(Page { jobs, has_more: rest.next().is_some() })
+    }
+}
+
+fn share(new: NewShare) -> Share {
+    Share {
+        id: new.id,
+        created: NOW,
+        expires: NOW.plus(Millis(3_600_000)),
+        revoked: None,
+        variants: new.variants,
+        audience: new.audience.unwrap_or(Audience::All),
+        downloads_max: new.downloads_max,
+        downloads: 0,
+        downloaded: None,
+        request: new.request,
     }
 }
 
@@ -484,7 +523,22 @@ impl Stand {
         Stand::at(limits, || NOW).await
     }
 
+    /// With somebody who judges: by words alone, since there are no nets.
+    pub async fn judging() -> Stand {
+        let text = include_str!("../../../configs/policy.toml")
+            .replace("similarity = true", "similarity = false")
+            .replace("classifier = \"nets\"", "classifier = \"card\"");
+        let rules = include_str!("../../../configs/policy/rules.toml");
+        let policy = Policy::of_texts(&text, rules, "").unwrap();
+        let desk = Desk::new(Policy::built_in().unwrap()).by(policy, Path::new("none")).unwrap();
+        Stand::of(DoorLimits::default(), || NOW, desk).await
+    }
+
     pub async fn at(limits: DoorLimits, now: fn() -> Millis) -> Stand {
+        Stand::of(limits, now, Desk::new(Policy::built_in().unwrap())).await
+    }
+
+    async fn of(limits: DoorLimits, now: fn() -> Millis, desk: Desk) -> Stand {
         let table = Shared::default();
         let keys = Arc::new(KeyStore::in_memory());
         let key = |project, role| keys.create(project, role, "test").unwrap().text;
@@ -500,7 +554,7 @@ impl Stand {
             keys,
             limits,
             metrics: counted.clone(),
-            desk: Arc::new(Desk::new(zoetrope_moderation::Policy::built_in().unwrap())),
+            desk: Arc::new(desk),
             system_fingerprint: "fp_test".into(),
             inspector: Arc::new(crate::inspect::Inspector::new(
                 String::new(),

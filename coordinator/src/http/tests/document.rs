@@ -2,10 +2,12 @@
 
 use super::super::create;
 use super::super::openapi::DOCUMENT;
+use super::super::provenance;
 use super::super::route::ROUTES;
 use crate::http::testing::{Answer, Stand, send};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use zoetrope_provenance::{State, Verdict};
 use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::{FailWhy, JobState};
 
@@ -131,7 +133,7 @@ fn hold(document: &Value, method: &str, path: &str, answer: &Answer) {
 
 #[tokio::test]
 async fn live_answers_are_as_described() {
-    let stand = Stand::new().await;
+    let stand = Stand::judging().await;
     let served = send(stand.client.get(stand.url("/openapi.json"))).await;
     let document = served.json();
     assert_eq!(document["openapi"], "3.1.0");
@@ -188,6 +190,27 @@ async fn live_answers_are_as_described() {
         let path = format!("/farm/jobs/video_{number:032x}");
         check("get", "/farm/jobs/{video_id}", &path, none.clone()).await;
     }
+    let template = "/v1/videos/{video_id}/share_links";
+    let links = format!("/v1/videos/video_{:032x}/share_links", 3);
+    for body in [json!({}), json!({"max_downloads": 2}), json!({"max_downloads": 0})] {
+        check("post", template, &links, body).await;
+    }
+    let listed = check("get", template, &links, none.clone()).await.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+    let link = listed["first_id"].as_str().unwrap();
+    let one_link = "/v1/videos/{video_id}/share_links/{share_id}";
+    check("delete", one_link, &format!("{links}/{link}"), none.clone()).await;
+    let open = "/share/{share_id}";
+    check("get", open, &format!("/share/{link}?expires=1&signature=x"), none.clone()).await;
+    // Nobody here can look into a file.
+    let checks = "/v1/content_provenance_checks";
+    check("post", checks, checks, none.clone()).await;
+    let moderations = "/v1/moderations";
+    for input in [json!("a red ball"), json!(["a", "b"]), json!([{"type": "text", "text": "a"}])] {
+        let answer = check("post", moderations, moderations, json!({ "input": input })).await;
+        assert_eq!(answer.status, 200, "{input}");
+    }
+    check("post", moderations, moderations, json!({"input": []})).await;
     let rescan = "/farm/rescan";
     check("get", rescan, rescan, none.clone()).await;
     for (method, body) in [("post", json!({})), ("get", none.clone()), ("delete", none.clone())] {
@@ -200,6 +223,27 @@ async fn live_answers_are_as_described() {
     let key = check("post", "/farm/keys", "/farm/keys", json!({"name": "x"})).await;
     check("get", "/farm/keys", "/farm/keys", none.clone()).await;
     check("delete", "/farm/keys/{key_id}", &format!("/farm/keys/{}", key.id()), none).await;
+}
+
+#[test]
+fn what_a_file_says_of_its_origin_is_as_described() {
+    let document = document();
+    let check = "/components/schemas/ContentProvenanceCheck/properties/results/items";
+    let schema = document.pointer(check).unwrap();
+    let said = provenance::c2pa(&Verdict {
+        state: State::Trusted,
+        issuer: Some("Zoetrope".to_owned()),
+        signed_at: None,
+        render: Some(json!({"created_at": 1_773_220_330, "model": "toybox"})),
+        claim: None,
+        failures: Vec::new(),
+        manifest: None,
+    });
+    assert_eq!(said["generated_at"], "2026-03-11T09:12:10Z", "as the SDKs read it");
+    assert!(faults(&document, schema, &said, "").is_empty(), "{said}");
+    for key in said.as_object().unwrap().keys() {
+        assert!(schema["properties"][key].is_object(), "{key}");
+    }
 }
 
 /// The checker finds what is wrong, so its silence above means something.
