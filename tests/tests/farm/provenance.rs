@@ -7,9 +7,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 async fn checked(farm: &Farm, file: &Path) -> (u16, Value) {
+    let request = farm.request(reqwest::Method::POST, "/v1/content_provenance_checks");
+    sent(request, file).await
+}
+
+/// The same, as the request of this idempotency key.
+async fn checked_once(farm: &Farm, file: &Path, key: &str) -> (u16, Value) {
+    let request = farm.request(reqwest::Method::POST, "/v1/content_provenance_checks");
+    sent(request.header("idempotency-key", key), file).await
+}
+
+async fn sent(request: reqwest::RequestBuilder, file: &Path) -> (u16, Value) {
     let part = reqwest::multipart::Part::bytes(std::fs::read(file).expect("the file"));
     let form = reqwest::multipart::Form::new().part("file", part.file_name("clip.mp4"));
-    let request = farm.request(reqwest::Method::POST, "/v1/content_provenance_checks");
     let answer = request.multipart(form).send().await.expect("an answer");
     (answer.status().as_u16(), answer.json().await.unwrap_or_default())
 }
@@ -57,7 +67,7 @@ async fn a_published_clip_says_where_it_comes_from() {
     let named = |worker: &Value| worker.as_str().is_some_and(|name| name.starts_with("worker_"));
     assert!(workers.len() == 1 && workers.iter().all(named), "{proven}");
 
-    let (status, found) = checked(&farm, &clip).await;
+    let (status, found) = checked_once(&farm, &clip, "k").await;
     assert_eq!((status, &found["object"]), (200, &json!("content_provenance_check")), "{found}");
     let c2pa = &found["results"][0];
     assert_eq!(
@@ -65,6 +75,9 @@ async fn a_published_clip_says_where_it_comes_from() {
         (&json!("detected"), &json!("trusted"))
     );
     assert!(c2pa["model"].as_str().is_some_and(|model| model.starts_with("toybox")), "{found}");
+    let at = c2pa["generated_at"].as_str().expect("RFC 3339");
+    assert!(at.len() == "2026-03-11T09:12:10Z".len() && at.ends_with('Z'), "{at}");
+    assert_eq!(checked_once(&farm, &clip, "k").await, (200, found.clone()));
 
     let mut bytes = std::fs::read(&clip).expect("the clip");
     // A byte of the media: the padding at the end of a file is no part of what C2PA signs.
@@ -72,6 +85,7 @@ async fn a_published_clip_says_where_it_comes_from() {
     bytes[media + 100] ^= 1;
     let bent = farm.scratch("bent.mp4");
     std::fs::write(&bent, bytes).expect("writes");
+    assert_eq!(checked_once(&farm, &bent, "k").await.0, 422, "the key was another file's");
     let (_, found) = checked(&farm, &bent).await;
     assert_eq!(found["results"][0]["validation_state"], "invalid", "{found}");
     assert!(!farm.cli(&["provenance", "verify", &bent.display().to_string()]).status.success());
