@@ -59,6 +59,8 @@ pub enum FarmMsg {
     ListedOne(JobId, RpcReplyPort<Option<Listed>>),
     /// Which of these jobs must not have a pointer.
     PointerStale(Vec<JobId>, RpcReplyPort<Vec<JobId>>),
+    /// Whether there is a job among these that the journal does not know.
+    PointerUnknown(Vec<JobId>, RpcReplyPort<bool>),
     /// Which of these artifacts no job uses and nobody is about to delete.
     Unused(Vec<ArtifactId>, RpcReplyPort<Vec<ArtifactId>>),
     /// The job whose clip carries this mark, of whichever tenant; none that was deleted.

@@ -230,7 +230,12 @@ impl Run {
         self.step("artifacts");
         self.unused().await?;
         self.step("uploads");
-        self.uploads().await
+        self.uploads().await?;
+        if self.options.repair {
+            // What goes was decided: from here on the farm may sweep by itself again.
+            self.store().allow_sweeps().await?;
+        }
+        Ok(())
     }
 
     fn store(&self) -> &Arc<Store> {

@@ -23,12 +23,13 @@ use crate::root::{RootActor, RootArguments};
 use crate::scratch::ScratchFolder;
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
-use crate::store::{Conditional, Store, StoreError, StoreReader};
+use crate::store::{Conditional, Owner, Store, StoreError, StoreReader};
 use crate::watermark::{Finder, MarkDesk, Prover, WatermarkArguments};
 use crate::{clock, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorRef};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -185,6 +186,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let finder = Arc::new(Finder::new(marks.clone(), config.watermark.ffmpeg.clone()));
     let (authority, keys, links) = (Arc::new(authority), Arc::new(keys), Arc::new(links));
     let Recovery { books, writer, replayed, loss, took } = recovered;
+    whose(&store, config, &authority, loss.is_some()).await?;
     crate::clock::not_before(books.now());
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
@@ -410,6 +412,41 @@ async fn look_at(store: &Store, config: &ServeConfig) -> anyhow::Result<()> {
         Err(_) => tracing::warn!(%place, "the store does not answer; jobs wait for it"),
     }
     Ok(())
+}
+
+/// Refuses a store that belongs to another farm's journal. Of records that were lost the store is told before they are
+/// forgotten, so that no later start sweeps what they spoke of.
+async fn whose(
+    store: &Store,
+    config: &ServeConfig,
+    authority: &Authority,
+    lost: bool,
+) -> anyhow::Result<()> {
+    let place = config.store_place();
+    store.belongs_to(hex::encode(Sha256::digest(authority.certificate())));
+    let asked = async {
+        let owner = store.owner().await?;
+        if owner == Owner::We && lost {
+            store.forbid_sweeps().await?;
+        }
+        Ok::<_, StoreError>(owner)
+    };
+    match tokio::time::timeout(STORE_LOOK_TIMEOUT, asked).await {
+        Ok(Ok(Owner::We)) => Ok(()),
+        Ok(Ok(Owner::Another)) => bail!(
+            "store.place = {place}: the store belongs to another farm, whose clips a sweep would delete: name the store of \
+             this journal, or an empty one; if it is this farm's after all (its ca was made anew), remove the object \
+             `farm` in it"
+        ),
+        Ok(Err(error)) if lost => Err(error).with_context(|| {
+            format!("store.place = {place}: it must be told that records were lost; start again when it answers")
+        }),
+        Err(_) if lost => bail!(
+            "store.place = {place}: it does not answer, and must be told that records were lost; start again when it does"
+        ),
+        // Nothing is changed in it until it has said whose it is.
+        Ok(Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Removes pointers of jobs that ended without a clip or were deleted: a crash between such an end and the removal

@@ -3,12 +3,14 @@
 //! `DispatchActor`; answers with `DispatchMsg::DraftRead`, `DispatchMsg::Bound`, `DispatchMsg::Published`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
 
 use crate::dispatch::DispatchMsg;
+use crate::farm::{ASK_TIMEOUT, FarmMsg};
 use crate::gate::{Candidate, Closed, Gate, Prove};
 use crate::jobs::{Asset, Assets};
 use crate::link::draft::Draft;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use futures::TryStreamExt;
+use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -264,8 +266,16 @@ impl StorageState {
             (self.store.clone(), self.metrics.clone(), self.permits.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
+            let allowed = may_sweep(&store, &back).await.unwrap_or_else(|error| {
+                let error = anyhow::Error::new(error);
+                tracing::warn!("the store could not be swept: {error:#}");
+                false
+            });
             let mut listed = store.list().try_chunks(SWEEP_CHUNK);
             let outcome = loop {
+                if !allowed {
+                    break "error";
+                }
                 match listed.try_next().await {
                     Ok(Some(artifacts)) => {
                         // Without a dispatch actor the process ends; the next start sweeps again.
@@ -287,6 +297,30 @@ impl StorageState {
         // Who asked may be gone.
         drop(reply.send(StorageView { running }));
     }
+}
+
+/// Whether what no job uses may go by itself: not while the journal is not the one that the store was filled by, or
+/// lacks records of it.
+async fn may_sweep(store: &Store, dispatch: &ActorRef<DispatchMsg>) -> Result<bool, StoreError> {
+    let hint = "nothing in the store is deleted by itself until `zoetrope fsck --repair` has run";
+    if !store.may_be_swept().await? {
+        tracing::warn!("records of the journal were lost: {hint}");
+        return Ok(false);
+    }
+    let mut pointers = store.pointers().try_chunks(SWEEP_CHUNK);
+    while let Some(jobs) = pointers.try_next().await.map_err(|broken| broken.1)? {
+        let ask = |reply| DispatchMsg::Farm(FarmMsg::PointerUnknown(jobs, reply));
+        match dispatch.call(ask, Some(ASK_TIMEOUT)).await {
+            Ok(CallResult::Success(false)) => {}
+            Ok(CallResult::Success(true)) => {
+                tracing::warn!("the store has clips of jobs that the journal does not know: {hint}");
+                return Ok(false);
+            }
+            // Without a dispatch actor the process ends; the next start sweeps again.
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 async fn flip(

@@ -2,17 +2,19 @@
 //! service ([`place`]).
 //!
 //! Layout: `artifacts/<first two digits>/<sha256>`, `published/<job>.json`, and `journal/<part>` where the journal
-//! is in etcd. An artifact appears whole or not
+//! is in etcd; `farm` says whose it is ([`owner`]). An artifact appears whole or not
 //! at all, and only if its bytes match its address; what is acknowledged is durable. Bytes never pass through a
 //! mailbox: links and the door stream with a shared handle. Knows no policy.
 
 mod direct;
+mod owner;
 mod pieces;
 pub mod place;
 mod reader;
 pub mod settings;
 mod upload;
 
+pub use owner::Owner;
 pub use reader::StoreReader;
 pub use upload::Upload;
 
@@ -30,7 +32,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 use zoetrope_protocol::id::{ArtifactId, JobId};
@@ -113,6 +115,9 @@ pub struct Store {
     conditional: OnceCell<Conditional>,
     /// One publication at a time where the store itself excludes none.
     turn: Semaphore,
+    /// Whose it must be, where somebody said so, and whose it is.
+    farm: OnceLock<String>,
+    owner: OnceCell<Owner>,
     fresh: Mutex<HashMap<ArtifactId, Instant>>,
     /// An artifact that was put so recently may be used by an input that is still on its way.
     keep_fresh: Duration,
@@ -141,6 +146,8 @@ impl Store {
             writers,
             conditional: OnceCell::new_with(known),
             turn: Semaphore::new(1),
+            farm: OnceLock::new(),
+            owner: OnceCell::new(),
             fresh: Mutex::new(HashMap::new()),
             keep_fresh,
         })
@@ -185,6 +192,7 @@ impl Store {
         bytes: u64,
         reading: Reading,
     ) -> Result<Upload, StoreError> {
+        self.own().await?;
         self.touch(artifact);
         Upload::begin(self.clone(), artifact, bytes, reading).await
     }
@@ -281,6 +289,7 @@ impl Store {
         if self.is_fresh(artifact) {
             return Ok(false);
         }
+        self.own().await?;
         self.erase(&artifact_key(artifact)).await.map(|()| true)
     }
 
@@ -351,6 +360,7 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn remove(&self, artifact: &ArtifactId) -> Result<(), StoreError> {
+        self.own().await?;
         self.erase(&artifact_key(artifact)).await
     }
 
@@ -390,6 +400,7 @@ impl Store {
     /// # Errors
     /// `Taken` if the job points elsewhere already; those of the store.
     pub async fn publish(&self, job: JobId, pointer: Vec<u8>) -> Result<(), StoreError> {
+        self.own().await?;
         let (key, bytes) = (pointer_key(job), Bytes::from(pointer));
         let write = |mode| {
             let options = PutOptions { mode, ..PutOptions::default() };
@@ -425,6 +436,7 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn unpublish(&self, job: JobId) -> Result<(), StoreError> {
+        self.own().await?;
         self.erase(&pointer_key(job)).await
     }
 
@@ -545,7 +557,7 @@ fn is_ours(key: &Key) -> bool {
             job.is_some_and(|job| pointer_key(job) == *key)
         }
         ["journal", name] => part_key(name) == *key,
-        ["progress"] | ["probe", _] => true,
+        ["progress" | owner::FARM | owner::UNSWEPT] | ["probe", _] => true,
         _ => false,
     }
 }

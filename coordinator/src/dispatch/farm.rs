@@ -95,6 +95,9 @@ impl DispatchState {
                     |job: &JobId| state.books.table.row(*job).is_some_and(JobRow::keeps_pointer);
                 jobs.into_iter().filter(|job| !keeps(job)).collect()
             }),
+            FarmMsg::PointerUnknown(jobs, reply) => self.read(reply, move |state| {
+                jobs.iter().any(|job| state.books.table.row(*job).is_none())
+            }),
             FarmMsg::Unused(artifacts, reply) => {
                 self.read(reply, move |state| state.unused(artifacts));
             }

@@ -240,3 +240,49 @@ async fn what_was_deleted_is_gone_also_after_a_crash_in_between() {
     assert_eq!(check(&farm, false, false).await.problems, 0);
     farm.running.stop().await;
 }
+
+/// A store belongs to one journal: beside another nothing in it is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_another_journal_filled_is_left_alone() {
+    use zoetrope_coordinator::serve;
+    let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 0).await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let assets = complete(&farm, &mut worker, 1).await;
+    let TestFarm { folder, config, running } = farm;
+    running.stop().await;
+    let (store, clip) = (folder.path().join("store"), assets.video.artifact);
+
+    // Another farm is told that it is another's.
+    let other = tempfile::tempdir().expect("temporary folder");
+    let mut wrong = config.clone();
+    wrong.data = other.path().to_owned();
+    wrong.store.place = store.display().to_string();
+    let refused = serve::start(&wrong).await.err().expect("is refused");
+    assert!(format!("{refused:#}").contains("belongs to another farm"), "{refused:#}");
+
+    // A store from the time before stores had a name, and a journal that is not the one that filled it.
+    std::fs::remove_file(store.join("farm")).expect("removes");
+    std::fs::rename(folder.path().join("journal"), folder.path().join("away")).expect("renames");
+    let running = serve::start(&config).await.expect("starts");
+    let farm = TestFarm { folder, config, running };
+    let refused = async {
+        while farm.metric("zoetrope_store_sweeps_total{outcome=\"error\"}") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the sweep of the start");
+    assert_eq!(farm.metric("zoetrope_store_sweeps_total{outcome=\"ok\"}"), 0.0);
+    assert!(file(&farm, &clip).exists() && pointer(&farm, 1).exists());
+
+    // A person decides.
+    age(&file(&farm, &clip));
+    check(&farm, true, true).await;
+    let gone = async {
+        while file(&farm, &clip).exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it goes");
+    assert!(!pointer(&farm, 1).exists());
+    farm.running.stop().await;
+}
