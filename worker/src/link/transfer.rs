@@ -58,6 +58,8 @@ pub enum Lost {
     Down(String),
     /// Other bytes came than the address says.
     Damaged(String),
+    /// Our disk did not take it. That is this worker's own trouble: others have a disk of their own.
+    Disk(String),
 }
 
 /// Names an upload.
@@ -200,18 +202,18 @@ impl Transfers {
     }
 
     /// All bytes of an upload were handed over, or the stream failed.
-    pub fn sent(&mut self, id: UploadId, result: Result<(), String>, now: Instant) {
+    pub fn sent(&mut self, id: UploadId, result: Result<(), CourierError>, now: Instant) {
         match result {
             Ok(()) => {
                 if let Some(upload) = self.uploads.get_mut(&id) {
                     upload.step = Step::Sent { at: now };
                 }
             }
-            Err(reason) => self.upload_failed(id, &reason, now),
+            Err(error) => self.upload_failed(id, error, now),
         }
     }
 
-    fn upload_failed(&mut self, id: UploadId, reason: &str, now: Instant) {
+    fn upload_failed(&mut self, id: UploadId, error: CourierError, now: Instant) {
         let Some(upload) = self.uploads.get_mut(&id) else { return };
         // A refusal is told twice, by its frame and by the stream that is stopped.
         if matches!(upload.step, Step::Waiting { .. }) {
@@ -222,13 +224,16 @@ impl Transfers {
             upload.step = Step::Waiting { until: now + RETRY_AFTER * upload.tries };
             return;
         }
-        self.upload_over(id, reason);
+        self.upload_over(id, error);
     }
 
-    fn upload_over(&mut self, id: UploadId, reason: &str) {
+    fn upload_over(&mut self, id: UploadId, error: CourierError) {
         if let Some(upload) = self.uploads.remove(&id) {
-            let reason = format!("{} not stored: {reason}", role_word(upload.artifact.role));
-            upload.reply.failed(CourierError::Down(reason));
+            let reason = format!("{} not stored: {error}", role_word(upload.artifact.role));
+            upload.reply.failed(match error {
+                CourierError::Disk(_) => CourierError::Disk(reason),
+                _ => CourierError::Down(reason),
+            });
         }
     }
 
@@ -267,7 +272,7 @@ impl Transfers {
     /// The coordinator could not store an artifact.
     pub fn not_stored(&mut self, shard: ShardId, artifact: ArtifactId, reason: &str, now: Instant) {
         if let Some(id) = self.upload_of(shard, artifact) {
-            self.upload_failed(id, reason, now);
+            self.upload_failed(id, CourierError::Down(reason.to_owned()), now);
         }
     }
 
@@ -300,6 +305,7 @@ impl Transfers {
             }
             Err(Lost::Gone(reason)) => Err((CourierError::Missing(reason), false)),
             Err(Lost::Down(reason)) => Err((CourierError::Down(reason), true)),
+            Err(Lost::Disk(reason)) => Err((CourierError::Disk(reason), true)),
             Err(Lost::Damaged(reason)) if self.is_lasting(artifact, patience, now) => {
                 Err((CourierError::Missing(reason), false))
             }
@@ -353,7 +359,7 @@ impl Transfers {
             .map(|(id, _)| *id)
             .collect();
         for id in uploads {
-            self.upload_over(id, "no acknowledgement in time");
+            self.upload_over(id, CourierError::Down("no acknowledgement in time".to_owned()));
         }
         for (id, fetches) in &mut self.fetches {
             let over = |fetch: &mut Fetch| !fetch.receiving && fetch.asked.is_some_and(late);
@@ -411,6 +417,7 @@ fn role_word(role: Role) -> &'static str {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use zoetrope_protocol::job::Cause;
     use zoetrope_protocol::{JobId, Stage};
 
     type Answer = oneshot::Receiver<Result<Instant, CourierError>>;
@@ -494,7 +501,7 @@ mod tests {
             let due = transfers.to_send(now);
             assert_eq!(due.len(), 1);
             transfers.not_stored(shard(), id, "full", now);
-            transfers.sent(due[0].id, Err("stopped".to_owned()), now);
+            transfers.sent(due[0].id, Err(CourierError::Down("stopped".to_owned())), now);
             now += RETRY_AFTER * TRIES_MAX;
         }
         assert!(matches!(answer.try_recv(), Ok(Err(CourierError::Down(_)))));
@@ -596,6 +603,32 @@ mod tests {
             transfers.is_lasting(ArtifactId::of(&n.to_le_bytes()), patience, now);
         }
         assert_eq!(transfers.damaged.len(), DAMAGED_MAX);
+    }
+
+    /// Promise: a worker whose disk is full, or cannot be read, is to blame for what it cannot do: its shards go elsewhere.
+    #[test]
+    fn our_own_disk_is_nobody_elses_trouble() {
+        let (mut transfers, patience) = (Transfers::default(), Patience::default());
+        let mut now = Instant::now();
+        let id = ArtifactId::of(b"x");
+        let artifact = ArtifactRef { role: Role::Prompt, artifact: id, bytes: 1 };
+        let (reply, mut answer) = oneshot::channel();
+        transfers.fetch(FetchRequest { key: AttemptKey(1), artifact, reply });
+        for _ in 0..TRIES_MAX {
+            assert_eq!(transfers.to_ask(now), [id]);
+            transfers.received(id, Err(Lost::Disk("it is full".into())), patience, now);
+        }
+        let told = answer.try_recv().expect("is answered").expect_err("has failed");
+        assert_eq!(told.cause(), Cause::EngineError, "{told:?}");
+        let (_, mut answer) = upload(&mut transfers, now);
+        for _ in 0..TRIES_MAX {
+            now += RETRY_AFTER * TRIES_MAX;
+            let due = transfers.to_send(now);
+            let unread = CourierError::Disk("the spooled file is gone".into());
+            transfers.sent(due[0].id, Err(unread), now);
+        }
+        let told = answer.try_recv().expect("is answered").expect_err("has failed");
+        assert_eq!(told.cause(), Cause::EngineError, "{told:?}");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
 use super::super::transfer::{Lost, UploadId};
 use super::LinkState;
-use crate::gpu::courier::{ClaimRequest, FetchRequest, Given, Question, StoreRequest};
+use crate::gpu::courier::{
+    ClaimRequest, CourierError, FetchRequest, Given, Question, StoreRequest,
+};
 use quinn::RecvStream;
 use ractor::ActorRef;
 use std::path::PathBuf;
@@ -126,7 +128,10 @@ impl LinkState {
         result: Result<(), StreamError>,
     ) {
         if session == self.session {
-            let result = result.map_err(|error| error.to_string());
+            let result = result.map_err(|error| match error {
+                StreamError::Disk(_) => CourierError::Disk(error.to_string()),
+                _ => CourierError::Down(error.to_string()),
+            });
             self.transfers.sent(upload, result, Instant::now());
         }
     }
@@ -141,6 +146,7 @@ impl LinkState {
         if result.is_ok() || session == self.session {
             let result = result.map_err(|error| match error {
                 StreamError::Damaged(_) => Lost::Damaged(error.to_string()),
+                StreamError::Disk(_) => Lost::Disk(error.to_string()),
                 _ => Lost::Down(error.to_string()),
             });
             let patience = self.arguments.times.patience;
