@@ -117,7 +117,7 @@ pub struct Store {
     turn: Semaphore,
     /// Whose it must be, where somebody said so, and whose it is.
     farm: OnceLock<String>,
-    owner: OnceCell<Owner>,
+    owner: OnceLock<Owner>,
     fresh: Mutex<HashMap<ArtifactId, Instant>>,
     /// An artifact that was put so recently may be used by an input that is still on its way.
     keep_fresh: Duration,
@@ -147,7 +147,7 @@ impl Store {
             conditional: OnceCell::new_with(known),
             turn: Semaphore::new(1),
             farm: OnceLock::new(),
-            owner: OnceCell::new(),
+            owner: OnceLock::new(),
             fresh: Mutex::new(HashMap::new()),
             keep_fresh,
         })
@@ -192,7 +192,9 @@ impl Store {
         bytes: u64,
         reading: Reading,
     ) -> Result<Upload, StoreError> {
-        self.own().await?;
+        if self.is_anothers() {
+            return Err(owner::anothers());
+        }
         self.touch(artifact);
         Upload::begin(self.clone(), artifact, bytes, reading).await
     }

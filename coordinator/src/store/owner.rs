@@ -36,7 +36,17 @@ impl Store {
     /// Those of the store, and then it is asked again by the next who wants to know.
     pub async fn owner(&self) -> Result<Owner, StoreError> {
         let Some(farm) = self.farm.get() else { return Ok(Owner::We) };
-        self.owner.get_or_try_init(|| self.claim(farm)).await.copied()
+        if let Some(owner) = self.owner.get() {
+            return Ok(*owner);
+        }
+        // Asked by several at once it is claimed several times, which is the same; none waits for another.
+        let owner = self.claim(farm).await?;
+        Ok(*self.owner.get_or_init(|| owner))
+    }
+
+    /// Whether it is known to be another's.
+    pub(super) fn is_anothers(&self) -> bool {
+        self.owner.get() == Some(&Owner::Another)
     }
 
     async fn claim(&self, farm: &str) -> Result<Owner, StoreError> {
@@ -69,7 +79,7 @@ impl Store {
     pub(super) async fn own(&self) -> Result<(), StoreError> {
         match self.owner().await? {
             Owner::We => Ok(()),
-            Owner::Another => Err(std::io::Error::other("it belongs to another farm").into()),
+            Owner::Another => Err(anothers()),
         }
     }
 
@@ -105,6 +115,10 @@ impl Store {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+pub(super) fn anothers() -> StoreError {
+    std::io::Error::other("it belongs to another farm").into()
 }
 
 #[cfg(test)]
