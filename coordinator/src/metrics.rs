@@ -23,7 +23,7 @@ const VALUES_MAX: usize = 64;
 /// The label whose values become known as workers join.
 const POOL: &str = "pool";
 /// What a value beyond its set becomes.
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 /// All metrics of the coordinator.
 pub struct Metrics {
@@ -127,9 +127,10 @@ impl Metrics {
         series
     }
 
-    /// A pool has workers: its series exist from now on.
-    pub fn know_pool(&self, pool: &str) {
-        self.admit_one(&metric::WORKERS, POOL, pool);
+    /// A pool has workers: its series exist from now on. Gives the name that they are shown under: pools beyond so many
+    /// share one.
+    pub fn know_pool(&self, pool: &str) -> String {
+        self.admit_one(&metric::WORKERS, POOL, pool)
     }
 
     fn begin_pool(&self, pool: &str) {

@@ -71,10 +71,10 @@ impl Core {
     ) {
         let Some((slot, running)) = self.reported(worker, held, Word::More, out) else { return };
         let job = &mut self.state.jobs[running.job];
-        let (id, steps) = (job.id, job.steps);
+        let (id, limits) = (job.id, (job.steps, job.chunks));
         let live = job.live.as_mut().expect("a running job is live");
         let mut answered = false;
-        match live.append(running.stage, steps, artifact) {
+        match live.append(running.stage, limits, artifact) {
             Ok(old) => {
                 answered = true;
                 live.outage = None;
@@ -313,7 +313,7 @@ fn take_outputs(
         Stage::Encode | Stage::Denoise | Stage::Decode => {
             for artifact in outputs {
                 // What was told by `ArtifactStored` before is nothing new.
-                if let Ok(Some(old)) = live.append(running.stage, steps, *artifact) {
+                if let Ok(Some(old)) = live.append(running.stage, (steps, chunks), *artifact) {
                     live.leftover.push(old);
                 }
             }

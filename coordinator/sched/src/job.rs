@@ -11,6 +11,8 @@ use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 
 /// Nodes that a shard avoids: beyond it the oldest is forgotten. More than poison allows.
 const AVOID_MAX: usize = 8;
+/// More chunks than the longest clip has: 2,880 frames are 170.
+const CHUNKS_MAX: u32 = 256;
 /// The longest chain: each stage once.
 pub(crate) const CHAIN_MAX: usize = Stage::ALL.len();
 
@@ -286,11 +288,11 @@ impl Live {
     ///
     /// # Errors
     /// `NothingNew` for one that is there already or older than what is there, `Foreign` for one that this stage
-    /// does not make.
+    /// does not make: a segment of another shard's chunks too, so that no attempt stores without end.
     pub fn append(
         &mut self,
         stage: Stage,
-        steps: u32,
+        (steps, chunks): (u32, (u16, u16)),
         artifact: ArtifactRef,
     ) -> Result<Option<ArtifactRef>, AppendError> {
         match (stage, artifact.role) {
@@ -305,23 +307,25 @@ impl Live {
                 Ok(self.latents.push(artifact))
             }
             (Stage::Encode, Role::Prompt) => Err(AppendError::NothingNew),
-            (Stage::Decode, Role::Segment { .. }) => {
-                if self.add_segment(artifact) {
-                    Ok(None)
-                } else {
-                    Err(AppendError::NothingNew)
-                }
+            (Stage::Decode, Role::Segment { chunk }) if is_of(chunk, chunks) => {
+                if self.add_segment(artifact) { Ok(None) } else { Err(AppendError::NothingNew) }
             }
             (
                 Stage::Finish,
                 Role::Clip | Role::Thumbnail | Role::Spritesheet | Role::Scores | Role::Marks,
             ) => {
-                // Of no use before the attempt is finished; remembered so that it is forgotten.
+                // Of no use before the attempt is finished; remembered so that it is forgotten. Of each role the newest
+                // counts, whichever attempt made the others.
                 if self.leftover.contains(&artifact) {
                     return Err(AppendError::NothingNew);
                 }
+                let old = self.leftover.iter().find(|old| old.role == artifact.role).copied();
+                self.leftover.retain(|other| other.role != artifact.role);
                 self.leftover.push(artifact);
-                Ok(None)
+                let is_used = |old: &ArtifactRef| {
+                    self.has(*old) || self.leftover.iter().any(|o| o.artifact == old.artifact)
+                };
+                Ok(old.filter(|old| !is_used(old)))
             }
             _ => Err(AppendError::Foreign),
         }
@@ -369,6 +373,11 @@ pub(crate) enum AppendError {
     Foreign,
 }
 
+/// Whether a chunk is one of these; where nobody said how many there are, of the longest clip's.
+fn is_of(chunk: u32, (from, to): (u16, u16)) -> bool {
+    if from == to { chunk < CHUNKS_MAX } else { (u32::from(from)..u32::from(to)).contains(&chunk) }
+}
+
 /// The chunk of a segment; 0 of all else.
 fn chunk_of(role: Role) -> u32 {
     if let Role::Segment { chunk } = role { chunk } else { 0 }
@@ -411,5 +420,33 @@ impl Job {
             _ => 0,
         };
         whole * u64::from(self.steps - done) / u64::from(self.steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: what one attempt can have the farm keep is bounded, however much it stores.
+    #[test]
+    fn of_each_file_of_a_clip_the_newest_is_kept() {
+        let mut live = Live::new(Millis(0));
+        let made = |role, name: &str| {
+            let artifact = ArtifactId::of(name.as_bytes());
+            ArtifactRef { role, artifact, bytes: 1 }
+        };
+        let mut stored = |artifact| live.append(Stage::Finish, (4, (0, 0)), artifact);
+        let (first, second) = (made(Role::Clip, "first"), made(Role::Clip, "second"));
+        assert_eq!(stored(first), Ok(None));
+        assert_eq!(stored(first), Err(AppendError::NothingNew));
+        assert_eq!(stored(second), Ok(Some(first)));
+        // The same bytes in two roles go with the last of them.
+        assert_eq!(stored(made(Role::Scores, "second")), Ok(None));
+        assert_eq!(stored(made(Role::Clip, "third")), Ok(None));
+        assert_eq!(stored(made(Role::Scores, "other")), Ok(Some(made(Role::Scores, "second"))));
+        for n in 0..100 {
+            stored(made(Role::Thumbnail, &n.to_string())).expect("is new");
+        }
+        assert_eq!(live.leftover.len(), 3);
     }
 }

@@ -7,6 +7,7 @@ use super::state::{DispatchState, Link};
 use crate::farm::{MoveRefused, NoSuchWorker, WorkerRow};
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
+use crate::metrics::OTHER;
 use crate::models::Models;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
@@ -95,8 +96,8 @@ impl DispatchState {
         held: Vec<Held>,
     ) {
         let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
-        self.metrics.know_pool(&profile.pool);
-        self.pools.insert(profile.pool.clone());
+        // A worker chooses its pool anew each time that it comes.
+        self.pools.insert(self.metrics.know_pool(&profile.pool));
         self.workers.insert(link.get_id(), worker);
         self.links.insert(worker, Link { actor: link });
         self.record(entry);
@@ -251,7 +252,9 @@ impl DispatchState {
         }
         let mut workers = std::collections::BTreeMap::new();
         for view in self.books.core.workers() {
-            *workers.entry((self.pool(view.worker), view.state)).or_insert(0u32) += 1;
+            let pool = self.pool(view.worker);
+            let pool = if self.pools.contains(&pool) { pool } else { OTHER.to_owned() };
+            *workers.entry((pool, view.state)).or_insert(0u32) += 1;
         }
         for pool in &self.pools {
             for state in WorkerState::ALL {
