@@ -282,13 +282,14 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         },
         sidecars: {
             let (store, metrics, desk) = (store.clone(), metrics.clone(), desk.clone());
-            let marks = marks.clone();
+            let (marks, led) = (marks.clone(), leadership.clone());
             let models = zoetrope_moderation::models::find(config.moderation.models.as_deref());
             Box::new(move |dispatch: ActorRef<DispatchMsg>| SidecarSupArguments {
                 storage: StorageArguments {
                     store: store.clone(),
                     metrics: metrics.clone(),
                     gate: gate.clone(),
+                    leadership: led.clone(),
                 },
                 moderation: ModerationArguments {
                     desk,
@@ -308,7 +309,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     };
     let (actors, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
-    tokio::spawn(sweep_pointers(store.clone(), unread));
+    tokio::spawn(sweep_pointers(store.clone(), unread, leadership.clone()));
     let journal_ended = on_disk;
     Ok(Running {
         dispatch,
@@ -451,13 +452,16 @@ async fn whose(
 
 /// Removes pointers of jobs that ended without a clip or were deleted: a crash between such an end and the removal
 /// leaves them behind.
-async fn sweep_pointers(store: Arc<Store>, unread: BTreeSet<JobId>) {
+async fn sweep_pointers(store: Arc<Store>, unread: BTreeSet<JobId>, leadership: Arc<Leadership>) {
     let listed: Result<Vec<JobId>, _> = store.pointers().try_collect().await;
     let stale = match listed {
         Ok(all) => all.into_iter().filter(|job| unread.contains(job)),
         Err(error) => return tracing::warn!(%error, "the pointers could not be swept"),
     };
     for job in stale {
+        if !leadership.is_held() {
+            return;
+        }
         if let Err(error) = store.unpublish(job).await {
             tracing::warn!(%job, %error, "a pointer could not be removed");
         }

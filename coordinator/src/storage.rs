@@ -7,14 +7,16 @@ use crate::farm::{ASK_TIMEOUT, FarmMsg};
 use crate::gate::{Candidate, Closed, Gate, Prove};
 use crate::jobs::{Asset, Assets};
 use crate::link::draft::Draft;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use zoetrope_protocol::id::{ArtifactId, JobId, WorkerId};
 use zoetrope_protocol::job::{Cause, RenderSpec};
 use zoetrope_protocol::mark::Issued;
@@ -24,8 +26,12 @@ use zoetrope_protocol::wire::Held;
 
 /// Reading three files back and writing a pointer takes well under a second on a disk; reading marks has its own limit.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Publications and deletions that run at a time; each holds a few open files.
-const TASKS_MAX: usize = 32;
+/// Publications that run at a time; each holds a few open files.
+const PUBLISHING_MAX: usize = 32;
+/// Pointers that are removed at a time; a tick expires some hundred.
+const UNPUBLISHING_MAX: usize = 16;
+/// Artifacts of a batch that are deleted at a time: a service takes some 50 ms for each.
+const DELETING_MAX: usize = 16;
 /// Artifacts that a sweep names at a time: a message of 32 KiB, looked at in well under a millisecond.
 const SWEEP_CHUNK: usize = 1_024;
 
@@ -78,6 +84,8 @@ pub enum StorageMsg {
         /// Which ones.
         artifacts: Vec<ArtifactId>,
         /// Who wants to know.
+        /// Dropped when the batch is over, however it ends.
+        turn: OwnedSemaphorePermit,
         back: ActorRef<DispatchMsg>,
     },
     /// Name everything that is in the store.
@@ -106,13 +114,20 @@ pub struct StorageArguments {
     /// What it holds a clip against before it is readable.
     pub gate: Arc<Gate>,
 }
+    /// Whether this coordinator leads: asked before anything in the store is changed.
+    pub leadership: Arc<Leadership>,
 
-/// The store and the permits of its tasks.
+/// The store, its tasks and their permits: each kind has its own, so that none waits for another.
 pub struct StorageState {
     store: Arc<Store>,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
-    permits: Arc<Semaphore>,
+    leadership: Arc<Leadership>,
+    publishing: Arc<Semaphore>,
+    unpublishing: Arc<Semaphore>,
+    sweeping: Arc<Semaphore>,
+    /// What changes the store. It ends with the actor: whoever leads next must not meet it.
+    tasks: JoinSet<()>,
 }
 
 #[ractor::async_trait]
@@ -124,9 +139,21 @@ impl Actor for StorageActor {
     async fn pre_start(
         &self,
         _myself: ActorRef<StorageMsg>,
-        StorageArguments { store, metrics, gate }: StorageArguments,
+        StorageArguments { store, metrics, gate, leadership }: StorageArguments,
     ) -> Result<StorageState, ActorProcessingErr> {
-        Ok(StorageState { store, gate, metrics, permits: Arc::new(Semaphore::new(TASKS_MAX)) })
+        let permits = |at_a_time| Arc::new(Semaphore::new(at_a_time));
+        let (publishing, unpublishing) = (permits(PUBLISHING_MAX), permits(UNPUBLISHING_MAX));
+        let (sweeping, tasks) = (permits(1), JoinSet::new());
+        Ok(StorageState {
+            store,
+            gate,
+            metrics,
+            leadership,
+            publishing,
+            unpublishing,
+            sweeping,
+            tasks,
+        })
     }
 
     async fn handle(
@@ -145,7 +172,7 @@ impl Actor for StorageActor {
             }
             StorageMsg::Foresee(clip) => state.foresee(clip),
             StorageMsg::Unpublish(job) => state.unpublish(job),
-            StorageMsg::Delete { artifacts, back } => state.delete(artifacts, back),
+            StorageMsg::Delete { artifacts, turn, back } => state.delete(artifacts, turn, back),
             StorageMsg::Sweep { back } => state.sweep(back),
             StorageMsg::Observe(reply) => state.observe(reply),
         }
@@ -154,14 +181,20 @@ impl Actor for StorageActor {
 }
 
 impl StorageState {
-    fn publish(&self, job: JobId, candidate: Box<Candidate>, back: ActorRef<DispatchMsg>) {
+    /// Runs what changes the store.
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(task);
+    }
+
+    fn publish(&mut self, job: JobId, candidate: Box<Candidate>, back: ActorRef<DispatchMsg>) {
         let (store, metrics, permits) =
-            (self.store.clone(), self.metrics.clone(), self.permits.clone());
-        let gate = self.gate.clone();
-        tokio::spawn(async move {
+            (self.store.clone(), self.metrics.clone(), self.publishing.clone());
+        let (gate, leadership) = (self.gate.clone(), self.leadership.clone());
+        self.spawn(async move {
             let permit = permits.acquire_owned().await;
             let began = Instant::now();
-            let flipping = flip(&store, &gate, job, &candidate);
+            let flipping = flip(&store, &gate, &leadership, job, &candidate);
             let limit = PUBLISH_TIMEOUT + gate.reading_limit(&candidate);
             let tried = tokio::time::timeout(limit, flipping).await;
             drop(permit);
@@ -230,41 +263,63 @@ impl StorageState {
         });
     }
 
-    fn unpublish(&self, job: JobId) {
-        let store = self.store.clone();
-        tokio::spawn(async move {
-            if let Err(error) = store.unpublish(job).await {
+    fn unpublish(&mut self, job: JobId) {
+        let (store, leadership) = (self.store.clone(), self.leadership.clone());
+        let permits = self.unpublishing.clone();
+        self.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            // The next start of whoever leads sweeps the pointers.
+            if leadership.is_held()
+                && let Err(error) = store.unpublish(job).await
+            {
                 tracing::warn!(%job, %error, "a pointer could not be removed");
             }
         });
     }
 
-    fn delete(&self, artifacts: Vec<ArtifactId>, back: ActorRef<DispatchMsg>) {
-        let (store, permits) = (self.store.clone(), self.permits.clone());
-        tokio::spawn(async move {
-            let _permit = permits.acquire_owned().await;
-            let mut kept = Vec::new();
-            for artifact in artifacts {
-                match store.delete(&artifact).await {
-                    Ok(true) => {}
-                    Ok(false) => kept.push(artifact),
-                    Err(error) => {
+    fn delete(
+        &mut self,
+        artifacts: Vec<ArtifactId>,
+        turn: OwnedSemaphorePermit,
+        back: ActorRef<DispatchMsg>,
+    ) {
+        let (store, leadership) = (self.store.clone(), self.leadership.clone());
+        self.spawn(async move {
+            let deletions = artifacts.into_iter().map(async |artifact| {
+                let held = leadership.is_held();
+                let deleted = if held { store.delete(&artifact).await } else { Ok(false) };
+                (artifact, deleted)
+            });
+            let mut ended = futures::stream::iter(deletions).buffer_unordered(DELETING_MAX);
+            let (mut kept, mut failed) = (Vec::new(), 0);
+            while let Some((artifact, deleted)) = ended.next().await {
+                match deleted {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    // A store that is down fails for all of them.
+                    Err(error) if failed == 0 => {
+                        failed += 1;
                         tracing::warn!(%artifact, %error, "an artifact could not be deleted");
-                        kept.push(artifact);
                     }
                 }
+                    Err(_) => failed += 1,
             }
+                kept.push(artifact);
+            }
+            if failed > 1 {
+                tracing::warn!(failed, "artifacts could not be deleted; they are tried again");
             if !kept.is_empty() {
                 // Without a dispatch actor the process ends; the next start sweeps the store.
                 drop(back.cast(DispatchMsg::NotDeleted(kept)));
             }
         });
+            drop(turn);
     }
 
-    fn sweep(&self, back: ActorRef<DispatchMsg>) {
-        let (store, metrics, permits) =
-            (self.store.clone(), self.metrics.clone(), self.permits.clone());
-        tokio::spawn(async move {
+    fn sweep(&mut self, back: ActorRef<DispatchMsg>) {
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let permits = self.sweeping.clone();
+        self.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let allowed = may_sweep(&store, &back).await.unwrap_or_else(|error| {
                 let error = anyhow::Error::new(error);
@@ -293,9 +348,8 @@ impl StorageState {
     }
 
     fn observe(&self, reply: RpcReplyPort<StorageView>) {
-        let running = TASKS_MAX - self.permits.available_permits();
         // Who asked may be gone.
-        drop(reply.send(StorageView { running }));
+        drop(reply.send(StorageView { running: self.tasks.len() }));
     }
 }
 
@@ -313,7 +367,9 @@ async fn may_sweep(store: &Store, dispatch: &ActorRef<DispatchMsg>) -> Result<bo
         match dispatch.call(ask, Some(ASK_TIMEOUT)).await {
             Ok(CallResult::Success(false)) => {}
             Ok(CallResult::Success(true)) => {
-                tracing::warn!("the store has clips of jobs that the journal does not know: {hint}");
+                tracing::warn!(
+                    "the store has clips of jobs that the journal does not know: {hint}"
+                );
                 return Ok(false);
             }
             // Without a dispatch actor the process ends; the next start sweeps again.
@@ -338,10 +394,17 @@ async fn flip(
 pub fn pointer(job: JobId, assets: &Assets) -> Vec<u8> {
     let name = |asset: &Asset| asset.artifact.to_string();
     let pointer = serde_json::json!({
+    leadership: &Leadership,
         "job": job.to_string(),
         "video": name(&assets.video),
         "thumbnail": name(&assets.thumbnail),
         "spritesheet": name(&assets.spritesheet),
+    if !leadership.is_held() {
+        // Playing a clip may take longer than a lease: whoever leads now decides what becomes of the job.
+        return Err(
+            StoreError::from(std::io::Error::other("this coordinator leads no more")).into()
+        );
+    }
     });
     pointer.to_string().into_bytes()
 }

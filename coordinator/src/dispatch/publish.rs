@@ -112,7 +112,9 @@ impl DispatchState {
             self.storage = None;
             let cause = Cause::DependencyDown;
             self.record(Entry::Core(Input::PublishFailed { job, cause }));
+            return;
         }
+        self.publishing.insert(job);
     }
 
     fn refuse(&mut self, job: JobId, refusal: Refusal) {
@@ -124,6 +126,7 @@ impl DispatchState {
 
     /// The storage sidecar's answer.
     pub(super) fn published(&mut self, job: JobId, result: Result<Proofs, Cause>) {
+        self.publishing.remove(&job);
         self.record(match result {
             Ok(proofs) => Entry::Proven { job, proofs },
             Err(cause) => Entry::Core(Input::PublishFailed { job, cause }),

@@ -23,11 +23,11 @@ use crate::moderation::ModerationMsg;
 use crate::provenance::ProvenanceMsg;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, ShardId, TenantId, WorkerId};
 use zoetrope_protocol::metric;
@@ -147,7 +147,7 @@ pub struct DispatchState {
     /// When unfinished jobs were said to end, as they were admitted. Those of an earlier run are not measured.
     pub(super) estimates: BTreeMap<JobId, Millis>,
     pub(super) waiting: Arc<AtomicU64>,
-    pub(super) pools: std::collections::BTreeSet<String>,
+    pub(super) pools: BTreeSet<String>,
     pub(super) leadership: Arc<Leadership>,
     /// Reports that came one after the other, to be taken in together.
     reports: VecDeque<(ActorId, Report)>,
@@ -155,6 +155,10 @@ pub struct DispatchState {
     ledger: Ledger<Effect>,
     snapshot_at: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
+    /// Held by the batch of deletions that is out.
+    deleting: Arc<Semaphore>,
+    /// Jobs whose clip the storage sidecar was told to publish and has not answered for.
+    pub(super) publishing: BTreeSet<JobId>,
     /// When the store is looked through next.
     sweep_at: Instant,
     alarm: Option<(Millis, JoinHandle<()>)>,
@@ -206,13 +210,15 @@ impl DispatchState {
             placed: BTreeMap::new(),
             estimates: BTreeMap::new(),
             waiting,
-            pools: std::collections::BTreeSet::new(),
+            pools: BTreeSet::new(),
             leadership,
             reports: VecDeque::new(),
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
             deletes: VecDeque::new(),
+            deleting: Arc::new(Semaphore::new(1)),
+            publishing: BTreeSet::new(),
             sweep_at: Instant::now(),
             alarm: None,
             _tasks: tasks,
@@ -430,6 +436,8 @@ impl DispatchState {
         if !self.leadership.is_held() {
             return;
         }
+        // One batch at a time: where the store is slow or down they would pile up.
+        let Ok(turn) = self.deleting.clone().try_acquire_owned() else { return };
         let now = Instant::now();
         let (mut due, mut looked_at) = (Vec::new(), 0);
         while due.len() < DELETES_A_TICK
@@ -445,7 +453,8 @@ impl DispatchState {
         if due.is_empty() {
             return;
         }
-        let message = StorageMsg::Delete { artifacts: due.clone(), back: self.myself.clone() };
+        let (artifacts, back) = (due.clone(), self.myself.clone());
+        let message = StorageMsg::Delete { artifacts, turn, back };
         if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
             self.delete_later(due);
         }

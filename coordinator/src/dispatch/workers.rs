@@ -13,7 +13,7 @@ use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::id::{JobId, ModelId, WorkerId};
-use zoetrope_protocol::job::{Class, Stage};
+use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{DrainKind, Held, Identity, MACHINE_BYTES_MAX, Profile, ToWorker};
 use zoetrope_sched::Input;
@@ -143,6 +143,10 @@ impl DispatchState {
     pub(super) fn storage_up(&mut self, storage: ActorRef<StorageMsg>) {
         self.metrics.set(&metric::SIDECAR_UP, &["storage"], 1.0);
         self.storage = Some(storage);
+        // What the last one was at ended with it, and it answers for none.
+        for job in std::mem::take(&mut self.publishing) {
+            self.published(job, Err(Cause::DependencyDown));
+        }
     }
 
     /// A worker by its number or its node name.

@@ -8,6 +8,7 @@ use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::journal::JournalMsg;
 use zoetrope_coordinator::link::LinkSupMsg;
 use zoetrope_coordinator::sidecar::SidecarSupMsg;
+use zoetrope_coordinator::storage::StorageMsg;
 use zoetrope_protocol::id::JobId;
 use zoetrope_sched::output::JobState;
 
@@ -51,11 +52,13 @@ async fn a_dead_storage_sidecar_comes_back_and_the_clip_is_published() {
     farm.submit(submission(1)).await.expect("admitted");
     let mut worker = Worker::fresh(&farm, "gpu-0").await;
     let sup = child::<SidecarSupMsg>(&farm);
+    // Between its end and its return there is none.
+    let kill_storage = || {
+        let is = |cell: &ActorCell| cell.is_message_type_of::<StorageMsg>() == Some(true);
+        sup.get_children().into_iter().filter(is).for_each(|cell| cell.kill());
+    };
     for _ in 0..3 {
-        let storage = sup.get_children().pop();
-        if let Some(storage) = storage {
-            storage.kill();
-        }
+        kill_storage();
         let order = worker.order().await;
         worker.carry_out(&order).await;
     }
@@ -64,9 +67,7 @@ async fn a_dead_storage_sidecar_comes_back_and_the_clip_is_published() {
     let failed = timeout(PATIENCE, async {
         let kills = async {
             loop {
-                if let Some(storage) = sup.get_children().pop() {
-                    storage.kill();
-                }
+                kill_storage();
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
