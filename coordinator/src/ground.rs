@@ -145,6 +145,7 @@ impl Common {
             store: store.clone(),
             runtime: Handle::current(),
             turn: Arc::new(Mutex::new(())),
+            failed: None,
         };
         let accept_loss = config.accept_journal_loss;
         let folder = &config.cluster.store;

@@ -6,8 +6,8 @@
 //! acknowledgement back; it ends when the leadership is lost.
 //!
 //! Keys: `journal/<first record>` holds a chunk of records ([`super::chunk`]), `head` the last number,
-//! `snapshot/<record>/<piece>` the pieces of a snapshot and `snapshots/<record>` that it is whole. What is too
-//! long for etcd, and what only remembers, lies in the store.
+//! `snapshot/<record>/<piece>` the pieces of a snapshot and `snapshots/<record>` that it is whole. Long records, and
+//! what only remembers, lie in the store; while that is down, long records lie under `apart/<record>`.
 
 use super::chunk::{self, Told};
 use super::log::{Form, Log, Save, SnapshotBody, SnapshotBytes};
@@ -20,6 +20,7 @@ use crate::store::{Store, StoreError};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -39,6 +40,14 @@ const CHUNKS_A_PAGE: i64 = 64;
 const PIECES_A_PAGE: i64 = 8;
 /// Long records that are written to or read from the store at a time.
 const FILES_AT_ONCE: usize = 16;
+/// A long record is written to the store within so long, or to etcd: it takes some ten milliseconds.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// A store that failed is not asked again for so long: each time holds all records up.
+const STORE_PAUSE: Duration = Duration::from_secs(15);
+/// The longest record that etcd takes: with its key and the comparison it stays below a transaction.
+const APART_BYTES_MAX: usize = TXN_BYTES_MAX - TXN_ROOM_BYTES;
+/// Long records of one page: 3 MiB at most.
+const APART_A_PAGE: i64 = 3;
 /// The longest body that a row may have to stay in etcd's part of a snapshot.
 const ROW_BYTES_MAX: usize = 4 << 10;
 
@@ -55,6 +64,8 @@ pub struct Shared {
     pub runtime: Handle,
     /// Held while a transaction is in flight.
     pub turn: Arc<Mutex<()>>,
+    /// When the store failed to take a record, if it did.
+    pub failed: Option<Instant>,
 }
 
 /// That a snapshot is whole.
@@ -133,6 +144,7 @@ impl Log for Shared {
         let keep = *keep;
         let revision = self.write(&[
             Op::DeleteRange(journal_key(0), journal_key(keep + 1)),
+            Op::DeleteRange(apart_key(0), apart_key(keep + 1)),
             Op::DeleteRange(piece_prefix(0), piece_prefix(keep)),
             Op::DeleteRange(whole_key(0), whole_key(keep)),
         ])?;
@@ -225,20 +237,65 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the long records of a batch to the store.
-    fn put_apart(&self, first: u64, bodies: &[Vec<u8>]) -> Result<(), JournalError> {
-        let long: Vec<(u64, &Vec<u8>)> =
-            (first..).zip(bodies).filter(|(_, b)| b.len() > chunk::INLINE_BYTES_MAX).collect();
+    /// Writes the long records of a batch to the store; those that it does not take to etcd.
+    fn put_apart(&mut self, first: u64, bodies: &[Vec<u8>]) -> Result<(), JournalError> {
+        let long = (first..).zip(bodies).filter(|(_, b)| b.len() > chunk::INLINE_BYTES_MAX);
+        let mut long: Vec<(u64, &Vec<u8>)> = long.collect();
         if long.is_empty() {
             return Ok(());
         }
-        self.insist(true, || async {
-            let puts = long.iter().map(|(seq, body)| async move {
-                let name = Apart::of(body).name(*seq);
-                self.store.put_part(&name, body).await.map_err(Trouble::Store)
-            });
-            futures::stream::iter(puts).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await
-        })
+        if self.failed.is_none_or(|at| at.elapsed() >= STORE_PAUSE) {
+            long = self.refused(&long);
+            let fails = !long.is_empty();
+            if fails && self.failed.is_none() {
+                tracing::warn!("the store takes no records: long ones lie in etcd meanwhile");
+            }
+            self.failed = fails.then(Instant::now);
+        }
+        for (seq, body) in long {
+            if body.len() <= APART_BYTES_MAX {
+                self.write(&[Op::Put(apart_key(seq), body.clone())])?;
+            } else {
+                let name = Apart::of(body).name(seq);
+                self.insist(true, || async {
+                    self.store.put_part(&name, body).await.map_err(Trouble::Store)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of these records that the store did not take in time.
+    fn refused<'b>(&self, long: &[(u64, &'b Vec<u8>)]) -> Vec<(u64, &'b Vec<u8>)> {
+        // One that is not taken says enough: a store that hangs is not waited for by each in turn.
+        let down = &AtomicBool::new(false);
+        let puts = long.iter().map(|(seq, body)| async move {
+            if down.load(Ordering::Relaxed) {
+                return Some((*seq, *body));
+            }
+            let name = Apart::of(body).name(*seq);
+            let put = self.store.put_part(&name, body);
+            let put = tokio::time::timeout(STORE_PATIENCE, put).await;
+            let taken = matches!(put, Ok(Ok(())));
+            down.fetch_or(!taken, Ordering::Relaxed);
+            (!taken).then_some((*seq, *body))
+        });
+        let puts = futures::stream::iter(puts).buffer_unordered(FILES_AT_ONCE);
+        self.runtime.block_on(puts.filter_map(std::future::ready).collect())
+    }
+
+    /// The long records behind `base` that etcd has.
+    fn apart_in_etcd(&self, base: u64) -> Result<BTreeMap<u64, Vec<u8>>, JournalError> {
+        let mut found = BTreeMap::new();
+        let mut from = apart_key(base + 1);
+        loop {
+            let page = self.page(&from, &after("apart/"), APART_A_PAGE)?;
+            let Some(last) = page.last() else { return Ok(found) };
+            from = format!("{}\0", last.key);
+            found.extend(page.into_iter().filter_map(|entry| {
+                Some((entry.key.strip_prefix("apart/").and_then(number)?, entry.value))
+            }));
+        }
     }
 
     fn records_behind(&self, base: u64) -> Result<Vec<(u64, Vec<u8>)>, JournalError> {
@@ -267,6 +324,16 @@ impl Shared {
                 // As good as missing; what is missing is judged by the caller.
                 Told::Damaged => {}
             }
+        }
+        if !apart.is_empty() {
+            let mut here = self.apart_in_etcd(base)?;
+            apart.retain(|(seq, place)| match here.remove(seq).filter(|body| place.is(body)) {
+                Some(body) => {
+                    records.push((*seq, body));
+                    false
+                }
+                None => true,
+            });
         }
         records.extend(self.insist(false, || async {
             let reads = apart.iter().map(|(seq, place)| self.read_apart(*seq, place));
@@ -358,7 +425,8 @@ impl Shared {
         let SnapshotBytes { live, rest } = body(Form::Split { item_bytes: ROW_BYTES_MAX })?;
         let rest_at = (!rest.is_empty()).then(|| rest_name(through, &rest));
         if let Some(name) = &rest_at {
-            self.insist(true, || async {
+            // However long it takes: only records hold callers up.
+            self.insist(false, || async {
                 self.store.put_part(name, &rest).await.map_err(Trouble::Store)
             })?;
         }
@@ -411,6 +479,10 @@ fn rest_name(seq: u64, bytes: &[u8]) -> String {
 
 fn journal_key(first: u64) -> String {
     format!("journal/{first:020}")
+}
+
+fn apart_key(seq: u64) -> String {
+    format!("apart/{seq:020}")
 }
 
 fn piece_prefix(seq: u64) -> String {

@@ -84,6 +84,7 @@ impl Server {
             store: Arc::new(store.expect("a store")),
             runtime: Handle::current(),
             turn: Arc::new(Mutex::new(())),
+            failed: None,
         }
     }
 }
@@ -176,6 +177,41 @@ async fn snapshots_stand_for_old_records_which_leave_etcd_and_the_store() {
         panic!("a journal without {newest} opened");
     };
     assert_eq!(loss.missing, vec![(301, 310)]);
+}
+
+/// Promise: a store that is down does not stop the journal; what it did not take is in etcd, and is found there.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_records_go_to_etcd_while_the_store_is_down() {
+    let server = Server::start();
+    let etcd = server.client();
+    let leadership = server.elect(&etcd).await;
+    let shared = server.shared(&etcd, &leadership);
+    let mut writer = opened(shared.clone()).await.expect("opens").writer;
+    let parts = server.folder.path().join("store/journal");
+    let in_the_way = parts.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut append = |from: u64| {
+            let bodies: Vec<_> = (from..from + 100).map(body).collect();
+            writer.append(&bodies).expect("appends");
+        };
+        append(1);
+        std::fs::rename(&in_the_way, in_the_way.with_extension("away")).expect("renames");
+        std::fs::write(&in_the_way, "no folder").expect("writes");
+        append(101);
+        append(201);
+    })
+    .await
+    .expect("no panic");
+    assert!(leadership.is_serving(), "callers are answered");
+    std::fs::remove_file(&parts).expect("removes");
+    std::fs::rename(parts.with_extension("away"), &parts).expect("renames");
+    let apart = etcd.range("apart/", "apart0", 100).await.expect("lists");
+    assert_eq!(apart.len(), 4, "150, 200, 250 and 300");
+    let recovered = opened(shared).await.expect("opens");
+    assert_eq!(recovered.records.len(), 300);
+    for (at, (seq, bytes)) in recovered.records.iter().enumerate() {
+        assert_eq!((*seq, bytes), (at as u64 + 1, &body(*seq)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
