@@ -299,8 +299,9 @@ impl World {
     }
 
     fn welcomed(&mut self, worker: usize, epoch: Epoch, keep: &[Kept]) {
+        let instant = self.instant();
         let of = &mut self.workers[worker];
-        let Ok(dropped) = of.agent.welcomed(epoch, keep) else {
+        let Ok(dropped) = of.agent.welcomed(epoch, keep, instant) else {
             return self.drop_line(worker, true);
         };
         if epoch < of.welcomed_in {

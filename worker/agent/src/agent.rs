@@ -1,16 +1,23 @@
 //! Which leader the worker follows, and what an order means to it.
 
 use crate::table::{AttemptTable, Entry, LIVE_MAX};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zoetrope_protocol::Epoch;
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{FromWorker, Held, Kept, Order, ServedModel};
+
+/// A farm whose journal was restored from a backup, or lost records, goes on under an older epoch than its workers have
+/// seen. Whoever was refused for so long, with no welcome of a newer leader in between, is followed after all: a leader
+/// that was deposed hears of it within seconds, and its workers find the next one within as many.
+pub const OLD_EPOCH_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a worker holds and whom it follows. `A` is what hangs on an attempt.
 pub struct Agent<A> {
     /// The attempts.
     pub table: AttemptTable<A>,
     epoch: Epoch,
+    /// Since when only leaders of older epochs have said welcome.
+    refusing: Option<Instant>,
 }
 
 /// A welcome of a leader that was followed by another one already.
@@ -32,7 +39,7 @@ pub enum Ordered<A> {
 
 impl<A> Default for Agent<A> {
     fn default() -> Self {
-        Agent { table: AttemptTable::default(), epoch: Epoch(0) }
+        Agent { table: AttemptTable::default(), epoch: Epoch(0), refusing: None }
     }
 }
 
@@ -45,11 +52,20 @@ impl<A> Agent<A> {
     /// A leader says which attempts go on. Gives the others, which are no longer held.
     ///
     /// # Errors
-    /// `OldEpoch`; then nothing changed, and the connection is to be closed.
-    pub fn welcomed(&mut self, epoch: Epoch, keep: &[Kept]) -> Result<Vec<Entry<A>>, OldEpoch> {
+    /// `OldEpoch`; then nothing changed but that it is remembered, and the connection is to be closed.
+    pub fn welcomed(
+        &mut self,
+        epoch: Epoch,
+        keep: &[Kept],
+        now: Instant,
+    ) -> Result<Vec<Entry<A>>, OldEpoch> {
         if epoch < self.epoch && !on(Mutant::NoEpochCompare) {
-            return Err(OldEpoch);
+            let since = *self.refusing.get_or_insert(now);
+            if now.saturating_duration_since(since) < OLD_EPOCH_PATIENCE {
+                return Err(OldEpoch);
+            }
         }
+        self.refusing = None;
         self.epoch = epoch;
         Ok(self.table.keep(keep))
     }
@@ -95,5 +111,29 @@ impl<A> Agent<A> {
         let frames = self.table.unsent().map(|(held, report)| report.frame(held)).collect();
         self.table.sent_all(session, now);
         frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: an old leader is not followed, unless it is the only one for long: then the farm was restored.
+    #[test]
+    fn an_older_epoch_is_followed_only_where_there_is_no_newer_one_for_long() {
+        let mut agent = Agent::<()>::default();
+        let mut now = Instant::now();
+        assert!(agent.welcomed(Epoch(5), &[], now).is_ok());
+        for _ in 0..3 {
+            assert!(agent.welcomed(Epoch(4), &[], now).is_err());
+            now += OLD_EPOCH_PATIENCE - Duration::from_secs(1);
+            assert!(agent.welcomed(Epoch(4), &[], now).is_err());
+            // Its own leader is there after all.
+            assert!(agent.welcomed(Epoch(5), &[], now).is_ok());
+        }
+        assert!(agent.welcomed(Epoch(3), &[], now).is_err());
+        now += OLD_EPOCH_PATIENCE;
+        assert!(agent.welcomed(Epoch(3), &[], now).is_ok());
+        assert_eq!(agent.epoch(), Epoch(3));
     }
 }

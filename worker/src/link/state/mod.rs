@@ -184,7 +184,7 @@ impl LinkState {
         keep: &[Kept],
     ) {
         let Connection::Up(up) = &mut self.connection else { return };
-        let Ok(dropped) = self.agent.welcomed(epoch, keep) else {
+        let Ok(dropped) = self.agent.welcomed(epoch, keep, Instant::now()) else {
             let reason = "the welcome is of an older epoch";
             self.drop_line(myself, CloseCode::Protocol, reason);
             return;
