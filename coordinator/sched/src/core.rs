@@ -37,10 +37,11 @@ impl Core {
     /// late or senseless leaves an `Output::Ignored`. A `now` before an earlier one counts as that one. Whoever has many
     /// inputs waiting calls [`foresee`](Core::foresee) before each: a large fleet is handled a third faster then.
     pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
-        self.state.now = now.max(self.state.now);
+        let before = self.state.now;
+        self.state.now = now.max(before);
         if let Input::EpochBegan { epoch } = input {
             // Before the timers: what is due goes to the workers of the new epoch.
-            self.begin_epoch(epoch, out);
+            self.begin_epoch(epoch, self.state.now.minus(before), out);
             self.fire_timers(out);
         } else {
             self.fire_timers(out);

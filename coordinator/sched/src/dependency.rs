@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::fail::hash;
-use crate::job::Standing;
+use crate::job::{Job, Standing};
 use crate::node::NodeId;
 use crate::slab::Slot;
 use crate::timer::Timer;
@@ -110,7 +110,21 @@ impl Core {
         let Some(live) = self.state.jobs[slot].live.as_mut().filter(|_| !closed) else { return };
         let waited = now.minus(live.since);
         if let Some(outage) = &mut live.outage {
-            outage.since = outage.since.plus(waited);
+            outage.since = outage.since.plus(waited).min(now);
+        }
+    }
+
+    /// For so long nobody asked a dependency whether it is back, for the coordinator itself was down.
+    pub(crate) fn excuse_outages(&mut self, gap: Millis) {
+        let now = self.state.now;
+        let is_down = |job: &Job| job.live.as_ref().is_some_and(|live| live.outage.is_some());
+        let down = self.state.jobs.iter().filter(|(_, job)| is_down(job));
+        let down: Vec<(Slot, u64)> = down.map(|(slot, job)| (slot, job.seq)).collect();
+        for (slot, seq) in down {
+            if let Some(outage) = &mut self.live(slot).outage {
+                outage.since = outage.since.plus(gap).min(now);
+            }
+            self.limit_waiting(slot, seq);
         }
     }
 

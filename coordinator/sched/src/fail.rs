@@ -133,7 +133,7 @@ impl Core {
         self.set_timer(at, Timer::Job { slot, seq });
     }
 
-    fn live(&mut self, slot: Slot) -> &mut Live {
+    pub(crate) fn live(&mut self, slot: Slot) -> &mut Live {
         self.state.jobs[slot].live.as_mut().expect("a job that was placed is live")
     }
 

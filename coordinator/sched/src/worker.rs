@@ -117,7 +117,8 @@ impl Core {
         slot
     }
 
-    pub(crate) fn begin_epoch(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+    /// A new leader, so long after the last thing that the farm took in.
+    pub(crate) fn begin_epoch(&mut self, epoch: Epoch, gap: Millis, out: &mut Vec<Output>) {
         if epoch <= self.state.epoch {
             out.push(Output::Ignored { why: Ignored::OldEpoch });
             return;
@@ -127,11 +128,15 @@ impl Core {
         for slot in &slots {
             self.change_worker(*slot, |worker| {
                 worker.connected = false;
-                if let Doing::Stopping { .. } = worker.doing {
-                    worker.doing = Doing::Idle;
+                match &mut worker.doing {
+                    Doing::Stopping { .. } => worker.doing = Doing::Idle,
+                    // What was reported meanwhile nobody took in: it is no fault of the worker's.
+                    Doing::Running(running) => running.since = running.since.plus(gap),
+                    Doing::Idle => {}
                 }
             });
         }
+        self.excuse_outages(gap);
         if !slots.is_empty() {
             let at = self.state.now.plus(self.state.config.reattach_grace);
             self.set_timer(at, Timer::Grace { epoch });

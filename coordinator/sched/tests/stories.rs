@@ -18,6 +18,7 @@
 //! | `move j1`, `move j1 to=w2` | an operator's wish |
 //! | `cancel j1`, `delete j1`, `block j1`, `published j1`, `unpublished j1 dependency_down`, `gone j1 latents:3` | jobs |
 //! | `+5s` | time passes, with every wake-up on the way |
+//! | `down 5s` | time passes, and nobody is there to be woken |
 //! | `why j1`, `job j1`, `workers`, `position j1`, `counts`, `restore` | looks, changes nothing |
 
 use std::collections::BTreeMap;
@@ -255,6 +256,7 @@ impl Story {
             return self.pass(millis(time));
         }
         match first {
+            "down" => self.now = self.now.plus(millis(words.plain[1])),
             "model" | "tenant" | "epoch" | "submit" => self.set_up(&words),
             "feasible" => self.promise(&words),
             "join" => self.join(&words),

@@ -241,9 +241,13 @@ impl Books {
 
     /// Takes in one entry.
     pub fn apply(&mut self, now: Millis, entry: Entry) -> Effects {
-        self.now = self.now.max(now);
-        let now = self.now;
+        let before = self.now;
+        let now = now.max(before);
+        self.now = now;
         let mut effects = Effects::default();
+        if let Entry::Core(Input::EpochBegan { .. }) = &entry {
+            self.intake.excuse(now, now.minus(before));
+        }
         match entry {
             Entry::Core(input) => self.input(now, input, &mut effects),
             Entry::Admitted { submission, ask } => {

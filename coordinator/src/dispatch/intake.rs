@@ -135,6 +135,14 @@ impl Intake {
         jobs
     }
 
+    /// For so long nobody was asked, for the coordinator itself was down.
+    pub fn excuse(&mut self, now: Millis, gap: Millis) {
+        for (job, waiting) in self.to_rows() {
+            self.take(job);
+            self.insert(job, Waiting { since: waiting.since.plus(gap).min(now), ..waiting });
+        }
+    }
+
     /// Does what is due.
     pub fn fire(&mut self, now: Millis) -> Fired {
         let mut fired = Fired::default();
@@ -239,6 +247,18 @@ mod tests {
         intake.failed(Millis(10), job);
         assert_eq!(intake.fire(Millis(1_100)).ask, [job]);
         assert_eq!(intake.fire(Millis(5_000)).end, [(job, FailWhy::DeadlineExceeded)]);
+    }
+
+    /// Promise: the time in which the coordinator was down is nobody's failure.
+    #[test]
+    fn a_coordinator_that_was_down_gives_nobody_up() {
+        let (mut intake, job) = (Intake::default(), JobId(1));
+        intake.admit(Millis(0), job, ask(None));
+        let now = GIVE_UP.plus(Millis(1_000));
+        intake.excuse(now, GIVE_UP);
+        assert_eq!(intake.ask_all(now), [job]);
+        assert_eq!(intake.fire(now), Fired::default());
+        assert_eq!(intake.of(job).map(|waiting| waiting.since), Some(GIVE_UP));
     }
 
     #[test]
