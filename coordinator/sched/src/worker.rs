@@ -261,11 +261,12 @@ impl Core {
         let mut keep = Vec::new();
         if let Some(running) = self.state.workers[slot].running().copied() {
             let here = self.held(&running);
-            if held.contains(&here) || on(Mutant::ReattachByName) {
+            let named = held.iter().find(|named| self.is_attempt(**named, here));
+            if let Some(held) = named.or(on(Mutant::ReattachByName).then_some(&here)) {
                 // The same attempt goes on, so it keeps its number; the epoch is that of its new leader.
                 let fence = Fence { epoch, attempt: running.fence.attempt };
                 self.state.workers[slot].doing = Doing::Running(Running { fence, ..running });
-                keep.push(Kept { held: here, fence });
+                keep.push(Kept { held: *held, fence });
             } else {
                 // Perhaps the order never left, or the report was lost with the link: nobody is to blame.
                 self.end_attempt(slot, Some(Cause::WorkerLost), None, out);
@@ -278,6 +279,14 @@ impl Core {
         self.todo.workers.push(slot);
     }
 
+    /// Whether a boot that comes back names the attempt that it has in the books. A welcome may have been lost on its way,
+    /// and the epoch with it: the number alone tells attempts of a shard apart.
+    fn is_attempt(&self, named: Held, here: Held) -> bool {
+        named.shard == here.shard
+            && named.fence.attempt == here.fence.attempt
+            && named.fence.epoch <= self.state.epoch
+    }
+
     /// The lost attempt of a returning boot, if its shard was not placed again since and may run.
     fn lost_one(&self, node: NodeId, boot: u64, held: Held) -> Option<Slot> {
         let slot = self.shard_slot(held.shard)?;
@@ -286,7 +295,7 @@ impl Core {
         let current = held.shard.stage == self.state.stage_of(job);
         let same = lost.node == node
             && lost.boot == boot
-            && lost.fence == held.fence
+            && self.is_attempt(held, Held { shard: held.shard, fence: lost.fence })
             && lost.position == job.position;
         let ready = job.standing() == Standing::Ready;
         let allowed = !self.state.tenants[job.tenant as usize].capped();

@@ -238,7 +238,12 @@ impl Watch {
                     let last = self.highest.get(&kept.held.shard);
                     let newest = last == Some(&kept.held.fence.attempt);
                     hold!(newest, "fenced: an attempt is kept that has a successor");
-                    let moved = self.running.iter().find(|(_, running)| **running == kept.held);
+                    // It may be named by the fence of before a welcome that was lost.
+                    let is = |running: &Held| {
+                        running.shard == kept.held.shard
+                            && running.fence.attempt == kept.held.fence.attempt
+                    };
+                    let moved = self.running.iter().find(|(_, running)| is(running));
                     match moved.map(|(worker, _)| *worker) {
                         // The same attempt on a new connection.
                         Some(before) => {
