@@ -90,6 +90,9 @@ impl LinkState {
         if let Connection::Up(up) = &self.connection {
             // A link that was good is tried again soon; one that was never welcomed backs off further.
             tries = if up.welcomed { 1 } else { 3 };
+            if up.welcomed {
+                self.offline_since = now;
+            }
             if was_replaced(&up.line.connection) {
                 tracing::error!(
                     node = self.arguments.node,

@@ -63,7 +63,9 @@ impl LinkState {
         let late = leaving.until.is_some_and(|until| now >= until);
         let patience =
             if self.agent.table.has_unsent() { LEAVE_OFFLINE } else { LEAVE_OFFLINE_IDLE };
-        let offline = now.saturating_duration_since(leaving.since) >= patience;
+        // A worker that finishes a shard for an hour before it goes is not offline for that long.
+        let since = leaving.since.max(self.offline_since);
+        let offline = now.saturating_duration_since(since) >= patience;
         if late {
             self.abandon_all();
         }

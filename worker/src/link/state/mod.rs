@@ -65,6 +65,8 @@ pub struct LinkState {
     transfers: Transfers,
     spool_shown: i64,
     leaving: Option<Leaving>,
+    /// When the last link that was welcomed was lost; before the first one, when we began to dial.
+    offline_since: Instant,
     /// The last look at the time.
     ticked: Instant,
 }
@@ -82,6 +84,7 @@ impl LinkState {
             transfers: Transfers::default(),
             spool_shown: 0,
             leaving: None,
+            offline_since: Instant::now(),
             ticked: Instant::now(),
         }
     }
