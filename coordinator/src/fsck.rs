@@ -30,7 +30,7 @@ const READ_BYTES_A_SECOND: u64 = 64 << 20;
 /// Findings that are kept; all are counted.
 const FINDINGS_MAX: usize = 1_000;
 /// Younger files may belong to an upload or a write that is still under way: the longest takes minutes.
-const UNDER_WAY: Duration = Duration::from_secs(3_600);
+pub(crate) const UNDER_WAY: Duration = Duration::from_secs(3_600);
 
 /// How to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,10 +4,11 @@
 
 use crate::dispatch::DispatchMsg;
 use crate::farm::{ASK_TIMEOUT, FarmMsg};
+use crate::fsck::UNDER_WAY;
 use crate::gate::{Candidate, Closed, Gate, Prove};
 use crate::jobs::{Asset, Assets};
-use crate::link::draft::Draft;
 use crate::leadership::Leadership;
+use crate::link::draft::Draft;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use futures::{StreamExt, TryStreamExt};
@@ -83,12 +84,12 @@ pub enum StorageMsg {
     Delete {
         /// Which ones.
         artifacts: Vec<ArtifactId>,
-        /// Who wants to know.
         /// Dropped when the batch is over, however it ends.
         turn: OwnedSemaphorePermit,
+        /// Who wants to know.
         back: ActorRef<DispatchMsg>,
     },
-    /// Name everything that is in the store.
+    /// Name everything that is in the store, and remove what uploads left that were cut off long ago.
     Sweep {
         /// Who wants to know.
         back: ActorRef<DispatchMsg>,
@@ -113,9 +114,9 @@ pub struct StorageArguments {
     pub metrics: Arc<Metrics>,
     /// What it holds a clip against before it is readable.
     pub gate: Arc<Gate>,
-}
     /// Whether this coordinator leads: asked before anything in the store is changed.
     pub leadership: Arc<Leadership>,
+}
 
 /// The store, its tasks and their permits: each kind has its own, so that none waits for another.
 pub struct StorageState {
@@ -301,19 +302,19 @@ impl StorageState {
                         failed += 1;
                         tracing::warn!(%artifact, %error, "an artifact could not be deleted");
                     }
-                }
                     Err(_) => failed += 1,
-            }
+                }
                 kept.push(artifact);
             }
             if failed > 1 {
                 tracing::warn!(failed, "artifacts could not be deleted; they are tried again");
+            }
             if !kept.is_empty() {
                 // Without a dispatch actor the process ends; the next start sweeps the store.
                 drop(back.cast(DispatchMsg::NotDeleted(kept)));
             }
-        });
             drop(turn);
+        });
     }
 
     fn sweep(&mut self, back: ActorRef<DispatchMsg>) {
@@ -336,7 +337,18 @@ impl StorageState {
                         // Without a dispatch actor the process ends; the next start sweeps again.
                         drop(back.cast(DispatchMsg::Listed(artifacts)));
                     }
-                    Ok(None) => break "ok",
+                    Ok(None) => match store.uploads_left(UNDER_WAY, true).await {
+                        Ok(left) if left.is_empty() => break "ok",
+                        Ok(left) => {
+                            let count = left.len();
+                            tracing::info!(count, "files of uploads that were cut off are gone");
+                            break "ok";
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "files of cut-off uploads stay");
+                            break "error";
+                        }
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "the store could not be swept");
                         break "error";
@@ -382,10 +394,17 @@ async fn may_sweep(store: &Store, dispatch: &ActorRef<DispatchMsg>) -> Result<bo
 async fn flip(
     store: &Store,
     gate: &Gate,
+    leadership: &Leadership,
     job: JobId,
     candidate: &Candidate,
 ) -> Result<Proofs, Closed> {
     let proofs = gate.open(store, job, candidate).await?;
+    if !leadership.is_held() {
+        // Playing a clip may take longer than a lease: whoever leads now decides what becomes of the job.
+        return Err(
+            StoreError::from(std::io::Error::other("this coordinator leads no more")).into()
+        );
+    }
     store.publish(job, pointer(job, &candidate.assets)).await?;
     Ok(proofs)
 }
@@ -394,17 +413,10 @@ async fn flip(
 pub fn pointer(job: JobId, assets: &Assets) -> Vec<u8> {
     let name = |asset: &Asset| asset.artifact.to_string();
     let pointer = serde_json::json!({
-    leadership: &Leadership,
         "job": job.to_string(),
         "video": name(&assets.video),
         "thumbnail": name(&assets.thumbnail),
         "spritesheet": name(&assets.spritesheet),
-    if !leadership.is_held() {
-        // Playing a clip may take longer than a lease: whoever leads now decides what becomes of the job.
-        return Err(
-            StoreError::from(std::io::Error::other("this coordinator leads no more")).into()
-        );
-    }
     });
     pointer.to_string().into_bytes()
 }

@@ -343,8 +343,12 @@ impl Store {
                     let file = file?;
                     let name = file.file_name().to_string_lossy().into_owned();
                     // How `object_store` calls what is not whole yet: the name, `#` and a number.
-                    let old = file.metadata()?.modified()?.elapsed().is_ok_and(|of| of >= age);
-                    if name.contains('#') && old {
+                    if !name.contains('#') {
+                        continue;
+                    }
+                    // One that is gone became whole meanwhile.
+                    let Ok(about) = file.metadata() else { continue };
+                    if about.modified()?.elapsed().is_ok_and(|of| of >= age) {
                         if remove {
                             std::fs::remove_file(file.path())?;
                         }

@@ -65,6 +65,7 @@ pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError>
         let content = segment.read()?;
         last_segment = Some(segment);
         Ok(content)
+    snapshot::remove_drafts(folder)?;
     })?;
     // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
     // snapshot at once.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const MAGIC: &[u8; 8] = b"ZTSNAP01";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
 const PREFIX: &str = "snapshot-";
+/// How the name of one that is being written ends.
+const DRAFT: &str = "draft";
 
 /// Where the snapshot behind record `seq` lies.
 pub fn path(folder: &Path, seq: u64) -> PathBuf {
@@ -24,7 +26,7 @@ pub fn path(folder: &Path, seq: u64) -> PathBuf {
 /// `Write` if the disk refuses; what was there before stays.
 pub fn write(folder: &Path, seq: u64, body: &[u8]) -> Result<(), JournalError> {
     let target = path(folder, seq);
-    let draft = target.with_extension("draft");
+    let draft = target.with_extension(DRAFT);
     let save = || -> std::io::Result<()> {
         let mut file = File::create(&draft)?;
         file.write_all(&head(seq, body))?;
@@ -34,6 +36,24 @@ pub fn write(folder: &Path, seq: u64, body: &[u8]) -> Result<(), JournalError> {
         sync_folder(folder)
     };
     save().map_err(|e| JournalError::Write(format!("snapshot {seq}: {e}")))
+}
+
+/// Removes what a process that was killed was writing.
+///
+/// # Errors
+/// Those of the disk.
+pub fn remove_drafts(folder: &Path) -> Result<(), JournalError> {
+    let remove = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            let is = |name: &str| name.starts_with(PREFIX) && name.ends_with(&format!(".{DRAFT}"));
+            if name.to_str().is_some_and(is) {
+                std::fs::remove_file(folder.join(name))?;
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(|e| JournalError::Write(format!("half-written snapshots: {e}")))
 }
 
 /// The numbers of all snapshots, the newest first.
@@ -102,5 +122,9 @@ mod tests {
         bytes.pop();
         std::fs::write(&file, &bytes).expect("writes");
         assert_eq!(read(folder.path(), 5).expect("reads"), None);
+        let draft = file.with_extension(DRAFT);
+        std::fs::write(&draft, b"half").expect("writes");
+        remove_drafts(folder.path()).expect("removes");
+        assert!(file.exists() && !draft.exists());
     }
 }
