@@ -60,11 +60,14 @@ impl Listed {
     /// Of a row.
     pub fn of(row: &JobRow, proofs: Option<&Proofs>) -> Listed {
         let published = row.state == JobState::Completed && row.keeps_pointer();
+        // A rescan judges the clip by it.
+        let record = row.record.filter(|_| published).map(|record| record.artifact);
+        let working = row.working.iter().copied().chain(record).collect();
         Listed {
             job: row.job,
             assets: row.assets.clone().filter(|_| published),
             proofs: proofs.cloned(),
-            working: row.working.clone(),
+            working,
             ended: row.is_terminal(),
         }
     }

@@ -7,10 +7,12 @@ use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use zoetrope_coordinator::farm::FarmMsg;
 use zoetrope_coordinator::fsck::{Fault, Fsck, Options, Report};
-use zoetrope_coordinator::jobs::Assets;
+use zoetrope_coordinator::jobs::{ArtifactRecord, Assets};
 use zoetrope_coordinator::store::Reading;
 use zoetrope_protocol::id::{ArtifactId, JobId};
+use zoetrope_protocol::job::Role;
 use zoetrope_sched::output::JobState;
 
 async fn check(farm: &TestFarm, repair: bool, quick: bool) -> Report {
@@ -103,6 +105,12 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     *bytes.last_mut().expect("not empty") ^= 1;
     std::fs::write(&clip, bytes).expect("writes");
     std::fs::write(file(&farm, &latents.artifact), b"rotten").expect("writes");
+    // What a rescan would judge the clip by.
+    let history = |reply| FarmMsg::History(JobId(5), reply);
+    let (_, history) = farm.farm().ask(history).await.expect("answers").expect("is there");
+    let scores = |stored: &&ArtifactRecord| stored.artifact.role == Role::Scores;
+    let record = history.artifacts.iter().find(scores).expect("its record").artifact.artifact;
+    std::fs::remove_file(file(&farm, &record)).expect("removes");
     for orphan in ["orphan", "fresh orphan"] {
         let artifact = ArtifactId::of(orphan.as_bytes());
         let mut upload = farm
@@ -133,6 +141,7 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
         (Fault::PointerStale, 1),
         (Fault::AssetMissing, 1),
         (Fault::AssetDamaged, 1),
+        (Fault::ArtifactMissing, 1),
         (Fault::ArtifactDamaged, 1),
         (Fault::ArtifactUnused, 1),
         (Fault::UploadLeft, 1),
@@ -151,16 +160,17 @@ async fn what_is_wrong_is_found_and_what_needs_no_decision_is_mended() {
     let mended = check(&farm, true, false).await;
     assert_eq!(faults(&mended), wrong);
     for finding in &mended.findings {
-        use Fault::{AssetDamaged, AssetMissing, Stranger};
-        let left = matches!(finding.fault, AssetMissing | AssetDamaged | Stranger);
+        use Fault::{ArtifactMissing, AssetDamaged, AssetMissing, Stranger};
+        let left =
+            matches!(finding.fault, AssetMissing | AssetDamaged | ArtifactMissing | Stranger);
         assert_ne!(finding.repaired, left, "{finding:?}");
     }
     let left = check(&farm, false, false).await;
     let lost = BTreeMap::from([
         (Fault::AssetMissing, 1),
         (Fault::AssetDamaged, 1),
-        // The worker has not asked for it yet.
-        (Fault::ArtifactMissing, 1),
+        // The record, and the latents that the worker has not asked for yet.
+        (Fault::ArtifactMissing, 2),
         (Fault::Stranger, 3),
     ]);
     assert_eq!(faults(&left), lost, "{:?}", left.findings);
@@ -209,7 +219,6 @@ async fn a_bucket_is_checked_as_a_folder_is() {
 /// A deletion whose files were not gone yet when the farm died is done by the next start: no byte is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deleted_is_gone_also_after_a_crash_in_between() {
-    use zoetrope_coordinator::farm::FarmMsg;
     use zoetrope_protocol::id::TenantId;
     // So long that the first farm never comes to it.
     let farm = TestFarm::with(|config| config.limits.keep_unused_seconds = 3_600).await;
