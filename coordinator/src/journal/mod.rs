@@ -30,7 +30,10 @@ pub enum JournalError {
     #[error("the journal in {0} is in use by another process")]
     InUse(PathBuf),
     /// A segment does not open, and neither does its repaired copy.
-    #[error("journal segment {path} does not open: {reason}")]
+    #[error(
+        "journal segment {path} does not open: {reason}. Restore the data folder from a backup, or start with \
+         --accept-journal-loss to go on without its records"
+    )]
     Open {
         /// The segment's folder.
         path: PathBuf,

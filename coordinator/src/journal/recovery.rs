@@ -34,10 +34,19 @@ pub struct Loss {
     pub missing: Vec<(u64, u64)>,
     /// Whole records that lie behind the first missing one.
     pub behind: usize,
+    /// All records from here on, of which nobody knows how many there were: the newest segment does not open.
+    pub unknown_from: Option<u64>,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(first) = self.unknown_from {
+            write!(f, "all from {first} on would be lost")?;
+            if self.missing.is_empty() {
+                return Ok(());
+            }
+            write!(f, ", and before these ")?;
+        }
         let lost: u64 = self.missing.iter().map(|(first, last)| last - first + 1).sum();
         write!(f, "{lost} would be lost (")?;
         for (at, (first, last)) in self.missing.iter().enumerate() {
@@ -56,17 +65,32 @@ pub fn open(folder: &Path, accept_loss: bool) -> Result<Recovered, JournalError>
     std::fs::create_dir_all(folder).map_err(|e| JournalError::Write(e.to_string()))?;
     let lock = lock(folder)?;
     segment::finish_repairs(folder)?;
+    snapshot::remove_drafts(folder)?;
     let snapshot = newest_snapshot(folder)?;
     let base = snapshot.as_ref().map_or(0, |(seq, _)| *seq);
     let firsts = numbered(folder, PREFIX)?;
-    let mut last_segment = None;
-    let Gathered { records, loss, last, proven } = gather(base, &firsts, accept_loss, |first| {
-        let segment = Segment::open(&segment_path(folder, first))?;
+    let (mut last_segment, mut refused) = (None, None);
+    let gathered = gather(base, &firsts, accept_loss, |first| {
+        let path = segment_path(folder, first);
+        let segment = match Segment::open(&path) {
+            Err(JournalError::Open { reason, .. }) if accept_loss => {
+                let aside = segment::set_aside(&path)?;
+                tracing::error!(reason, aside = %aside.display(), "going on without a journal segment, as asked");
+                (last_segment, refused) = (None, Some(first));
+                return Ok(Content { records: Vec::new(), damaged: Vec::new() });
+            }
+            opened => opened?,
+        };
         let content = segment.read()?;
         last_segment = Some(segment);
         Ok(content)
-    snapshot::remove_drafts(folder)?;
     })?;
+    let Gathered { records, mut loss, last, proven } = gathered;
+    if let Some(first) = refused.filter(|first| firsts.last() == Some(first)) {
+        // How many records the newest segment had nobody knows.
+        let none = Loss { missing: Vec::new(), behind: 0, unknown_from: None };
+        loss.get_or_insert(none).unknown_from = Some(first.max(base + 1));
+    }
     // The gap stays where it is and would be refused again: after an accepted loss the caller takes a
     // snapshot at once.
     let next = last.max(proven) + 1;
@@ -188,5 +212,5 @@ pub(super) fn loss(base: u64, proven: u64, records: &[(u64, Vec<u8>)]) -> Option
     if expected <= proven {
         missing.push((expected, proven));
     }
-    (!missing.is_empty()).then_some(Loss { missing, behind })
+    (!missing.is_empty()).then_some(Loss { missing, behind, unknown_from: None })
 }

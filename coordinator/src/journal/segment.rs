@@ -170,6 +170,17 @@ pub fn finish_repairs(folder: &Path) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// Puts a segment that does not open beside, for a person to look at; gives where it lies now.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
+    let aside = beside(path, "refused");
+    let moved = std::fs::rename(path, &aside);
+    moved.map_err(|e| JournalError::Write(format!("{}: {e}", path.display())))?;
+    Ok(aside)
+}
+
 fn beside(path: &Path, word: &str) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut free = (1..).map(|n: u32| path.with_file_name(format!("{word}-{n}-{name}")));

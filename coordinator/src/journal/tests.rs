@@ -126,6 +126,40 @@ fn a_segment_that_does_not_open_is_refused_and_kept() {
     std::fs::remove_dir(&data).expect("removes");
     std::fs::rename(&aside, &data).expect("renames");
     assert_eq!(open(folder.path(), false).expect("opens").records.len(), 12);
+
+    // Where an operator accepts the loss it is put beside, and the loss is told.
+    std::fs::rename(&data, &aside).expect("renames");
+    std::fs::create_dir(&data).expect("makes");
+    let mut accepted = open(folder.path(), true).expect("opens, as asked");
+    let loss = accepted.loss.clone().expect("all of it");
+    assert_eq!((accepted.records.len(), loss.unknown_from), (0, Some(1)));
+    assert!(loss.to_string().contains("all from 1 on"), "{loss}");
+    append(&mut accepted.writer, 3);
+    drop(accepted);
+    assert_eq!(open(folder.path(), false).expect("opens").records.len(), 3);
+    assert!(folder.path().join(format!("refused-1-{}", segment_name(&segment))).exists());
+}
+
+fn segment_name(segment: &Path) -> String {
+    segment.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
+/// The records of other segments are kept where one does not open.
+#[test]
+fn an_accepted_loss_of_one_segment_keeps_the_others() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    run(folder.path(), 3, &[5, 10]);
+    std::fs::remove_file(snapshot::path(folder.path(), 10)).expect("removes");
+    let data = recovery::segment_path(folder.path(), 6).join("db");
+    std::fs::rename(&data, data.with_extension("away")).expect("renames");
+    std::fs::create_dir(&data).expect("makes");
+    let refused = open(folder.path(), false).err().expect("does not open").to_string();
+    assert!(refused.contains("--accept-journal-loss"), "{refused}");
+    let accepted = open(folder.path(), true).expect("opens, as asked");
+    assert_eq!(accepted.snapshot, Some((5, b"state 5".to_vec().into())));
+    assert_eq!(sequences(&accepted.records), vec![11, 12, 13]);
+    let loss = accepted.loss.expect("a loss");
+    assert_eq!((loss.missing, loss.unknown_from), (vec![(6, 10)], None));
 }
 
 /// Appends five records before each snapshot and `tail` behind the last, on the journal's own thread.
