@@ -3,6 +3,7 @@
 //! An address that has not proven itself gets a retry token first; a handshake has a timeout and a permit. A
 //! connection without a certificate of the farm may join and nothing else.
 
+use super::greetings::Greetings;
 use super::sup::LinkSupMsg;
 use super::{close_number, join, read_counted_frame};
 use crate::authority::Authority;
@@ -23,7 +24,6 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use zoetrope_protocol::job::Stage;
 use zoetrope_protocol::version::LinkVersion;
 use zoetrope_protocol::wire::{
@@ -33,8 +33,6 @@ use zoetrope_protocol::wire::{
 
 /// A handshake and the hello behind it take some round trips; more than this is no worker.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Greetings that go on at a time. 10,000 workers that return at once are greeted within seconds.
-const GREETINGS_MAX: usize = 256;
 /// Connection attempts that wait for us, each with at most 64 KiB of early packets.
 const INCOMING_MAX: usize = 256;
 /// Uploads of one worker at a time: it runs one attempt, whose outputs are three files and some latents.
@@ -140,7 +138,7 @@ pub async fn accept(
     connections_max: usize,
     sup: ActorRef<LinkSupMsg>,
 ) {
-    let permits = Arc::new(Semaphore::new(GREETINGS_MAX));
+    let greetings = Arc::new(Greetings::default());
     while let Some(incoming) = endpoint.accept().await {
         if endpoint.open_connections() >= connections_max {
             incoming.refuse();
@@ -151,7 +149,7 @@ pub async fn accept(
             drop(incoming.retry());
             continue;
         }
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        let Some(place) = greetings.take(incoming.remote_address().ip()) else {
             incoming.refuse();
             continue;
         };
@@ -163,7 +161,7 @@ pub async fn accept(
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a connection was turned away"),
                 Err(_) => tracing::debug!(%from, "a connection said nothing in time"),
             }
-            drop(permit);
+            drop(place);
         });
     }
 }

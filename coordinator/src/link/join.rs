@@ -5,19 +5,27 @@ use crate::authority::{Authority, AuthorityError};
 use crate::clock;
 use quinn::Connection;
 use std::sync::Arc;
+use std::time::Duration;
 use zoetrope_protocol::codec;
 use zoetrope_protocol::wire::{CloseCode, JoinAnswer, JoinRequest};
 
 /// A signing request of an elliptic key takes some 300 bytes, of an RSA key 2 KiB.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
+/// Whoever is not known must say at once what it wants: a worker writes its request as soon as it can.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Serves one join. The caller's timeout is around it.
 ///
 /// # Errors
 /// What ended it; the peer is told already.
 pub async fn serve(connection: &Connection, authority: Arc<Authority>) -> anyhow::Result<()> {
-    let (mut send, mut receive) = connection.accept_bi().await?;
-    let request: JoinRequest = read_frame(&mut receive, REQUEST_BYTES_MAX).await?;
+    let asked = async {
+        let (send, mut receive) = connection.accept_bi().await?;
+        let request: JoinRequest = read_frame(&mut receive, REQUEST_BYTES_MAX).await?;
+        anyhow::Ok((send, request))
+    };
+    let (mut send, request) = tokio::time::timeout(REQUEST_TIMEOUT, asked).await??;
     let node = request.node.clone();
     let ca = authority.certificate().to_vec();
     let issue = move || {

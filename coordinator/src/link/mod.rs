@@ -8,6 +8,7 @@ pub mod actor;
 pub mod draft;
 pub mod endpoint;
 pub mod fetch;
+mod greetings;
 pub mod join;
 pub mod session;
 pub mod sup;
