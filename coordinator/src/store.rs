@@ -12,6 +12,7 @@ mod pieces;
 pub mod place;
 mod reader;
 pub mod settings;
+mod space;
 mod upload;
 
 pub use owner::Owner;
@@ -29,6 +30,7 @@ use object_store::{
 };
 use place::Place;
 use sha2::{Digest, Sha256};
+use space::Space;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -111,6 +113,8 @@ pub struct Store {
     /// The same, if it is a folder: what is written is then synced.
     disk: Option<Arc<LocalFileSystem>>,
     folders: Arc<Folders>,
+    /// Of a folder.
+    space: Option<Space>,
     writers: Writers,
     conditional: OnceCell<Conditional>,
     /// One publication at a time where the store itself excludes none.
@@ -139,10 +143,15 @@ impl Store {
     pub fn at(place: &Place, writers: Writers, keep_fresh: Duration) -> Result<Store, StoreError> {
         let (objects, disk) = place.open()?;
         let known = disk.is_some().then_some(Conditional::Kept);
+        let space = match place {
+            Place::Folder(folder) => Some(Space::of(folder)),
+            Place::Bucket(_) => None,
+        };
         Ok(Store {
             objects,
             disk,
             folders: Arc::default(),
+            space,
             writers,
             conditional: OnceCell::new_with(known),
             turn: Semaphore::new(1),
@@ -195,6 +204,7 @@ impl Store {
         if self.is_anothers() {
             return Err(owner::anothers());
         }
+        self.space.as_ref().map_or(Ok(()), Space::look)?;
         self.touch(artifact);
         Upload::begin(self.clone(), artifact, bytes, reading).await
     }
