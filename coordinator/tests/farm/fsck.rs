@@ -18,18 +18,20 @@ use zoetrope_sched::output::JobState;
 async fn check(farm: &TestFarm, repair: bool, quick: bool) -> Report {
     let fsck = Fsck::new(farm.running.store.clone());
     fsck.start(farm.farm(), Options { repair, quick }).expect("none runs");
-    // It has to ask the farm, so it cannot have ended yet; later it may end between two looks.
-    assert!(fsck.start(farm.farm(), Options::default()).is_err(), "one at a time");
+    until_ended(&fsck).await;
+    let report = fsck.report();
+    assert_eq!(report.state, "done", "{:?}", report.error);
+    assert_eq!(report.problems, report.findings.len() as u64);
+    report
+}
+
+async fn until_ended(fsck: &Fsck) {
     let ended = async {
         while fsck.report().state == "running" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
-    let report = fsck.report();
-    assert_eq!(report.state, "done", "{:?}", report.error);
-    assert_eq!(report.problems, report.findings.len() as u64);
-    report
 }
 
 fn faults(report: &Report) -> BTreeMap<Fault, usize> {
@@ -74,6 +76,19 @@ fn age(file: &Path) {
     let long_ago = SystemTime::now() - Duration::from_secs(7_200);
     let file = std::fs::File::options().append(true).open(file).expect("opens");
     file.set_modified(long_ago).expect("sets");
+}
+
+/// On one thread: the first cannot have ended before the second is asked for.
+#[tokio::test]
+async fn there_is_one_check_at_a_time() {
+    let farm = TestFarm::start().await;
+    let fsck = Fsck::new(farm.running.store.clone());
+    fsck.start(farm.farm(), Options::default()).expect("none runs");
+    assert!(fsck.start(farm.farm(), Options::default()).is_err());
+    until_ended(&fsck).await;
+    fsck.start(farm.farm(), Options::default()).expect("the first has ended");
+    until_ended(&fsck).await;
+    farm.running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
