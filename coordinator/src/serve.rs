@@ -232,7 +232,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let board = Arc::new(ProgressBoard::restore(&kept, standing).await);
     let progress = AbortOnDropHandle::new(tokio::spawn(progress::keep(board.clone(), kept)));
     let waiting = Arc::new(AtomicU64::new(0));
-    let next = writer.next();
+    let (next, replayed) = (writer.next(), replayed as u64);
     let (synced, on_disk) = watch::channel(next - 1);
     let limits = config.dispatch_limits()?;
     let (started, dispatch) = oneshot::channel();
@@ -252,6 +252,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
             Box::new(move |journal| DispatchArguments {
                 books,
                 next,
+                replayed,
                 journal,
                 synced,
                 waiting,

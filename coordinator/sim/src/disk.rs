@@ -33,6 +33,8 @@ pub struct Found {
     pub books: Books,
     /// The number of the next record.
     pub next: u64,
+    /// Records behind the snapshot that were replayed.
+    pub replayed: u64,
 }
 
 impl Disk {
@@ -140,8 +142,7 @@ impl Disk {
             }
             other => other,
         };
-        let (books, next) = found.map_err(|refusal| refusal.to_string())?;
-        let found = Found { books, next };
+        let found = found.map_err(|refusal| refusal.to_string())?;
         // What recovery found is what counts from here on.
         self.synced = found.next - 1;
         for records in self.segments.values_mut() {
@@ -150,7 +151,7 @@ impl Disk {
         Ok(found)
     }
 
-    fn open(&self, config: &zoetrope_sched::Config) -> Result<(Books, u64), Refusal> {
+    fn open(&self, config: &zoetrope_sched::Config) -> Result<Found, Refusal> {
         let whole = |(seq, bytes): (&u64, &Vec<u8>)| {
             snapshot::unseal(*seq, bytes.clone()).map(|body| (*seq, body))
         };
@@ -166,8 +167,9 @@ impl Disk {
             })?;
         let next = gathered.last.max(gathered.proven) + 1;
         let bytes = snapshot.as_ref().map(|(_, body)| body.as_slice());
+        let replayed = gathered.records.len() as u64;
         let books = rebuild(bytes, gathered.records, config.clone()).map_err(Refusal::from)?;
-        Ok((books, next))
+        Ok(Found { books, next, replayed })
     }
 
     fn content(&self, first: u64) -> Content {

@@ -8,7 +8,7 @@ use crate::world::{Event, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use zoetrope_coordinator::dispatch::books::{Books, Effects, Entry};
-use zoetrope_coordinator::dispatch::ledger::Ledger;
+use zoetrope_coordinator::dispatch::ledger::{Ledger, snapshot_due};
 use zoetrope_coordinator::dispatch::{DispatchLimits, opening};
 use zoetrope_coordinator::link::LinkLimits;
 use zoetrope_coordinator::link::session::Session;
@@ -169,7 +169,7 @@ impl World {
         if !stray {
             self.checker.recovered(&found.books, found.next);
         }
-        let snapshot_at = found.next + self.plan.snapshot_every;
+        let snapshot_at = snapshot_due(found.next, found.replayed, self.plan.snapshot_every);
         self.hosts[host].running = Some(Running {
             books: found.books,
             ledger: Ledger::new(found.next),

@@ -9,6 +9,12 @@ use zoetrope_protocol::codec;
 use zoetrope_protocol::id::Millis;
 use zoetrope_protocol::mutant::{Mutant, on};
 
+/// The record behind which the next snapshot is due, where a start whose next record is `next` had to replay so many:
+/// they count, or a coordinator that starts more often than it records would never take one.
+pub fn snapshot_due(next: u64, replayed: u64, every: u64) -> u64 {
+    next.saturating_sub(replayed) + every
+}
+
 /// Numbers records, and holds effects of the kind `E` back.
 pub struct Ledger<E> {
     next: u64,

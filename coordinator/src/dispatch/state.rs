@@ -3,7 +3,7 @@
 use super::books::{Books, Effects, Entry};
 use super::effects::Effect;
 use super::estimate::Medians;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, snapshot_due};
 use super::mark::Marking;
 use super::moderate::Judging;
 use super::progress::ProgressBoard;
@@ -89,6 +89,8 @@ pub struct DispatchArguments {
     pub books: Books,
     /// The number of the next record.
     pub next: u64,
+    /// Records that the start replayed.
+    pub replayed: u64,
     /// Where records go.
     pub journal: ActorRef<JournalMsg>,
     /// The last record on disk.
@@ -183,7 +185,9 @@ impl DispatchState {
             arguments;
         let DispatchArguments { board, metrics, limits, policy, snapshot_now, leadership, .. } =
             arguments;
-        let snapshot_at = if snapshot_now { next } else { next + limits.snapshot_every };
+        let replayed = arguments.replayed;
+        let snapshot_at =
+            if snapshot_now { next } else { snapshot_due(next, replayed, limits.snapshot_every) };
         let tasks = [
             Task(tokio::spawn(watch_sync(synced, myself.clone()))),
             Task(tokio::spawn(tick(myself.clone()))),

@@ -1,7 +1,8 @@
 //! Promise: a restarted coordinator has lost nothing, and renders in flight go on.
 
 use crate::worker::{Papers, Worker, held, identity};
-use crate::{TestFarm, submission};
+use crate::{PATIENCE, TestFarm, submission};
+use std::time::{Duration, Instant};
 use zoetrope_coordinator::config::Share;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_coordinator::jobs::ListQuery;
@@ -108,5 +109,31 @@ async fn every_acknowledged_job_is_there_with_its_key_and_its_place() {
     }
     again.content = [9; 32];
     assert_eq!(farm.submit(again).await, Err(SubmitRefused::KeyReused));
+    farm.running.stop().await;
+}
+
+/// A restart replays at most twice `snapshot_every`, also of a coordinator that starts more often than it records that
+/// many: what it replayed counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_restarts_often_takes_snapshots() {
+    let mut farm = TestFarm::with(|config| config.journal.snapshot_every = 100).await;
+    let snapshots = |farm: &TestFarm| {
+        let listed = std::fs::read_dir(farm.folder.path().join("journal")).expect("lists");
+        let names = listed.map(|entry| entry.expect("an entry").file_name().into_string());
+        let whole = |name: &String| name.starts_with("snapshot-") && !name.ends_with(".draft");
+        names.map(|name| name.expect("a name")).filter(whole).count()
+    };
+    for start in 0..8 {
+        // At least two records each.
+        for job in 1..=10 {
+            assert!(farm.submit(submission(start * 10 + job)).await.is_ok());
+        }
+        farm = farm.restart().await;
+    }
+    let until = Instant::now() + PATIENCE;
+    while snapshots(&farm) == 0 {
+        assert!(Instant::now() < until, "no snapshot is ever taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     farm.running.stop().await;
 }
