@@ -6,7 +6,7 @@
 
 use crate::authority::CERTIFICATE;
 use crate::config::ServeConfig;
-use crate::ground::{Common, Ground};
+use crate::ground::{Common, Ground, make_data};
 use crate::http::{ClusterHandle, Roles};
 use crate::keys::KeyStore;
 use crate::leadership::Leadership;
@@ -78,8 +78,7 @@ pub async fn serve(
     asked: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let common = Common::new(&config)?;
-    let data = &config.data;
-    std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+    make_data(&config.data)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen = {} cannot be bound", config.listen))?;

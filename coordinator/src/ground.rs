@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use zoetrope_provenance::private;
 
 /// Opens the journal; blocking.
 pub type OpenJournal = Box<dyn FnOnce() -> Result<Recovered, JournalError> + Send>;
@@ -58,7 +59,7 @@ impl Ground {
     /// If a folder or a model cannot be used.
     pub fn alone(config: &ServeConfig) -> anyhow::Result<Ground> {
         let data = &config.data;
-        std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+        make_data(data)?;
         let models = models(config)?;
         let metrics = metrics(&models);
         let (folder, accept_loss) = (data.join("journal"), config.accept_journal_loss);
@@ -173,6 +174,18 @@ impl Common {
             coordinators,
         })
     }
+}
+
+/// Makes the data folder, which other users of the machine have no business in.
+///
+/// # Errors
+/// If it cannot be made.
+pub(crate) fn make_data(data: &Path) -> anyhow::Result<()> {
+    let told = private::make_told(data).with_context(|| format!("data = {}", data.display()))?;
+    if let Some(open) = told {
+        tracing::warn!("{open}");
+    }
+    Ok(())
 }
 
 fn store(config: &ServeConfig, writers: Writers) -> anyhow::Result<Arc<Store>> {

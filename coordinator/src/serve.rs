@@ -43,6 +43,7 @@ use tokio_util::task::AbortOnDropHandle;
 use zoetrope_protocol::id::JobId;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Demand;
+use zoetrope_provenance::private;
 
 /// The last sync takes milliseconds.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,7 +190,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     whose(&store, config, &authority, loss.is_some()).await?;
     crate::clock::not_before(books.now());
     let data = &config.data;
-    std::fs::create_dir_all(data).with_context(|| format!("data = {}", data.display()))?;
+    private::make(data).with_context(|| format!("data = {}", data.display()))?;
     let remote = config.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
     let remote = remote.map(Remote::new).transpose()?;
     let desk = Arc::new(Desk::with(config.moderation.open()?, remote));

@@ -138,7 +138,7 @@ impl Credential {
     /// `File` if a file is damaged; `Io`.
     pub fn open(folder: &Path) -> Result<Credential, CredentialError> {
         let io = |source| CredentialError::Io { path: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(io)?;
+        crate::private::make(folder).map_err(io)?;
         Credential::open_on(&Folder(folder))
     }
 

@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod claim;
 pub mod cose;
 pub mod jumbf;
+pub mod private;
 pub mod read;
 pub mod revocation;
 pub mod signer;

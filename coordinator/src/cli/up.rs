@@ -17,12 +17,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zoetrope_protocol::id::Millis;
+use zoetrope_provenance::private;
 
 /// The file with the address of the workers' port, so that workers of a killed farm find the next one there.
 const LINK_FILE: &str = "link";
@@ -83,10 +83,7 @@ enum Engine {
 pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
     super::serve::log_to_stderr("warn");
     let data = std::path::absolute(places::data_folder(target.data.as_deref())?)?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data)
+    private::make(&data)
         .with_context(|| format!("cannot make the data folder {}", data.display()))?;
     // What can be wrong with the workers is said before anything is started.
     let program = places::worker_program(args.worker_program.as_deref())?;

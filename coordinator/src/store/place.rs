@@ -107,7 +107,7 @@ impl Place {
     pub(super) fn open(&self) -> Result<Opened, StoreError> {
         match self {
             Place::Folder(folder) => {
-                std::fs::create_dir_all(folder)?;
+                zoetrope_provenance::private::make(folder)?;
                 let files = Arc::new(LocalFileSystem::new_with_prefix(folder)?);
                 Ok((files.clone(), Some(files)))
             }

@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, Profile};
+use zoetrope_provenance::private;
 
 /// How long a first start waits for a coordinator that does not answer; a token lives 15 minutes.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
@@ -50,8 +51,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         bail!("`--pool` takes 1 to {NAME_BYTES_MAX} characters");
     }
     let token = args.token.as_deref().map(str::parse::<Token>).transpose()?;
-    std::fs::create_dir_all(&args.data)
+    let told = private::make_told(&args.data)
         .with_context(|| format!("cannot make the folder {} (--data)", args.data.display()))?;
+    if let Some(open) = told {
+        tracing::warn!("{open}");
+    }
     let _lock = lock(&args.data)?;
     let temp = args.data.join("tmp");
     if temp.exists() {
@@ -175,8 +179,7 @@ async fn identify(
     data: &Path,
     name: Option<&str>,
 ) -> anyhow::Result<NodeIdentity> {
-    std::fs::create_dir_all(data)
-        .with_context(|| format!("cannot make the folder {}", data.display()))?;
+    private::make(data).with_context(|| format!("cannot make the folder {}", data.display()))?;
     if let Some(identity) = NodeIdentity::load(data, name)? {
         return Ok(identity);
     }
