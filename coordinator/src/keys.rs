@@ -91,6 +91,9 @@ pub enum KeysError {
     /// The store is full.
     #[error("there are {KEYS_MAX} keys already")]
     Full,
+    /// Without this key nobody could make another.
+    #[error("this is the last operator's key")]
+    LastOperator,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -209,17 +212,24 @@ impl KeyStore {
         self.read(|table| table.keys.iter().map(|entry| entry.row.clone()).collect())
     }
 
+    /// Whether a key of this role is there.
+    pub fn any(&self, role: Role) -> bool {
+        self.read(|table| table.keys.iter().any(|entry| entry.row.role == role))
+    }
+
     /// Ends a key, durably; `false` if there is none of this id.
     ///
     /// # Errors
-    /// `File` if that could not be stored; then the key still holds.
+    /// `LastOperator`; `File` if that could not be stored. Then the key still holds.
     pub fn revoke(&self, id: &str) -> Result<bool, KeysError> {
         let writing = self.lock_writing();
         let mut table = self.copy();
-        let before = table.keys.len();
-        table.keys.retain(|entry| entry.row.id != id);
-        if table.keys.len() == before {
+        let Some(at) = table.keys.iter().position(|entry| entry.row.id == id) else {
             return Ok(false);
+        };
+        let ended = table.keys.remove(at).row.role;
+        if ended == Role::Operator && !table.keys.iter().any(|entry| entry.row.role == ended) {
+            return Err(KeysError::LastOperator);
         }
         self.replace(writing, table)?;
         Ok(true)
@@ -295,10 +305,14 @@ mod tests {
         assert_eq!((first.row.project, second.row.project), (TenantId(1), TenantId(2)));
         assert_eq!(keys.verify(&third.text), Some(third.row.clone()));
         assert_eq!(keys.verify("zk_"), None);
+        // Nobody could make another operator's key.
+        assert!(matches!(keys.revoke(&first.row.id), Err(KeysError::LastOperator)));
+        assert!(keys.verify(&first.text).is_some());
+        let fourth = keys.create(Project::Known(TenantId(1)), Role::Operator, "the next").unwrap();
         assert!(keys.revoke(&first.row.id).unwrap());
         assert!(!keys.revoke(&first.row.id).unwrap());
         assert_eq!(keys.verify(&first.text), None);
-        assert_eq!(keys.list(), [second.row, third.row]);
+        assert_eq!(keys.list(), [second.row, third.row, fourth.row]);
     }
 
     #[test]

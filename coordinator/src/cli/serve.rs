@@ -91,10 +91,10 @@ fn ready(data: &Path, info: &ServeInfo, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes an operator's key for a farm that never had a key. Its text is safe before the key counts: a start that ends
+/// Makes an operator's key for a farm that has none, as nobody else could make one. Its text is safe before the key counts: a start that ends
 /// between the two leaves a text that opens nothing, and the next one makes another.
 fn first_key(keys: &KeyStore, file: &Path) -> anyhow::Result<()> {
-    if !keys.list().is_empty() {
+    if keys.any(Role::Operator) {
         return Ok(());
     }
     let text = new_text();
@@ -155,5 +155,17 @@ mod tests {
         assert_eq!(keys.verify(&text).map(|key| key.role), Some(Role::Operator));
         first_key(&keys, &blocked).expect("there is one");
         assert_eq!((keys.list().len(), places::word_in(&blocked)), (1, Some(text)));
+    }
+
+    /// Farms of an earlier release may have lost their last operator's key: a start gives them another.
+    #[test]
+    fn a_farm_of_tenants_alone_gets_an_operators_key() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keys = KeyStore::open(folder.path()).expect("opens");
+        keys.create(Project::New, Role::Tenant, "a customer").expect("is made");
+        let file = folder.path().join(KEY_FILE);
+        first_key(&keys, &file).expect("is made");
+        let text = places::word_in(&file).expect("is there");
+        assert_eq!(keys.verify(&text).map(|key| key.role), Some(Role::Operator));
     }
 }

@@ -337,7 +337,7 @@ pub async fn keys(State(door): State<Arc<Door>>) -> Result<Response, ApiError> {
 /// `DELETE /farm/keys/{id}`.
 ///
 /// # Errors
-/// 404; 500 if it could not be stored.
+/// 404; 409 for the last operator's; 500 if it could not be stored.
 pub async fn revoke_key(
     State(door): State<Arc<Door>>,
     Path(id): Path<String>,
@@ -377,6 +377,11 @@ fn refused(error: &KeysError) -> ApiError {
         KeysError::NoSuchProject(_) => ApiError::invalid("project", sentence(error)),
         KeysError::Name => ApiError::invalid("name", sentence(error)),
         KeysError::Full => ApiError::conflict(None, sentence(error)),
+        KeysError::LastOperator => {
+            let message =
+                "This is the last operator's key: make another with the role operator first.";
+            ApiError::conflict(None, message)
+        }
         KeysError::File { .. } | KeysError::Format { .. } => {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, source, "the key file cannot be replaced");

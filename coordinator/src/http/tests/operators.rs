@@ -147,6 +147,11 @@ async fn tokens_and_keys_are_made() {
     assert_eq!((gone.status, &gone.json()["deleted"]), (200, &Value::Bool(true)));
     assert_eq!(get().await.code().0, 401);
     assert_eq!(operate(&stand, "DELETE", &path, "").await.code(), (404, None));
+    // Without an operator's key nobody could make another.
+    let last = rows.iter().find(|row| row["role"] == "operator").unwrap();
+    let path = format!("/farm/keys/{}", last["id"].as_str().unwrap());
+    assert_eq!(operate(&stand, "DELETE", &path, "").await.code(), (409, None));
+    assert_eq!(operate(&stand, "GET", "/farm/keys", "").await.status, 200);
     for body in [r#"{"project":"proj_99"}"#, r#"{"project":"mine"}"#, r#"{"role":"root"}"#] {
         assert_eq!(operate(&stand, "POST", "/farm/keys", body).await.code().0, 400, "{body}");
     }
