@@ -106,7 +106,7 @@ struct RunArgs {
     /// Join token (`zt1...`); needed on the first start only
     #[arg(long, env = "ZOETROPE_JOIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Name of this node, 1 to 64 of a-z, 0-9, `-`, `.`; default: the machine's name
+    /// Name of this node, 1 to 64 of a-z, 0-9, `-`, `.`, which no other worker has; default: the machine's name
     #[arg(long, env = "ZOETROPE_WORKER_NAME")]
     name: Option<String>,
     /// The operator's name for the set of workers that this one belongs to

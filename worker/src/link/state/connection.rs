@@ -96,7 +96,8 @@ impl LinkState {
             if was_replaced(&up.line.connection) {
                 tracing::error!(
                     node = self.arguments.node,
-                    "another process has this node's identity: give each worker its own --data"
+                    "another process has this node's name: start one of the two anew with its own --name and --data, \
+                     and a new --token"
                 );
                 tries = TRIES_REPLACED;
             }
