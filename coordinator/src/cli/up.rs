@@ -26,6 +26,8 @@ use zoetrope_provenance::private;
 
 /// The file with the address of the workers' port, so that workers of a killed farm find the next one there.
 const LINK_FILE: &str = "link";
+/// What says which GPUs a process may use.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// More workers than this on one machine want `zoetrope serve`, and a file that says how they share it.
 const WORKERS_MAX: u32 = 64;
 /// A worker joins as soon as it has started; loading torch on a busy machine takes some seconds.
@@ -233,11 +235,12 @@ fn posts(
     engine: &[String],
     info: &ServeInfo,
 ) -> anyhow::Result<Vec<Post>> {
-    let gpus = if args.engine == Engine::Emulated { 0 } else { gpus() };
-    let count = args.workers.unwrap_or(gpus.max(1)).min(WORKERS_MAX);
+    let gpus = if args.engine == Engine::Emulated { Vec::new() } else { gpus(program) };
+    let fit = u32::try_from(gpus.len()).unwrap_or(WORKERS_MAX);
+    let count = args.workers.unwrap_or(fit.max(1)).min(WORKERS_MAX);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / usize::try_from(count)?.max(1)).max(1);
-    let kind = if gpus > 0 { "gpu" } else { "cpu" };
+    let kind = if gpus.is_empty() { "cpu" } else { "gpu" };
     let post = |n: u32| {
         let node = format!("{kind}{n}");
         let folder = data.join("workers").join(&node);
@@ -247,8 +250,8 @@ fn posts(
         arguments.extend(["--threads".into(), threads.to_string()]);
         arguments.extend_from_slice(engine);
         let mut environment = Vec::new();
-        if gpus > 0 {
-            environment.push(("CUDA_VISIBLE_DEVICES".to_owned(), (n % gpus).to_string()));
+        if let Some(gpu) = gpus.get(n as usize % gpus.len().max(1)) {
+            environment.push((VISIBLE.to_owned(), gpu.clone()));
         }
         if std::env::var_os("ZOETROPE_LOG").is_none() {
             environment.push(("ZOETROPE_LOG".to_owned(), "warn".to_owned()));
@@ -271,10 +274,38 @@ async fn give_token(post: &mut Post, info: &ServeInfo) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many GPUs the driver shows; none without a driver.
-fn gpus() -> u32 {
-    let listed = std::process::Command::new("nvidia-smi").arg("-L").output();
-    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let count = text.unwrap_or_default().lines().filter(|line| line.starts_with("GPU ")).count();
-    u32::try_from(count).unwrap_or(WORKERS_MAX)
+/// The GPUs that a worker can be given, by what `CUDA_VISIBLE_DEVICES` calls them. The driver lists also those that the
+/// worker's libtorch cannot use; such a worker renders on the CPU, and says so.
+fn gpus(program: &Path) -> Vec<String> {
+    let words = |program: &Path, word: &str| {
+        let output = std::process::Command::new(program).arg(word).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let listed = words(Path::new("nvidia-smi"), "-L").unwrap_or_default();
+    // Loading torch takes a second or two, which a machine without a GPU need not wait.
+    if !listed.lines().any(|line| line.starts_with("GPU ")) {
+        return Vec::new();
+    }
+    let seen = words(program, "devices").unwrap_or_default();
+    let visible = std::env::var(VISIBLE).unwrap_or_default();
+    named(seen.trim().parse().unwrap_or(0), &visible)
+}
+
+/// Torch counts among those that it may see.
+fn named(seen: usize, visible: &str) -> Vec<String> {
+    let ids: Vec<&str> = visible.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+    let name = |n: usize| ids.get(n).map_or_else(|| n.to_string(), |id| (*id).to_owned());
+    (0..seen).map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_gpus_that_this_process_may_see() {
+        assert_eq!(named(0, ""), Vec::<String>::new());
+        assert_eq!(named(2, ""), ["0", "1"]);
+        assert_eq!(named(2, "3, GPU-aaaa"), ["3", "GPU-aaaa"]);
+    }
 }

@@ -183,7 +183,15 @@ pub fn judges(args: &ModerationArgs) -> anyhow::Result<Judges> {
 fn device(text: &str) -> anyhow::Result<Device> {
     let cuda = tch::Cuda::is_available();
     match text {
-        "auto" => Ok(Device::cuda_if_available()),
+        "auto" => {
+            if !cuda && driver_lists_a_gpu() {
+                tracing::warn!(
+                    "the driver lists a GPU and this libtorch sees none, so the CPU renders: \
+                     run scripts/setup --cuda, and build again"
+                );
+            }
+            Ok(Device::cuda_if_available())
+        }
         "cpu" => Ok(Device::Cpu),
         _ => {
             let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
@@ -196,6 +204,19 @@ fn device(text: &str) -> anyhow::Result<Device> {
             Ok(Device::Cuda(number))
         }
     }
+}
+
+/// How many GPUs torch sees.
+pub fn gpus() -> i64 {
+    if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 }
+}
+
+/// Whether there is a driver with a GPU that this process may see.
+fn driver_lists_a_gpu() -> bool {
+    let hidden =
+        std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|ids| ids.is_empty() || ids == "-1");
+    let listed = || Command::new("nvidia-smi").arg("-L").output();
+    !hidden && listed().is_ok_and(|output| output.stdout.starts_with(b"GPU "))
 }
 
 /// What the driver says of a device.

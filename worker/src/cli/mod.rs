@@ -39,6 +39,9 @@ enum Verb {
         /// The emulation file
         file: PathBuf,
     },
+    /// Print how many GPUs torch sees, for `zoetrope up`: the driver may list some that this libtorch cannot use
+    #[command(hide = true)]
+    Devices,
 }
 
 /// Which engine.
@@ -221,6 +224,10 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => render::bench(&args).map(|()| ExitCode::Left),
         Verb::CheckEmulation { file } => {
             Emulation::read(&file).map(|_| ExitCode::Left).map_err(Into::into)
+        }
+        Verb::Devices => {
+            println!("{}", engines::gpus());
+            Ok(ExitCode::Left)
         }
     };
     done.unwrap_or_else(|error| {
