@@ -9,7 +9,8 @@ use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::metric::{self, Kind, Metric, Side};
@@ -20,6 +21,8 @@ use zoetrope_sched::view::WorkerState;
 const POOLS_MAX: usize = 8;
 /// Values of any other open label (routes, statuses); more become `other`.
 const VALUES_MAX: usize = 64;
+/// Values that are counted as `other`, each once: as many are known again. A caller may invent methods without end.
+const OVERFLOWN_MAX: usize = 1_024;
 /// The label whose values become known as workers join.
 const POOL: &str = "pool";
 /// What a value beyond its set becomes.
@@ -34,6 +37,8 @@ pub struct Metrics {
     /// The values of each closed label, by metric and label.
     closed: BTreeMap<(&'static str, &'static str), Vec<String>>,
     open: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
+    /// Values that became `other`, by label and hash.
+    overflown: Mutex<BTreeSet<(&'static str, u64)>>,
 }
 
 impl Metrics {
@@ -47,6 +52,7 @@ impl Metrics {
             histograms: BTreeMap::new(),
             closed: BTreeMap::new(),
             open: Mutex::new(BTreeMap::new()),
+            overflown: Mutex::new(BTreeSet::new()),
         };
         for metric in ours() {
             for label in metric.labels {
@@ -129,7 +135,7 @@ impl Metrics {
 
     /// A pool has workers: its series exist from now on. Gives the name that they are shown under: pools beyond so many
     /// share one.
-    pub fn know_pool(&self, pool: &str) -> String {
+    pub fn known_pool(&self, pool: &str) -> String {
         self.admit_one(&metric::WORKERS, POOL, pool)
     }
 
@@ -156,6 +162,7 @@ impl Metrics {
             self.begin_pool(admitted);
         }
         if admitted != value
+            && self.overflows(label, value)
             && let Some(overflow) = self.counters.get(metric::LABEL_OVERFLOW.name)
         {
             overflow.with_label_values(&[label]).inc();
@@ -163,9 +170,17 @@ impl Metrics {
         admitted.to_owned()
     }
 
+    /// Whether a value has become `other` for the first time.
+    fn overflows(&self, label: &'static str, value: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        let mut told = self.overflown.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < OVERFLOWN_MAX && told.insert((label, hasher.finish()))
+    }
+
     /// What an open value becomes, and whether that was not seen before.
     fn admit_open<'v>(&self, label: &'static str, value: &'v str) -> (&'v str, bool) {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let set = open.entry(label).or_default();
         let max = if label == POOL { POOLS_MAX } else { VALUES_MAX };
         let admitted = if set.contains(value) || set.len() < max { value } else { OTHER };
@@ -230,7 +245,12 @@ impl Metrics {
     /// A snapshot is on disk.
     pub fn snapshot_taken(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.set(&metric::SNAPSHOT_TIMESTAMP, &[], now.as_secs_f64());
+        self.snapshot_of(now);
+    }
+
+    /// The newest snapshot was taken so long after 1970.
+    pub fn snapshot_of(&self, at: Duration) {
+        self.set(&metric::SNAPSHOT_TIMESTAMP, &[], at.as_secs_f64());
     }
 
     /// All metrics in Prometheus' text format.
@@ -319,7 +339,8 @@ mod tests {
         let text = metrics.text();
         assert!(text.contains(r#"zoetrope_jobs{class="flex",state="queued"} 0"#), "{text}");
         assert!(text.contains(r#"zoetrope_attempts_total{cause="none",stage="finish"} 0"#));
-        for pool in 0..POOLS_MAX + 3 {
+        // Set again and again, each value overflows once.
+        for pool in (0..POOLS_MAX + 3).chain(0..POOLS_MAX + 3) {
             let pool = format!("pool{pool}");
             metrics.set(&metric::WORKERS, &[&pool, "idle"], 1.0);
         }
@@ -349,7 +370,7 @@ mod tests {
         assert!(text.contains(r#"zoetrope_link_bytes_total{content="media",direction="in"} 0"#));
         assert!(!text.contains(r#"content="media",direction="out""#), "none is ever sent");
         assert!(!text.contains("pool=\"a\""), "nobody knows of it yet");
-        metrics.know_pool("a");
+        assert_eq!(metrics.known_pool("a"), "a");
         let text = metrics.text();
         for series in [
             r#"zoetrope_workers{pool="a",state="quarantined"}"#,

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
+use zoetrope_protocol::job::Class;
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::output::FailWhy;
 
@@ -56,6 +57,8 @@ pub struct Intake {
     jobs: BTreeMap<JobId, Waiting>,
     wakeups: BTreeSet<(Millis, JobId)>,
     tenants: BTreeMap<TenantId, u32>,
+    /// By the class's place in `Class::ALL`.
+    classes: [u64; Class::ALL.len()],
 }
 
 impl Intake {
@@ -93,6 +96,11 @@ impl Intake {
         self.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
+    /// Jobs of a class that wait.
+    pub fn of_class(&self, class: Class) -> u64 {
+        self.classes[class as usize]
+    }
+
     /// When [`fire`](Intake::fire) is due.
     pub fn next_wakeup(&self) -> Option<Millis> {
         self.wakeups.first().map(|(at, _)| *at)
@@ -108,6 +116,7 @@ impl Intake {
     pub fn take(&mut self, job: JobId) -> Option<Waiting> {
         let waiting = self.jobs.remove(&job)?;
         self.wakeups.remove(&(waiting.wakes(), job));
+        self.classes[waiting.ask.class as usize] -= 1;
         if let Some(count) = self.tenants.get_mut(&waiting.ask.tenant) {
             *count -= 1;
             if *count == 0 {
@@ -190,6 +199,7 @@ impl Intake {
 
     fn insert(&mut self, job: JobId, waiting: Waiting) {
         self.wakeups.insert((waiting.wakes(), job));
+        self.classes[waiting.ask.class as usize] += 1;
         *self.tenants.entry(waiting.ask.tenant).or_default() += 1;
         self.jobs.insert(job, waiting);
     }
@@ -199,7 +209,6 @@ impl Intake {
 mod tests {
     use super::*;
     use zoetrope_protocol::id::ModelId;
-    use zoetrope_protocol::job::Class;
     use zoetrope_sched::input::Decode;
 
     fn ask(deadline: Option<Millis>) -> Ask {
@@ -237,7 +246,7 @@ mod tests {
         }
         assert!((10..200).contains(&asked), "{asked}");
         assert!(intake.is_empty() && intake.next_wakeup().is_none());
-        assert_eq!(intake.of_tenant(TenantId(1)), 0);
+        assert_eq!((intake.of_tenant(TenantId(1)), intake.of_class(Class::Default)), (0, 0));
     }
 
     #[test]
@@ -270,7 +279,7 @@ mod tests {
         intake.failed(Millis(9), JobId(2));
         let mut again = Intake::from_rows(intake.to_rows());
         assert_eq!(again.next_wakeup(), intake.next_wakeup());
-        assert_eq!(again.of_tenant(TenantId(1)), 3);
+        assert_eq!((again.of_tenant(TenantId(1)), again.of_class(Class::Default)), (3, 3));
         assert_eq!(again.ask_all(Millis(20)).len(), 3);
         assert!(again.take(JobId(2)).is_some_and(|waiting| waiting.asked));
     }

@@ -7,10 +7,10 @@ use super::state::{DispatchState, Link};
 use crate::farm::{MoveRefused, NoSuchWorker, WorkerRow};
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
-use crate::metrics::OTHER;
 use crate::models::Models;
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::id::{JobId, ModelId, WorkerId};
 use zoetrope_protocol::job::{Cause, Class, Stage};
@@ -97,7 +97,7 @@ impl DispatchState {
     ) {
         let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
         // A worker chooses its pool anew each time that it comes.
-        self.pools.insert(self.metrics.know_pool(&profile.pool));
+        self.pools.insert(self.metrics.known_pool(&profile.pool));
         self.workers.insert(link.get_id(), worker);
         self.links.insert(worker, Link { actor: link });
         self.record(entry);
@@ -241,7 +241,9 @@ impl DispatchState {
         for class in Class::ALL {
             let of = |phase| counts.jobs_in(class, phase) as f64;
             let running = of(JobPhase::InProgress) + of(JobPhase::Publishing);
-            self.metrics.set(&metric::JOBS, &[class.word(), "queued"], of(JobPhase::Queued));
+            // Who waits to be judged is queued too; the core knows nothing of it.
+            let queued = of(JobPhase::Queued) + self.books.intake.of_class(class) as f64;
+            self.metrics.set(&metric::JOBS, &[class.word(), "queued"], queued);
             self.metrics.set(&metric::JOBS, &[class.word(), "in_progress"], running);
         }
         for stage in Stage::ALL {
@@ -254,17 +256,48 @@ impl DispatchState {
             self.metrics.set(&metric::SHARDS, &[stage.word(), "ready"], of(ShardPhase::Ready));
             self.metrics.set(&metric::SHARDS, &[stage.word(), "running"], of(ShardPhase::Running));
         }
-        let mut workers = std::collections::BTreeMap::new();
+        let mut workers = BTreeMap::new();
         for view in self.books.core.workers() {
-            let pool = self.pool(view.worker);
-            let pool = if self.pools.contains(&pool) { pool } else { OTHER.to_owned() };
-            *workers.entry((pool, view.state)).or_insert(0u32) += 1;
+            *workers.entry((self.pool(view.worker), view.state)).or_insert(0u32) += 1;
         }
-        for pool in &self.pools {
-            for state in WorkerState::ALL {
-                let count = workers.get(&(pool.clone(), state)).copied().unwrap_or(0);
-                self.metrics.set(&metric::WORKERS, &[pool, state.word()], f64::from(count));
-            }
+        let shown = |pool: &str| self.metrics.known_pool(pool);
+        for ((pool, state), count) in by_shown_pool(&self.pools, workers, shown) {
+            self.metrics.set(&metric::WORKERS, &[&pool, state.word()], f64::from(count));
         }
+    }
+}
+
+/// Workers by the name that their pool is shown under: those without a series of their own are counted together, and
+/// a pool that has no worker any more has 0.
+fn by_shown_pool(
+    known: &BTreeSet<String>,
+    workers: BTreeMap<(String, WorkerState), u32>,
+    shown: impl Fn(&str) -> String,
+) -> BTreeMap<(String, WorkerState), u32> {
+    let none = |pool: &String| WorkerState::ALL.map(|state| ((shown(pool), state), 0));
+    let mut sums: BTreeMap<(String, WorkerState), u32> = known.iter().flat_map(none).collect();
+    for ((pool, state), count) in workers {
+        *sums.entry((shown(&pool), state)).or_default() += count;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: the sum over all series is the number of workers, however many pools there are.
+    #[test]
+    fn pools_without_a_series_of_their_own_are_counted_together() {
+        let known: BTreeSet<String> = ["a", "b", "c", "d"].map(str::to_owned).into();
+        let idle = |pool: &str, count| ((pool.to_owned(), WorkerState::Idle), count);
+        let workers = BTreeMap::from([idle("a", 1), idle("b", 2), idle("c", 4)]);
+        let shown = |pool: &str| if pool == "a" { "a" } else { "other" }.to_owned();
+        let sums = by_shown_pool(&known, workers, shown);
+        let of = |pool: &str, state| sums.get(&(pool.to_owned(), state)).copied();
+        assert_eq!(of("a", WorkerState::Idle), Some(1));
+        assert_eq!(of("other", WorkerState::Idle), Some(6));
+        assert_eq!(of("other", WorkerState::Busy), Some(0));
+        assert_eq!(sums.len(), 2 * WorkerState::ALL.len());
     }
 }

@@ -313,6 +313,13 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
         assert!(view.moderation.input.is_none());
         liar.stop(None);
     }
+    // Whoever looks at the gauges sees that they wait.
+    let queued = async {
+        while farm.metric("zoetrope_jobs{class=\"default\",state=\"queued\"}") < 5.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, queued).await.expect("they are counted as queued");
     let (honest, _) = Actor::spawn(None, Liar, Some(pass)).await.expect("spawns");
     farm.running.dispatch.cast(DispatchMsg::ModerationUp(honest.clone())).expect("alive");
     for n in 2..=6 {
