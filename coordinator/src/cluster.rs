@@ -10,7 +10,6 @@ use crate::ground::{Common, Ground, make_data};
 use crate::http::{ClusterHandle, Roles};
 use crate::keys::KeyStore;
 use crate::leadership::Leadership;
-use crate::metrics::Metrics;
 use crate::registry::{Member, RegistryActor, RegistryArguments, RegistryMsg, Standing};
 use crate::serve::{Running, door_limits, start_on};
 use crate::sidecar::RestartBudget;
@@ -25,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use zoetrope_protocol::metric;
+use zoetrope_protocol::metric::{self, Metric};
 
 /// Giving the election key back is one request; it ends with its lease otherwise.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +33,18 @@ const REGISTRY_RESTARTS_MAX: usize = 5;
 const REGISTRY_WINDOW: Duration = Duration::from_secs(60);
 /// Between two tries to start a term: the cause may need a moment to pass.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What only a leader has something to say of.
+const OF_THE_LEADER: [&Metric; 8] = [
+    &metric::LEADER,
+    &metric::EPOCH,
+    &metric::JOBS,
+    &metric::SHARDS,
+    &metric::WORKERS,
+    &metric::JOURNAL_WAITING,
+    &metric::SNAPSHOT_TIMESTAMP,
+    &metric::SIDECAR_UP,
+];
 
 /// The file in the data folder that says which farm this coordinator has served.
 const FARM_FILE: &str = "farm";
@@ -157,8 +168,21 @@ impl Coordinator {
         }
     }
 
-    /// Leads, from election to whatever ends it.
+    /// Leads, from election to whatever ends it. The farm's state is shown by its leader alone, so that sums over all
+    /// coordinators are right: however a term ends, this one shows nothing of it any more.
     async fn term(
+        &mut self,
+        leadership: Arc<Leadership>,
+        asked: &mut (impl Future<Output = ()> + Unpin),
+    ) -> anyhow::Result<Ended> {
+        let ended = self.lead(leadership, asked).await;
+        for gauge in OF_THE_LEADER {
+            self.common.metrics.clear(gauge);
+        }
+        ended
+    }
+
+    async fn lead(
         &mut self,
         leadership: Arc<Leadership>,
         asked: &mut (impl Future<Output = ()> + Unpin),
@@ -189,7 +213,7 @@ impl Coordinator {
         };
         self.roles.stand_by(None);
         running.stop().await;
-        no_longer(&self.common.metrics);
+        self.common.metrics.count(&metric::LEADER_CHANGES, &[]);
         if self.registry_ended.is_finished() {
             self.restart_registry().await?;
         }
@@ -277,14 +301,6 @@ fn passes(error: &anyhow::Error, leadership: &Leadership) -> bool {
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
     });
     timed_out || !leadership.is_held()
-}
-
-/// The farm's state is shown by its leader alone, so that sums over all coordinators are right.
-fn no_longer(metrics: &Metrics) {
-    metrics.count(&metric::LEADER_CHANGES, &[]);
-    for gauge in [&metric::LEADER, &metric::JOBS, &metric::SHARDS, &metric::WORKERS] {
-        metrics.clear(gauge);
-    }
 }
 
 fn member(config: &ServeConfig, http: SocketAddr) -> Member {

@@ -40,7 +40,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use zoetrope_protocol::id::JobId;
+use zoetrope_protocol::id::{JobId, Millis};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Demand;
 use zoetrope_provenance::private;
@@ -186,7 +186,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let marks = Arc::new(marks);
     let finder = Arc::new(Finder::new(marks.clone(), config.watermark.ffmpeg.clone()));
     let (authority, keys, links) = (Arc::new(authority), Arc::new(keys), Arc::new(links));
-    let Recovery { books, writer, replayed, loss, took } = recovered;
+    let Recovery { books, writer, snapshot, replayed, loss, took } = recovered;
     whose(&store, config, &authority, loss.is_some()).await?;
     crate::clock::not_before(books.now());
     let data = &config.data;
@@ -209,6 +209,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         Gate::new(&root, demand, prover, scratch).context("the gate in front of publication")?;
     let gate = Arc::new(gate);
     metrics.set(&metric::RECOVERY_DURATION, &[], took.as_secs_f64());
+    if let Some(Millis(taken)) = snapshot {
+        metrics.snapshot_of(Duration::from_millis(taken));
+    }
     tracing::info!(
         replayed,
         jobs = books.table.len(),

@@ -5,6 +5,7 @@ use crate::journal::writer::Writer;
 use crate::journal::{JournalError, Loss, Recovered};
 use std::time::{Duration, Instant};
 use zoetrope_protocol::codec::{self, CodecError};
+use zoetrope_protocol::id::Millis;
 use zoetrope_sched::Config;
 
 /// What recovery gives.
@@ -13,6 +14,8 @@ pub struct Recovery {
     pub books: Books,
     /// Appends to the journal.
     pub writer: Writer,
+    /// When the snapshot was taken, by the journal's clock, if there is one.
+    pub snapshot: Option<Millis>,
     /// Records behind the snapshot that were replayed.
     pub replayed: usize,
     /// What was lost and accepted.
@@ -83,11 +86,13 @@ pub fn recover(
         Some((_, bytes)) => Books::restore(bytes)?,
         None => Books::new(config),
     };
+    let snapshot = recovered.snapshot.is_some().then(|| books.now());
     let replayed = recovered.records.len();
     let books = replay(books, recovered.records)?;
     Ok(Recovery {
         books,
         writer: recovered.writer,
+        snapshot,
         replayed,
         loss: recovered.loss,
         took: began.elapsed(),
@@ -99,7 +104,7 @@ mod tests {
     use super::*;
     use crate::dispatch::books::Entry;
     use crate::jobs::WorkerFacts;
-    use zoetrope_protocol::id::{Epoch, Millis, WorkerId};
+    use zoetrope_protocol::id::{Epoch, WorkerId};
     use zoetrope_protocol::wire::FRAME_BYTES_MAX;
     use zoetrope_sched::Input;
 

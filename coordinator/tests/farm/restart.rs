@@ -2,7 +2,7 @@
 
 use crate::worker::{Papers, Worker, held, identity};
 use crate::{PATIENCE, TestFarm, submission};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use zoetrope_coordinator::config::Share;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_coordinator::jobs::ListQuery;
@@ -135,5 +135,9 @@ async fn a_coordinator_that_restarts_often_takes_snapshots() {
         assert!(Instant::now() < until, "no snapshot is ever taken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs_f64();
+    let farm = farm.restart().await;
+    let shown = farm.metric("zoetrope_snapshot_timestamp_seconds");
+    assert!((began - 600.0..=began).contains(&shown), "{shown}, when that snapshot was taken");
     farm.running.stop().await;
 }

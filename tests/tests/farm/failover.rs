@@ -83,7 +83,10 @@ async fn a_leader_that_sleeps_past_its_lease_writes_nothing_and_stands_by() {
         cluster.role(old).await.starts_with("ready: standby")
     })
     .await;
-    assert_eq!(cluster.metric(old, "zoetrope_leader", &[]).await, 0.0);
+    for gauge in ["leader", "epoch", "jobs", "workers", "sidecar_up"] {
+        let shown = cluster.metric(old, &format!("zoetrope_{gauge}"), &[]).await;
+        assert_eq!(shown, 0.0, "zoetrope_{gauge}: only a leader says anything of the farm");
+    }
     assert_eq!(cluster.metric(new, "zoetrope_leader", &[]).await, 1.0);
     if status != 200 {
         ids.push(cluster.submit(old, "asked of the sleeper").await);
