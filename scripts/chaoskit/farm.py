@@ -1,4 +1,5 @@
 """The processes of a farm that is to be hurt: coordinators, etcd, workers, each started, signalled, and started again."""
+import atexit
 import contextlib
 import json
 import os
@@ -45,6 +46,9 @@ class Process:
         with self.lock:
             if self.child and self.child.poll() is None:
                 return
+            if self.starts == 0:
+                # Also where the script ends while the farm is still being started.
+                atexit.register(self.kill)
             with self.log.open("ab") as log:
                 self.child = subprocess.Popen(self.words, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                               env=self.environment, start_new_session=True)
