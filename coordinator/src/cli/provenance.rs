@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -69,8 +70,11 @@ pub async fn signer(args: SignerArgs) -> anyhow::Result<()> {
         _ => bail!("give --folder, or --chain with --private-key and --root"),
     };
     let path = args.socket;
-    // What is left of an earlier process; a socket that somebody listens on is not taken over.
-    if path.exists() {
+    // What is left of an earlier process; a socket that somebody listens on is not taken over, and a file is no socket.
+    if let Ok(there) = std::fs::symlink_metadata(&path) {
+        if !there.file_type().is_socket() {
+            bail!("--socket {}: there is a file that is no socket", path.display());
+        }
         if tokio::net::UnixStream::connect(&path).await.is_ok() {
             bail!("{} has a signer already", path.display());
         }
