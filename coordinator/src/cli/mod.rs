@@ -17,7 +17,8 @@ mod table;
 mod up;
 mod video;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,7 +51,8 @@ pub(crate) struct Target {
     /// A file with the API key [default: `api-key` in the data folder]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Farm")]
     key_file: Option<PathBuf>,
-    /// The data folder of the farm: where `zoetrope up` keeps its state, and where others find address and key
+    /// The data folder of the farm: where `zoetrope up` keeps its state, and where others find address and key; given
+    /// here, it comes before ZOETROPE_URL and ZOETROPE_API_KEY
     #[arg(long, global = true, value_name = "DIR", env = "ZOETROPE_DATA", help_heading = "Farm")]
     data: Option<PathBuf>,
     /// Print JSON on standard output
@@ -119,9 +121,25 @@ enum Verb {
     },
 }
 
+impl Cli {
+    /// What the words on the command line and the environment come to. A data folder on the command line is a farm with
+    /// its own address and key: those that the environment has are another's.
+    fn read(matches: &ArgMatches) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::from_arg_matches(matches)?;
+        let from = |option: &str| matches.value_source(option);
+        if from("data") == Some(ValueSource::CommandLine) {
+            cli.target.url =
+                cli.target.url.filter(|_| from("url") != Some(ValueSource::EnvVariable));
+            cli.target.key =
+                cli.target.key.filter(|_| from("key") != Some(ValueSource::EnvVariable));
+        }
+        Ok(cli)
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(&Cli::command().get_matches()).unwrap_or_else(|error| error.exit());
     if matches!(cli.verb, Verb::Up(_) | Verb::Serve(_)) {
         crate::start::settle_process();
     }

@@ -51,6 +51,21 @@ async fn a_user_and_an_operator_get_on_with_the_verbs_alone() {
     assert!(!said(&farm.cli(&["workers"])).contains("cpu1"), "drain waits until it has left");
     said(&farm.cli(&["drain", "cpu0", "--no-wait"]));
     assert!(said(&farm.cli(&["join-token"])).starts_with("zt1."));
+    // A folder on the command line comes before the environment, which may be of another farm.
+    let folder = farm.data().display().to_string();
+    let with = |words: &[&str]| {
+        let mut command = Command::new(program("zoetrope"));
+        command
+            .args(words)
+            .env("ZOETROPE_URL", "http://127.0.0.1:9")
+            .env("ZOETROPE_API_KEY", "zk_x");
+        command.env_remove("ZOETROPE_DATA").output().expect("zoetrope starts")
+    };
+    said(&with(&["workers", "--data", &folder]));
+    said(&with(&["--data", &folder, "workers"]));
+    let key = farm.data().join("api-key").display().to_string();
+    let words = ["workers", "--data", &folder, "--url", "http://127.0.0.1:9", "--key-file", &key];
+    assert!(refused(&with(&words)).contains("127.0.0.1:9"));
 
     let text = said(&farm.cli(&["key", "create", "--name", "a customer"]));
     assert!(text.starts_with("zk_"), "{text}");
