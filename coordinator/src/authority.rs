@@ -35,7 +35,7 @@ const TOKENS: &str = "tokens.json";
 /// A worker's certificate holds so many days.
 const WORKER_DAYS: i32 = 365;
 /// The coordinator's certificate holds so many days; it is made anew at each start.
-const SERVER_DAYS: i32 = 365;
+pub const SERVER_DAYS: i32 = 365;
 /// The authority holds so many years.
 const AUTHORITY_DAYS: i32 = 3_650;
 /// Tokens that may be open at a time: what an operator can keep in mind, a hundred times over.
@@ -154,14 +154,7 @@ impl Authority {
     /// # Errors
     /// `Request` if a name cannot stand in a certificate.
     pub fn server(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
-        let mut all = vec![SERVER_NAME.to_owned(), "localhost".to_owned()];
-        all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
-        let mut params = CertificateParams::new(all)?;
-        params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        set_life(&mut params, SERVER_DAYS);
-        let key = KeyPair::generate()?;
+        let (params, key) = (server_params(names)?, KeyPair::generate()?);
         let leaf = params.signed_by(&key, &self.issuer)?;
         Ok(ServerIdentity {
             chain: vec![leaf.der().clone(), self.certificate.clone()],
@@ -248,6 +241,26 @@ pub fn check_name(node: &str) -> Result<(), AuthorityError> {
     } else {
         Err(AuthorityError::Name(node.to_owned()))
     }
+}
+
+/// Whether a certificate of the coordinator can hold these further names: makes one that nobody gets.
+///
+/// # Errors
+/// If one cannot stand in a certificate.
+pub fn try_names(names: &[String]) -> Result<(), rcgen::Error> {
+    server_params(names)?.self_signed(&KeyPair::generate()?)?;
+    Ok(())
+}
+
+fn server_params(names: &[String]) -> Result<CertificateParams, rcgen::Error> {
+    let mut all = vec![SERVER_NAME.to_owned(), "localhost".to_owned()];
+    all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
+    let mut params = CertificateParams::new(all)?;
+    params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    set_life(&mut params, SERVER_DAYS);
+    Ok(params)
 }
 
 fn authority_params() -> CertificateParams {

@@ -188,6 +188,10 @@ impl ServeConfig {
         for path in config.watermark.artwork.values_mut() {
             *path = base.join(&*path);
         }
+        // A bare name is looked for in PATH.
+        if config.watermark.ffmpeg.components().count() > 1 {
+            config.watermark.ffmpeg = base.join(&config.watermark.ffmpeg);
+        }
         for path in config.provenance.paths() {
             *path = base.join(&*path);
         }

@@ -1,5 +1,6 @@
 //! What a leading coordinator stands on: alone its data folder; in a cluster etcd and a store that all reach.
 
+use crate::authority::try_names;
 use crate::config::{JournalStore, ServeConfig};
 use crate::dispatch::progress::Kept;
 use crate::documents::{Documents, Folder, Sealed, Secret};
@@ -224,6 +225,7 @@ pub fn look(config: &ServeConfig) -> anyhow::Result<()> {
         .store_place()
         .look()
         .with_context(|| format!("the store in {}", config.store_place()))?;
+    try_names(&config.names).with_context(|| format!("names = {:?}", config.names))?;
     config.watermark.open()?;
     config.moderation.open()?;
     let remote = config.moderation.remote.as_ref().map(RemoteModeration::provider).transpose()?;
@@ -268,6 +270,7 @@ mod tests {
             ("[aliases]\nsora-2 = \"x\"\n", "aliases.sora-2 = x: no such model"),
             ("[decode_chunks]\nnope = 3\n", "decode_chunks.nope: no such model"),
             ("[vram_bytes]\nnope = 1\n", "vram_bytes.nope: no such model"),
+            ("names = [\"bücher.example\"]\n", "names = [\"bücher.example\"]"),
             ("[store]\nplace = \"coordinator.toml\"\n", "the store in"),
             ("[provenance]\ntrust = [\"nope.pem\"]\n", "nope.pem"),
             (&certificate("b/leaf.key.pem"), "is another one"),

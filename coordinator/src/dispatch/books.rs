@@ -222,7 +222,10 @@ pub enum SnapshotError {
     #[error("the snapshot does not decode")]
     Decode(#[from] CodecError),
     /// Another version.
-    #[error("the snapshot is of version {0}, this program reads {SNAPSHOT_VERSION}")]
+    #[error(
+        "the snapshot is of version {0}, this program reads {SNAPSHOT_VERSION}: go on with the release that wrote it, \
+         or give up its jobs and clips and begin with a new data folder"
+    )]
     Version(u32),
 }
 
