@@ -8,6 +8,7 @@ pub mod config;
 pub mod dispatch;
 pub mod documents;
 pub mod etcd;
+pub mod expiry;
 pub mod farm;
 pub mod fsck;
 pub mod gate;

@@ -318,6 +318,7 @@ fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
             words(&["read", "read_twice", "unread", "error"])
         }
         "outcome" => words(&["ok", "refused", "error"]),
+        "certificate" => words(&["authority", "link", "signing"]),
         "track" => words(&["picture", "sound"]),
         "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),
         "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),

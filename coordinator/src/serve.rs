@@ -25,7 +25,7 @@ use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Conditional, Owner, Store, StoreError, StoreReader};
 use crate::watermark::{Finder, MarkDesk, Prover, WatermarkArguments};
-use crate::{clock, root};
+use crate::{clock, expiry, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorRef};
@@ -95,6 +95,7 @@ pub struct Running {
     fatal: oneshot::Receiver<String>,
     journal_ended: watch::Receiver<u64>,
     _progress: AbortOnDropHandle<()>,
+    _expiry: AbortOnDropHandle<()>,
 }
 
 /// Serves until the token in [`ServeInfo`] is cancelled, a signal asks for the end, or the farm cannot go on.
@@ -198,6 +199,9 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let (settings, counts) = (config.provenance.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || settings.open(&certificates, counts));
     let provenance = opened.await??;
+    let own = config.provenance.chain.is_none();
+    let certificates = expiry::of(&authority, &provenance.source, own);
+    let expiry = AbortOnDropHandle::new(tokio::spawn(expiry::watch(certificates, metrics.clone())));
     let root = provenance.root.clone();
     let roots = format!("{root}{}", config.provenance.trusted()?);
     let inspector = Arc::new(Inspector::new(roots, data.join("scratch")));
@@ -335,6 +339,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
         fatal,
         journal_ended,
         _progress: progress,
+        _expiry: expiry,
     })
 }
 

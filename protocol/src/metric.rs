@@ -147,6 +147,7 @@ metrics! {
     MODERATION_VERDICTS = Coordinator Counter, "zoetrope_moderation_verdicts_total" ["what", "verdict"] "Verdicts of moderation; what is input or output, verdict is pass, review or block.";
     MARKS = Coordinator Counter, "zoetrope_marks_total" ["track", "mark"] "Marks read from finished clips; track is picture or sound, mark is read, strong (read, made with 1.4 times the strength), unread, quiet or silent (sound that need not carry it), or wrong.";
     MARK_READING = Coordinator Histogram(IO), "zoetrope_mark_reading_duration_seconds" ["outcome"] "Time to read the marks of a stored clip before it is published; outcome is read, read_twice (some half second was in doubt), unread (it is not published) or error.";
+    CERTIFICATE_EXPIRY = Both Gauge, "zoetrope_certificate_expiry_timestamp_seconds" ["certificate"] "When a certificate ends; certificate is authority (the farm's), link (the coordinator's), signing (of clips; 0 where a signer of its own has it) or worker.";
     PUBLISHES_REFUSED = Coordinator Counter, "zoetrope_publishes_refused_total" ["proof"] "Clips that were not published because a proof was missing or wrong.";
     GPU_INFO = Worker Gauge, "zoetrope_gpu_info" ["UUID", "GPU_I_ID", "worker", "pool", "gpu_kind"] "1, with what this worker serves.";
     DENOISE_STEP = Worker Histogram(WORK), "zoetrope_denoise_step_seconds" ["model"] "Time of one denoising step.";

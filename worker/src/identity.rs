@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use zoetrope_protocol::wire::NAME_BYTES_MAX;
+use zoetrope_provenance::expiry;
 
 const TOKEN_PREFIX: &str = "zt1.";
 /// A key, a certificate and a CA are a few hundred bytes each; more is no such file.
@@ -216,18 +217,26 @@ impl NodeIdentity {
         }))
     }
 
-    /// Writes the identity into `data`: all of it or nothing.
+    /// When its certificate ends, in Unix seconds.
+    pub fn ends(&self) -> Option<u64> {
+        expiry::ends(&self.certificate)
+    }
+
+    /// Writes the identity into `data`, in place of one that is there: all of it or nothing.
     ///
     /// # Errors
     /// `Io`.
     pub fn store(&self, data: &Path) -> Result<(), IdentityError> {
         let (folder, fresh) = (data.join("identity"), data.join("identity.new"));
+        let old = data.join("identity.old");
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| IdentityError::Io { path, source }
         };
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh).map_err(io(&fresh))?;
+        for left in [&fresh, &old] {
+            if left.exists() {
+                fs::remove_dir_all(left).map_err(io(left))?;
+            }
         }
         fs::create_dir_all(&fresh).map_err(io(&fresh))?;
         let files: [(&str, &[u8]); 4] = [
@@ -240,9 +249,16 @@ impl NodeIdentity {
             let path = fresh.join(name);
             write_private(&path, bytes).map_err(io(&path))?;
         }
+        if folder.exists() {
+            fs::rename(&folder, &old).map_err(io(&folder))?;
+        }
         // One rename makes the folder appear whole; syncing the parent makes it stay.
         fs::rename(&fresh, &folder).map_err(io(&folder))?;
-        fs::File::open(data).and_then(|parent| parent.sync_all()).map_err(io(data))
+        fs::File::open(data).and_then(|parent| parent.sync_all()).map_err(io(data))?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(io(&old))?;
+        }
+        Ok(())
     }
 }
 
@@ -299,6 +315,16 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let mode = fs::metadata(data.path().join("identity/key.der")).expect("key").permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
+        // A renewed one takes its place.
+        let renewed = Candidate::new("node-1").expect("key").signed("node-1", vec![7], vec![3]);
+        renewed.store(data.path()).expect("stores");
+        let loaded = NodeIdentity::load(data.path(), None).expect("loads").expect("is there");
+        assert_eq!((&loaded.key, loaded.ends()), (&renewed.key, None));
+        assert_eq!(
+            fs::read_dir(data.path()).expect("lists").count(),
+            1,
+            "nothing is left of the old"
+        );
         fs::remove_file(data.path().join("identity/certificate.der")).expect("removes");
         assert!(matches!(NodeIdentity::load(data.path(), None), Err(IdentityError::Broken(_))));
     }

@@ -27,6 +27,7 @@ pub struct Metrics {
     model_load: HistogramVec,
     finish_part: HistogramVec,
     spool: IntGauge,
+    expiry: GaugeVec,
     overflow: CounterVec,
     models: Vec<String>,
 }
@@ -57,6 +58,10 @@ impl Metrics {
             model_load: histogram(&metric::MODEL_LOAD)?,
             finish_part: histogram(&metric::FINISH_PART)?,
             spool: IntGauge::with_opts(opts(&metric::SPOOL_BYTES))?,
+            expiry: GaugeVec::new(
+                opts(&metric::CERTIFICATE_EXPIRY),
+                metric::CERTIFICATE_EXPIRY.labels,
+            )?,
             overflow: CounterVec::new(
                 opts(&metric::LABEL_OVERFLOW),
                 metric::LABEL_OVERFLOW.labels,
@@ -75,6 +80,8 @@ impl Metrics {
         registry.register(Box::new(metrics.model_load.clone()))?;
         registry.register(Box::new(metrics.finish_part.clone()))?;
         registry.register(Box::new(metrics.spool.clone()))?;
+        registry.register(Box::new(metrics.expiry.clone()))?;
+        metrics.expiry.with_label_values(&["worker"]);
         registry.register(Box::new(metrics.overflow.clone()))?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
@@ -102,6 +109,11 @@ impl Metrics {
     pub fn serves(&self, worker: &str, profile: &Profile, uuid: &str) {
         let labels = [uuid, "", worker, profile.pool.as_str(), profile.gpu_kind.as_str()];
         self.gpu_info.with_label_values(&labels).set(1.0);
+    }
+
+    /// The certificate of this process that ends first ends then, in Unix seconds.
+    pub fn certificate_ends(&self, at: u64) {
+        self.expiry.with_label_values(&["worker"]).set(at as f64);
     }
 
     /// A denoising step took so long.

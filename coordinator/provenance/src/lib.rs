@@ -12,6 +12,7 @@ pub mod build;
 pub mod certificates;
 pub mod claim;
 pub mod cose;
+pub mod expiry;
 pub mod jumbf;
 pub mod private;
 pub mod read;

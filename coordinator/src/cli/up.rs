@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zoetrope_protocol::id::Millis;
-use zoetrope_provenance::private;
+use zoetrope_provenance::{expiry, private};
 
 /// The file with the address of the workers' port, so that workers of a killed farm find the next one there.
 const LINK_FILE: &str = "link";
@@ -261,9 +261,11 @@ fn posts(
     Ok((0..count).map(post).collect())
 }
 
-/// A worker without an identity gets a token to join with, by its environment: others can read arguments.
+/// A worker without an identity, or whose certificate ends soon, gets a token to join with, by its environment: others can read arguments.
 async fn give_token(post: &mut Post, info: &ServeInfo) -> anyhow::Result<()> {
-    if post.folder.join("identity").exists() {
+    let certificate = std::fs::read(post.folder.join("identity/certificate.der"));
+    let ends = certificate.ok().and_then(|der| expiry::ends(&der));
+    if ends.is_some_and(|ends| !expiry::is_due(expiry::now(), ends)) {
         return Ok(());
     }
     let authority = info.authority.clone();

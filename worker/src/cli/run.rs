@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, Profile};
-use zoetrope_provenance::private;
+use zoetrope_provenance::{expiry, private};
 
 /// How long a first start waits for a coordinator that does not answer; a token lives 15 minutes.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
@@ -106,6 +106,11 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
         }
     });
     let joined: Vec<_> = stream::iter(joins).buffered(JOINS_AT_ONCE).try_collect().await?;
+    if let Some(ends) = joined.iter().filter_map(|(.., identity)| identity.ends()).min() {
+        shared.metrics.certificate_ends(ends);
+        // Until the process ends.
+        drop(tokio::spawn(watch_certificates(ends)));
+    }
     let mut workers = Vec::new();
     let mut linked = Vec::new();
     for (socket, data, identity) in joined {
@@ -180,8 +185,28 @@ async fn identify(
     name: Option<&str>,
 ) -> anyhow::Result<NodeIdentity> {
     private::make(data).with_context(|| format!("cannot make the folder {}", data.display()))?;
-    if let Some(identity) = NodeIdentity::load(data, name)? {
-        return Ok(identity);
+    let known = NodeIdentity::load(data, name)?;
+    if let Some(identity) = &known {
+        let ends = identity.ends().unwrap_or(u64::MAX);
+        let (over, due) = (expiry::now() >= ends, expiry::is_due(expiry::now(), ends));
+        // Until it is over, only a token of the same farm renews it: the worker is that one's.
+        let renews = |token: &&Token| due && (over || token.names(&identity.authority));
+        let node = &identity.node;
+        match token.filter(renews) {
+            None if over => bail!(
+                "the certificate of {node} has ended: give a new join token with --token (or ZOETROPE_JOIN_TOKEN); \
+                 `zoetrope join-token` makes one"
+            ),
+            None => return Ok(identity.clone()),
+            Some(token) => match join(args, socket, data, token, node).await {
+                Ok(renewed) => return Ok(renewed),
+                Err(error) if over => return Err(error),
+                Err(error) => {
+                    tracing::warn!("the certificate of {node} is not renewed: {error:#}");
+                    return Ok(identity.clone());
+                }
+            },
+        }
     }
     let Some(token) = token else {
         bail!(
@@ -191,10 +216,32 @@ async fn identify(
         );
     };
     let node = name.map_or_else(default_name, String::from);
-    let identity = join_patiently(socket, &args.coordinator, token, &node, JOIN_PATIENCE).await?;
+    join(args, socket, data, token, &node).await
+}
+
+async fn join(
+    args: &RunArgs,
+    socket: &Endpoint,
+    data: &Path,
+    token: &Token,
+    node: &str,
+) -> anyhow::Result<NodeIdentity> {
+    let identity = join_patiently(socket, &args.coordinator, token, node, JOIN_PATIENCE).await?;
     identity.store(data)?;
     tracing::info!(node, "joined the farm");
     Ok(identity)
+}
+
+/// Says each day, from a month before on, that the first of these certificates ends.
+async fn watch_certificates(ends: u64) {
+    let mut every = tokio::time::interval(expiry::EVERY);
+    let advice = "start the worker anew with a new --token, which `zoetrope join-token` makes";
+    loop {
+        every.tick().await;
+        if let Some(told) = expiry::told(expiry::now(), ends, "the worker's certificate", advice) {
+            tracing::warn!("{told}");
+        }
+    }
 }
 
 fn compose(
