@@ -240,11 +240,6 @@ impl FinishedClip {
             folder,
         }
     }
-
-    /// Whether its files lie in a folder that goes with it.
-    pub fn has_folder(&self) -> bool {
-        self.folder.is_some()
-    }
 }
 
 /// What the classifiers are still at when a clip is whole.
