@@ -3,7 +3,7 @@
 //! Made at the first start: in `DATA/ca`, the keys readable by their owner only, or sealed in etcd
 //! ([`crate::documents`]). A join token is shown once; only
 //! the hash of its secret is kept, and a use is on disk before the certificate is issued. Certificates of
-//! workers hold a year: renewal is not built yet, so a worker joins again after that.
+//! workers hold a year: none renews itself, so a worker joins again with a new token before that.
 
 use crate::documents::{Documents, Folder};
 use base64::Engine;
