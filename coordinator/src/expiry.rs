@@ -1,52 +1,67 @@
-//! Watches the certificates that this process stands on, and says in time which one ends. Renews none.
+//! Watches the certificates that this process stands on, and says in time which one ends. The signer renews its own; of the others
+//! none is.
 
 use crate::authority::{Authority, SERVER_DAYS};
 use crate::metrics::Metrics;
 use crate::provenance::SignerSource;
 use std::sync::Arc;
 use zoetrope_protocol::metric;
-use zoetrope_provenance::expiry;
+use zoetrope_provenance::{Signer, expiry};
 
 /// A certificate: which, when it ends, and what to do about it.
 pub struct Watched {
     /// The metric's word for it.
     word: &'static str,
-    ends: u64,
+    ends: Ends,
     what: &'static str,
     advice: &'static str,
+}
+
+/// When one ends.
+enum Ends {
+    At(u64),
+    /// As the signer's of that moment.
+    Signing(Arc<Signer>),
+}
+
+impl Ends {
+    fn now(&self) -> u64 {
+        match self {
+            Ends::At(ends) => *ends,
+            Ends::Signing(signer) => {
+                signer.take_up();
+                expiry::ends(signer.credential().leaf()).unwrap_or_default()
+            }
+        }
+    }
 }
 
 /// The certificates of a coordinator that starts now. Those of a signer in a process of its own are that one's.
 pub fn of(authority: &Authority, signer: &SignerSource, own: bool) -> Vec<Watched> {
     let made = expiry::now() + u64::from(SERVER_DAYS.unsigned_abs()) * 24 * 3_600;
     let signing = match signer {
-        SignerSource::Here(signer) => signer.credential().chain.first(),
+        SignerSource::Here(signer) => Some(Ends::Signing(signer.clone())),
         SignerSource::Socket(_) => None,
     };
     let renew = if own {
-        "start this coordinator anew, which renews it"
+        "it should have been renewed by now: the log says why not once a clip is to be signed"
     } else {
         "name a new one in [provenance], or no clip is published any more"
     };
     let rows = [
         (
             "authority",
-            expiry::ends(authority.certificate()),
+            expiry::ends(authority.certificate()).map(Ends::At),
             "the certificate of the farm's authority",
             "a farm with a new one is needed, which all workers join",
         ),
         (
             "link",
-            Some(made),
+            Some(Ends::At(made)),
             "the certificate that workers know this coordinator by",
             "start it anew, which makes another",
         ),
-        (
-            "signing",
-            signing.and_then(|leaf| expiry::ends(leaf)),
-            "the certificate that clips are signed under",
-            renew,
-        ),
+        ("signing", signing, "the certificate that clips are signed under", renew),
     ];
     let known = rows
         .into_iter()
@@ -56,16 +71,25 @@ pub fn of(authority: &Authority, signer: &SignerSource, own: bool) -> Vec<Watche
 
 /// Shows when they end, and says so each day from a month before on.
 pub async fn watch(certificates: Vec<Watched>, metrics: Arc<Metrics>) {
-    for Watched { word, ends, .. } in &certificates {
-        metrics.set(&metric::CERTIFICATE_EXPIRY, &[word], *ends as f64);
-    }
+    let certificates = Arc::new(certificates);
     let mut every = tokio::time::interval(expiry::EVERY);
     loop {
         every.tick().await;
-        for Watched { ends, what, advice, .. } in &certificates {
-            if let Some(told) = expiry::told(expiry::now(), *ends, what, advice) {
-                tracing::warn!("{told}");
-            }
+        let (certificates, metrics) = (certificates.clone(), metrics.clone());
+        // Certificates that are taken up are read from a disk, or from etcd.
+        let looked = tokio::task::spawn_blocking(move || look(&certificates, &metrics));
+        if let Err(error) = looked.await {
+            tracing::error!(%error, "certificates could not be looked at");
+        }
+    }
+}
+
+fn look(certificates: &[Watched], metrics: &Metrics) {
+    for Watched { word, ends, what, advice } in certificates {
+        let ends = ends.now();
+        metrics.set(&metric::CERTIFICATE_EXPIRY, &[word], ends as f64);
+        if let Some(told) = expiry::told(expiry::now(), ends, what, advice) {
+            tracing::warn!("{told}");
         }
     }
 }

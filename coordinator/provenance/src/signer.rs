@@ -63,6 +63,12 @@ impl Signer {
         self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Takes up other certificates if its own end soon, as it does when it is to sign.
+    pub fn take_up(&self) {
+        // What is wrong, whoever wants something signed hears.
+        drop(self.holding());
+    }
+
     /// The certificates, which hold now.
     fn holding(&self) -> Result<Arc<Credential>, Refusal> {
         let credential = self.credential();
