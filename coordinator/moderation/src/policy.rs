@@ -166,11 +166,20 @@ pub struct SoundPolicy {
     pub unintelligible: Doubt,
 }
 
+/// Which end users are of a class, by their `safety_identifier`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Those whose identifier begins so.
+    Prefix(String),
+    /// The one whose identifier it is.
+    Id(String),
+}
+
 /// A class of end users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndUsers {
-    /// How their `safety_identifier` begins.
-    pub prefix: String,
+    /// Who is of it.
+    pub who: Who,
     /// The audience that they are at most.
     pub audience: Option<Audience>,
     /// Whether their jobs are refused.
@@ -338,7 +347,10 @@ impl Policy {
     /// The class of an end user, if it is of any.
     pub fn end_user(&self, safety_identifier: Option<&str>) -> Option<&EndUsers> {
         let id = safety_identifier?;
-        self.end_users.iter().find(|class| id.starts_with(&class.prefix))
+        self.end_users.iter().find(|class| match &class.who {
+            Who::Prefix(prefix) => id.starts_with(prefix),
+            Who::Id(one) => id == one,
+        })
     }
 
     /// The audience that a job really has: the stricter of what it asks for and what its end user may have.

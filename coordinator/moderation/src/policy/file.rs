@@ -2,7 +2,7 @@
 
 use super::{
     BUILT_IN, ClassifierKind, Doubt, EndUsers, FramePolicy, Line, Pair, PerAudience, Policy,
-    PolicyError, READING_FROM, SoundPolicy, Thresholds, Votes,
+    PolicyError, READING_FROM, SoundPolicy, Thresholds, Votes, Who,
 };
 use crate::minors::{MINORS_MAX, Minors};
 use crate::models::NetName;
@@ -103,7 +103,8 @@ struct FacesFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EndUsersFile {
-    prefix: String,
+    prefix: Option<String>,
+    id: Option<String>,
     audience: Option<String>,
     #[serde(default)]
     banned: bool,
@@ -323,14 +324,24 @@ fn category_of(key: &str, word: &str) -> Result<Category, PolicyError> {
 
 fn end_users(file: Vec<EndUsersFile>) -> Result<Vec<EndUsers>, PolicyError> {
     let class = |(n, class): (usize, EndUsersFile)| {
-        length(&format!("end_users[{n}].prefix"), class.prefix.chars().count() as u64, 1, 128)?;
+        let (key, who) = match (class.prefix, class.id) {
+            (Some(prefix), None) => ("prefix", Who::Prefix(prefix)),
+            (None, Some(id)) => ("id", Who::Id(id)),
+            (prefix, _) => {
+                let found = if prefix.is_some() { "both" } else { "neither" };
+                let allowed = format!("a table with either prefix or id, got {found}");
+                return Err(PolicyError::Range { key: format!("end_users[{n}]"), allowed });
+            }
+        };
+        let (Who::Prefix(text) | Who::Id(text)) = &who;
+        length(&format!("end_users[{n}].{key}"), text.chars().count() as u64, 1, 128)?;
         let audience = class.audience.as_deref().map(|word| {
             word.parse::<Audience>().map_err(|()| PolicyError::Range {
                 key: format!("end_users[{n}].audience"),
                 allowed: format!("one of all, teen, adult, got {word:?}"),
             })
         });
-        Ok(EndUsers { prefix: class.prefix, audience: audience.transpose()?, banned: class.banned })
+        Ok(EndUsers { who, audience: audience.transpose()?, banned: class.banned })
     };
     file.into_iter().enumerate().map(class).collect()
 }

@@ -61,6 +61,32 @@ fn versions_say_whether_texts_score_alike() {
     assert!(!policy.scores_texts_as(more(rules, first).version));
 }
 
+/// Promise: who is banned by an identifier is banned alone.
+#[test]
+fn end_users_are_known_by_their_whole_identifier_or_its_beginning() {
+    let with = |table: &str| {
+        parse(|text| format!("{text}\n[[end_users]]\n{table}\n").replace("#= ", "# "))
+    };
+    let banned = |policy: &Policy, id| policy.end_user(Some(id)).is_some_and(|class| class.banned);
+    let one = with("id = \"user_1\"\nbanned = true").expect("good");
+    assert!(banned(&one, "user_1"));
+    for other in ["user_10", "user_19", "user_", "User_1", ""] {
+        assert!(!banned(&one, other), "{other}");
+    }
+    let many = with("prefix = \"user_1\"\nbanned = true").expect("good");
+    assert!(banned(&many, "user_1") && banned(&many, "user_10") && !banned(&many, "user_2"));
+    assert!(many.end_user(None).is_none());
+    for (table, named) in [
+        ("id = \"a\"\nprefix = \"a\"", "either prefix or id, got both"),
+        ("banned = true", "end_users[0] must be a table with either prefix or id, got neither"),
+        ("id = \"\"", "end_users[0].id must be 1 to 128, got 0"),
+        ("ids = \"a\"", "unknown field `ids`"),
+    ] {
+        let error = with(table).expect_err(table);
+        assert!(error.contains(named), "{table}: {error}");
+    }
+}
+
 #[test]
 fn a_bad_key_is_named_with_what_is_allowed() {
     for (from, to, named) in [
