@@ -4,14 +4,12 @@
 
 use crate::judge::Scores;
 use crate::policy::Thresholds;
-use crate::text::rules::{RuleFile, Rules, RulesError};
+use crate::text::rules::{MINOR, RuleFile, Rules, RulesError};
 use zoetrope_protocol::moderation::Category;
 
 /// The highest thresholds of `sexual/minors`, for every audience: those of the built-in policy. None may allow it, and
 /// none may leave it to a reviewer.
 pub(crate) const MINORS_MAX: Thresholds = Thresholds { review: 5_000, block: 5_000 };
-/// The built-in list of words that tell of minors.
-const LIST: &str = "minor";
 
 /// The built-in rules on minors.
 #[derive(Debug)]
@@ -32,6 +30,6 @@ impl Minors {
 
     /// Whether a text has a word that tells of minors.
     pub fn speak(&self, text: &str) -> bool {
-        self.0.mentions(LIST, text)
+        self.0.mentions(MINOR, text)
     }
 }

@@ -62,10 +62,11 @@ pub(super) enum Moderated {
     Waits,
 }
 
-/// The words of a job that are judged, each by itself and all as one.
+/// The words of a job that are judged, each by itself and all as one. The keys of its metadata are a program's names, such
+/// as `child_id`: they are no words of a scene, and no model reads them.
 pub fn words(spec: &JobSpec) -> Vec<String> {
-    let pairs = spec.metadata.iter().flat_map(|(key, value)| [key, value]);
-    let all = std::iter::once(&spec.render.prompt).chain(pairs);
+    let values = spec.metadata.iter().map(|(_, value)| value);
+    let all = std::iter::once(&spec.render.prompt).chain(values);
     all.filter(|text| !text.trim().is_empty()).cloned().collect()
 }
 

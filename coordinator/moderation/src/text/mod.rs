@@ -1,6 +1,8 @@
 //! Text: undoes disguises, applies word rules, and judges what sentences mean, by the policy's pairs and heads.
 
+mod ages;
 mod codes;
+mod harmless;
 pub mod heads;
 mod lookalikes;
 pub mod meaning;
@@ -8,6 +10,7 @@ pub mod normalise;
 pub mod rules;
 pub mod similarity;
 mod spacing;
+mod units;
 pub mod words;
 
 pub use heads::Heads;

@@ -2,11 +2,13 @@
 //!
 //! Beside the policy's own lists there are those of the crate `rustrict`, which knows thousands of spellings.
 
+use super::ages;
+use super::harmless::Harmless;
 use crate::score;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustrict::{Censor, Type};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use zoetrope_protocol::moderation::Category;
 
 /// Words of all lists together.
@@ -37,6 +39,9 @@ pub struct RuleFile {
     /// Words and phrases by the name of their list, in lower case.
     #[serde(default)]
     lists: BTreeMap<String, Vec<String>>,
+    /// Phrases that say nothing of what their words say, in lower case; see `harmless`.
+    #[serde(default)]
+    harmless: Vec<String>,
     /// Rules, in order.
     #[serde(default)]
     rule: Vec<RuleEntry>,
@@ -45,7 +50,8 @@ pub struct RuleFile {
 impl RuleFile {
     /// Words and phrases of all lists.
     pub fn words(&self) -> impl Iterator<Item = &str> {
-        self.lists.values().flatten().map(String::as_str)
+        let all = self.lists.values().flatten().map(String::as_str);
+        all.filter(|word| *word != YOUNG)
     }
 
     /// Its rules of one category, with all lists.
@@ -94,6 +100,11 @@ const BUILT_IN: [(&str, Type); 3] = [
     ("builtin:profane", Type::PROFANE),
 ];
 const MILD: [&str; 1] = ["builtin:sexual-mild"];
+/// An entry of a list that stands for every age below 18.
+const YOUNG: &str = "builtin:young-age";
+/// The list of words that tell of minors, and that of things whose age tells nothing.
+pub(crate) const MINOR: &str = "minor";
+const AGED_THING: &str = "aged_thing";
 
 /// Checked rules.
 pub struct Rules {
@@ -101,6 +112,10 @@ pub struct Rules {
     words: AhoCorasick,
     /// List of each word of the matcher.
     list_of: Vec<usize>,
+    /// Lists that an age below 18 is a word of, and what is no person.
+    young: Vec<usize>,
+    aged_things: HashSet<String>,
+    harmless: Harmless,
     rules: Vec<Rule>,
 }
 
@@ -119,19 +134,32 @@ impl Rules {
         let value = |key: String, allowed: String| RulesError::Value { key, allowed };
         let mut lists: Vec<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
         lists.extend(MILD.map(str::to_owned));
-        let (mut words, mut list_of) = (Vec::new(), Vec::new());
-        for (name, list) in file.lists {
-            for word in &list {
-                if word.trim().is_empty() || *word != word.to_lowercase() {
-                    let key = format!("lists.{name}");
-                    return Err(value(key, format!("words in lower case, got {word:?}")));
-                }
+        let lower = |key: &str, words: &[String]| {
+            let bad = words.iter().find(|w| w.trim().is_empty() || **w != w.to_lowercase());
+            let wrong = |word| value(key.to_owned(), format!("words in lower case, got {word:?}"));
+            bad.map_or(Ok(()), |word| Err(wrong(word)))
+        };
+        lower("harmless", &file.harmless)?;
+        let single = |lists: &mut dyn Iterator<Item = &String>| {
+            lists.filter(|word| word.chars().all(char::is_alphanumeric)).cloned().collect()
+        };
+        let named = |name: &str| single(&mut file.lists.get(name).into_iter().flatten());
+        let (minors, aged_things) = (named(MINOR), named(AGED_THING));
+        let listed = single(&mut file.lists.values().flatten());
+        let harmless = Harmless::new(&file.harmless, listed, minors);
+        let (mut words, mut list_of, mut young) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, mut list) in file.lists {
+            lower(&format!("lists.{name}"), &list)?;
+            let all = list.len();
+            list.retain(|word| word != YOUNG);
+            if list.len() < all {
+                young.push(lists.len());
             }
             list_of.resize(list_of.len() + list.len(), lists.len());
             words.extend(list);
             lists.push(name);
         }
-        if words.len() > WORDS_MAX || file.rule.len() > RULES_MAX {
+        if words.len() + file.harmless.len() > WORDS_MAX || file.rule.len() > RULES_MAX {
             let allowed = format!("at most {WORDS_MAX} words and {RULES_MAX} rules");
             return Err(value("lists, rule".to_owned(), allowed));
         }
@@ -165,7 +193,7 @@ impl Rules {
         };
         let rules = file.rule.into_iter().enumerate().map(rule).collect::<Result<_, _>>()?;
         let words = AhoCorasick::builder().match_kind(MatchKind::Standard).build(&words)?;
-        Ok(Rules { lists, words, list_of, rules })
+        Ok(Rules { lists, words, list_of, young, aged_things, harmless, rules })
     }
 
     /// The categories that a reading of a text scores in, with the highest score of each. `meaning` is what its meaning
@@ -176,8 +204,9 @@ impl Rules {
         meaning: Option<&BTreeMap<Category, u16>>,
     ) -> BTreeMap<Category, u16> {
         let mut found = BTreeMap::new();
-        let whole = self.lists_in(reading);
-        let cut: Vec<Vec<bool>> = sentences(reading).map(|s| self.lists_in(s)).collect();
+        let reading = self.harmless.blanked(reading);
+        let whole = self.lists_in(&reading);
+        let cut: Vec<Vec<bool>> = sentences(&reading).map(|s| self.lists_in(s)).collect();
         for rule in &self.rules {
             let breaks = |lists: &Vec<bool>| {
                 rule.all_of.iter().all(|list| lists[*list])
@@ -206,10 +235,10 @@ impl Rules {
     /// Whether a text has a word of a list.
     pub fn mentions(&self, list: &str, text: &str) -> bool {
         let place = self.lists.iter().position(|name| name == list);
-        place.is_some_and(|place| self.lists_in(text)[place])
+        place.is_some_and(|place| self.lists_in(&self.harmless.blanked(text))[place])
     }
 
-    /// Which lists have a word in the text, by place.
+    /// Which lists have a word in a text without its harmless phrases, by place.
     fn lists_in(&self, text: &str) -> Vec<bool> {
         let mut lists = vec![false; self.lists.len()];
         let kind = Censor::from_str(text).analyze();
@@ -226,6 +255,13 @@ impl Rules {
             if edge(before.chars().next_back()) && edge(after.chars().next()) {
                 lists[self.list_of[found.pattern().as_usize()]] = true;
             }
+        }
+        let is_thing = |word: &str| {
+            let singular = word.strip_suffix('s').unwrap_or(word);
+            [word, singular].iter().any(|word| self.aged_things.contains(*word))
+        };
+        if !self.young.is_empty() && ages::are_below_adult(text, is_thing) {
+            self.young.iter().for_each(|place| lists[*place] = true);
         }
         lists
     }
