@@ -9,7 +9,7 @@ use crate::nets::minilm::TOKENS_MAX;
 use crate::nets::{Net, NetError};
 use crate::policy::{ClassifierKind, Policy};
 use crate::score;
-use crate::text::meaning::{Meaning, PIECES_MAX, Piece, Seen};
+use crate::text::meaning::{Meaning, PIECES_MAX, Piece, Seen, in_whole_pieces};
 use crate::text::{Words, readings};
 use rten::ThreadPool;
 use std::collections::HashSet;
@@ -114,7 +114,7 @@ impl Engine {
             all.push((reading, pieces));
         }
         let different: HashSet<&Piece> = all.iter().flat_map(|(_, pieces)| pieces).collect();
-        let count = different.len();
+        let count = in_whole_pieces(different.into_iter());
         if count > PIECES_MAX { Err(EngineError::TooLong(count)) } else { Ok(all) }
     }
 

@@ -43,13 +43,26 @@ impl Minilm {
     /// Cuts a text into pieces that the net can see whole. No piece for a text without a word.
     pub fn pieces(&self, text: &str) -> Vec<Vec<i32>> {
         let tokens = self.words.tokens(text);
-        let piece = |inner: &[i32]| {
-            let mut piece = vec![self.words.first];
-            piece.extend(inner);
-            piece.push(self.words.last);
-            piece
-        };
-        tokens.chunks(TOKENS_MAX - 2).map(piece).collect()
+        tokens.chunks(TOKENS_MAX - 2).map(|inner| self.piece(inner)).collect()
+    }
+
+    /// Pieces of so many tokens of a text, each beginning `step` tokens behind the one before; none for a text that is not
+    /// half as long again as one of them.
+    pub fn windows(&self, text: &str, width: usize, step: usize) -> Vec<Vec<i32>> {
+        let tokens = self.words.tokens(text);
+        if tokens.len() * 2 < width * 3 {
+            return Vec::new();
+        }
+        let last = tokens.len() - width;
+        let starts = (0..last).step_by(step).chain([last]);
+        starts.map(|start| self.piece(&tokens[start..start + width])).collect()
+    }
+
+    fn piece(&self, inner: &[i32]) -> Vec<i32> {
+        let mut piece = vec![self.words.first];
+        piece.extend(inner);
+        piece.push(self.words.last);
+        piece
     }
 
     /// Whether a piece has nothing that the net knows: no Latin word and no number.

@@ -64,6 +64,10 @@ impl WordPiece {
     fn pieces(&self, word: &str, tokens: &mut Vec<i32>) {
         let ends: Vec<usize> =
             word.char_indices().map(|(at, _)| at).skip(1).chain([word.len()]).collect();
+        // Before any piece of it is looked up: those of a word without an end are many.
+        if ends.len() > WORD_CHARS_MAX {
+            return tokens.push(self.unknown);
+        }
         let from = tokens.len();
         let mut at = 0;
         while at < word.len() {
@@ -73,7 +77,7 @@ impl WordPiece {
                     if at == 0 { self.ids.get(piece) } else { self.ids.get(&format!("##{piece}")) };
                 id.map(|id| (*end, *id))
             });
-            match longest.filter(|_| ends.len() <= WORD_CHARS_MAX) {
+            match longest {
                 Some((end, id)) => {
                     tokens.push(id);
                     at = end;

@@ -1,6 +1,7 @@
 //! Text: undoes disguises, applies word rules, and judges what sentences mean, by the policy's pairs and heads.
 
 mod ages;
+mod clauses;
 mod codes;
 mod harmless;
 pub mod heads;
