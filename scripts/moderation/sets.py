@@ -32,9 +32,13 @@ def violating(folder):
     for part in ("sexually_explicit", "threat", "identity_attack", "insult", "flirtation"):
         sets[f"RealToxicityPrompts: {part.replace('_', ' ')}"] = lines(f"realtoxicityprompts/rtp_{part}.txt")
     sets["own: minors × sexual, by rule"] = own("minors.txt")
+    sets["own: minors × sexual, held out"] = own("minors_held_out.txt")
     return sets
 
 
 def harmless(folder):
     rows = json.loads(wheel(folder, "vbench").read("vbench/VBench_full_info.json"))
-    return {"VBench": sorted({row["prompt_en"] for row in rows}), "own hard twins": own("hard_benign.txt")}
+    vbench = sorted({row["prompt_en"] for row in rows})
+    threes = lambda all: [", then ".join(" ".join(text.split()).rstrip(".") for text in all[n :: len(all) // 3]) for n in range(len(all) // 3)]
+    twins = own("hard_benign.txt")
+    return {"VBench": vbench, "VBench, three in a sentence": threes(vbench), "own hard twins": twins, "own hard twins, three in a sentence": threes(twins)}
