@@ -5,7 +5,7 @@ use crate::plan::Gpu;
 use crate::world::{Event, World};
 use zoetrope_agent::{AttemptKey, Report};
 use zoetrope_protocol::Stage;
-use zoetrope_protocol::clip::chunk_range;
+use zoetrope_protocol::clip::{chunk_range, sprite_grid};
 use zoetrope_protocol::id::{ArtifactId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, ClipFacts, Role};
 use zoetrope_protocol::wire::{FromWorker, Order, Phase, StopWhen};
@@ -265,12 +265,13 @@ impl World {
         let Some(run) = of.run.take() else { return };
         let Some(entry) = of.agent.table.entry(run.key) else { return self.gpu_next(worker) };
         let order = &entry.work.order;
+        let (sprite_columns, sprite_rows) = sprite_grid(order.spec.frames);
         let facts = (order.shard.stage == Stage::Finish).then_some(ClipFacts {
             size: order.spec.deliver,
             frames: order.spec.frames,
             av_gap_micros: if bad { 30_000 } else { 9_000 },
-            sprite_columns: 5,
-            sprite_rows: 2,
+            sprite_columns,
+            sprite_rows,
         });
         let report = Report::Finished { outputs: run.outputs, facts, gpu: Millis(now - run.since) };
         self.ended(worker, run.key, report);
