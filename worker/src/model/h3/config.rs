@@ -344,6 +344,11 @@ impl Config {
     /// The laws that `protocol::clip` has as constants, and the agreement of the parts.
     fn check(&self) -> Result<(), Fault> {
         let (video, audio, net) = (&self.video_vae, &self.audio_vae, &self.transformer);
+        let of_channels = |values: &Option<Vec<f64>>| {
+            values.as_ref().is_none_or(|values| values.len() as i64 == audio.latent_channels)
+        };
+        let halvings = u32::try_from(audio.decoder_rates.len()).unwrap_or(u32::MAX);
+        let ups = audio.decoder_rates.iter().zip(&audio.decoder_kernel_sizes);
         let laws = [
             (net.patch_size == [1, 2, 2], "patch_size must be 1, 2, 2"),
             (
@@ -359,6 +364,24 @@ impl Config {
             (
                 audio.decoder_rates.iter().product::<i64>() == 800,
                 "a sound latent must be 800 samples",
+            ),
+            (
+                audio.decoder_kernel_sizes.len() == audio.decoder_rates.len()
+                    && ups.clone().all(|(rate, kernel)| *rate > 0 && kernel >= rate),
+                "decoder_kernel_sizes must have one for each of decoder_rates, at least as large",
+            ),
+            (
+                audio.decoder_dim.checked_shr(halvings).is_some_and(|last| last > 0),
+                "decoder_dim must be at least 1 after it was halved for each of decoder_rates",
+            ),
+            (
+                !audio.resblock_kernel_sizes.is_empty()
+                    && audio.resblock_kernel_sizes.len() == audio.resblock_dilation_sizes.len(),
+                "resblock_kernel_sizes and resblock_dilation_sizes must be as many, at least one",
+            ),
+            (
+                of_channels(&audio.latents_mean) && of_channels(&audio.latents_std),
+                "the sound's latents_mean or latents_std has another length",
             ),
             (
                 net.in_channels == video.latent_channels,
@@ -432,6 +455,30 @@ mod tests {
     #[test]
     fn the_released_config_obeys_the_laws() {
         Config::released().check().unwrap();
+    }
+
+    /// Promise: a damaged config is refused when it is read. What is left to the networks would end the process.
+    #[test]
+    fn a_damaged_config_of_the_sound_is_refused() {
+        let damages: [(&str, fn(&mut AudioVaeConfig)); 8] = [
+            ("decoder_kernel_sizes", |sound| sound.decoder_kernel_sizes.truncate(6)),
+            ("decoder_kernel_sizes", |sound| sound.decoder_kernel_sizes[0] = 1),
+            ("decoder_kernel_sizes", |sound| {
+                sound.decoder_rates[0] = -5;
+                sound.decoder_rates[1] = -5;
+            }),
+            ("decoder_dim", |sound| sound.decoder_dim = 64),
+            ("resblock_kernel_sizes", |sound| sound.resblock_kernel_sizes.clear()),
+            ("resblock_dilation_sizes", |sound| sound.resblock_dilation_sizes.truncate(2)),
+            ("latents_mean", |sound| sound.latents_mean = Some(vec![0.0; 31])),
+            ("latents_std", |sound| sound.latents_std = Some(vec![])),
+        ];
+        for (key, damage) in damages {
+            let mut config = Config::released();
+            damage(&mut config.audio_vae);
+            let refused = config.check().expect_err(key).to_string();
+            assert!(refused.contains(key), "{refused}");
+        }
     }
 
     #[test]
