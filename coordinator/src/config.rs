@@ -267,6 +267,14 @@ impl ServeConfig {
         }
     }
 
+    /// The core's limits.
+    pub fn core(&self) -> zoetrope_sched::Config {
+        let core = zoetrope_sched::Config::default();
+        // The link gives a load up after this time; the core, which sees no progress, must not do so before.
+        let load = Millis(self.link.load_seconds.saturating_mul(1_000));
+        zoetrope_sched::Config { verdict_grace: core.verdict_grace.plus(load), ..core }
+    }
+
     /// The links' limits.
     pub fn link_limits(&self) -> LinkLimits {
         LinkLimits {
@@ -305,6 +313,13 @@ mod tests {
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         assert!(config.moderation.remote.is_some());
         config.check().expect("in range");
+    }
+
+    /// Promise: a load takes as long as `link.load_seconds` allows, whatever the hard limit of its attempt.
+    #[test]
+    fn the_core_waits_for_a_load_as_long_as_the_link_does() {
+        let config = ServeConfig::parse("[link]\nload_seconds = 2000\n").expect("parses");
+        assert!(config.core().verdict_grace >= Millis(2_000_000));
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let Ground { progress: kept, leadership, coordinators, mark, certificates, .. } = ground;
     let looks = config.watermark.open()?;
     let (epoch, watermark) = (config.watermark.epoch, config.watermark.clone());
-    let core = zoetrope_sched::Config::default();
+    let core = config.core();
     look_at(&store, config).await?;
     let public_url = config.public_url.clone();
     // Nobody waits for it: a farm without it takes jobs.

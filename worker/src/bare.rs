@@ -118,11 +118,12 @@ impl ClipSink for Counter<'_> {
 pub fn time(engine: &mut dyn Engine, spec: &RenderSpec) -> Result<Timing, EngineError> {
     let clock = Clock(Instant::now());
     let mut watch = Watch { clock: &clock, begun: None, steps: Vec::new() };
-    let prompt = engine.encode(spec, &mut watch)?;
+    let stopped = |stage| EngineError::Failed { stage, reason: "stopped unasked".into() };
+    let prompt = engine.encode(spec, &mut watch)?.ok_or_else(|| stopped("encode"))?;
     let encoded = clock.now();
     let (ended, latents) = engine.denoise(spec, &prompt, None, &mut watch)?;
     let (Ended::Done, Some(latents)) = (ended, latents) else {
-        return Err(EngineError::Failed { stage: "denoise", reason: "stopped unasked".into() });
+        return Err(stopped("denoise"));
     };
     let mut sink = Counter { clock: &clock, sounded: None, frames: 0, samples: 0 };
     engine.decode(spec, &latents, &mut sink, &mut watch)?;

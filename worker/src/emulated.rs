@@ -283,17 +283,23 @@ impl EmulatedEngine {
 }
 
 impl Engine for EmulatedEngine {
+    fn weights(&self) -> ArtifactId {
+        ArtifactId::of(b"emulated")
+    }
+
     fn encode(
         &mut self,
         spec: &RenderSpec,
         observer: &mut dyn Observer,
-    ) -> Result<Vec<u8>, EngineError> {
-        // A stop is looked at by the caller; a prompt takes less than a step.
-        let _stopped = self.begin("encode", spec, observer)?;
-        let _stopped = observer.progress(Phase::Encoding, 0, 1);
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        if self.begin("encode", spec, observer)?.is_break()
+            || observer.progress(Phase::Encoding, 0, 1).is_break()
+        {
+            return Ok(None);
+        }
         wait(self.emulation.encode_ms);
         let digest = Sha256::new_with_prefix(&spec.model).chain_update(&spec.prompt).finalize();
-        Ok(artifact(0, digest.into(), self.emulation.prompt_bytes))
+        Ok(Some(artifact(0, digest.into(), self.emulation.prompt_bytes)))
     }
 
     fn denoise(
@@ -460,6 +466,7 @@ mod tests {
         let spec = order(Stage::Denoise, 1, 1).spec;
         let mut whole = EmulatedEngine::new(emulation.clone());
         let prompt = whole.encode(&spec, &mut StopAfter(0, None)).expect("encodes");
+        let prompt = prompt.expect("is not stopped");
         let quiet = whole.denoise(&spec, &prompt, None, &mut StopAfter(9, None)).expect("denoises");
         let mut stop = StopAfter(2, None);
         let mut first = EmulatedEngine::new(emulation.clone());

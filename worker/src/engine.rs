@@ -5,8 +5,8 @@
 //! Called only from the gpu thread (`gpu/thread.rs`) and from `zoetrope-worker render`.
 
 use std::ops::{ControlFlow, Range};
-use zoetrope_protocol::RenderSpec;
 use zoetrope_protocol::wire::Phase;
+use zoetrope_protocol::{ArtifactId, RenderSpec};
 
 /// Why an engine gave up.
 #[derive(Debug, thiserror::Error)]
@@ -97,14 +97,25 @@ impl Piece {
     }
 }
 
+/// Says which render an artifact on the way belongs to: the spec and the weights. A model's id alone would not do, for
+/// two workers may have other weights under the same id, and a clip half of the one is a clip of neither.
+pub fn render_digest(spec: &RenderSpec, weights: ArtifactId) -> ArtifactId {
+    let mut text = serde_json::to_vec(spec).expect("a spec has only strings and numbers");
+    text.extend(weights.0);
+    ArtifactId::of(&text)
+}
+
 /// A model, ready to be given stages. Loads a stage's weights when it is first needed.
 pub trait Engine {
-    /// Prompt to the `Prompt` artifact's bytes.
+    /// Which weights it renders with: part of what its artifacts belong to.
+    fn weights(&self) -> ArtifactId;
+
+    /// Prompt to the `Prompt` artifact's bytes; `None` if the observer said stop.
     fn encode(
         &mut self,
         spec: &RenderSpec,
         observer: &mut dyn Observer,
-    ) -> Result<Vec<u8>, EngineError>;
+    ) -> Result<Option<Vec<u8>>, EngineError>;
 
     /// Prompt embeddings, and latents of an earlier attempt if there are some, to latents at step
     /// `spec.steps`. `Stopped` comes without bytes: the observer has seen the newest latents.

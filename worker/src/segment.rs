@@ -3,18 +3,13 @@
 //! One for each decode chunk, with its frames as they are handed to the encoder; that of the first chunk has the sound
 //! of the whole clip in front. Owns the format and its checks. Used by the gpu thread; knows no engine and no link.
 
-use crate::engine::{ClipSink, EngineError, Frames};
+use crate::engine::{ClipSink, EngineError, Frames, render_digest};
 use zoetrope_protocol::clip::AUDIO_CHANNELS;
 use zoetrope_protocol::{ArtifactId, RenderSpec};
 
 const MAGIC: [u8; 8] = *b"ZTSEG001";
-/// Magic, digest of the spec, chunk, frames, samples.
+/// Magic, digest of spec and weights, chunk, frames, samples.
 const HEAD_BYTES: usize = 8 + 32 + 4 + 4 + 4;
-
-/// Says which render a segment belongs to.
-fn digest(spec: &RenderSpec) -> [u8; 32] {
-    ArtifactId::of(&serde_json::to_vec(spec).expect("a spec has only strings and numbers")).0
-}
 
 /// Samples of the sound, both channels.
 fn samples(spec: &RenderSpec) -> u64 {
@@ -24,6 +19,7 @@ fn samples(spec: &RenderSpec) -> u64 {
 /// Cuts what an engine decodes into segments, and hands each on as soon as it is whole.
 pub struct SegmentSink<'a> {
     spec: &'a RenderSpec,
+    weights: ArtifactId,
     chunk: u32,
     sound: Vec<f32>,
     rgb: Vec<u8>,
@@ -31,13 +27,15 @@ pub struct SegmentSink<'a> {
 }
 
 impl<'a> SegmentSink<'a> {
-    /// A sink whose first frames are those of `chunk`. `keep` gets each chunk's number and artifact.
+    /// A sink whose first frames are those of `chunk`, decoded with these weights. `keep` gets each chunk's number and
+    /// artifact.
     pub fn new(
         spec: &'a RenderSpec,
+        weights: ArtifactId,
         chunk: u32,
         keep: &'a mut dyn FnMut(u32, Vec<u8>) -> Result<(), EngineError>,
     ) -> Self {
-        SegmentSink { spec, chunk, sound: Vec::new(), rgb: Vec::new(), keep }
+        SegmentSink { spec, weights, chunk, sound: Vec::new(), rgb: Vec::new(), keep }
     }
 
     fn wrong(&self, what: &str) -> EngineError {
@@ -67,7 +65,7 @@ impl ClipSink for SegmentSink<'_> {
         let count = shape.frames_of(self.chunk).len() as u32;
         let mut bytes = Vec::with_capacity(HEAD_BYTES + self.sound.len() * 4 + self.rgb.len());
         bytes.extend(MAGIC);
-        bytes.extend(digest(self.spec));
+        bytes.extend(render_digest(self.spec, self.weights).0);
         for number in [self.chunk, count, self.sound.len() as u32] {
             bytes.extend(number.to_le_bytes());
         }
@@ -84,9 +82,10 @@ impl ClipSink for SegmentSink<'_> {
 /// Pours the segment of a chunk into the clip.
 ///
 /// # Errors
-/// `BadInput` if the bytes are no segment, or one of another render or chunk; what the sink says.
+/// `BadInput` if the bytes are no segment, or one of another render, weights or chunk; what the sink says.
 pub fn pour(
     spec: &RenderSpec,
+    weights: ArtifactId,
     chunk: u32,
     bytes: &[u8],
     sink: &mut dyn ClipSink,
@@ -96,7 +95,7 @@ pub fn pour(
     if head[..8] != MAGIC {
         return Err(bad("it is no segment"));
     }
-    if head[8..40] != digest(spec) {
+    if head[8..40] != render_digest(spec, weights).0 {
         return Err(bad("it is of another render"));
     }
     let number = |at: usize| {
@@ -133,6 +132,8 @@ mod tests {
     use zoetrope_protocol::Stage;
     use zoetrope_protocol::clip::chunk_range;
 
+    const WEIGHTS: ArtifactId = ArtifactId([7; 32]);
+
     #[derive(Default, PartialEq)]
     struct Poured {
         sound: Vec<f32>,
@@ -163,7 +164,7 @@ mod tests {
                 all.push(bytes);
                 Ok(())
             };
-            let mut sink = SegmentSink::new(spec, piece.chunks.start, &mut keep);
+            let mut sink = SegmentSink::new(spec, WEIGHTS, piece.chunks.start, &mut keep);
             let ended = paint(spec, &piece, &mut sink, &mut |_| true).expect("paints");
             assert_eq!(ended, Ended::Done);
         }
@@ -184,7 +185,7 @@ mod tests {
             let (mut whole, mut poured) = (Poured::default(), Poured::default());
             paint(&spec, &Piece::whole(&spec), &mut whole, &mut |_| true).expect("paints");
             for (chunk, segment) in (0..).zip(&one) {
-                pour(&spec, chunk, segment, &mut poured).expect("is whole");
+                pour(&spec, WEIGHTS, chunk, segment, &mut poured).expect("is whole");
             }
             assert!(whole == poured && poured.frames == frames);
         }
@@ -195,10 +196,12 @@ mod tests {
         let spec = order(Stage::Finish, 1, 1).spec;
         let one = segments(&spec, 1);
         let other = RenderSpec { seed: spec.seed + 1, ..spec.clone() };
-        let bad = |spec: &RenderSpec, chunk: u32, bytes: &[u8]| {
-            let poured = pour(spec, chunk, bytes, &mut Poured::default());
+        let of = |spec: &RenderSpec, weights, chunk: u32, bytes: &[u8]| {
+            let poured = pour(spec, weights, chunk, bytes, &mut Poured::default());
             assert!(matches!(poured, Err(EngineError::BadInput(_))), "{poured:?}");
         };
+        let bad = |spec: &RenderSpec, chunk: u32, bytes: &[u8]| of(spec, WEIGHTS, chunk, bytes);
+        of(&spec, ArtifactId([8; 32]), 0, &one[0]);
         bad(&other, 0, &one[0]);
         bad(&spec, 1, &one[0]);
         bad(&spec, 0, &one[0][..one[0].len() - 1]);

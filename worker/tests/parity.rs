@@ -11,7 +11,9 @@ use tch::{Device, Kind, Tensor};
 use zoetrope_protocol::clip::chunk_range;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size};
-use zoetrope_worker::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
+use zoetrope_worker::engine::{
+    ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece, render_digest,
+};
 use zoetrope_worker::model::artifact::Bundle;
 use zoetrope_worker::model::h3::H3Engine;
 use zoetrope_worker::model::h3::audio_vae::{self, AudioVae};
@@ -26,6 +28,8 @@ use zoetrope_worker::model::weights::{Key, Precision, Weights, Width};
 const MODULE: f64 = 1e-4;
 const RENDER: f64 = 1e-3;
 const NARROW: f64 = 2e-2;
+/// What the engine is told of its weights: anything will do.
+const WEIGHTS: ArtifactId = ArtifactId([7; 32]);
 const TILES: Tiling = Tiling::Tiles { side: 48, overlap: 16 };
 
 fn golden() -> PathBuf {
@@ -237,13 +241,13 @@ impl ClipSink for Keep {
 }
 
 fn engine(precision: Precision) -> H3Engine {
-    H3Engine::open_with(&tiny(), Device::Cpu, 1, precision, TILES).unwrap()
+    H3Engine::open_with(&tiny(), WEIGHTS, Device::Cpu, 1, precision, TILES).unwrap()
 }
 
 /// A latents artifact of step 0 that holds the reference's noise, so that both start alike.
 fn start(golden: &mut Golden, spec: &RenderSpec) -> Vec<u8> {
     let mut bundle = Bundle::default();
-    let digest = ArtifactId::of(&serde_json::to_vec(spec).unwrap()).to_string();
+    let digest = render_digest(spec, WEIGHTS).to_string();
     let steps = spec.steps.to_string();
     for (key, value) in [("kind", "latents"), ("spec", &digest), ("step", "0"), ("steps", &steps)] {
         bundle.about.insert(key.into(), value.into());
@@ -257,7 +261,7 @@ fn start(golden: &mut Golden, spec: &RenderSpec) -> Vec<u8> {
 fn compare_render(precision: Precision, limit: f64) {
     let mut golden = Golden::open("render");
     let (mut engine, mut keep) = (engine(precision), Keep::default());
-    let prompt = engine.encode(&spec(), &mut keep).unwrap();
+    let prompt = engine.encode(&spec(), &mut keep).unwrap().unwrap();
     let noise = start(&mut golden, &spec());
     let (ended, bytes) = engine.denoise(&spec(), &prompt, Some(&noise), &mut keep).unwrap();
     assert_eq!(ended, Ended::Done);
@@ -314,7 +318,7 @@ fn a_whole_render_with_bf16_blocks_stays_close() {
 fn resuming_at_any_step_gives_the_same_bytes() {
     let (mut engine, mut whole) = (engine(Precision::Mixed), Keep::default());
     let spec = RenderSpec { frames: 22, steps: 4, ..spec() };
-    let prompt = engine.encode(&spec, &mut whole).unwrap();
+    let prompt = engine.encode(&spec, &mut whole).unwrap().unwrap();
     let (_, last) = engine.denoise(&spec, &prompt, None, &mut whole).unwrap();
     assert_eq!(whole.latents.len(), 4);
     for step in 1..=4 {
@@ -334,7 +338,7 @@ fn resuming_at_any_step_gives_the_same_bytes() {
 fn artifacts_of_another_render_are_bad_input() {
     let (mut engine, mut keep) = (engine(Precision::Mixed), Keep::default());
     let spec = RenderSpec { frames: 22, steps: 2, ..spec() };
-    let prompt = engine.encode(&spec, &mut keep).unwrap();
+    let prompt = engine.encode(&spec, &mut keep).unwrap().unwrap();
     let (_, latents) = engine.denoise(&spec, &prompt, None, &mut keep).unwrap();
     let latents = latents.unwrap();
     let first = keep.latents[0].clone();
@@ -353,6 +357,11 @@ fn artifacts_of_another_render_are_bad_input() {
     bad(engine.denoise(&asked, &prompt, None, keep).map(drop));
     let canvas = RenderSpec { canvas: Size { width: 90, height: 64 }, ..spec.clone() };
     bad(engine.denoise(&canvas, &prompt, None, keep).map(drop));
+    let mut retrained =
+        H3Engine::open_with(&tiny(), ArtifactId([8; 32]), Device::Cpu, 1, Precision::Full, TILES)
+            .unwrap();
+    bad(retrained.decode(&spec, &latents, sink, keep).map(drop));
+    bad(retrained.denoise(&spec, &prompt, None, keep).map(drop));
     bad(engine.encode(&RenderSpec { prompt: String::new(), ..spec }, keep).map(drop));
     assert!(sink.rgb.is_empty() && sink.samples.is_empty());
 }
@@ -362,7 +371,7 @@ fn clips_are_trimmed_to_what_was_asked() {
     let (mut engine, mut keep) = (engine(Precision::Mixed), Keep::default());
     for (frames, audio) in [(1, true), (22, true), (24, false), (40, true)] {
         let spec = RenderSpec { frames, audio, steps: 1, ..spec() };
-        let prompt = engine.encode(&spec, &mut keep).unwrap();
+        let prompt = engine.encode(&spec, &mut keep).unwrap().unwrap();
         let (_, latents) = engine.denoise(&spec, &prompt, None, &mut keep).unwrap();
         let mut clip = Keep::default();
         engine.decode(&spec, &latents.unwrap(), &mut clip, &mut keep).unwrap();
@@ -378,7 +387,7 @@ fn pieces_have_the_frames_of_the_whole() {
     let (mut engine, mut keep) = (engine(Precision::Mixed), Keep::default());
     // Five chunks, the last one cut short.
     let spec = RenderSpec { frames: 80, audio: true, steps: 1, ..spec() };
-    let prompt = engine.encode(&spec, &mut keep).unwrap();
+    let prompt = engine.encode(&spec, &mut keep).unwrap().unwrap();
     let (_, latents) = engine.denoise(&spec, &prompt, None, &mut keep).unwrap();
     let latents = latents.unwrap();
     let mut whole = Keep::default();
@@ -403,11 +412,11 @@ fn pieces_have_the_frames_of_the_whole() {
 #[test]
 fn the_embedded_model_loads_whole_and_renders() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/toybox");
-    let mut engine = H3Engine::open(&folder, Device::Cpu, 1).unwrap();
+    let mut engine = H3Engine::open(&folder, WEIGHTS, Device::Cpu, 1).unwrap();
     let canvas = Size { width: 160, height: 288 };
     let spec = RenderSpec { model: "toybox".into(), canvas, frames: 22, steps: 2, ..spec() };
     let (mut keep, mut clip) = (Keep::default(), Keep::default());
-    let prompt = engine.encode(&spec, &mut keep).unwrap();
+    let prompt = engine.encode(&spec, &mut keep).unwrap().unwrap();
     let (_, latents) = engine.denoise(&spec, &prompt, None, &mut keep).unwrap();
     engine.decode(&spec, &latents.unwrap(), &mut clip, &mut keep).unwrap();
     assert_eq!(clip.rgb.len(), 22 * 160 * 288 * 3);

@@ -16,11 +16,12 @@ pub struct Config {
     /// Hard limit of an attempt: so many times its expected time, plus `hard_limit_base`. The time of a step
     /// varies by 1 %, so 4 times is no noise.
     pub hard_limit_factor: u32,
-    /// Added to the hard limit: loading weights and moving artifacts.
+    /// Added to the hard limit: moving artifacts. Loading weights and waiting for others do not count against it.
     pub hard_limit_base: Millis,
     /// No hard limit is longer.
     pub hard_limit_max: Millis,
-    /// The core gives an attempt up so long after its hard limit, should no verdict ever come.
+    /// The core gives an attempt up so long after its hard limit, should no verdict ever come. A minute; whoever
+    /// runs the core adds the time in which weights are loaded, which the worker leaves out of its hard limit.
     pub verdict_grace: Millis,
     /// A stopped attempt holds its gpu until its worker reports, or for so long: a step and some.
     pub stop_wait: Millis,

@@ -93,22 +93,23 @@ impl Engines {
                 let (id, family) = (&manifest.id, &manifest.family);
                 bail!("model `{id}` in {} is of family `{family}`, not `h3`", folder.display());
             }
-            if folders.insert(manifest.id.clone(), folder.clone()).is_some() {
+            let fingerprint = model::fingerprint(folder)?;
+            if folders.insert(manifest.id.clone(), (folder.clone(), fingerprint)).is_some() {
                 bail!("two of the --model folders have the model `{}`", manifest.id);
             }
             served.push(ServedModel {
                 id: manifest.id.clone(),
-                fingerprint: model::fingerprint(folder)?,
+                fingerprint,
                 stages: Stage::ALL.to_vec(),
             });
             manifests.push(manifest);
         }
         let seen = Card::of(device)?;
         let open = move |model: &str| -> Result<Box<dyn Engine>, EngineError> {
-            let folder = folders
+            let (folder, fingerprint) = folders
                 .get(model)
                 .ok_or_else(|| EngineError::BadInput(format!("no model `{model}`")))?;
-            Ok(Box::new(H3Engine::open(folder, device, threads)?))
+            Ok(Box::new(H3Engine::open(folder, *fingerprint, device, threads)?))
         };
         Ok(Engines {
             served,

@@ -150,7 +150,7 @@ fn make(
     let mut clock = Clock { began: Instant::now(), step_ms: vec![], quiet };
     let total = Instant::now();
     let began = Instant::now();
-    let prompt = engine.encode(spec, &mut clock)?;
+    let prompt = engine.encode(spec, &mut clock)?.context("the render stopped")?;
     let encode_ms = ms(began);
     let began = Instant::now();
     let (ended, latents) = engine.denoise(spec, &prompt, None, &mut clock)?;

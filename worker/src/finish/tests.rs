@@ -455,7 +455,7 @@ fn a_clip_from_segments_is_the_same_file() {
     let settings = settings(temp.path());
     let spec = RenderSpec { frames: 50, ..spec() };
     let whole = make(&settings, &spec).expect("a clip");
-    let chunks = spec.shape().chunks();
+    let (chunks, weights) = (spec.shape().chunks(), ArtifactId([7; 32]));
     assert_eq!(chunks, 3);
     let mut sink = Finisher::Ffmpeg(settings.clone()).begin(&spec).expect("begins");
     for chunk in 0..chunks {
@@ -466,10 +466,10 @@ fn a_clip_from_segments_is_the_same_file() {
             Ok(())
         };
         let piece = Piece { chunks: chunk..chunk + 1, sound: chunk == 0 };
-        let mut segments = SegmentSink::new(&spec, chunk, &mut keep);
+        let mut segments = SegmentSink::new(&spec, weights, chunk, &mut keep);
         paint(&spec, &piece, &mut segments, &mut |_| true).expect("paints");
         let segment = unpack(stored.remove(0)).expect("unpacks");
-        pour(&spec, chunk, &segment, sink.as_mut()).expect("is a segment");
+        pour(&spec, weights, chunk, &segment, sink.as_mut()).expect("is a segment");
     }
     let shared = sink.close(None).and_then(FinishedClip::scored).expect("a clip");
     for (one, other) in whole.files().into_iter().zip(shared.files()) {

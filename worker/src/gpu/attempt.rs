@@ -38,8 +38,10 @@ pub struct StopOrder {
 #[derive(Default)]
 struct Clock {
     started: Option<Instant>,
+    /// What does not count as work: waiting for others, and loading weights.
     waited: Duration,
     waiting_since: Option<Instant>,
+    loading_since: Option<Instant>,
 }
 
 /// One attempt.
@@ -48,7 +50,7 @@ pub struct Attempt {
     pub key: AttemptKey,
     /// What to do. Its fence is the one it was given first.
     pub order: Order,
-    stop: Mutex<Option<StopOrder>>,
+    stop: Mutex<Option<(StopOrder, Instant)>>,
     clock: Mutex<Clock>,
     progress: watch::Sender<Option<Progress>>,
     last_step_ms: AtomicU64,
@@ -75,19 +77,19 @@ impl Attempt {
     /// Asks it to stop. A sooner stop replaces a later one, never the other way round.
     pub fn stop(&self, when: StopWhen, cause: Cause) {
         let mut stop = lock(&self.stop);
-        let sooner = match *stop {
+        let sooner = match stop.map(|(order, _)| order.when) {
             None => true,
-            Some(StopOrder { when: StopWhen::AfterStep, .. }) => when == StopWhen::Now,
-            Some(StopOrder { when: StopWhen::Now, .. }) => false,
+            Some(StopWhen::AfterStep) => when == StopWhen::Now,
+            Some(StopWhen::Now) => false,
         };
         if sooner {
-            *stop = Some(StopOrder { when, cause });
+            *stop = Some((StopOrder { when, cause }, Instant::now()));
         }
     }
 
     /// How it was asked to stop, if it was.
     pub fn stopped(&self) -> Option<StopOrder> {
-        *lock(&self.stop)
+        lock(&self.stop).map(|(order, _)| order)
     }
 
     /// Whether it is to stop at the next boundary, storing nothing.
@@ -111,12 +113,39 @@ impl Attempt {
         result
     }
 
-    /// Time on the gpu thread so far, waiting left out.
+    /// Weights are being loaded from here on, or no longer. That is no work: it takes as long as a disk or a share
+    /// needs, the coordinator says when it is too long (`link.load_seconds`), and a job that finds them loaded must
+    /// not look too quick beside one that did not.
+    pub fn loading(&self, now: bool) {
+        let mut clock = lock(&self.clock);
+        match (now, clock.loading_since) {
+            (true, None) => clock.loading_since = Some(Instant::now()),
+            (false, Some(since)) => {
+                clock.loading_since = None;
+                clock.waited += since.elapsed();
+            }
+            _ => {}
+        }
+    }
+
+    /// For how long it has been loading since it was told to stop at once. A load cannot be interrupted.
+    pub fn loading_stopped(&self) -> Duration {
+        let stopped = *lock(&self.stop);
+        let Some((StopOrder { when: StopWhen::Now, .. }, at)) = stopped else {
+            return Duration::ZERO;
+        };
+        let since = lock(&self.clock).loading_since;
+        since.map_or(Duration::ZERO, |since| since.max(at).elapsed())
+    }
+
+    /// Time on the gpu thread so far, waiting and loading left out.
     pub fn worked(&self) -> Duration {
         let clock = lock(&self.clock);
         let Some(started) = clock.started else { return Duration::ZERO };
-        let waiting = clock.waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
-        started.elapsed().saturating_sub(clock.waited).saturating_sub(waiting)
+        // The two never overlap: a load waits for no artifact.
+        let idle = clock.waiting_since.or(clock.loading_since);
+        let idle = idle.map_or(Duration::ZERO, |since| since.elapsed());
+        started.elapsed().saturating_sub(clock.waited).saturating_sub(idle)
     }
 
     /// The same in the wire's unit.
@@ -197,5 +226,24 @@ pub(crate) mod tests {
         attempt.begin();
         attempt.waiting(|| std::thread::sleep(Duration::from_millis(60)));
         assert!(attempt.worked() < Duration::from_millis(50));
+    }
+
+    #[test]
+    fn loading_does_not_count_as_work() {
+        let attempt = Attempt::new(AttemptKey(1), order(Stage::Encode, 1, 1));
+        attempt.begin();
+        for _ in 0..2 {
+            // Said twice, as by the thread and by the engine that it opens.
+            attempt.loading(true);
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        assert!(attempt.worked() < Duration::from_millis(25));
+        assert_eq!(attempt.loading_stopped(), Duration::ZERO);
+        attempt.stop(StopWhen::Now, Cause::Ended);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!((5..30).contains(&attempt.loading_stopped().as_millis()));
+        attempt.loading(false);
+        assert!(attempt.worked() < Duration::from_millis(25));
+        assert_eq!(attempt.loading_stopped(), Duration::ZERO);
     }
 }

@@ -34,6 +34,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// Beyond the hard limit an attempt is told to stop; after so much longer the thread counts as stuck. A step
 /// of the largest clip takes less.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A load that nobody waits for any more may take so long from then on: as long as the coordinator gives one, unless it
+/// is configured otherwise. Weights that are on their way serve the next attempt.
+const LOAD_STUCK_AFTER: Duration = Duration::from_secs(900);
 /// Before a deadline, room for the step in hand and for storing its latents.
 const STEP_ROOM: Duration = Duration::from_secs(5);
 /// Before a deadline, room to say goodbye.
@@ -258,16 +261,26 @@ impl GpuState {
             }
         }
         let (worked, limit) = (attempt.worked(), attempt.hard_limit());
+        if attempt.loading_stopped() > LOAD_STUCK_AFTER {
+            self.stuck(&attempt, attempt.loading_stopped());
+        }
         if worked <= limit {
             return;
         }
         attempt.stop(StopWhen::Now, Cause::Timeout);
-        if worked > limit + self.stuck_after && !self.ended {
-            let detail = format!("stuck on the gpu thread for {} s", worked.as_secs());
-            tracing::error!(shard = %attempt.order.shard, detail, "the process ends, start it again");
-            self.report(&attempt, Cause::Timeout, detail);
-            self.end(ExitCode::GpuStuck);
+        if worked > limit + self.stuck_after {
+            self.stuck(&attempt, worked);
         }
+    }
+
+    fn stuck(&mut self, attempt: &Attempt, stood: Duration) {
+        if self.ended {
+            return;
+        }
+        let detail = format!("stuck on the gpu thread for {} s", stood.as_secs());
+        tracing::error!(shard = %attempt.order.shard, detail, "the process ends, start it again");
+        self.report(attempt, Cause::Timeout, detail);
+        self.end(ExitCode::GpuStuck);
     }
 
     fn observe(&self, reply: RpcReplyPort<GpuView>) {

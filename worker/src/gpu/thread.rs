@@ -162,7 +162,11 @@ impl GpuThread {
         if engine.as_ref().is_none_or(|(open, _)| open != model) {
             drop(engine.take());
             attempt.show(Progress { phase: Phase::Loading, done: 0, total: 1 });
-            *engine = Some((model.clone(), (self.open)(model)?));
+            attempt.loading(true);
+            let opened = (self.open)(model);
+            attempt.loading(false);
+            *engine = Some((model.clone(), opened.map_err(own)?));
+            check_stop(attempt)?;
         }
         let Some((_, engine)) = engine else {
             return Err(Failure { cause: Cause::Refused, detail: "no engine".into() });
@@ -196,13 +200,10 @@ impl GpuThread {
         let mut watch = self.watch(attempt);
         let prompt = engine.encode(&attempt.order.spec, &mut watch);
         watch.settle()?;
-        let prompt = prompt.map_err(|error| match error {
-            // It has no input that could be made again, only a prompt that the engine cannot take.
-            EngineError::BadInput(_) => {
-                Failure { cause: Cause::EngineError, detail: error.to_string() }
-            }
-            error => error.into(),
-        })?;
+        let Some(prompt) = prompt.map_err(own)? else { return Err(stopped(attempt)) };
+        if attempt.stops_now() {
+            return Err(stopped(attempt));
+        }
         let sent = self.courier.store(attempt, Role::Prompt, prompt)?;
         sending(attempt, 0, 1);
         Ok(Made { outputs: vec![sent.wait(attempt)?], facts: None })
@@ -265,7 +266,7 @@ impl GpuThread {
         };
         let began = Instant::now();
         let mut keep = |chunk, bytes| segments.keep(chunk, bytes);
-        let mut sink = SegmentSink::new(spec, first, &mut keep);
+        let mut sink = SegmentSink::new(spec, engine.weights(), first, &mut keep);
         let result = engine.decode_piece(spec, &latents, &piece, &mut sink, &mut watch);
         // What is on its way is worth waiting for, unless nobody wants it.
         let outputs = segments.settle(attempt.stops_now());
@@ -308,7 +309,7 @@ impl GpuThread {
             }
             let segment = input(attempt, |role| role == Role::Segment { chunk })?;
             let bytes = self.courier.fetch(attempt, segment)?;
-            segment::pour(spec, chunk, &bytes, sink)?;
+            segment::pour(spec, engine.weights(), chunk, &bytes, sink)?;
         }
         Ok(())
     }
@@ -413,6 +414,16 @@ fn input(attempt: &Attempt, wanted: impl Fn(Role) -> bool) -> Result<ArtifactRef
         cause: Cause::ArtifactMissing,
         detail: format!("the order of {} lacks an input", attempt.order.shard.stage),
     })
+}
+
+/// A failure where there is no input that could be made again: only a prompt or a folder that the engine cannot take.
+fn own(error: EngineError) -> Failure {
+    match error {
+        EngineError::BadInput(_) => {
+            Failure { cause: Cause::EngineError, detail: error.to_string() }
+        }
+        error => error.into(),
+    }
 }
 
 fn no_output() -> Failure {
@@ -552,6 +563,7 @@ impl Watch<'_> {
 impl Observer for Watch<'_> {
     fn progress(&mut self, phase: Phase, done: u32, total: u32) -> ControlFlow<()> {
         self.attempt.show(Progress { phase, done, total });
+        self.attempt.loading(phase == Phase::Loading);
         if phase == Phase::Loading {
             self.loading.get_or_insert_with(Instant::now);
         } else if let Some(since) = self.loading.take() {

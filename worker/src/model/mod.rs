@@ -67,14 +67,22 @@ impl ModelError {
     }
 }
 
+/// What torch's allocators say, and the libraries that ask the device for memory of their own.
+const OUT_OF_MEMORY: [&str; 4] = [
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+];
+
 impl From<ModelError> for EngineError {
     fn from(error: ModelError) -> Self {
         let stage = error.stage;
         match error.source {
             Fault::Input(reason) => EngineError::BadInput(reason),
-            // Torch has one error type; its allocators all say one of these.
+            // Torch has one error type.
             Fault::Torch(TchError::Torch(text))
-                if text.contains("out of memory") || text.contains("can't allocate memory") =>
+                if OUT_OF_MEMORY.iter().any(|words| text.contains(words)) =>
             {
                 EngineError::OutOfMemory { stage }
             }
@@ -105,11 +113,12 @@ pub fn keep_freed_memory() {
 /// Opens a model folder with its family's engine, on the first gpu if torch sees one, with all cores.
 ///
 /// # Errors
-/// `ModelError` of stage `open` if the folder is no model of a family that this worker knows.
+/// `ModelError` of stage `open` if the folder is no model of a family that this worker knows; of stage `fingerprint` if a
+/// file cannot be read.
 pub fn open(folder: &Path) -> Result<Box<dyn Engine>, ModelError> {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let device = tch::Device::cuda_if_available();
-    Ok(Box::new(h3::H3Engine::open(folder, device, threads)?))
+    Ok(Box::new(h3::H3Engine::open(folder, fingerprint(folder)?, device, threads)?))
 }
 
 /// Reads `manifest.json` of a model folder.

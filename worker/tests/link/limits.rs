@@ -1,10 +1,10 @@
 //! Promises: an attempt ends at its hard limit; a gpu thread that does not come back ends the process; a fault
 //! of the engine is told and the worker lives on.
 
-use crate::farm::{Encoded, Farm, Setup, order, soon};
+use crate::farm::{Encoded, Farm, Setup, held, order, soon};
 use std::time::Duration;
 use zoetrope_protocol::job::Cause;
-use zoetrope_protocol::wire::{FromWorker, ToWorker};
+use zoetrope_protocol::wire::{FromWorker, StopWhen, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Millis, Stage};
 use zoetrope_worker::exit::ExitCode;
 use zoetrope_worker::root::RootMsg;
@@ -21,6 +21,45 @@ async fn an_attempt_ends_at_its_hard_limit() {
     let mut next = order(Stage::Encode, vec![]);
     next.fence.attempt = AttemptNumber(2);
     assert!(matches!(peer.carry_out(next).await.1, FromWorker::Finished { .. }));
+}
+
+/// Promise: loading weights is no work. It takes as long as the coordinator lets it, however short the hard limit and
+/// whenever the thread would count as stuck, and no report contains it.
+#[tokio::test]
+async fn a_load_does_not_count_against_the_hard_limit() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        emulation: "load_ms = 2000",
+        stuck_after: Duration::from_millis(100),
+        ..Setup::default()
+    };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let mut encode = order(Stage::Encode, vec![]);
+    encode.hard_limit = Millis(900);
+    match peer.carry_out(encode).await.1 {
+        FromWorker::Finished { gpu, .. } => assert!(gpu < Millis(1_000), "{gpu:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A job that was cancelled while weights are loaded for it does not begin when they are there.
+#[tokio::test]
+async fn a_stop_while_weights_are_loaded_ends_an_encode() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup { emulation: "load_ms = 1500\nencode_ms = 60000", ..Setup::default() };
+    let _worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let encode = order(Stage::Encode, vec![]);
+    peer.say(ToWorker::Order(encode.clone())).await;
+    assert!(matches!(peer.frame().await, FromWorker::Started(_)));
+    peer.say(ToWorker::Stop { held: held(&encode), when: StopWhen::Now }).await;
+    match tokio::time::timeout(Duration::from_secs(30), peer.until_over()).await {
+        Ok((roles, FromWorker::Failed { cause: Cause::Ended, .. })) => assert!(roles.is_empty()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

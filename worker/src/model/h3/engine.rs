@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::text::{TextEncoder, read_tokenizer, tokenize_within};
 use super::transformer::{Tables, Transformer};
 use super::video_vae::{self, Tiling, VideoVae};
-use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece};
+use crate::engine::{ClipSink, Ended, Engine, EngineError, Frames, Observer, Piece, render_digest};
 use crate::model::artifact::Bundle;
 use crate::model::noise::{Stream, normal};
 use crate::model::weights::{Precision, Weights, Width};
@@ -32,6 +32,8 @@ type ModelResult<T> = Result<T, ModelError>;
 /// The H3 model of one folder. Lives on one thread, which computes no gradients while it does.
 pub struct H3Engine {
     folder: PathBuf,
+    /// The folder's fingerprint.
+    fingerprint: ArtifactId,
     device: Device,
     precision: Precision,
     tiling: Tiling,
@@ -66,13 +68,18 @@ struct Latents {
 
 impl H3Engine {
     /// Reads the configs of a folder; weights are loaded by the stages, in the precision that is quickest on the device.
-    /// Sets torch's thread count for the process.
+    /// `fingerprint` is the folder's: artifacts of other weights are bad input. Sets torch's thread count for the process.
     ///
     /// # Errors
     /// `ModelError` of stage `open` if a config is missing, damaged, or one that this code cannot run.
-    pub fn open(folder: &Path, device: Device, threads: usize) -> ModelResult<Self> {
+    pub fn open(
+        folder: &Path,
+        fingerprint: ArtifactId,
+        device: Device,
+        threads: usize,
+    ) -> ModelResult<Self> {
         let precision = Precision::of(device);
-        Self::open_with(folder, device, threads, precision, Tiling::RELEASED)
+        Self::open_with(folder, fingerprint, device, threads, precision, Tiling::RELEASED)
     }
 
     /// As [`H3Engine::open`], in a precision and tiling of the caller's.
@@ -81,6 +88,7 @@ impl H3Engine {
     /// As [`H3Engine::open`].
     pub fn open_with(
         folder: &Path,
+        fingerprint: ArtifactId,
         device: Device,
         threads: usize,
         precision: Precision,
@@ -92,6 +100,7 @@ impl H3Engine {
         let bytes = folder_bytes(folder).map_err(ModelError::at("open"))?;
         Ok(H3Engine {
             folder: folder.to_owned(),
+            fingerprint,
             device,
             precision,
             tiling,
@@ -211,7 +220,7 @@ impl H3Engine {
     fn read_latents(&self, spec: &RenderSpec, bytes: &[u8]) -> Result<Latents, Fault> {
         let mut bundle = Bundle::from_bytes(bytes)?;
         bundle.expect("kind", "latents")?;
-        bundle.expect("spec", &spec_digest(spec))?;
+        bundle.expect("spec", &render_digest(spec, self.fingerprint).to_string())?;
         bundle.expect("steps", &spec.steps.to_string())?;
         let step = bundle.word("step")?.parse().ok().filter(|step| *step <= spec.steps);
         let step = step.ok_or_else(|| Fault::Input("the artifact's step is no step".into()))?;
@@ -233,11 +242,11 @@ impl H3Engine {
 
 impl Latents {
     /// The artifact's bytes.
-    fn to_bytes(&self, spec: &RenderSpec) -> Result<Vec<u8>, Fault> {
+    fn to_bytes(&self, spec: &RenderSpec, weights: ArtifactId) -> Result<Vec<u8>, Fault> {
         let mut bundle = Bundle::default();
         for (key, value) in [
             ("kind", "latents".to_owned()),
-            ("spec", spec_digest(spec)),
+            ("spec", render_digest(spec, weights).to_string()),
             ("step", self.step.to_string()),
             ("steps", spec.steps.to_string()),
         ] {
@@ -259,15 +268,9 @@ impl Latents {
     }
 }
 
-/// Says which render latents belong to.
-fn spec_digest(spec: &RenderSpec) -> String {
-    ArtifactId::of(&serde_json::to_vec(spec).expect("a spec has only strings and numbers"))
-        .to_string()
-}
-
-/// Says which model and prompt embeddings belong to; renders of one prompt share them.
-fn prompt_digest(spec: &RenderSpec) -> String {
-    ArtifactId::of(format!("{}\n{}", spec.model, spec.prompt).as_bytes()).to_string()
+/// Says which model, weights and prompt embeddings belong to; renders of one prompt share them.
+fn prompt_digest(spec: &RenderSpec, weights: ArtifactId) -> String {
+    ArtifactId::of(format!("{}\n{weights}\n{}", spec.model, spec.prompt).as_bytes()).to_string()
 }
 
 /// What a spec must keep for this code to render it.
@@ -305,25 +308,34 @@ fn unpack_audio(rows: &Tensor, channels: i64) -> Result<Tensor, Fault> {
 }
 
 impl Engine for H3Engine {
+    fn weights(&self) -> ArtifactId {
+        self.fingerprint
+    }
+
     fn encode(
         &mut self,
         spec: &RenderSpec,
         observer: &mut dyn Observer,
-    ) -> Result<Vec<u8>, EngineError> {
-        // The stage is too short to be stopped, and has no way to say that it was.
-        let _ = observer.progress(Phase::Loading, 0, 1);
-        let encoded = (|| -> Result<Vec<u8>, Fault> {
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        if observer.progress(Phase::Loading, 0, 1).is_break() {
+            return Ok(None);
+        }
+        let fingerprint = self.fingerprint;
+        let encoded = (|| -> Result<Option<Vec<u8>>, Fault> {
             let (tokenizer, encoder) = self.text()?;
-            let _ = observer.progress(Phase::Encoding, 0, 1);
+            if observer.progress(Phase::Encoding, 0, 1).is_break() {
+                return Ok(None);
+            }
             let tokens = tokenize_within(tokenizer, &spec.prompt, encoder.tokens_max())?;
             let text = encoder.forward(&tokens)?;
             let mut bundle = Bundle::default();
             bundle.about.insert("kind".into(), "prompt".into());
-            bundle.about.insert("of".into(), prompt_digest(spec));
+            bundle.about.insert("of".into(), prompt_digest(spec, fingerprint));
             bundle.insert("text", text);
-            bundle.to_bytes()
+            bundle.to_bytes().map(Some)
         })();
-        let _ = observer.progress(Phase::Encoding, 1, 1);
+        // Nothing is left to stop.
+        let _: ControlFlow<()> = observer.progress(Phase::Encoding, 1, 1);
         Ok(encoded.map_err(ModelError::at("encode"))?)
     }
 
@@ -337,7 +349,8 @@ impl Engine for H3Engine {
         const STAGE: &str = "denoise";
         let shape = check_spec(spec).map_err(ModelError::at(STAGE))?;
         let width = self.config.transformer.text_dim;
-        let text = read_prompt(spec, prompt, width).map_err(ModelError::at(STAGE))?;
+        let fingerprint = self.fingerprint;
+        let text = read_prompt(spec, fingerprint, prompt, width).map_err(ModelError::at(STAGE))?;
         let steps = self.schedule(spec.steps).map_err(ModelError::at(STAGE))?;
         let mut latents = self.start(spec, resume).map_err(ModelError::at(STAGE))?;
         if observer.progress(Phase::Loading, 0, 1).is_break() {
@@ -364,15 +377,16 @@ impl Engine for H3Engine {
                 Ok(next)
             })()
             .map_err(ModelError::at::<Fault>(STAGE))?;
-            let mut bytes =
-                || Ok(latents.to_bytes(spec).map_err(ModelError::at::<Fault>(STAGE))?);
+            let mut bytes = || {
+                Ok(latents.to_bytes(spec, fingerprint).map_err(ModelError::at::<Fault>(STAGE))?)
+            };
             if observer.step_done(latents.step, spec.steps, &mut bytes)?.is_break()
                 || observer.progress(Phase::Denoising, latents.step, spec.steps).is_break()
             {
                 return Ok((Ended::Stopped, None));
             }
         }
-        let bytes = latents.to_bytes(spec).map_err(ModelError::at(STAGE))?;
+        let bytes = latents.to_bytes(spec, fingerprint).map_err(ModelError::at(STAGE))?;
         Ok((Ended::Done, Some(bytes)))
     }
 
@@ -397,7 +411,10 @@ impl Engine for H3Engine {
         if observer.progress(Phase::Loading, 0, 1).is_break() {
             return Ok(Ended::Stopped);
         }
+        // Both before the first of them runs: what is loaded later would count as its work.
+        self.video_vae().map_err(ModelError::at(STAGE))?;
         if spec.audio && piece.sound {
+            self.audio_vae().map_err(ModelError::at("sound"))?;
             if observer.progress(Phase::Sound, 0, 1).is_break() {
                 return Ok(Ended::Stopped);
             }
@@ -479,9 +496,14 @@ fn emit(frames: &Tensor, left: &mut u32, sink: &mut dyn ClipSink) -> Result<(), 
     sink.frames(Frames { rgb: &rgb, count })
 }
 
-fn read_prompt(spec: &RenderSpec, bytes: &[u8], width: i64) -> Result<Tensor, Fault> {
+fn read_prompt(
+    spec: &RenderSpec,
+    weights: ArtifactId,
+    bytes: &[u8],
+    width: i64,
+) -> Result<Tensor, Fault> {
     let mut bundle = Bundle::from_bytes(bytes)?;
     bundle.expect("kind", "prompt")?;
-    bundle.expect("of", &prompt_digest(spec))?;
+    bundle.expect("of", &prompt_digest(spec, weights))?;
     bundle.remove("text", &[-1, width])
 }
