@@ -7,7 +7,7 @@ use crate::reading::Stills;
 use crate::sound::READ_RATE;
 use crate::stretch::Look;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +74,8 @@ impl Reader {
         limit: Duration,
     ) -> Result<(Reader, ChildStdout), FilmError> {
         let program = program.display().to_string();
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // A signal to the group of whoever reads, as by Ctrl-C, says nothing of the film.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
         let failed = |source| FilmError::Program { program: program.clone(), source };
         let mut child = command.spawn().map_err(failed)?;
         let out =

@@ -5,6 +5,7 @@
 //! Called by `sink.rs`.
 
 use super::FinishError;
+use super::beside::Beside;
 use super::mark::FrameMarks;
 use super::moderate::Moderation;
 use super::program::{FinishSettings, Running};
@@ -12,8 +13,7 @@ use super::stills::Stills;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use zoetrope_protocol::clip::{AUDIO_CHANNELS, FPS, SAMPLE_RATE};
 use zoetrope_protocol::{RenderSpec, Size};
@@ -22,8 +22,12 @@ use zoetrope_protocol::{RenderSpec, Size};
 const BUFFERS: usize = 2;
 /// The encoder takes a chunk of the largest canvas in two seconds on two slow cores.
 const FEED_LIMIT: Duration = Duration::from_secs(60);
+/// After the last chunk was handed over: until all of it is marked and written, and what looks at its frames has room.
+const FED_LIMIT: Duration = Duration::from_secs(110);
 /// After the last frame: what x264 still holds back (under a second of video), and writing the head.
-const CLOSE_LIMIT: Duration = Duration::from_secs(120);
+const CLOSE_LIMIT: Duration = Duration::from_secs(90);
+/// One that takes no frames any more is over, or soon.
+const OVER_LIMIT: Duration = Duration::from_secs(5);
 /// AAC frames of 1,024 samples last 21.3 ms at this rate. At the model's own 32 kHz they would last 32 ms,
 /// and the end of the sound could miss the end of the picture by more than is allowed.
 pub const AAC_RATE: u32 = 48_000;
@@ -116,7 +120,7 @@ pub struct Encoder {
     running: Running,
     full: Option<SyncSender<Chunk>>,
     empty: Receiver<Chunk>,
-    feeder: Option<JoinHandle<Fed>>,
+    feeder: Beside<Fed>,
 }
 
 impl Encoder {
@@ -139,32 +143,30 @@ impl Encoder {
             back.send(Chunk { rgb: Vec::new() }).ok(); // it has room for all
         }
         let frame_bytes = spec.canvas.area() as usize * 3;
-        let feeder = std::thread::Builder::new()
-            .name("encoder".into())
-            .spawn(move || -> Fed {
-                let mut stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
-                let mut eyes = eyes;
-                while let Ok(mut chunk) = chunks.recv() {
-                    for frame in chunk.rgb.chunks_exact_mut(frame_bytes) {
-                        if let Some(moderation) = &mut eyes.moderation {
-                            moderation.see(frame);
-                        }
-                        if let Some(marks) = &mut eyes.marks {
-                            marks.mark(frame);
-                        }
-                        stdin.write_all(frame)?;
-                        eyes.stills.see(frame);
+        let feed = move || -> Fed {
+            let mut stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
+            let mut eyes = eyes;
+            while let Ok(mut chunk) = chunks.recv() {
+                for frame in chunk.rgb.chunks_exact_mut(frame_bytes) {
+                    if let Some(moderation) = &mut eyes.moderation {
+                        moderation.see(frame);
                     }
-                    back.send(chunk).ok(); // the sink may be gone: then `recv` ends the loop
+                    if let Some(marks) = &mut eyes.marks {
+                        marks.mark(frame);
+                    }
+                    stdin.write_all(frame)?;
+                    eyes.stills.see(frame);
                 }
-                stdin.flush()?;
-                Ok(eyes)
-            })
-            .map_err(|source| FinishError::Disk {
-                doing: "starting the encoder's thread",
-                source,
-            })?;
-        Ok(Encoder { running, full: Some(full), empty, feeder: Some(feeder) })
+                back.send(chunk).ok(); // the sink may be gone: then `recv` ends the loop
+            }
+            stdin.flush()?;
+            Ok(eyes)
+        };
+        let feeder = Beside::start("encoder", feed).map_err(|source| FinishError::Disk {
+            doing: "starting the encoder's thread",
+            source,
+        })?;
+        Ok(Encoder { running, full: Some(full), empty, feeder })
     }
 
     /// Hands over frames of the canvas.
@@ -184,31 +186,42 @@ impl Encoder {
     }
 
     fn broken(&mut self) -> FinishError {
-        if self.feeder.as_ref().is_some_and(|feeder| !feeder.is_finished()) {
-            let seconds = FEED_LIMIT.as_secs();
-            return FinishError::Encoder(format!("it took no frame for {seconds} s"));
+        match self.feeder.wait_within(OVER_LIMIT) {
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = FEED_LIMIT.as_secs();
+                FinishError::Encoder(format!("it took no frame for {seconds} s"))
+            }
+            _ => self.death(),
         }
-        let words = self.running.complaints();
-        FinishError::Encoder(if words.is_empty() { "it ended early".into() } else { words })
     }
 
-    /// No more frames: waits until the file is closed.
+    /// How it ended that takes no frames any more.
+    fn death(&mut self) -> FinishError {
+        let early = || FinishError::Encoder("it ended early".into());
+        self.running.finish(OVER_LIMIT).err().unwrap_or_else(early)
+    }
+
+    /// No more frames: waits until the file is closed. `told` is called between its two waits.
     ///
     /// # Errors
     /// `Encoder` with what ffmpeg said.
-    pub fn close(mut self) -> Result<Eyes, FinishError> {
+    pub fn close(mut self, told: &dyn Fn()) -> Result<Eyes, FinishError> {
         drop(self.full.take());
-        let fed = self.feeder.take().map(JoinHandle::join);
-        match fed {
-            Some(Ok(Ok(fed))) => {
+        // Dropped with an error the child is killed, so a feeder that hangs at its pipe ends too.
+        match self.feeder.wait_within(FED_LIMIT) {
+            Ok(Ok(fed)) => {
+                told();
                 self.running.finish(CLOSE_LIMIT)?;
                 Ok(fed)
             }
-            Some(Ok(Err(error))) => {
-                let words = self.running.complaints();
-                Err(FinishError::Encoder(format!("{error}: {words}")))
+            Ok(Err(_)) => Err(self.death()),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = FED_LIMIT.as_secs();
+                Err(FinishError::Encoder(format!("it took no frame for {seconds} s")))
             }
-            _ => Err(FinishError::Encoder("its thread died".into())),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(FinishError::Encoder("its thread died".into()))
+            }
         }
     }
 }

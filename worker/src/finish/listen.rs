@@ -4,8 +4,8 @@
 //! is an error, and a clip without it is not finished. Called by `sink.rs`.
 
 use super::FinishError;
+use super::beside::Beside;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use zoetrope_moderation::Listener;
 use zoetrope_moderation::sound::{length_ms, mono};
 use zoetrope_protocol::moderation::SoundRecord;
@@ -13,7 +13,7 @@ use zoetrope_protocol::moderation::SoundRecord;
 type Heard = Result<SoundRecord, String>;
 
 /// The listening to one clip.
-pub struct Listening(JoinHandle<Heard>);
+pub struct Listening(Beside<Heard>);
 
 impl Listening {
     /// Begins with the whole sound of a clip, stereo.
@@ -21,7 +21,7 @@ impl Listening {
     /// # Errors
     /// `Disk` if the system gives no thread.
     pub fn begin(listener: Arc<dyn Listener>, samples: Vec<f32>) -> Result<Listening, FinishError> {
-        let thread = std::thread::Builder::new().name("listen".into()).spawn(move || -> Heard {
+        let thread = Beside::start("listen", move || -> Heard {
             crate::start::stand_back();
             let sound = mono(&samples);
             let speech = listener.listen(&sound).map_err(|error| error.to_string())?;
@@ -38,11 +38,11 @@ impl Listening {
     ///
     /// # Errors
     /// `Moderation` if it is not known what is said.
-    pub fn finish(self) -> Result<SoundRecord, FinishError> {
-        match self.0.join() {
-            Ok(Ok(record)) => Ok(record),
-            Ok(Err(reason)) => Err(FinishError::Moderation(reason)),
-            Err(_) => Err(FinishError::Moderation("the thread that listens died".into())),
+    pub fn finish(self, told: &dyn Fn()) -> Result<SoundRecord, FinishError> {
+        match self.0.wait(told) {
+            Some(Ok(record)) => Ok(record),
+            Some(Err(reason)) => Err(FinishError::Moderation(reason)),
+            None => Err(FinishError::Moderation("the thread that listens died".into())),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Knows tiles, no keys: whether the record is a proof is the coordinator's to say. Frames are marked on the encoder's
 //! thread, sound on one of its own. Called by `sink.rs`.
 
+use super::beside::Beside;
 use super::program::Programs;
 use super::visible::Emblem;
 use super::{FinishError, FinishedFile};
@@ -22,7 +23,7 @@ use zoetrope_protocol::mark::{
 };
 use zoetrope_protocol::{ArtifactId, RenderSpec, Size, codec};
 
-/// Decoding 15 s of the largest clip, and looking at a part of its frames, takes 5 s on one slow core.
+/// Decoding 15 s of the largest clip, and looking at a part of its frames, takes 5 s on one slow core. For both looks.
 const READ_LIMIT: Duration = Duration::from_secs(90);
 /// Frames of a clip that are read at first: three times what was enough at CRF 23. If they do not show the mark, all are read.
 const FRAMES_READ: u32 = 36;
@@ -111,6 +112,7 @@ impl ClipMarks {
         let place = Place::delivered(size(spec.canvas), (width, height));
         let expected =
             Expected { size: (width, height), frames: spec.frames, rate: FPS, sound: spec.audio };
+        let began = Instant::now();
         let looked_at = |every: u32| -> Result<(PictureReading, Vec<f32>), FinishError> {
             let wanted: Vec<bool> = (0..spec.frames).map(|n| n.is_multiple_of(every)).collect();
             let mut stills = Stills::new(width, height);
@@ -119,7 +121,8 @@ impl ClipMarks {
                     stills.add(luma);
                 }
             };
-            let heard = film::play(&programs.ffmpeg, clip, expected, &wanted, READ_LIMIT, see);
+            let limit = READ_LIMIT.saturating_sub(began.elapsed());
+            let heard = film::play(&programs.ffmpeg, clip, expected, &wanted, limit, see);
             let heard = heard.map_err(|error| FinishError::Check(error.to_string()))?;
             Ok((PictureReading::at(&stills, place), heard))
         };
@@ -167,12 +170,18 @@ impl ClipMarks {
 pub trait FarmReader {
     /// Hands the clip over; what it gives waits for the answer.
     fn hand_over(&self, clip: &FinishedFile) -> Box<dyn FnOnce() -> DraftReading + '_>;
+
+    /// A part of finishing is done, or still within its limit.
+    fn went_on(&self);
+
+    /// Whether it still wants the clip.
+    fn wants(&self) -> bool;
 }
 
 /// A finished file that is being read, on a thread of its own: the gpu thread has other parts of finishing to wait for.
 ///
 /// Dropped before its end, the thread goes on until the reader meets the end of a file that is gone, or its limit.
-pub(super) struct ReadingBack(JoinHandle<Result<Shown, FinishError>>);
+pub(super) struct ReadingBack(Beside<Result<Shown, FinishError>>);
 
 impl ReadingBack {
     /// Begins to read a clip; the arguments are those of [`ClipMarks::read_back`].
@@ -188,8 +197,7 @@ impl ReadingBack {
     ) -> Result<ReadingBack, FinishError> {
         let (programs, clip, spec) = (programs.clone(), clip.to_owned(), spec.clone());
         let read = move || marks.read_back(&programs, &clip, &spec, sound);
-        let thread = std::thread::Builder::new().name("marks".into()).spawn(read);
-        let thread = thread.map_err(|source| FinishError::Disk {
+        let thread = Beside::start("marks", read).map_err(|source| FinishError::Disk {
             doing: "starting the thread that reads marks",
             source,
         })?;
@@ -200,9 +208,9 @@ impl ReadingBack {
     ///
     /// # Errors
     /// As [`ClipMarks::read_back`].
-    pub(super) fn finish(self) -> Result<Shown, FinishError> {
+    pub(super) fn finish(self, told: &dyn Fn()) -> Result<Shown, FinishError> {
         let died = || Err(FinishError::Check("the thread that reads marks died".into()));
-        self.0.join().unwrap_or_else(|_| died())
+        self.0.wait(told).unwrap_or_else(died)
     }
 }
 

@@ -4,6 +4,7 @@
 //! is read back and checked before anyone hears of it. Called on the gpu thread and by `zoetrope-worker
 //! render`. Blocks; never async. Does not know jobs, links or stores.
 
+mod beside;
 mod cached;
 mod check;
 mod encoder;
@@ -59,6 +60,9 @@ pub enum FinishError {
     /// The encoded file does not show its mark; what it shows agrees so far with it, where this worker read it.
     #[error("the mark did not come through the encoder{}", agreeing(*.0))]
     Unmarked(Option<f32>),
+    /// The attempt was stopped, so nothing more is done for it.
+    #[error("the clip is not wanted any more")]
+    Unwanted,
     /// A sampled frame could not be scored, or the sound not understood. Never a pass.
     #[error("the clip could not be scored: {0}")]
     Moderation(String),
@@ -113,10 +117,18 @@ impl FinishedClip {
     ///
     /// # Errors
     /// `Moderation` if a frame could not be scored, or the sound not be understood.
-    pub fn scored(mut self) -> Result<FinishedClip, FinishError> {
+    pub fn scored(self) -> Result<FinishedClip, FinishError> {
+        self.scored_telling(&|| {})
+    }
+
+    /// The same; `told` is called from time to time while it waits.
+    ///
+    /// # Errors
+    /// As [`FinishedClip::scored`].
+    pub fn scored_telling(mut self, told: &dyn Fn()) -> Result<FinishedClip, FinishError> {
         if let Some(scoring) = self.scoring.take() {
             let began = Instant::now();
-            self.scores = Some(scoring.finish()?);
+            self.scores = Some(scoring.finish(told)?);
             self.parts.push(("moderate", began.elapsed()));
         }
         Ok(self)

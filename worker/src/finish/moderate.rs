@@ -4,10 +4,10 @@
 //! clip without a whole record is not finished. Called by the encoder's thread and by `sink.rs`.
 
 use super::FinishError;
+use super::beside::Beside;
 use image::RgbImage;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use zoetrope_moderation::Classifier;
 use zoetrope_moderation::frames::Sampler;
 use zoetrope_protocol::moderation::{FrameRecord, FrameScore, NetId, SoundRecord};
@@ -37,7 +37,7 @@ pub struct Moderation {
     left: u32,
     /// Until the last one came.
     line: Option<SyncSender<Frame>>,
-    threads: Vec<JoinHandle<Scored>>,
+    threads: Vec<Beside<Scored>>,
 }
 
 impl Moderation {
@@ -59,9 +59,9 @@ impl Moderation {
                 crate::start::stand_back();
                 score(&receiver, &*classifier)
             };
-            std::thread::Builder::new().name("moderate".into()).spawn(score)
+            Beside::start("moderate", score)
         };
-        let threads = (0..THREADS).map(start).collect::<Result<_, _>>();
+        let threads = (0..THREADS).map(start).collect::<Result<_, std::io::Error>>();
         let threads = threads.map_err(|source| FinishError::Disk {
             doing: "starting the threads of moderation",
             source,
@@ -90,14 +90,18 @@ impl Moderation {
     ///
     /// # Errors
     /// `Moderation` if a frame could not be scored.
-    pub fn finish(mut self, sound: Option<SoundRecord>) -> Result<Scores, FinishError> {
+    pub fn finish(
+        mut self,
+        sound: Option<SoundRecord>,
+        told: &dyn Fn(),
+    ) -> Result<Scores, FinishError> {
         self.line = None;
         let mut scores = Vec::new();
         for thread in self.threads {
-            match thread.join() {
-                Ok(Ok(some)) => scores.extend(some),
-                Ok(Err(reason)) => return Err(FinishError::Moderation(reason)),
-                Err(_) => return Err(FinishError::Moderation("its thread died".into())),
+            match thread.wait(told) {
+                Some(Ok(some)) => scores.extend(some),
+                Some(Err(reason)) => return Err(FinishError::Moderation(reason)),
+                None => return Err(FinishError::Moderation("its thread died".into())),
             }
         }
         scores.sort_by_key(|score: &FrameScore| score.frame);

@@ -5,6 +5,7 @@
 
 use super::FinishError;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -110,7 +111,9 @@ impl Running {
     /// # Errors
     /// `Encoder` if it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self, FinishError> {
-        command.stderr(Stdio::piped());
+        // A signal to the worker's group, as by Ctrl-C, is the worker's: it says what becomes of its clip. A child that is left
+        // alone ends when its pipes do.
+        command.process_group(0).stderr(Stdio::piped());
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |error: std::io::Error| {
             FinishError::Program(format!("cannot start {program}: {error}"))
@@ -151,11 +154,12 @@ impl Running {
     ///
     /// # Errors
     /// `Encoder` with its complaints if it failed, or if it was not over in time and was killed.
-    pub fn finish(mut self, limit: Duration) -> Result<(), FinishError> {
+    pub fn finish(&mut self, limit: Duration) -> Result<(), FinishError> {
         // Its standard error closes when it ends: a wait with a limit, without polling.
         let words = match self.words.recv_timeout(limit) {
             Ok(words) => words,
             Err(RecvTimeoutError::Timeout) => {
+                self.child.kill().ok(); // it may have ended just now
                 let seconds = limit.as_secs();
                 return Err(FinishError::Encoder(format!("not over after {seconds} s, killed")));
             }
@@ -170,12 +174,6 @@ impl Running {
         }
         let words = String::from_utf8_lossy(&words);
         Err(FinishError::Encoder(format!("{status}: {}", words.trim())))
-    }
-
-    /// What the child complained of, if it is over already or soon.
-    pub fn complaints(&mut self) -> String {
-        let words = self.words.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-        String::from_utf8_lossy(&words).trim().to_string()
     }
 }
 

@@ -49,9 +49,9 @@ impl Sealing {
     /// Waits for what the classifiers are still at.
     ///
     /// # Errors
-    /// As [`FinishedClip::scored`].
-    pub fn scored(self) -> Result<Sealing, FinishError> {
-        Ok(Sealing { clip: self.clip.scored()?, ..self })
+    /// As [`FinishedClip::scored_telling`].
+    pub fn scored(self, told: &dyn Fn()) -> Result<Sealing, FinishError> {
+        Ok(Sealing { clip: self.clip.scored_telling(told)?, ..self })
     }
 
     /// The clip, whose file has no manifest yet.

@@ -144,8 +144,11 @@ impl FinishSink for FfmpegSink {
         let Some(encoder) = this.encoder.take() else {
             return Err(FinishError::Check("no frames came".into()));
         };
+        let told = || farm.into_iter().for_each(FarmReader::went_on);
+        let wanted = || farm.is_none_or(FarmReader::wants);
         let began = Instant::now();
-        let Eyes { mut stills, moderation, marks } = encoder.close()?;
+        let Eyes { mut stills, moderation, marks } = encoder.close(&told)?;
+        told();
         let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
 
@@ -155,12 +158,13 @@ impl FinishSink for FfmpegSink {
         let read_marks =
             |marks| ReadingBack::begin(marks, &this.settings.programs, &path, &this.spec, sound);
         let marks = this.marks.take();
-        let farm = farm.filter(|_| marks.is_some()).map(|farm| farm.hand_over(&clip));
-        let own = marks.clone().filter(|_| farm.is_none()).map(read_marks).transpose()?;
+        let asked = farm.filter(|_| marks.is_some()).map(|farm| farm.hand_over(&clip));
+        let own = marks.clone().filter(|_| asked.is_none()).map(read_marks).transpose()?;
 
         let began = Instant::now();
         let read = read_back(&this.settings.programs, &path, &this.spec)?;
         let checked = began.elapsed();
+        told();
 
         let began = Instant::now();
         let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
@@ -169,16 +173,22 @@ impl FinishSink for FfmpegSink {
         let (sprite_columns, sprite_rows) = stills.grid();
         let (thumbnail, spritesheet) = (file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
+        told();
 
         let (listening, of) = (this.listening.take(), clip.artifact);
         let scoring = moderation.map(|moderation| Scoring { moderation, listening, clip: of });
         // Last: all the rest goes on while the marks are read.
         let began = Instant::now();
-        let (shown, sound_is_marked) = match farm.map(|answer| answer()) {
+        let (shown, sound_is_marked) = match asked.map(|answer| answer()) {
             Some(DraftReading::Marked { in_sound }) => (None, in_sound && sound == Some(true)),
             Some(DraftReading::Unmarked) => return Err(FinishError::Unmarked(None)),
-            Some(DraftReading::Unread) => read_by_own(marks.map(read_marks).transpose()?)?,
-            None => read_by_own(own)?,
+            // Whoever stops an attempt ends its wait for the answer too.
+            Some(DraftReading::Unread) if !wanted() => return Err(FinishError::Unwanted),
+            Some(DraftReading::Unread) => {
+                told();
+                read_by_own(marks.map(read_marks).transpose()?, &told)?
+            }
+            None => read_by_own(own, &told)?,
         };
         let marked = began.elapsed();
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
@@ -210,8 +220,11 @@ impl FinishSink for FfmpegSink {
 }
 
 /// What this worker reads itself, and whether the sound shows its mark.
-fn read_by_own(reading: Option<ReadingBack>) -> Result<(Option<Shown>, bool), FinishError> {
-    let shown = reading.map(ReadingBack::finish).transpose()?;
+fn read_by_own(
+    reading: Option<ReadingBack>,
+    told: &dyn Fn(),
+) -> Result<(Option<Shown>, bool), FinishError> {
+    let shown = reading.map(|reading| reading.finish(told)).transpose()?;
     let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
     Ok((shown, sound_is_marked))
 }
@@ -255,9 +268,9 @@ impl Scoring {
     ///
     /// # Errors
     /// `Moderation`.
-    pub(super) fn finish(self) -> Result<FinishedFile, FinishError> {
-        let heard = self.listening.map(Listening::finish).transpose()?;
-        let scores = self.moderation.finish(heard)?;
+    pub(super) fn finish(self, told: &dyn Fn()) -> Result<FinishedFile, FinishError> {
+        let heard = self.listening.map(|listening| listening.finish(told)).transpose()?;
+        let scores = self.moderation.finish(heard, told)?;
         let bytes = codec::encode(&scores.of(self.clip))
             .map_err(|error| FinishError::Moderation(error.to_string()))?;
         let artifact = ArtifactId::of(&bytes);

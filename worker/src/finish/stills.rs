@@ -4,6 +4,7 @@
 //! seen, by an ffmpeg child that a thread of its own waits for. Called on the encoder's thread.
 
 use super::FinishError;
+use super::beside::Beside;
 use super::encoder::cover_filter;
 use super::program::{FinishSettings, Running, SHORT_LIMIT};
 use image::codecs::jpeg::JpegEncoder;
@@ -13,7 +14,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use zoetrope_protocol::clip::{sprite_frame, sprite_grid, sprites, thumbnail_frame};
 use zoetrope_protocol::{RenderSpec, Size};
 
@@ -35,7 +35,7 @@ pub struct Stills {
     tiles: Vec<RgbImage>,
     /// How the thumbnail is made, until its frame comes.
     painter: Option<Painter>,
-    thumbnail: Option<JoinHandle<Result<(), FinishError>>>,
+    thumbnail: Option<Beside<Result<(), FinishError>>>,
 }
 
 /// What writes a thumbnail.
@@ -87,9 +87,9 @@ impl Stills {
             && let Some(painter) = self.painter.take()
         {
             let (canvas, deliver, frame) = (self.canvas, self.deliver, frame.to_vec());
-            let paint = move || painter.paint(canvas, deliver, &frame);
+            let paint = move || painter.paint(canvas, deliver, frame);
             // A thread that the system does not give is missed at the end.
-            self.thumbnail = std::thread::Builder::new().name("thumbnail".into()).spawn(paint).ok();
+            self.thumbnail = Beside::start("thumbnail", paint).ok();
         }
         let next = u32::try_from(self.tiles.len()).unwrap_or(u32::MAX);
         if next < self.sprites
@@ -168,13 +168,13 @@ impl Stills {
     /// `Encoder`; `Check` if the clip was too short to have one.
     pub fn finish_thumbnail(&mut self) -> Result<(), FinishError> {
         let missing = || FinishError::Check("the frame of the thumbnail is missing".into());
-        let died = |_| FinishError::Encoder("the thread of the thumbnail died".into());
-        self.thumbnail.take().ok_or_else(missing)?.join().map_err(died)?
+        let died = |_| FinishError::Encoder("the thumbnail did not come".into());
+        self.thumbnail.take().ok_or_else(missing)?.wait_within(2 * SHORT_LIMIT).map_err(died)?
     }
 }
 
 impl Painter {
-    fn paint(&self, canvas: Size, deliver: Size, frame: &[u8]) -> Result<(), FinishError> {
+    fn paint(&self, canvas: Size, deliver: Size, frame: Vec<u8>) -> Result<(), FinishError> {
         let mut command = Command::new(&self.settings.programs.ffmpeg);
         command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
         command.args(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
@@ -187,10 +187,16 @@ impl Painter {
         command.args(["-f", "webp"]).arg(&self.path);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut running = Running::start(&mut command)?;
-        let written = running.stdin().map(|mut stdin| stdin.write_all(frame));
+        let stdin = running.stdin();
+        // A child that hangs takes no bytes either, so it is not this thread that writes them.
+        let write = move || stdin.is_some_and(|mut stdin| stdin.write_all(&frame).is_ok());
+        let written = Beside::start("thumbnail", write).map_err(|source| FinishError::Disk {
+            doing: "starting the thread of the thumbnail",
+            source,
+        })?;
         running.finish(SHORT_LIMIT)?;
-        match written {
-            Some(Ok(())) => Ok(()),
+        match written.wait_within(SHORT_LIMIT) {
+            Ok(true) => Ok(()),
             _ => Err(FinishError::Encoder("the thumbnail was not taken".into())),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zoetrope_protocol::Millis;
@@ -54,7 +54,13 @@ pub struct Attempt {
     clock: Mutex<Clock>,
     progress: watch::Sender<Option<Progress>>,
     last_step_ms: AtomicU64,
+    /// Parts of finishing that are done or waited for.
+    parts: AtomicU32,
+    leaving: AtomicBool,
 }
+
+/// Parts of finishing as a rule; more only where it waits.
+const PARTS: u32 = 12;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of these is held, and each is whole at every moment.
@@ -71,6 +77,8 @@ impl Attempt {
             clock: Mutex::default(),
             progress: watch::Sender::new(None),
             last_step_ms: AtomicU64::new(0),
+            parts: AtomicU32::new(0),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -156,6 +164,23 @@ impl Attempt {
     /// Says how far it is. Only the newest is kept.
     pub fn show(&self, progress: Progress) {
         self.progress.send_replace(Some(progress));
+    }
+
+    /// Another part of finishing is done, or is waited for within a limit of its own: the farm takes an attempt that shows
+    /// nothing new for stalled.
+    pub fn finishing(&self) {
+        let done = self.parts.fetch_add(1, Ordering::Relaxed);
+        self.show(Progress { phase: Phase::Muxing, done, total: PARTS.max(done + 1) });
+    }
+
+    /// The worker leaves.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the worker leaves: who stops it may stop its children too.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Where to read how far it is.

@@ -281,8 +281,10 @@ impl Courier {
                 Ok(Given::Terms(_)) => return Err(CourierError::GivenUp),
                 Err(CourierError::Missing(_)) if tries < DRAFT_TRIES_MAX => {
                     tries += 1;
+                    attempt.finishing();
                     // What it shows was said before, or is seen when it is proven.
                     self.draft(attempt, clip.artifact, clip.payload.clone())();
+                    attempt.finishing();
                 }
                 Err(error) => return Err(error),
             }

@@ -234,6 +234,7 @@ impl GpuState {
     }
 
     fn drain(&mut self, kind: DrainKind) {
+        self.running.iter().chain(&self.waiting).for_each(|attempt| attempt.leave());
         match kind {
             DrainKind::Immediate => self.stop_all(StopWhen::Now),
             DrainKind::Step => self.stop_all(StopWhen::AfterStep),

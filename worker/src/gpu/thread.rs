@@ -35,6 +35,14 @@ const STACK_BYTES: usize = 8 << 20;
 struct Failure {
     cause: Cause,
     detail: String,
+    /// It may be the end of a child, the encoder or a reader, that others can stop.
+    of_child: bool,
+}
+
+impl Failure {
+    fn new(cause: Cause, detail: impl Into<String>) -> Self {
+        Failure { cause, detail: detail.into(), of_child: false }
+    }
 }
 
 impl From<EngineError> for Failure {
@@ -44,13 +52,14 @@ impl From<EngineError> for Failure {
             EngineError::BadInput(_) => Cause::ArtifactMissing,
             EngineError::Failed { .. } | EngineError::Sink(_) => Cause::EngineError,
         };
-        Failure { cause, detail: error.to_string() }
+        let of_child = matches!(error, EngineError::Sink(_));
+        Failure { of_child, ..Failure::new(cause, error.to_string()) }
     }
 }
 
 impl From<CourierError> for Failure {
     fn from(error: CourierError) -> Self {
-        Failure { cause: error.cause(), detail: error.to_string() }
+        Failure::new(error.cause(), error.to_string())
     }
 }
 
@@ -60,7 +69,8 @@ impl From<FinishError> for Failure {
             FinishError::Check(_) | FinishError::Unmarked(_) => Cause::CheckFailed,
             _ => Cause::EngineError,
         };
-        Failure { cause, detail: error.to_string() }
+        let of_child = matches!(error, FinishError::Encoder(_) | FinishError::Check(_));
+        Failure { of_child, ..Failure::new(cause, error.to_string()) }
     }
 }
 
@@ -134,7 +144,10 @@ impl GpuThread {
             }
             let report = match result {
                 Ok(Made { outputs, facts }) => Report::Finished { outputs, facts, gpu },
-                Err(Failure { cause, detail }) => {
+                Err(Failure { cause, detail, of_child }) => {
+                    // Who ends a worker, as a service manager does, may have ended its children too.
+                    let drained = of_child && attempt.is_leaving();
+                    let cause = if drained { Cause::Drained } else { cause };
                     tracing::info!(shard = %attempt.order.shard, %cause, detail, "an attempt ended");
                     Report::Failed { cause, detail, gpu }
                 }
@@ -169,7 +182,7 @@ impl GpuThread {
             check_stop(attempt)?;
         }
         let Some((_, engine)) = engine else {
-            return Err(Failure { cause: Cause::Refused, detail: "no engine".into() });
+            return Err(Failure::new(Cause::Refused, "no engine"));
         };
         let engine = engine.as_mut();
         match attempt.order.shard.stage {
@@ -317,12 +330,14 @@ impl GpuThread {
     fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let clip = match self.make(attempt, engine, Strength::Normal)? {
             Err(error @ FinishError::Unmarked(_)) => {
+                check_stop(attempt)?;
                 tracing::info!(shard = %attempt.order.shard, %error, "marked once more, and stronger");
                 self.make(attempt, engine, Strength::Strong)?
             }
             made => made,
-        }?;
+        };
         check_stop(attempt)?;
+        let clip = clip?;
         let began = Instant::now();
         let send = |(role, file): (Role, &FinishedFile)| {
             let artifact =
@@ -334,7 +349,10 @@ impl GpuThread {
         let beside = [Role::Thumbnail, Role::Spritesheet, Role::Marks];
         let files = clip.files().into_iter().filter(|(role, _)| beside.contains(role));
         let mut under_way = files.map(send).collect::<Result<Vec<Pending>, CourierError>>()?;
-        let sealing = self.seal(attempt, clip)?.scored()?;
+        let sealing = self.seal(attempt, clip)?;
+        attempt.finishing();
+        let sealing = sealing.scored(&|| attempt.finishing())?;
+        attempt.finishing();
         if let Some((part, took)) = sealing.clip().moderated() {
             self.metrics.finished_part(part, took);
         }
@@ -342,6 +360,7 @@ impl GpuThread {
         let scores = scores.map(|scores| send((Role::Scores, scores))).transpose()?;
         let scores = scores.map(|pending| pending.wait(attempt)).transpose()?;
         check_stop(attempt)?;
+        attempt.finishing();
         let (unsigned, manifest) = (&sealing.clip().clip, sealing.manifest());
         let signature = self.courier.sign(attempt, unsigned, manifest, scores)?;
         let clip = sealing.complete(&signature)?;
@@ -374,7 +393,8 @@ impl GpuThread {
         let began = Instant::now();
         self.pour(attempt, engine, sink.as_mut())?;
         self.metrics.finished_part("decode", began.elapsed());
-        attempt.show(Progress { phase: Phase::Muxing, done: 0, total: 1 });
+        check_stop(attempt)?;
+        attempt.finishing();
         let made = sink.close(Some(&Handed { attempt, courier: &self.courier }));
         for (part, took) in made.iter().flat_map(|clip| &clip.parts) {
             self.metrics.finished_part(part, *took);
@@ -385,6 +405,7 @@ impl GpuThread {
     /// Writes the manifest into the finished file, last of all: a byte that changes later breaks the signature.
     fn seal(&self, attempt: &Attempt, clip: FinishedClip) -> Result<Sealing, Failure> {
         let mut terms = self.courier.terms(attempt)?;
+        attempt.finishing();
         if !clip.sound_is_marked {
             // The manifest names no mark that is not there.
             terms.marks.retain(|mark| mark.alg != SOUND_ALG);
@@ -403,6 +424,14 @@ impl FarmReader for Handed<'_> {
     fn hand_over(&self, clip: &FinishedFile) -> Box<dyn FnOnce() -> DraftReading + '_> {
         Box::new(self.courier.draft(self.attempt, clip.artifact, clip.payload.clone()))
     }
+
+    fn went_on(&self) {
+        self.attempt.finishing();
+    }
+
+    fn wants(&self) -> bool {
+        self.attempt.stopped().is_none()
+    }
 }
 
 fn sending(attempt: &Attempt, done: u32, total: u32) {
@@ -410,29 +439,27 @@ fn sending(attempt: &Attempt, done: u32, total: u32) {
 }
 
 fn input(attempt: &Attempt, wanted: impl Fn(Role) -> bool) -> Result<ArtifactRef, Failure> {
-    attempt.order.inputs.iter().find(|input| wanted(input.role)).copied().ok_or_else(|| Failure {
-        cause: Cause::ArtifactMissing,
-        detail: format!("the order of {} lacks an input", attempt.order.shard.stage),
+    attempt.order.inputs.iter().find(|input| wanted(input.role)).copied().ok_or_else(|| {
+        let detail = format!("the order of {} lacks an input", attempt.order.shard.stage);
+        Failure::new(Cause::ArtifactMissing, detail)
     })
 }
 
 /// A failure where there is no input that could be made again: only a prompt or a folder that the engine cannot take.
 fn own(error: EngineError) -> Failure {
     match error {
-        EngineError::BadInput(_) => {
-            Failure { cause: Cause::EngineError, detail: error.to_string() }
-        }
+        EngineError::BadInput(_) => Failure::new(Cause::EngineError, error.to_string()),
         error => error.into(),
     }
 }
 
 fn no_output() -> Failure {
-    Failure { cause: Cause::EngineError, detail: "the engine ended without its output".into() }
+    Failure::new(Cause::EngineError, "the engine ended without its output")
 }
 
 fn stopped(attempt: &Attempt) -> Failure {
     match attempt.stopped() {
-        Some(stop) => Failure { cause: stop.cause, detail: format!("stopped: {}", stop.cause) },
+        Some(stop) => Failure::new(stop.cause, format!("stopped: {}", stop.cause)),
         None => no_output(),
     }
 }

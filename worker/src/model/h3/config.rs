@@ -457,10 +457,12 @@ mod tests {
         Config::released().check().unwrap();
     }
 
+    type Damage = fn(&mut AudioVaeConfig);
+
     /// Promise: a damaged config is refused when it is read. What is left to the networks would end the process.
     #[test]
     fn a_damaged_config_of_the_sound_is_refused() {
-        let damages: [(&str, fn(&mut AudioVaeConfig)); 8] = [
+        let damages: [(&str, Damage); 8] = [
             ("decoder_kernel_sizes", |sound| sound.decoder_kernel_sizes.truncate(6)),
             ("decoder_kernel_sizes", |sound| sound.decoder_kernel_sizes[0] = 1),
             ("decoder_kernel_sizes", |sound| {
