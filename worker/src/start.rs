@@ -7,6 +7,9 @@ use std::process::Command;
 const WAIT: &[(&str, &str)] = &[("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "3000")];
 /// What glibc's allocator asks the kernel for, as it reads it when the process starts: large pages.
 const PAGES: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
+/// In which order CUDA counts GPUs: as the driver's tools do. By itself it puts the fastest first, and the worker would say
+/// of one what is true of another.
+const ORDER: &[(&str, &str)] = &[("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
 
 /// Lets freed memory stay with the process, in large pages, and torch's threads spin for a moment when they wait, then
 /// sleep.
@@ -23,7 +26,7 @@ const PAGES: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
 pub fn settle_process() {
     crate::model::keep_freed_memory();
     let is_set = |(name, _): &(&str, &str)| std::env::var_os(name).is_some();
-    let groups = [WAIT, PAGES].into_iter().filter(|group| !group.iter().any(is_set));
+    let groups = [WAIT, PAGES, ORDER].into_iter().filter(|group| !group.iter().any(is_set));
     let missing: Vec<(&str, &str)> = groups.flatten().copied().collect();
     if missing.is_empty() {
         return;

@@ -104,7 +104,7 @@ impl Engines {
             });
             manifests.push(manifest);
         }
-        let seen = Card::of(device)?;
+        let seen = Card::of(device, args.vram_bytes)?;
         let open = move |model: &str| -> Result<Box<dyn Engine>, EngineError> {
             let (folder, fingerprint) = folders
                 .get(model)
@@ -228,27 +228,39 @@ struct Card {
 }
 
 impl Card {
-    fn of(device: Device) -> anyhow::Result<Self> {
+    /// `told`: its memory, as whoever started the worker says.
+    fn of(device: Device, told: Option<u64>) -> anyhow::Result<Self> {
         let Device::Cuda(number) = device else {
-            return Ok(Card { name: "cpu".into(), memory_bytes: memory(), uuid: String::new() });
+            let memory_bytes = told.unwrap_or_else(memory);
+            return Ok(Card { name: "cpu".into(), memory_bytes, uuid: String::new() });
         };
         let query = ["--query-gpu=name,memory.total,uuid", "--format=csv,noheader,nounits"];
-        // Torch counts what it may see; the driver counts everything.
+        // Torch counts what it may see; the driver counts everything, in the same order (`start::settle_process`).
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
         let id = visible.split(',').nth(number).map(str::trim).filter(|id| !id.is_empty());
         let id = id.map_or_else(|| number.to_string(), String::from);
         let output = Command::new("nvidia-smi").arg(format!("--id={id}")).args(query).output();
         let output = output.context("cannot run nvidia-smi, which comes with the driver")?;
-        Self::parse(&String::from_utf8_lossy(&output.stdout))
-            .with_context(|| format!("nvidia-smi does not know GPU {number}"))
+        let said = String::from_utf8_lossy(&output.stdout);
+        Self::parse(&said, &id, told).with_context(|| {
+            let said = said.trim();
+            format!(
+                "nvidia-smi does not say how much memory GPU {id} has (`{said}`): give --vram-bytes"
+            )
+        })
     }
 
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.lines().next()?.split(", ");
-        let name: String = fields.next()?.trim().chars().take(NAME_BYTES_MAX).collect();
-        let mebibytes: u64 = fields.next()?.trim().parse().ok()?;
-        let uuid = fields.next()?.trim().into();
-        Some(Card { name, memory_bytes: mebibytes << 20, uuid })
+    /// What the driver says of the device of this id. Of a part of a GPU (`MIG-…`) it says nothing, and of some devices
+    /// not the memory.
+    fn parse(line: &str, id: &str, told: Option<u64>) -> Option<Self> {
+        let fields: Vec<&str> = line.lines().next().unwrap_or_default().split(", ").collect();
+        let [name, mebibytes, uuid] = fields[..] else {
+            let memory_bytes = told?;
+            return Some(Card { name: "cuda".into(), memory_bytes, uuid: id.into() });
+        };
+        let name = name.trim().chars().take(NAME_BYTES_MAX).collect();
+        let driver = mebibytes.trim().parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
+        Some(Card { name, memory_bytes: told.or(driver)?, uuid: uuid.trim().into() })
     }
 }
 
@@ -266,10 +278,21 @@ mod tests {
 
     #[test]
     fn the_drivers_words_are_understood() {
-        let card = Card::parse("NVIDIA H100 80GB HBM3, 81559, GPU-aaaa\n").expect("parses");
+        let line = "NVIDIA H100 80GB HBM3, 81559, GPU-aaaa\n";
+        let card = Card::parse(line, "0", None).expect("parses");
         assert_eq!((card.name.as_str(), card.uuid.as_str()), ("NVIDIA H100 80GB HBM3", "GPU-aaaa"));
         assert_eq!(card.memory_bytes, 81_559 << 20);
-        assert!(Card::parse("No devices were found").is_none());
+        assert_eq!(Card::parse(line, "0", Some(7)).expect("parses").memory_bytes, 7);
+        assert!(Card::parse("No devices were found", "0", None).is_none());
+        for unknown in
+            ["NVIDIA GB10, [N/A], GPU-b", "NVIDIA A100, [Insufficient Permissions], GPU-b"]
+        {
+            assert!(Card::parse(unknown, "0", None).is_none());
+            let card = Card::parse(unknown, "0", Some(1 << 30)).expect("is told");
+            assert_eq!((card.memory_bytes, card.uuid.as_str()), (1 << 30, "GPU-b"));
+        }
+        let part = Card::parse("", "MIG-1", Some(1 << 30)).expect("is told");
+        assert_eq!((part.name.as_str(), part.uuid.as_str()), ("cuda", "MIG-1"));
         assert!(memory() > 1 << 28);
     }
 

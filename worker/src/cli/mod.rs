@@ -70,6 +70,10 @@ struct EngineArgs {
     /// CPU threads of the engine, 1 to 1024; default: all cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    /// Memory of the device in bytes, where the driver does not say it (a part of a GPU, a driver without the right) or
+    /// where less is to be used
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), env = "ZOETROPE_WORKER_VRAM_BYTES")]
+    vram_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]
