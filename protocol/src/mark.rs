@@ -14,6 +14,10 @@ pub const SOUND_CHIPS: usize = 40 * 24;
 /// The largest artwork of a visible mark: a PNG of 512×512 with few colours takes a tenth, and four of these fit into a
 /// control frame.
 pub const ARTWORK_BYTES_MAX: usize = 256 << 10;
+/// The highest that an artwork is drawn, in shares of the picture's short side.
+pub const ARTWORK_HEIGHT_SHARE: f32 = 0.16;
+/// The widest that a mark is drawn, in shares of the picture's width.
+pub const VISIBLE_WIDTH_SHARE: f32 = 0.42;
 /// The longest name that is drawn as a visible mark, in characters: more would not fit into a narrow clip.
 pub const MARK_NAME_CHARS_MAX: usize = 24;
 /// The kind of the mark in the picture, as soft bindings name it.

@@ -2,13 +2,17 @@
 
 use crate::config::ConfigError;
 use image::ImageDecoder;
+use image::imageops::{self, FilterType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use zoetrope_mark::film;
+use zoetrope_protocol::clip::{PATCH, SPATIAL_COMPRESSION};
 use zoetrope_protocol::id::TenantId;
-use zoetrope_protocol::mark::{ARTWORK_BYTES_MAX, MARK_NAME_CHARS_MAX, Visible};
+use zoetrope_protocol::mark::{
+    ARTWORK_BYTES_MAX, ARTWORK_HEIGHT_SHARE, MARK_NAME_CHARS_MAX, VISIBLE_WIDTH_SHARE, Visible,
+};
 
 /// The largest side of an artwork, in pixels: what a large clip shows of it is smaller.
 const ARTWORK_SIDE_MAX: u32 = 1_024;
@@ -140,8 +144,20 @@ fn judge(bytes: &[u8]) -> Result<(), String> {
         return Err("it has no alpha: it would be drawn as a box".to_owned());
     }
     let picture = image::DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    let seen = picture.to_rgba8().pixels().any(|pixel| pixel.0[3] > 0);
-    if seen { Ok(()) } else { Err("all of it is transparent".to_owned()) }
+    let picture = picture.to_rgba8();
+    if picture.pixels().all(|pixel| pixel.0[3] == 0) {
+        return Err("all of it is transparent".to_owned());
+    }
+    // As workers draw it, in the smallest picture that there is: what is seen there is seen in larger ones.
+    let side = (SPATIAL_COMPRESSION * PATCH) as f32;
+    let (wide, high) = (width.max(1) as f32, height.max(1) as f32);
+    let scale = (side * ARTWORK_HEIGHT_SHARE / high).min(side * VISIBLE_WIDTH_SHARE / wide);
+    let small = |length: f32| ((length * scale).round() as u32).max(1);
+    let drawn = imageops::resize(&picture, small(wide), small(high), FilterType::CatmullRom);
+    if drawn.pixels().all(|pixel| pixel.0[3] == 0) {
+        return Err("so little of it is not transparent that nothing is left in a clip".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,7 +188,13 @@ mod tests {
         assert!(Watermark { epoch: 1_001, ..Watermark::default() }.check().is_err());
         let white = png(ExtendedColorType::Rgba8, &[255; 4], 16);
         assert_eq!(judge(&white), Ok(()));
+        // One faint speck: workers would find nothing to draw.
+        let mut speck = image::RgbaImage::new(1_024, 1_024);
+        speck.put_pixel(500, 500, image::Rgba([255, 255, 255, 90]));
+        let mut faint = std::io::Cursor::new(Vec::new());
+        speck.write_to(&mut faint, image::ImageFormat::Png).expect("encodes");
         for (bytes, why) in [
+            (faint.into_inner(), "nothing is left"),
             (b"GIF89a".to_vec(), "must be a PNG"),
             (png(ExtendedColorType::Rgb8, &[255; 3], 16), "no alpha"),
             (png(ExtendedColorType::Rgba8, &[0; 4], 16), "transparent"),

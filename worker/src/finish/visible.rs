@@ -8,7 +8,7 @@ use super::FinishError;
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
 use image::imageops::{self, FilterType};
 use zoetrope_protocol::clip::FPS;
-use zoetrope_protocol::mark::Visible;
+use zoetrope_protocol::mark::{ARTWORK_HEIGHT_SHARE, VISIBLE_WIDTH_SHARE, Visible};
 
 /// Latin letters of DejaVu Sans Bold; see `font/README.md`.
 const FONT: &[u8] = include_bytes!("font/DejaVuSans-Bold-Latin.ttf");
@@ -18,10 +18,6 @@ const STAY: u32 = 3 * FPS;
 const TEXT_SHARE: f32 = 0.062;
 /// The least height at which letters can be read, in pixels.
 const TEXT_MIN: f32 = 11.0;
-/// The widest a mark may be, in shares of the width.
-const WIDTH_SHARE: f32 = 0.42;
-/// The highest an artwork may be, in shares of the short side.
-const ARTWORK_SHARE: f32 = 0.16;
 /// From the edge, in shares of the short side.
 const MARGIN_SHARE: f32 = 0.045;
 /// How much of the picture a white pixel of the mark covers.
@@ -56,10 +52,10 @@ impl Emblem {
         height: usize,
     ) -> Result<Emblem, FinishError> {
         let short = width.min(height) as f32;
-        let widest = width as f32 * WIDTH_SHARE;
+        let widest = width as f32 * VISIBLE_WIDTH_SHARE;
         let drawn = match visible {
             Visible::Name(name) => name_of(name, (short * TEXT_SHARE).max(TEXT_MIN), widest)?,
-            Visible::Artwork(png) => artwork_of(png, short * ARTWORK_SHARE, widest)?,
+            Visible::Artwork(png) => artwork_of(png, short * ARTWORK_HEIGHT_SHARE, widest)?,
         };
         let picture = Layer::with_halo(&drawn, (short / 110.0).max(1.2));
         let margin = (short * MARGIN_SHARE) as usize;
