@@ -167,7 +167,7 @@ pub struct Gate {
 
 /// What a verifier says of a stored clip, and the digest that it had before its manifest came into it. Read once, whoever asks
 /// first.
-type Reading = Arc<OnceCell<(Verdict, Option<ArtifactId>)>>;
+type Reading = Arc<OnceCell<(Verdict, ArtifactId)>>;
 
 impl Gate {
     /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` takes its
@@ -304,7 +304,7 @@ impl Gate {
         let reading = self.reading(clip.artifact);
         let read = reading.get_or_try_init(|| async {
             match path {
-                Some(path) => Ok(self.read(path).await?),
+                Some(path) => self.read(path).await,
                 None => self.read_stored(store, clip).await,
             }
         });
@@ -312,7 +312,7 @@ impl Gate {
         drop(scratch);
         let (verdict, unsigned) = read?;
         let signed = self.judge(verdict, job, clip.artifact, claim)?;
-        if *unsigned != Some(claim.unsigned) {
+        if *unsigned != claim.unsigned {
             return Err(Closed::OtherFile);
         }
         if shown?.is_some_and(|shown| !shown.in_sound && verdict.binds(SOUND_ALG)) {
@@ -334,18 +334,21 @@ impl Gate {
         &self,
         store: &Store,
         clip: &Asset,
-    ) -> Result<(Verdict, Option<ArtifactId>), Closed> {
+    ) -> Result<(Verdict, ArtifactId), Closed> {
         let scratch = self.fetch(store, clip).await?;
-        Ok(self.read(scratch.path()).await?)
+        self.read(scratch.path()).await
     }
 
-    /// What a verifier says of the file, and the digest that it had before the manifest came into it.
-    async fn read(&self, path: &Path) -> std::io::Result<(Verdict, Option<ArtifactId>)> {
+    /// What a verifier says of the file, and the digest that it had before the manifest came into it. The library gets only
+    /// what is built as ours are: it takes any number of boxes, and any more in a manifest than its claim names.
+    async fn read(&self, path: &Path) -> Result<(Verdict, ArtifactId), Closed> {
         let (path, trust) = (path.to_owned(), self.trust.clone());
-        let read = move || -> std::io::Result<(Verdict, Option<ArtifactId>)> {
+        let read = move || -> Result<(Verdict, ArtifactId), Closed> {
+            let unsigned = zoetrope_provenance::unsigned(&path)?.ok_or(Closed::OtherFile)?;
+            zoetrope_provenance::built(&path)??;
             let verdict =
                 zoetrope_provenance::read("video/mp4", std::fs::File::open(&path)?, &trust);
-            Ok((verdict, zoetrope_provenance::unsigned(&path)?))
+            Ok((verdict, unsigned))
         };
         tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
     }

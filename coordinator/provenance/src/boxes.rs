@@ -74,6 +74,34 @@ pub fn tables(file: &mut (impl Read + Seek), tops: &[Top]) -> std::io::Result<Op
     Ok(Some(tables))
 }
 
+/// What stands around a manifest in its box: its head, its kind, version and flags, the word `manifest`, and a place that is
+/// not used (C2PA 2.2, A.5.1).
+pub const AROUND_MANIFEST: u64 = 8 + 16 + 4 + 9 + 8;
+
+/// The manifest store in its box; none if it is longer than `most`, or its box is not built as the library builds it.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn manifest(
+    file: &mut (impl Read + Seek),
+    top: &Top,
+    most: usize,
+) -> std::io::Result<Option<Vec<u8>>> {
+    let bytes = top.bytes.checked_sub(AROUND_MANIFEST).filter(|bytes| *bytes <= most as u64);
+    let Some(bytes) = bytes.filter(|_| top.manifest) else { return Ok(None) };
+    file.seek(SeekFrom::Start(top.at))?;
+    let mut around = [0; AROUND_MANIFEST as usize];
+    file.read_exact(&mut around)?;
+    let right = [&[0; 4][..], b"manifest\0", &[0; 8]].concat();
+    // A long head would have moved all of it.
+    if around[8..24] != MANIFEST || around[24..] != right {
+        return Ok(None);
+    }
+    let mut store = vec![0; bytes as usize];
+    file.read_exact(&mut store)?;
+    Ok(Some(store))
+}
+
 /// Up to eight bytes, the highest first.
 pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))

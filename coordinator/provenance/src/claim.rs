@@ -27,6 +27,56 @@ pub struct Checked<'a> {
     pub names_sound: bool,
 }
 
+/// Whether a stored manifest is built as one that was [checked](check): what no claim names would be published with the
+/// clip, and nobody has judged it.
+///
+/// # Errors
+/// `Malformed` with what is wrong.
+pub fn structure(manifest: &[u8]) -> Result<(), Refusal> {
+    if manifest.len() > MANIFEST_BYTES_MAX {
+        let most = MANIFEST_BYTES_MAX;
+        return Err(Refusal::Malformed(format!("{} bytes, at most {most}", manifest.len())));
+    }
+    built(&jumbf::parse(manifest)?)
+}
+
+/// In the store there are manifests; in a manifest its claim, signature and assertions; in an assertion its content.
+fn built(store: &Superbox<'_>) -> Result<(), Refusal> {
+    if store.kind != jumbf::STORE {
+        return Err(Refusal::Malformed("no manifest store".into()));
+    }
+    store.is_plain("c2pa")?;
+    let manifests = store.children.iter().all(|one| one.kind == jumbf::MANIFEST);
+    if !store.contents.is_empty() || !manifests {
+        return Err(Refusal::Malformed("more in the store than manifests".into()));
+    }
+    for manifest in &store.children {
+        manifest.holds(manifest.label, &[jumbf::ASSERTIONS, jumbf::CLAIM, jumbf::SIGNATURE])?;
+        manifest.only(jumbf::CLAIM)?.holds_content("c2pa.claim.v2")?;
+        manifest.only(jumbf::SIGNATURE)?.holds_content(SIGNATURE)?;
+        let assertions = manifest.only(jumbf::ASSERTIONS)?;
+        assertions.is_plain("c2pa.assertions")?;
+        let plain = |one: &Superbox<'_>| {
+            one.children.is_empty() && one.contents.len() == 1 && is_salt(one.beside)
+        };
+        if !assertions.contents.is_empty() || !assertions.children.iter().all(plain) {
+            return Err(Refusal::Malformed("more among the assertions than belongs there".into()));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing, or a box with a salt, which is random and says nothing.
+fn is_salt(beside: &[u8]) -> bool {
+    const HEAD: [u8; 4] = *b"c2sh";
+    beside.is_empty() || (beside.len() <= 8 + SALT_BYTES_MAX && beside.get(4..8) == Some(&HEAD))
+}
+
+/// The library's salts have 16 bytes.
+const SALT_BYTES_MAX: usize = 32;
+/// The label of a signature.
+const SIGNATURE: &str = "c2pa.signature";
+
 /// Reads a manifest store and holds its newest manifest against the terms.
 ///
 /// # Errors
@@ -37,9 +87,7 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
         return Err(Refusal::Malformed(format!("{} bytes, at most {most}", manifest.len())));
     }
     let store = jumbf::parse(manifest)?;
-    if store.kind != jumbf::STORE {
-        return Err(Refusal::Malformed("no manifest store".into()));
-    }
+    built(&store)?;
     // The newest manifest is the last; those before it came with an ingredient, signed by others.
     let (newest, older) =
         store.children.split_last().ok_or_else(|| Refusal::Malformed("an empty store".into()))?;
@@ -56,7 +104,7 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
         return Err(terms_error("the manifest's name"));
     }
     let claim = Claim::read(bytes)?;
-    claim.head(terms)?;
+    claim.head(newest.label, terms)?;
     let assertions = newest.only(jumbf::ASSERTIONS)?;
     claim.hashes(newest.label, assertions)?;
     let Contents { binding, names_sound } = contents(assertions, terms)?;
@@ -79,7 +127,7 @@ impl Claim {
     }
 
     /// Everything in the claim but the assertions.
-    fn head(&self, terms: &Terms) -> Result<(), Refusal> {
+    fn head(&self, manifest: &str, terms: &Terms) -> Result<(), Refusal> {
         for (key, _) in &self.0 {
             let known = [
                 "instanceID",
@@ -96,6 +144,11 @@ impl Claim {
         }
         if self.of("alg").and_then(Value::as_text) != Some("sha256") {
             return Err(terms_error("another hash than sha256"));
+        }
+        let signature = self.of("signature").and_then(Value::as_text);
+        let whole = format!("self#jumbf=/c2pa/{manifest}/{SIGNATURE}");
+        if signature != Some(&whole) && signature != Some(&format!("self#jumbf={SIGNATURE}")) {
+            return Err(terms_error("the place of the signature"));
         }
         if self.of("dc:title").and_then(Value::as_text) != Some(&words::title(terms)) {
             return Err(terms_error("the title"));
@@ -130,6 +183,10 @@ impl Claim {
             let list = list.as_array().ok_or_else(|| terms_error("the list of assertions"))?;
             for one in list {
                 let one = map(one)?;
+                let known = |key: &str| ["url", "hash", "alg"].contains(&key);
+                if !one.iter().all(|(key, _)| known(key)) {
+                    return Err(terms_error("more of an assertion than its place and hash"));
+                }
                 let of = |key: &str| one.iter().find(|(of, _)| of == key).map(|(_, value)| value);
                 let url = of("url").and_then(Value::as_text).unwrap_or_default();
                 let hash = of("hash").and_then(Value::as_bytes).cloned().unwrap_or_default();
@@ -180,15 +237,20 @@ fn contents(assertions: &Superbox<'_>, terms: &Terms) -> Result<Contents, Refusa
     let (mut renders, mut actions, mut ingredients, mut bindings) = (0, 0, 0, Vec::new());
     for one in &assertions.children {
         // A second assertion of the same label is called `label__1`.
-        let label = one.label.split_once("__").map_or(one.label, |(label, _)| label);
+        let is_number = |text: &str| text.len() < 4 && text.bytes().all(|b| b.is_ascii_digit());
+        let counted = one.label.split_once("__").filter(|(_, number)| is_number(number));
+        let label = counted.map_or(one.label, |(label, _)| label);
         let kind = if label == words::RENDER { jumbf::JSON } else { jumbf::CBOR };
         if one.kind != kind || !one.children.is_empty() {
             return Err(Refusal::Terms(format!("{} is of another kind", one.label)));
         }
         match label {
             words::RENDER => {
-                let said: Option<Json> = serde_json::from_slice(one.content(jumbf::JSON)?).ok();
-                if said.as_ref() != Some(&words::render(terms)) {
+                let (text, right) = (one.content(jumbf::JSON)?, words::render(terms));
+                let said: Option<Json> = serde_json::from_slice(text).ok();
+                // Of a key that stands there twice the last counts here, to others the first; there may be blanks too. Nothing
+                // says the same in fewer bytes, so one that is as long has no more in it.
+                if said.as_ref() != Some(&right) || text.len() != right.to_string().len() {
                     return Err(terms_error(words::RENDER));
                 }
                 renders += 1;

@@ -38,6 +38,8 @@ pub struct Superbox<'a> {
     pub kind: [u8; 4],
     /// Its name within its parent.
     pub label: &'a str,
+    /// What its description says beside that, behind its label: nothing, or a salt.
+    pub beside: &'a [u8],
     /// All its bytes behind its own header: what C2PA hashes.
     pub payload: &'a [u8],
     /// Superboxes within.
@@ -56,6 +58,43 @@ impl<'a> Superbox<'a> {
         match (found.next(), found.next()) {
             (Some(one), None) => Ok(one),
             _ => Err(malformed(format!("not exactly one {} in {}", word(kind), self.label))),
+        }
+    }
+
+    /// Nothing is in it but superboxes of these types, one of each, and nothing is said of it but its label.
+    ///
+    /// # Errors
+    /// If there is more or less.
+    pub fn holds(&self, label: &str, kinds: &[[u8; 4]]) -> Result<(), Refusal> {
+        for kind in kinds {
+            self.only(*kind)?;
+        }
+        if self.children.len() != kinds.len() || !self.contents.is_empty() {
+            return Err(malformed(format!("more in {} than belongs there", self.label)));
+        }
+        self.is_plain(label)
+    }
+
+    /// Nothing is in it but one content, and nothing is said of it but its label.
+    ///
+    /// # Errors
+    /// If there is more or less.
+    pub fn holds_content(&self, label: &str) -> Result<(), Refusal> {
+        if !self.children.is_empty() || self.contents.len() != 1 {
+            return Err(malformed(format!("more in {} than belongs there", self.label)));
+        }
+        self.is_plain(label)
+    }
+
+    /// It has this label, and nothing else is said of it.
+    ///
+    /// # Errors
+    /// If it has not, or more is.
+    pub fn is_plain(&self, label: &str) -> Result<(), Refusal> {
+        if self.label == label && self.beside.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed(format!("{} is not a plain {label}", self.label)))
         }
     }
 
@@ -117,8 +156,9 @@ fn superbox<'a>(
     if kind != DESCRIPTION {
         return Err(malformed("a superbox without a description".into()));
     }
-    let (kind, label) = describe(description)?;
-    let mut this = Superbox { kind, label, payload, children: Vec::new(), contents: Vec::new() };
+    let (kind, label, beside) = describe(description)?;
+    let (children, contents) = (Vec::new(), Vec::new());
+    let mut this = Superbox { kind, label, beside, payload, children, contents };
     while !rest.is_empty() {
         *left = left.checked_sub(1).ok_or_else(|| malformed("too many boxes".into()))?;
         let (kind, content, behind) = next_box(rest)?;
@@ -132,7 +172,8 @@ fn superbox<'a>(
     Ok(this)
 }
 
-fn describe(description: &[u8]) -> Result<([u8; 4], &str), Refusal> {
+/// Type, label, and what follows.
+fn describe(description: &[u8]) -> Result<([u8; 4], &str, &[u8]), Refusal> {
     let short = || malformed("a description is cut off".into());
     let (uuid, rest) = description.split_first_chunk::<16>().ok_or_else(short)?;
     let (toggles, rest) = rest.split_first().ok_or_else(short)?;
@@ -149,7 +190,7 @@ fn describe(description: &[u8]) -> Result<([u8; 4], &str), Refusal> {
         // Embedded files and the like: nothing that we sign has one.
         kind = *b"????";
     }
-    Ok((kind, label))
+    Ok((kind, label, &rest[end + 1..]))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub use build::{Draft, Parent};
 pub use certificates::{Credential, CredentialError};
 pub use read::{State, Trust, Verdict, read};
 pub use signer::{Signed, Signer};
-pub use strip::{bound, unsigned};
+pub use strip::{bound, built, unsigned};
 pub use zoetrope_protocol::provenance::Terms;
 
 /// Why the signer does not sign.

@@ -4,7 +4,7 @@
 use super::{clip, held, terms};
 use ciborium::Value;
 use sha2::{Digest, Sha256};
-use zoetrope_provenance::{Credential, Refusal, Signer, build};
+use zoetrope_provenance::{Credential, Refusal, Signer, build, built, claim};
 
 const BINDING: &str = "c2pa.hash.bmff.v3";
 const ACTIONS: &str = "c2pa.actions.v2";
@@ -36,6 +36,13 @@ impl Node {
         match self {
             Node::Leaf(_, content) => content.clone(),
             Node::Super(parts) => parts.iter().flat_map(Node::bytes).collect(),
+        }
+    }
+
+    fn parts(&mut self) -> &mut Vec<Node> {
+        match self {
+            Node::Super(parts) => parts,
+            Node::Leaf(..) => panic!("no superbox"),
         }
     }
 
@@ -159,7 +166,17 @@ fn a_claim_that_covers_less_or_says_more_is_not_signed() {
             list.push(map("action", "c2pa.color_adjustments"));
         },
     ];
-    let claims: [Change; 4] = [
+    fn first_named(value: &mut Value) -> &mut Value {
+        &mut of(value, "created_assertions").as_array_mut().expect("a list")[0]
+    }
+    let claims: [Change; 7] = [
+        |value| add(first_named(value), "title", "a word of mine"),
+        |value| *of(value, "signature") = "a word of mine".into(),
+        |value| {
+            let signature = of(value, "signature");
+            let text = signature.as_text().expect("text").to_owned();
+            *signature = format!("{text}?a=word").into();
+        },
         |value| add(of(value, "claim_generator_info"), "icon", "a picture"),
         |value| *of(of(value, "claim_generator_info"), "org.contentauth.c2pa_rs") = "words".into(),
         |value| *of(value, "instanceID") = "xmp:iid:whatever I want to have signed".into(),
@@ -172,4 +189,109 @@ fn a_claim_that_covers_less_or_says_more_is_not_signed() {
         let signed = sign(&wrong);
         assert!(matches!(signed, Err(Refusal::Terms(_))), "{n}: {signed:?}");
     }
+    // One key twice: to this reader the last counts, to another the first. And blanks, of which none are needed.
+    let render = |change: &dyn Fn(&str) -> String| {
+        rewritten(&manifest, "org.zoetrope.render", |parts| {
+            let Some(Node::Leaf(_, content)) = parts.get_mut(1) else { panic!("no content") };
+            let text = String::from_utf8(content.clone()).expect("text");
+            *content = change(&text).into_bytes();
+        })
+    };
+    sign(&render(&|text| text.to_owned())).expect("only put together again");
+    for more in ["{\"provider\":\"somebody\",", "{\"provider\":\"Zoetrope\",", "{ "] {
+        let signed = sign(&render(&|text| text.replacen('{', more, 1)));
+        assert!(matches!(signed, Err(Refusal::Terms(_))), "{more}: {signed:?}");
+    }
+    let named = rewritten(&manifest, "org.zoetrope.render", |parts| {
+        let Some(Node::Leaf(_, description)) = parts.first_mut() else { panic!("no description") };
+        let end = description.len() - 1;
+        description.splice(end..end, *b"__a word of mine");
+    });
+    assert!(sign(&named).is_err(), "a name that says something");
+}
+
+/// The box of this label with its parts changed, description first; the hashes in the claim are right.
+fn rewritten(manifest: &[u8], label: &str, change: impl FnOnce(&mut Vec<Node>)) -> Vec<u8> {
+    let mut store = Node::read(manifest).remove(0);
+    let Some(Node::Super(parts)) = store.labelled(label) else { panic!("no superbox") };
+    change(parts);
+    let hash: [u8; 32] = Sha256::digest(Node::Super(parts.clone()).payload()).into();
+    let name = parts[0].payload()[17..].split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+    let name = String::from_utf8(name.expect("a label")).expect("text");
+    store.labelled("c2pa.claim.v2").expect("a claim").change(|claim| {
+        for list in ["created_assertions", "gathered_assertions"] {
+            for one in of(claim, list).as_array_mut().expect("a list") {
+                let url = of(one, "url").as_text().expect("text").to_owned();
+                if let Some(front) = url.strip_suffix(label) {
+                    *of(one, "url") = format!("{front}{name}").into();
+                    *of(one, "hash") = Value::Bytes(hash.to_vec());
+                }
+            }
+        }
+    });
+    store.bytes()
+}
+
+/// Promise: there is nothing in a manifest but what its claim names: it would be published, and nobody has judged it. Neither
+/// when it is signed nor when the stored file is read.
+#[test]
+fn a_manifest_with_more_in_it_than_its_claim_names_is_refused() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let signer = Signer::new(Credential::open(&folder.path().join("ca")).expect("certificates"));
+    let (source, target) = (clip(folder.path(), "clip.mp4"), folder.path().join("draft.mp4"));
+    let draft = build::draft(&terms(), None, &source, &target).expect("is written");
+    let manifest = draft.manifest.clone();
+    assert_eq!(claim::structure(&manifest), Ok(()));
+    assert_eq!(built(&target).expect("reads"), Ok(()));
+    signer.sign(held(1), &terms(), &manifest).expect("is signed");
+    let more = || Node::Leaf(*b"bidb", b"a picture that nobody has seen".to_vec());
+    let described = |kind: &[u8; 4], label: &str| {
+        let tail = [0x00, 0x11, 0x00, 0x10, 0x80, 0x00, 0x00, 0xaa, 0x00, 0x38, 0x9b, 0x71];
+        let description = [&kind[..], &tail, &[3], label.as_bytes(), &[0]].concat();
+        Node::Super(vec![Node::Leaf(*b"jumd", description), more()])
+    };
+    let own = Node::read(&manifest).remove(0);
+    let Node::Super(parts) = &own else { panic!("no store") };
+    let Node::Leaf(_, description) = parts[1].clone().parts()[0].clone() else { panic!("none") };
+    let urn = String::from_utf8(description[17..description.len() - 1].to_vec()).expect("text");
+    let mut wrong = Vec::new();
+    for label in ["c2pa", &urn, "c2pa.assertions", "c2pa.claim.v2", "c2pa.signature"] {
+        let changed = |change: &dyn Fn(&mut Vec<Node>)| {
+            let mut store = own.clone();
+            change(store.labelled(label).expect("is there").parts());
+            store.bytes()
+        };
+        wrong.push((label, changed(&|parts| parts.push(more()))));
+        wrong.push((label, changed(&|parts| parts.push(described(b"c2db", "c2pa.databoxes")))));
+        wrong.push((
+            label,
+            changed(&|parts| {
+                let Node::Leaf(_, description) = &mut parts[0] else { panic!("no description") };
+                description[16] |= 0b1_0000;
+                description.extend_from_slice(&Node::Leaf(*b"c2sh", vec![7; 16]).bytes());
+            }),
+        ));
+    }
+    // A salt is random, and has the length of one.
+    let salted = rewritten(&manifest, "c2pa.actions.v2", |parts| {
+        let Node::Leaf(_, description) = &mut parts[0] else { panic!("no description") };
+        description[16] |= 0b1_0000;
+        description.extend_from_slice(&Node::Leaf(*b"c2sh", vec![b'x'; 400]).bytes());
+    });
+    wrong.push(("a long salt", salted));
+    for (n, (label, wrong)) in (2..).zip(&wrong) {
+        let refused = claim::structure(wrong);
+        assert!(matches!(refused, Err(Refusal::Malformed(_))), "{n} {label}: {refused:?}");
+        signer.sign(held(n), &terms(), wrong).expect_err("is not signed");
+        // In a file it is found too.
+        let file = std::fs::read(&target).expect("reads");
+        let at = file.windows(manifest.len()).position(|bytes| bytes == manifest).expect("there");
+        let mut changed = [&file[..at], &wrong[..], &file[at + manifest.len()..]].concat();
+        let length = (45 + wrong.len() as u32).to_be_bytes();
+        changed[at - 45..at - 41].copy_from_slice(&length);
+        let path = folder.path().join("changed.mp4");
+        std::fs::write(&path, changed).expect("writes");
+        assert!(built(&path).expect("reads").is_err(), "{n} {label}");
+    }
+    assert!(built(&source).expect("reads").is_err(), "no manifest at all");
 }

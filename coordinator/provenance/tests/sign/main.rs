@@ -655,6 +655,13 @@ fn a_signed_clip_whose_samples_could_be_others_has_no_digest() {
         ("packed tables", boxed(b"cmov", b"")),
         ("items", boxed(b"meta", &boxed(b"iloc", b""))),
         ("encrypted samples", boxed(b"udta", &boxed(b"saio", b""))),
+        ("many boxes", boxed(b"udta", &boxed(b"free", b"").repeat(600))),
+        (
+            "many boxes in a meta",
+            boxed(b"meta", &[&[0; 4], &boxed(b"free", b"").repeat(600)[..]].concat()),
+        ),
+        ("a meta of the older form", boxed(b"meta", &boxed(b"hdlr", &[0; 24]))),
+        ("a box that is cut off", boxed(b"schi", &[0, 0, 0, 9])),
     ] {
         assert_eq!(without(&inside(&more)), None, "{what}");
     }
