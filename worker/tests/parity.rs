@@ -283,13 +283,13 @@ fn compare_render(precision: Precision, limit: f64) {
     assert_eq!((silence.size()[1], silence.abs().max().double_value(&[])), (266, 0.0));
     let samples = samples.narrow(1, 0, made);
     // Random weights make the sound decoder, which is f32 in both, magnify what bf16 did to its input: measured 0.18 at the
-    // furthest sample. Another processor rounds in another order; another sound is 1 away, and half of it by root mean square.
+    // furthest sample, 0.013 by root mean square. Another processor rounds in another order.
     let limit_sound = if precision == Precision::Full { limit } else { 0.5 };
     assert_close(&format!("samples, {precision:?}"), &samples, &reference, limit_sound);
     let usual = |x: &Tensor| x.square().mean(Kind::Double).sqrt().double_value(&[]);
     let away = usual(&(&samples - &reference)) / usual(&reference);
     println!("samples, {precision:?}: {away:.1e} away by root mean square");
-    assert!(away <= if precision == Precision::Full { limit } else { 0.2 }, "{away}");
+    assert!(away <= if precision == Precision::Full { limit } else { 0.05 }, "{away}");
     let rgb = Tensor::from_slice(&clip.rgb).reshape([56, 64, 96, 3]).permute([3, 0, 1, 2]);
     let pixels = |values: [f32; 3]| Tensor::from_slice(&values).reshape([3, 1, 1, 1]);
     let frames = golden.take::<4>("frames");
