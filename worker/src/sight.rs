@@ -16,8 +16,8 @@ use zoetrope_moderation::nets::{NetError, PictureNet, ends};
 use zoetrope_protocol::id::ArtifactId;
 
 /// Eight pictures take about 0.15 s on a core; on a busy machine, where this thread goes last, and with all that may wait
-/// before, some hundred times that. Less than what the farm waits for a sign of life, 120 s.
-const LIMIT: Duration = Duration::from_secs(100);
+/// before, a thousand times that. Whoever waits for it tells the farm so meanwhile.
+const LIMIT: Duration = Duration::from_secs(150);
 /// Questions that wait, of each clip that is finished as many as there are threads, 2.4 MB each. A worker finishes one or
 /// two clips at a time; a process of many emulated ones up to 64.
 const WAITING: usize = 64 * THREADS;

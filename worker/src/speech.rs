@@ -9,9 +9,9 @@ use std::time::Duration;
 use zoetrope_moderation::nets::NetError;
 use zoetrope_moderation::sound::{Recognizer, Words};
 
-/// 30 s of sound take about 8 s on a core, and the network 1 s to load; on a busy machine, where this thread goes last, twelve
-/// times that. Less than what the farm waits for a sign of life, 120 s.
-const LIMIT: Duration = Duration::from_secs(110);
+/// 30 s of sound take about 8 s on a core, and the network 1 s to load; on a busy machine, where this thread goes last, twenty
+/// times that. Whoever waits for it tells the farm so meanwhile.
+const LIMIT: Duration = Duration::from_secs(180);
 /// Questions that wait: clips are finished one or two at a time.
 const WAITING: usize = 4;
 

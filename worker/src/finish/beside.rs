@@ -40,11 +40,24 @@ impl<T: Send + 'static> Beside<T> {
         }
     }
 
-    /// Waits for it so long.
+    /// Waits for it so long, and says so from time to time.
     ///
     /// # Errors
     /// `Timeout`; `Disconnected` if it died.
-    pub(super) fn wait_within(&self, limit: Duration) -> Result<T, RecvTimeoutError> {
-        self.0.recv_timeout(limit)
+    pub(super) fn wait_within(
+        &self,
+        limit: Duration,
+        told: &dyn Fn(),
+    ) -> Result<T, RecvTimeoutError> {
+        let mut left = limit;
+        loop {
+            match self.0.recv_timeout(left.min(TOLD_EVERY)) {
+                Err(RecvTimeoutError::Timeout) if left > TOLD_EVERY => {
+                    left -= TOLD_EVERY;
+                    told();
+                }
+                ended => return ended,
+            }
+        }
     }
 }

@@ -22,8 +22,9 @@ use zoetrope_protocol::{RenderSpec, Size};
 const BUFFERS: usize = 2;
 /// The encoder takes a chunk of the largest canvas in two seconds on two slow cores.
 const FEED_LIMIT: Duration = Duration::from_secs(60);
-/// After the last chunk was handed over: until all of it is marked and written, and what looks at its frames has room.
-const FED_LIMIT: Duration = Duration::from_secs(110);
+/// After the last chunk was handed over: until all of it is marked and written, and what looks at its frames has room, which
+/// takes `sight::LIMIT` at most.
+const FED_LIMIT: Duration = Duration::from_secs(180);
 /// After the last frame: what x264 still holds back (under a second of video), and writing the head.
 const CLOSE_LIMIT: Duration = Duration::from_secs(90);
 /// One that takes no frames any more is over, or soon.
@@ -186,7 +187,7 @@ impl Encoder {
     }
 
     fn broken(&mut self) -> FinishError {
-        match self.feeder.wait_within(OVER_LIMIT) {
+        match self.feeder.wait_within(OVER_LIMIT, &|| {}) {
             Err(RecvTimeoutError::Timeout) => {
                 let seconds = FEED_LIMIT.as_secs();
                 FinishError::Encoder(format!("it took no frame for {seconds} s"))
@@ -201,14 +202,14 @@ impl Encoder {
         self.running.finish(OVER_LIMIT).err().unwrap_or_else(early)
     }
 
-    /// No more frames: waits until the file is closed. `told` is called between its two waits.
+    /// No more frames: waits until the file is closed. `told` is called from time to time meanwhile.
     ///
     /// # Errors
     /// `Encoder` with what ffmpeg said.
     pub fn close(mut self, told: &dyn Fn()) -> Result<Eyes, FinishError> {
         drop(self.full.take());
         // Dropped with an error the child is killed, so a feeder that hangs at its pipe ends too.
-        match self.feeder.wait_within(FED_LIMIT) {
+        match self.feeder.wait_within(FED_LIMIT, told) {
             Ok(Ok(fed)) => {
                 told();
                 self.running.finish(CLOSE_LIMIT)?;

@@ -169,7 +169,11 @@ impl Stills {
     pub fn finish_thumbnail(&mut self) -> Result<(), FinishError> {
         let missing = || FinishError::Check("the frame of the thumbnail is missing".into());
         let died = |_| FinishError::Encoder("the thumbnail did not come".into());
-        self.thumbnail.take().ok_or_else(missing)?.wait_within(2 * SHORT_LIMIT).map_err(died)?
+        self.thumbnail
+            .take()
+            .ok_or_else(missing)?
+            .wait_within(2 * SHORT_LIMIT, &|| {})
+            .map_err(died)?
     }
 }
 
@@ -195,7 +199,7 @@ impl Painter {
             source,
         })?;
         running.finish(SHORT_LIMIT)?;
-        match written.wait_within(SHORT_LIMIT) {
+        match written.wait_within(SHORT_LIMIT, &|| {}) {
             Ok(true) => Ok(()),
             _ => Err(FinishError::Encoder("the thumbnail was not taken".into())),
         }
