@@ -31,7 +31,7 @@ pub struct Checked<'a> {
 /// clip, and nobody has judged it.
 ///
 /// # Errors
-/// `Malformed` with what is wrong.
+/// `Malformed` or `Terms`, with what is wrong.
 pub fn structure(manifest: &[u8]) -> Result<(), Refusal> {
     if manifest.len() > MANIFEST_BYTES_MAX {
         let most = MANIFEST_BYTES_MAX;
@@ -40,7 +40,8 @@ pub fn structure(manifest: &[u8]) -> Result<(), Refusal> {
     built(&jumbf::parse(manifest)?)
 }
 
-/// In the store there are manifests; in a manifest its claim, signature and assertions; in an assertion its content.
+/// In the store there are manifests; in a manifest its claim, signature and assertions, which are those that the claim names;
+/// in an assertion its content.
 fn built(store: &Superbox<'_>) -> Result<(), Refusal> {
     if store.kind != jumbf::STORE {
         return Err(Refusal::Malformed("no manifest store".into()));
@@ -62,18 +63,18 @@ fn built(store: &Superbox<'_>) -> Result<(), Refusal> {
         if !assertions.contents.is_empty() || !assertions.children.iter().all(plain) {
             return Err(Refusal::Malformed("more among the assertions than belongs there".into()));
         }
+        let claim = Claim::read(manifest.only(jumbf::CLAIM)?.content(jumbf::CBOR)?)?;
+        claim.hashes(manifest.label, assertions)?;
     }
     Ok(())
 }
 
-/// Nothing, or a box with a salt, which is random and says nothing.
+/// Nothing, or a box with a salt as the library makes it: 16 random bytes, which say nothing.
 fn is_salt(beside: &[u8]) -> bool {
-    const HEAD: [u8; 4] = *b"c2sh";
-    beside.is_empty() || (beside.len() <= 8 + SALT_BYTES_MAX && beside.get(4..8) == Some(&HEAD))
+    const HEAD: [u8; 8] = *b"\0\0\0\x18c2sh";
+    beside.is_empty() || (beside.starts_with(&HEAD) && beside.len() == HEAD.len() + 16)
 }
 
-/// The library's salts have 16 bytes.
-const SALT_BYTES_MAX: usize = 32;
 /// The label of a signature.
 const SIGNATURE: &str = "c2pa.signature";
 
@@ -106,7 +107,6 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
     let claim = Claim::read(bytes)?;
     claim.head(newest.label, terms)?;
     let assertions = newest.only(jumbf::ASSERTIONS)?;
-    claim.hashes(newest.label, assertions)?;
     let Contents { binding, names_sound } = contents(assertions, terms)?;
     Ok(Checked { bytes, digest: Sha256::digest(bytes).into(), room, binding, names_sound })
 }
