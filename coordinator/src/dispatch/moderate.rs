@@ -62,11 +62,13 @@ pub(super) enum Moderated {
     Waits,
 }
 
-/// The words of a job that are judged, each by itself and all as one. The keys of its metadata are a program's names, such
-/// as `child_id`: they are no words of a scene, and no model reads them.
+/// The words of a job that are judged, each by itself and all as one. A key of its metadata is a program's name as a rule, such
+/// as `child_id`, and no word of a scene; one that has spaces in it was written for people.
 pub fn words(spec: &JobSpec) -> Vec<String> {
-    let values = spec.metadata.iter().map(|(_, value)| value);
-    let all = std::iter::once(&spec.render.prompt).chain(values);
+    let written = |key: &&String| key.trim().contains(char::is_whitespace);
+    let pairs = spec.metadata.iter();
+    let pairs = pairs.flat_map(|(key, value)| Some(key).filter(written).into_iter().chain([value]));
+    let all = std::iter::once(&spec.render.prompt).chain(pairs);
     all.filter(|text| !text.trim().is_empty()).cloned().collect()
 }
 

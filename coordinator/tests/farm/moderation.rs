@@ -108,11 +108,19 @@ async fn a_blocked_prompt_never_reaches_a_worker() {
     hidden.spec.metadata = vec![("title".to_owned(), "hardcore p0rn".to_owned())];
     farm.submit(hidden).await.expect("admitted");
     farm.until(JobId(2), |view| view.state == blocked).await;
+    // In its keys where they are written for people; one that a program gave its value is no word of the scene.
+    let mut key = submission(4);
+    key.spec.metadata = vec![("hardcore p0rn film".to_owned(), "1".to_owned())];
+    farm.submit(key).await.expect("admitted");
+    farm.until(JobId(4), |view| view.state == blocked).await;
 
-    farm.submit(submission(3)).await.expect("admitted");
+    let mut named = submission(3);
+    named.spec.render.prompt = "a sexy red sports car drives past".to_owned();
+    named.spec.metadata = vec![("child_id".to_owned(), "42".to_owned())];
+    farm.submit(named).await.expect("admitted");
     assert_eq!(worker.order().await.shard.job, JobId(3), "the first order is of the harmless job");
     let text = "zoetrope_moderation_verdicts_total{verdict=\"block\",what=\"input\"}";
-    assert_eq!(farm.metric(text), 2.0);
+    assert_eq!(farm.metric(text), 3.0);
     let farm = farm.restart().await;
     assert_eq!(farm.read(JobId(1)).await.state, blocked, "the verdict was journalled");
     assert!(farm.read(JobId(1)).await.moderation.input.is_some());
