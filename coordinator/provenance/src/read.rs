@@ -85,6 +85,8 @@ impl Verdict {
 /// failures.
 pub fn read(format: &str, mut file: impl Read + Seek + Send, trust: &Trust) -> Verdict {
     let mut settings = json!({
+        // Of what is not built in; without this the library says so at each reading.
+        "builder": { "thumbnail": { "enabled": false } },
         "verify": { "remote_manifest_fetch": false, "ocsp_fetch": false, "verify_trust": true },
     });
     if !trust.roots.is_empty() {

@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
+use zoetrope_provenance::private;
 
 /// The first pause before a dead worker is started again; doubled each time, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -83,7 +84,7 @@ pub async fn keep(post: Post, stop: CancellationToken) {
 impl Process {
     /// The worker of this post: the one that runs already, or a new one.
     fn of(post: &Post) -> anyhow::Result<Process> {
-        std::fs::create_dir_all(&post.folder)
+        private::make(&post.folder)
             .with_context(|| format!("cannot make {}", post.folder.display()))?;
         if let Some(pid) = running(post) {
             return Ok(Process::Found(pid));
