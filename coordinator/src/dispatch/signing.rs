@@ -172,10 +172,15 @@ impl DispatchState {
 
     fn sign_if_proven(&mut self, job: JobId) {
         let proven = |open: &Open| open.judged && open.words && open.bound;
-        if self.signing.open.get(&job).is_some_and(proven)
-            && let Some(open) = self.signing.open.remove(&job)
-        {
-            self.have_signed(open.request);
+        if !self.signing.open.get(&job).is_some_and(proven) {
+            return;
+        }
+        let Some(Open { request, .. }) = self.signing.open.remove(&job) else { return };
+        // Meanwhile the attempt may have ended: nothing is signed for it.
+        if self.finishes(request.worker, request.held) {
+            self.have_signed(request);
+        } else {
+            self.replaced(request.worker, request.held);
         }
     }
 

@@ -4,8 +4,11 @@
 use crate::moderation::{is_published, record};
 use crate::worker::{Worker, facts, held};
 use crate::{PATIENCE, TestFarm, clip, submission};
+use std::time::Duration;
+use zoetrope_coordinator::farm::FarmMsg;
+use zoetrope_coordinator::jobs::Publication;
 use zoetrope_protocol::codec;
-use zoetrope_protocol::id::{ArtifactId, JobId, Millis};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::moderation::{FrameRecord, SCORE_ONE};
 use zoetrope_protocol::version::LinkVersion;
@@ -179,32 +182,74 @@ async fn a_clip_that_the_farm_has_lost_is_shown_again() {
     worker.say(FromWorker::Started(held(&order))).await;
     let (draft, _file, unsigned) = worker.draft(&order).await;
     let scores = stored(&mut worker, &order, &record(order.spec.frames, unsigned)).await;
-    let (held, manifest) = (held(&order), draft.manifest.clone());
-    let ask = || FromWorker::SignProven {
-        held,
-        unsigned,
-        manifest: manifest.clone(),
-        scores: Some(scores),
+    let held = held(&order);
+    let ask = |manifest: &[u8]| {
+        let (manifest, scores) = (manifest.to_vec(), Some(scores));
+        FromWorker::SignProven { held, unsigned, manifest, scores }
     };
-    let (cause, _) = worker.signed(ask()).await.expect_err("nothing was shown");
-    assert_eq!(cause, Cause::ArtifactMissing);
     let clip = clip::unsigned(&order);
-    shows(&mut worker, &order, &clip).await;
+    let lost = async |worker: &mut Worker, why: &str| {
+        let (cause, _) = worker.signed(ask(&draft.manifest)).await.expect_err(why);
+        assert_eq!(cause, Cause::ArtifactMissing, "{why}");
+        shows(worker, &order, &clip).await;
+    };
+    lost(&mut worker, "nothing was shown").await;
     // Another one pushes it out.
     shows(&mut worker, &order, b"no film").await;
-    let (cause, _) = worker.signed(ask()).await.expect_err("it was pushed out");
-    assert_eq!(cause, Cause::ArtifactMissing);
-    shows(&mut worker, &order, &clip).await;
-    let signature = worker.signed(ask()).await.expect("signed");
-    // Once it is signed it is not kept.
-    let (cause, _) = worker.signed(ask()).await.expect_err("it went");
-    assert_eq!(cause, Cause::ArtifactMissing);
-    shows(&mut worker, &order, &clip).await;
-    // The same claim is the same; a second one of the attempt is refused.
-    worker.signed(ask()).await.expect("signed");
+    lost(&mut worker, "it was pushed out").await;
+    worker.signed(ask(&draft.manifest)).await.expect("signed");
+    lost(&mut worker, "once it is signed it is not kept").await;
+    // The same claim is signed again; a second one of the attempt is refused.
+    worker.signed(ask(&draft.manifest)).await.expect("signed");
     let (other, _other_file, _) = worker.draft(&order).await;
-    assert_ne!(other.manifest, draft.manifest);
-    drop(signature);
+    shows(&mut worker, &order, &clip).await;
+    let (cause, _) = worker.signed(ask(&other.manifest)).await.expect_err("a second claim");
+    assert_eq!(cause, Cause::CheckFailed);
+    farm.running.stop().await;
+}
+
+/// Promise: nothing is signed for an attempt that has ended while its clip was proven.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_gets_no_signature() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = folder.path().join("ffmpeg");
+    // Slow enough that the cancel comes first.
+    std::fs::write(&program, "#!/bin/sh\nsleep 3\nexec ffmpeg \"$@\"\n").expect("writes");
+    use std::os::unix::fs::PermissionsExt;
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).expect("is ours");
+    let farm = TestFarm::with(|config| config.watermark.ffmpeg = program.clone()).await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.finish_order().await;
+    worker.say(FromWorker::Started(held(&order))).await;
+    let (draft, _file, unsigned) = worker.draft(&order).await;
+    let scores = stored(&mut worker, &order, &record(order.spec.frames, unsigned)).await;
+    let clip = clip::unsigned(&order);
+    worker.send(held(&order), Role::Draft, &clip, unsigned.0).await;
+    let ask = || {
+        let (held, manifest) = (held(&order), draft.manifest.clone());
+        FromWorker::SignProven { held, unsigned, manifest, scores: Some(scores) }
+    };
+    // Until the draft is there it is asked for.
+    while !matches!(farm.read(JobId(1)).await.publication, Some(Publication::Moderating)) {
+        worker.say(ask()).await;
+        match tokio::time::timeout(Duration::from_millis(300), worker.next()).await {
+            Ok(ToWorker::NotSigned { cause: Cause::ArtifactMissing, .. }) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => break,
+        }
+    }
+    let cancel = |reply| FarmMsg::Cancel(TenantId(1), JobId(1), reply);
+    farm.farm().ask(cancel).await.expect("answers").expect("it goes on until now");
+    loop {
+        match worker.next().await {
+            ToWorker::NotSigned { cause, .. } => break assert_eq!(cause, Cause::Refused),
+            ToWorker::Signed { .. } => panic!("signed"),
+            _ => {}
+        }
+    }
+    assert_eq!(farm.metric(SIGNED), 0.0);
     farm.running.stop().await;
 }
 
