@@ -1,7 +1,8 @@
 //! How fast what is stored is judged anew, by the moderation sidecar with a real store and the real nets:
 //! `cargo run --release -p zoetrope-coordinator --example rescan -- NETS ROWS`. Called by `scripts/bench rescan`.
 //!
-//! Each row is a clip of 10 s with its record, and a prompt of its own. Once its words' scores are taken as they were
+//! Each row is a clip of 10 s with its record, and a prompt of its own; of many rows some share a record, for to write one
+//! durably takes longer than to judge it. Once its words' scores are taken as they were
 //! kept, for other thresholds; once they are read anew, for other pairs. Prints rows a second of both as JSON.
 
 use anyhow::{Context, bail};
@@ -26,6 +27,10 @@ use zoetrope_protocol::moderation::{Audience, FrameRecord, FrameScore, SAMPLE_EV
 
 /// Frames of a clip.
 const FRAMES: u32 = 240;
+/// Records that are stored, at most.
+const RECORDS_MAX: u32 = 20_000;
+/// Records that are stored, at most.
+const RECORDS_MAX: u32 = 20_000;
 /// Rows whose words are read anew: that takes longer.
 const ANEW: usize = 200;
 
@@ -113,9 +118,14 @@ async fn main() -> anyhow::Result<()> {
     let policy = Policy::of_texts(&text, &rules, &pairs)?;
     let folder = tempfile::tempdir()?;
     let store = Arc::new(Store::open(folder.path(), Duration::from_secs(3_600))?);
+    let rows: u32 = rows.parse()?;
     let mut items = Vec::new();
-    for n in 0..rows.parse()? {
+    for n in 0..rows.min(RECORDS_MAX) {
         items.push(item(&store, &policy, n).await?);
+    }
+    for n in RECORDS_MAX..rows {
+        let record = items[(n % RECORDS_MAX) as usize].record.clone();
+        items.push(RescanItem { record, ..row(&policy, n) });
     }
     let (said, batches) = channel(1);
     let (dispatch, _) = Actor::spawn(None, Listens, said).await?;
@@ -163,7 +173,12 @@ async fn item(store: &Arc<Store>, policy: &Policy, n: u32) -> anyhow::Result<Res
     upload.finish().await?;
     let kept = ArtifactRef { role: Role::Scores, artifact, bytes: bytes.len() as u64 };
     let asked = Asked { clip, frames: FRAMES, audio: true };
-    Ok(RescanItem {
+    Ok(RescanItem { record: Some(Some((kept, asked))), ..row(policy, n) })
+}
+
+/// A job's words, and that they passed.
+fn row(policy: &Policy, n: u32) -> RescanItem {
+    RescanItem {
         job: JobId(u128::from(n)),
         created: Millis(u64::from(n)),
         audience: Audience::All,
@@ -171,7 +186,7 @@ async fn item(store: &Arc<Store>, policy: &Policy, n: u32) -> anyhow::Result<Res
             "a red ball number {n} bounces over a meadow by a lake in the morning light"
         )],
         input: Some(judge::text(policy, Audience::All, &Scores::new())),
-        record: Some(Some((kept, asked))),
+        record: None,
         again: false,
-    })
+    }
 }

@@ -165,9 +165,19 @@ pub struct Gate {
     reads: Mutex<VecDeque<(ArtifactId, Reading)>>,
 }
 
-/// What a verifier says of a stored clip, and the digest that it had before its manifest came into it. Read once, whoever asks
-/// first.
-type Reading = Arc<OnceCell<(Verdict, ArtifactId)>>;
+/// What a stored clip says of itself. Read once, whoever asks first.
+type Reading = Arc<OnceCell<Stored>>;
+
+/// What a stored clip says of itself.
+#[derive(Debug)]
+struct Stored {
+    /// What a verifier says.
+    verdict: Verdict,
+    /// The digest that it had before its manifest came into it.
+    unsigned: ArtifactId,
+    /// SHA-256 of its manifest.
+    manifest: [u8; 32],
+}
 
 impl Gate {
     /// A gate that believes this root (PEM) and asks for these proofs; marks are read by `prover`. `scratch` takes its
@@ -235,8 +245,12 @@ impl Gate {
     pub async fn prove(&self, prove: Prove) -> Result<(), Closed> {
         let Prove { draft, manifest, terms, issued, render } = prove;
         let named = manifest.len();
-        let claim = zoetrope_provenance::claim::check(&manifest, &terms)?;
-        let (binding, names_sound) = (claim.binding, claim.names_sound);
+        let check = move || {
+            let claim = zoetrope_provenance::claim::check(&manifest, &terms)?;
+            Ok::<_, Closed>((claim.binding, claim.names_sound))
+        };
+        let checked = tokio::task::spawn_blocking(check).await.map_err(std::io::Error::other)?;
+        let (binding, names_sound) = checked?;
         if self.demand.marked {
             let watched = match self.played(draft.artifact, issued.mark) {
                 Some(watched) => watched,
@@ -310,12 +324,12 @@ impl Gate {
         });
         let (read, shown) = tokio::join!(read, self.marks(path, played, candidate, small));
         drop(scratch);
-        let (verdict, unsigned) = read?;
-        let signed = self.judge(verdict, job, clip.artifact, claim)?;
-        if *unsigned != claim.unsigned {
+        let stored = read?;
+        let signed = self.judge(stored, job, clip.artifact, claim)?;
+        if stored.unsigned != claim.unsigned {
             return Err(Closed::OtherFile);
         }
-        if shown?.is_some_and(|shown| !shown.in_sound && verdict.binds(SOUND_ALG)) {
+        if shown?.is_some_and(|shown| !shown.in_sound && stored.verdict.binds(SOUND_ALG)) {
             return Err(Closed::Unbound);
         }
         let (moderated, marked) = (Some(moderated.clone()), Some(*marked));
@@ -330,25 +344,21 @@ impl Gate {
     }
 
     /// The same of a clip in the store, whose bytes match its address.
-    async fn read_stored(
-        &self,
-        store: &Store,
-        clip: &Asset,
-    ) -> Result<(Verdict, ArtifactId), Closed> {
+    async fn read_stored(&self, store: &Store, clip: &Asset) -> Result<Stored, Closed> {
         let scratch = self.fetch(store, clip).await?;
         self.read(scratch.path()).await
     }
 
-    /// What a verifier says of the file, and the digest that it had before the manifest came into it. The library gets only
-    /// what is built as ours are: it takes any number of boxes, and any more in a manifest than its claim names.
-    async fn read(&self, path: &Path) -> Result<(Verdict, ArtifactId), Closed> {
+    /// What the file says of itself. The library gets only what is built as ours are: it takes any number of boxes, and any
+    /// more in a manifest than its claim names.
+    async fn read(&self, path: &Path) -> Result<Stored, Closed> {
         let (path, trust) = (path.to_owned(), self.trust.clone());
-        let read = move || -> Result<(Verdict, ArtifactId), Closed> {
+        let read = move || -> Result<Stored, Closed> {
             let unsigned = zoetrope_provenance::unsigned(&path)?.ok_or(Closed::OtherFile)?;
-            zoetrope_provenance::built(&path)??;
+            let manifest = zoetrope_provenance::built(&path)??;
             let verdict =
                 zoetrope_provenance::read("video/mp4", std::fs::File::open(&path)?, &trust);
-            Ok((verdict, unsigned))
+            Ok(Stored { verdict, unsigned, manifest })
         };
         tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
     }
@@ -379,23 +389,25 @@ impl Gate {
 
     fn judge(
         &self,
-        verdict: &Verdict,
+        stored: &Stored,
         job: JobId,
         file: ArtifactId,
-        claim: &SignedClaim,
+        signed: &SignedClaim,
     ) -> Result<SignedProof, Closed> {
+        let verdict = &stored.verdict;
         if verdict.state != State::Trusted || !verdict.failures.is_empty() {
             let (state, failures) = (verdict.state, verdict.failures.join(", "));
             return Err(Closed::Signature { state, failures });
         }
         let video = verdict.render.as_ref().and_then(|render| render["video_id"].as_str());
-        if verdict.claim != Some(claim.claim) || video != Some(job.to_string().as_str()) {
-            return Err(Closed::OtherClaim);
-        }
+        // Not the claim alone: beside it, and beside the signature, there is room for what nobody has judged.
+        let noted = [Some(stored.manifest), verdict.claim].contains(&Some(signed.manifest));
+        let claim = verdict.claim.filter(|_| noted && video == Some(job.to_string().as_str()));
+        let claim = claim.ok_or(Closed::OtherClaim)?;
         Ok(SignedProof {
-            unsigned: claim.unsigned,
+            unsigned: signed.unsigned,
             file,
-            claim: claim.claim,
+            claim,
             root: self.root,
             checked: clock::now(),
         })

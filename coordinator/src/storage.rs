@@ -14,7 +14,8 @@ use crate::store::{Store, StoreError};
 use futures::{StreamExt, TryStreamExt};
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -127,6 +128,8 @@ pub struct StorageState {
     publishing: Arc<Semaphore>,
     unpublishing: Arc<Semaphore>,
     sweeping: Arc<Semaphore>,
+    /// Attempts whose clips are being proven.
+    proving: Arc<Mutex<BTreeSet<Held>>>,
     /// What changes the store. It ends with the actor: whoever leads next must not meet it.
     tasks: JoinSet<()>,
 }
@@ -145,6 +148,7 @@ impl Actor for StorageActor {
         let permits = |at_a_time| Arc::new(Semaphore::new(at_a_time));
         let (publishing, unpublishing) = (permits(PUBLISHING_MAX), permits(UNPUBLISHING_MAX));
         let (sweeping, tasks) = (permits(1), JoinSet::new());
+        let proving = Arc::default();
         Ok(StorageState {
             store,
             gate,
@@ -153,6 +157,7 @@ impl Actor for StorageActor {
             publishing,
             unpublishing,
             sweeping,
+            proving,
             tasks,
         })
     }
@@ -178,6 +183,23 @@ impl Actor for StorageActor {
             StorageMsg::Observe(reply) => state.observe(reply),
         }
         Ok(())
+    }
+}
+
+/// An attempt whose clip is being proven, until it is dropped.
+struct Proving(Arc<Mutex<BTreeSet<Held>>>, Held);
+
+impl Proving {
+    /// None if it is being proven already.
+    fn begin(all: &Arc<Mutex<BTreeSet<Held>>>, held: Held) -> Option<Proving> {
+        let new = all.lock().unwrap_or_else(PoisonError::into_inner).insert(held);
+        new.then(|| Proving(all.clone(), held))
+    }
+}
+
+impl Drop for Proving {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
@@ -242,9 +264,17 @@ impl StorageState {
     }
 
     fn prove(&self, prove: Prove, held: Held, number: u64, back: ActorRef<DispatchMsg>) {
+        // One at a time: a worker may ask as often as it likes.
+        let Some(turn) = Proving::begin(&self.proving, held) else {
+            let why = (Cause::DependencyDown, "the clip is being proven already".to_owned());
+            drop(back.cast(DispatchMsg::Bound { held, number, result: Err(why) }));
+            return;
+        };
         let (gate, metrics) = (self.gate.clone(), self.metrics.clone());
         tokio::spawn(async move {
-            let result = gate.prove(prove).await.map_err(|closed| {
+            let result = gate.prove(prove).await;
+            drop(turn);
+            let result = result.map_err(|closed| {
                 tracing::warn!(shard = %held.shard, error = %closed, "a clip is not proven, and so not signed");
                 if let Some(proof) = closed.proof() {
                     metrics.count(&metric::PUBLISHES_REFUSED, &[proof]);

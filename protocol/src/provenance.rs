@@ -65,8 +65,9 @@ pub struct MarkBinding {
 pub struct SignedClaim {
     /// SHA-256 of the file before the manifest came into it.
     pub unsigned: ArtifactId,
-    /// SHA-256 of the claim's bytes.
-    pub claim: [u8; 32],
+    /// SHA-256 of the manifest with its signature: that is what must be in the file, to the last byte. Noted before that was
+    /// so: of the claim's bytes alone.
+    pub manifest: [u8; 32],
     /// When.
     pub at: Millis,
 }

@@ -9,6 +9,7 @@ use crate::{Refusal, words};
 use ciborium::Value;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use zoetrope_protocol::mark::SOUND_ALG;
 use zoetrope_protocol::provenance::{MANIFEST_BYTES_MAX, Origin, Terms};
 
@@ -19,12 +20,28 @@ pub struct Checked<'a> {
     pub bytes: &'a [u8],
     /// Their SHA-256.
     pub digest: [u8; 32],
+    /// The manifest in front of the signature, and behind it.
+    around: [&'a [u8]; 2],
     /// Bytes of the room for the signature.
     pub room: usize,
     /// The hash over the file that the manifest binds.
     pub binding: [u8; 32],
     /// Whether it names a mark of the sound.
     pub names_sound: bool,
+}
+
+impl Checked<'_> {
+    /// SHA-256 of the manifest with this in the room for the signature: what nobody can change any more, also where neither
+    /// the signature nor the hash over the file covers it.
+    pub fn sealed(&self, envelope: &[u8]) -> [u8; 32] {
+        let [front, behind] = self.around;
+        Sha256::new()
+            .chain_update(front)
+            .chain_update(envelope)
+            .chain_update(behind)
+            .finalize()
+            .into()
+    }
 }
 
 /// Whether a stored manifest is built as one that was [checked](check): what no claim names would be published with the
@@ -97,7 +114,8 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
         return Err(terms_error("a manifest of something that this clip was not made from"));
     }
     let bytes = newest.only(jumbf::CLAIM)?.content(jumbf::CBOR)?;
-    let room = newest.only(jumbf::SIGNATURE)?.content(jumbf::CBOR)?.len();
+    let signature = newest.only(jumbf::SIGNATURE)?.content(jumbf::CBOR)?;
+    let (at, room) = (signature.as_ptr().addr() - manifest.as_ptr().addr(), signature.len());
     if room != terms.signature_bytes as usize {
         return Err(terms_error("the room for the signature"));
     }
@@ -108,7 +126,9 @@ pub fn check<'a>(manifest: &'a [u8], terms: &Terms) -> Result<Checked<'a>, Refus
     claim.head(newest.label, terms)?;
     let assertions = newest.only(jumbf::ASSERTIONS)?;
     let Contents { binding, names_sound } = contents(assertions, terms)?;
-    Ok(Checked { bytes, digest: Sha256::digest(bytes).into(), room, binding, names_sound })
+    let around = [&manifest[..at], &manifest[at + room..]];
+    let digest = Sha256::digest(bytes).into();
+    Ok(Checked { bytes, digest, around, room, binding, names_sound })
 }
 
 fn terms_error(what: &str) -> Refusal {
@@ -365,11 +385,11 @@ fn cbor(bytes: &[u8], what: &str) -> Result<Value, Refusal> {
 fn map(value: &Value) -> Result<Vec<(String, Value)>, Refusal> {
     let wrong = || Refusal::Malformed("a map was expected".into());
     let pairs = value.as_map().ok_or_else(wrong)?;
-    let mut all: Vec<(String, Value)> = Vec::new();
+    let (mut all, mut keys) = (Vec::with_capacity(pairs.len()), HashSet::new());
     for (key, value) in pairs {
         let key = key.as_text().ok_or_else(wrong)?;
         // A key that stands there twice reads differently to different readers.
-        if all.iter().any(|(of, _)| of == key) {
+        if !keys.insert(key) {
             return Err(Refusal::Malformed(format!("{key} stands there twice")));
         }
         all.push((key.to_owned(), value.clone()));

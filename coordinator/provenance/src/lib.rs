@@ -17,6 +17,7 @@ pub mod jumbf;
 pub mod private;
 pub mod read;
 pub mod revocation;
+mod samples;
 pub mod signer;
 pub mod stamp;
 pub mod strip;

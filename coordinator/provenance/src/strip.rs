@@ -3,11 +3,11 @@
 //! manifest must bind that comes into a file. Blocks; reads the file once.
 //!
 //! That is so only if no sample is read from another place of the two files. So all samples must stand behind the manifest,
-//! and nothing may say where samples are but the tables that are moved here (ISO/IEC 14496-12, 8.7.5; C2PA 2.2, A.5). A file
-//! that is built otherwise has no digest here, which proves nothing for it.
+//! in what it binds, and nothing may say where samples are but the tables that are moved here (ISO/IEC 14496-12, 8.7.5; C2PA
+//! 2.2, A.5). A file that is built otherwise has no digest here, which proves nothing for it.
 
-use crate::boxes::{self, AROUND_MANIFEST, number, parts};
-use crate::{Refusal, claim};
+use crate::boxes::{self, AROUND_MANIFEST, Top, number};
+use crate::{Refusal, claim, samples};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -18,10 +18,11 @@ use zoetrope_protocol::provenance::MANIFEST_BYTES_MAX;
 
 /// What stands at the top of a file of ours, but for the manifest: its type, tables, samples, and what a player skips.
 const KNOWN: [[u8; 4]; 4] = [*b"ftyp", *b"moov", *b"mdat", *b"free"];
-/// Of these, what no manifest binds (`words::hard_binding`).
-const LEFT_OUT: [[u8; 4]; 1] = [*b"free"];
-/// The way to the places of samples.
-const WAY: [[u8; 4]; 4] = [*b"trak", *b"mdia", *b"minf", *b"stbl"];
+/// Of these, what no manifest binds (`words::hard_binding`). Nothing may be in it: whoever has the file could put another
+/// film there.
+const LEFT_OUT: [u8; 4] = *b"free";
+/// A box with nothing in it.
+const EMPTY_BYTES: u64 = 8;
 /// The two tables of places.
 const PLACES: [[u8; 4]; 2] = [*b"stco", *b"co64"];
 /// What else says where bytes are that are played: fragments, packed tables, items, and what encrypted samples need.
@@ -41,17 +42,16 @@ pub fn bound(path: &Path, manifest_bytes: usize) -> std::io::Result<Option<[u8; 
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let Some(tops) = boxes::tops(&mut file)? else { return Ok(None) };
     let [kind, rest @ ..] = tops.as_slice() else { return Ok(None) };
-    let known = rest.iter().all(|top| KNOWN.contains(&top.kind));
-    if &kind.kind != b"ftyp" || !known {
+    if &kind.kind != b"ftyp" || !are_known(rest) {
         return Ok(None);
     }
     let Some(mut tables) = boxes::tables(&mut file, &tops)? else { return Ok(None) };
     let by = AROUND_MANIFEST + manifest_bytes as u64;
-    if moved(&mut tables, |place| place.checked_add(by).filter(|_| place >= kind.bytes)).is_none() {
+    if moved(&mut tables, rest, |place| place.checked_add(by)).is_none() {
         return Ok(None);
     }
     let mut digest = Sha256::new();
-    for top in rest.iter().filter(|top| LEFT_OUT.iter().all(|out| *out != top.kind)) {
+    for top in rest.iter().filter(|top| top.kind != LEFT_OUT) {
         digest.update((top.at + by).to_be_bytes());
         if !hash(&mut file, top, &tables, &mut digest)? {
             return Ok(None);
@@ -110,17 +110,19 @@ fn are_few(tables: &[u8]) -> bool {
     true
 }
 
-/// Whether the manifest of a signed file is built as one that was checked before it was signed; see [`claim::structure`].
+/// SHA-256 of the manifest of a signed file, if that is built as one that was checked before it was signed; see
+/// [`claim::structure`].
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn built(path: &Path) -> std::io::Result<Result<(), Refusal>> {
+pub fn built(path: &Path) -> std::io::Result<Result<[u8; 32], Refusal>> {
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let missing = || Err(Refusal::Malformed("no manifest of ours behind the type".into()));
     let Some(tops) = boxes::tops(&mut file)? else { return Ok(missing()) };
     let [_, top, ..] = tops.as_slice() else { return Ok(missing()) };
     let store = boxes::manifest(&mut file, top, MANIFEST_BYTES_MAX)?;
-    Ok(store.map_or_else(missing, |store| claim::structure(&store)))
+    let digest = |store: Vec<u8>| claim::structure(&store).map(|()| Sha256::digest(store).into());
+    Ok(store.map_or_else(missing, digest))
 }
 
 /// SHA-256 of a signed MP4 without its manifest; none if it has not exactly one, right behind its type, or is not built as
@@ -132,14 +134,11 @@ pub fn unsigned(path: &Path) -> std::io::Result<Option<ArtifactId>> {
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let Some(tops) = boxes::tops(&mut file)? else { return Ok(None) };
     let [kind, manifest, rest @ ..] = tops.as_slice() else { return Ok(None) };
-    let known = rest.iter().all(|top| KNOWN.contains(&top.kind));
-    if &kind.kind != b"ftyp" || !manifest.manifest || !known {
+    if &kind.kind != b"ftyp" || !manifest.manifest || !are_known(rest) {
         return Ok(None);
     }
     let Some(mut tables) = boxes::tables(&mut file, &tops)? else { return Ok(None) };
-    let behind = manifest.at + manifest.bytes;
-    let back = |place: u64| (place >= behind).then(|| place - manifest.bytes);
-    if moved(&mut tables, back).is_none() {
+    if moved(&mut tables, rest, |place| place.checked_sub(manifest.bytes)).is_none() {
         return Ok(None);
     }
     let mut digest = Sha256::new();
@@ -151,24 +150,23 @@ pub fn unsigned(path: &Path) -> std::io::Result<Option<ArtifactId>> {
     Ok(Some(ArtifactId(digest.finalize().into())))
 }
 
-/// Moves the places of samples; none if one of them cannot be where it is, or something else says where samples are.
-fn moved(tables: &mut [u8], to: impl Fn(u64) -> Option<u64>) -> Option<()> {
-    if !are_few(tables) {
+/// Whether it is what a file of ours has behind its manifest.
+fn are_known(tops: &[Top]) -> bool {
+    let known = |top: &Top| KNOWN.contains(&top.kind);
+    tops.iter().all(|top| known(top) && (top.kind != LEFT_OUT || top.bytes == EMPTY_BYTES))
+}
+
+/// Moves the places of samples; none if one of them stands, whole, in none of the boxes for them, or something else says where
+/// samples are.
+fn moved(tables: &mut [u8], tops: &[Top], to: impl Fn(u64) -> Option<u64>) -> Option<()> {
+    let media = tops.iter().filter(|top| &top.kind == b"mdat");
+    let media: Vec<Range<u64>> = media.map(|top| top.at..top.at + top.bytes).collect();
+    if !are_few(tables) || !samples::stand_within(tables, &media) {
         return None;
     }
-    let mut open: Vec<Range<usize>> = std::iter::once(8..tables.len()).collect();
-    for kind in WAY {
-        let mut inner = Vec::new();
-        for within in open {
-            let found = parts(tables, within)?.into_iter().filter(|(of, _)| *of == kind);
-            inner.extend(found.map(|(_, content)| content));
-        }
-        open = inner;
-    }
-    let mut found = Vec::new();
-    for within in open {
-        found.extend(parts(tables, within)?.into_iter().filter(|(kind, _)| PLACES.contains(kind)));
-    }
+    let tracks = samples::tables_of_tracks(tables)?;
+    let found = tracks.into_iter().flatten().filter(|(kind, _)| PLACES.contains(kind));
+    let found: Vec<([u8; 4], Range<usize>)> = found.collect();
     let words = |kinds: &[[u8; 4]]| {
         tables.windows(4).filter(|word| kinds.iter().any(|kind| kind == word)).count()
     };
@@ -177,12 +175,7 @@ fn moved(tables: &mut [u8], to: impl Fn(u64) -> Option<u64>) -> Option<()> {
     }
     for (kind, content) in found {
         let width = if &kind == b"stco" { 4 } else { 8 };
-        let count = number(tables.get(content.start + 4..content.start + 8)?);
-        let places = tables.get_mut(content.start + 8..content.end)?;
-        if places.len() as u64 != count * width as u64 {
-            return None;
-        }
-        for place in places.chunks_exact_mut(width) {
+        for place in tables.get_mut(content.start + 8..content.end)?.chunks_exact_mut(width) {
             let there = to(number(place))?.to_be_bytes();
             if there[..8 - width].iter().any(|byte| *byte != 0) {
                 return None;

@@ -20,7 +20,7 @@ use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::Held;
 
 /// A record is judged within milliseconds, or by a remote judge within some 20 s; a draft was played already, as a rule. The
-/// worker gives up after 60 s.
+/// worker waits for 60 s, and asks again then: what was seen meanwhile is known.
 const PROVE_LIMIT: Duration = Duration::from_secs(50);
 
 /// Clips that are being proven, to be signed.
@@ -83,7 +83,11 @@ impl DispatchState {
         let words = self.words_pass(job);
         let (since, bound) = (Instant::now(), false);
         let open = Open { since, number, request, judged, words, bound, by };
-        self.signing.open.insert(job, open);
+        // An attempt before this one may still wait; the same one asks again where its link, and with it the answer, was lost.
+        let before = self.signing.open.insert(job, open).map(|open| open.request);
+        if let Some(SignRequest { worker, held: other, .. }) = before.filter(|of| of.held != held) {
+            self.replaced(worker, other);
+        }
         let message = StorageMsg::Prove { prove, held, number, back: self.myself.clone() };
         if self.storage.as_ref().is_none_or(|storage| storage.cast(message).is_err()) {
             self.storage = None;
@@ -136,7 +140,8 @@ impl DispatchState {
                 self.unproven(job, why);
             }
             Err(ClipFault::Gone) => {
-                let why = refused(Cause::ArtifactMissing, "the clip's record is not in the store");
+                // Not `ArtifactMissing`: that calls for the clip again.
+                let why = refused(Cause::DependencyDown, "the clip's record is not in the store");
                 self.unproven(job, why);
             }
             Err(ClipFault::NoEvidence) => {

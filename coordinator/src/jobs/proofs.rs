@@ -38,7 +38,7 @@ impl ProofTable {
 
     pub(super) fn signed(&mut self, job: JobId, claim: SignedClaim) {
         let clip = Arc::make_mut(self.clips.entry(job).or_default());
-        if clip.signed.iter().any(|known| known.claim == claim.claim) {
+        if clip.signed.iter().any(|known| known.manifest == claim.manifest) {
             return;
         }
         if clip.signed.len() >= CLAIMS_MAX {

@@ -184,5 +184,6 @@ async fn signed(
         return Err(SignFault::Down("the signer's answer is of another length".to_owned()));
     }
     cose::verify(&envelope, claim.bytes, root).map_err(lie)?;
-    Ok((SignedClaim { unsigned, claim: claim.digest, at: clock::now() }, envelope))
+    let manifest = claim.sealed(&envelope);
+    Ok((SignedClaim { unsigned, manifest, at: clock::now() }, envelope))
 }

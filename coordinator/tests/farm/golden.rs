@@ -48,14 +48,14 @@ fn entries() -> Vec<(&'static str, Entry)> {
     let size = submission(1).spec.render.deliver;
     let facts = ClipFacts { size, frames: 96, av_gap_micros: 9, sprite_columns: 5, sprite_rows: 2 };
     let latents = |step| artifact(Role::Latents { step }, 10 + step as u8);
-    let claim = SignedClaim { unsigned: ArtifactId([30; 32]), claim: [31; 32], at: Millis(32) };
+    let claim = SignedClaim { unsigned: ArtifactId([30; 32]), manifest: [31; 32], at: Millis(32) };
     let proofs = Proofs {
         moderated: Some(ModeratedProof { file: claim.unsigned, policy: "p1".to_owned() }),
         marked: Some(MarkedProof { file: claim.unsigned, mark: 33 }),
         signed: Some(SignedProof {
             unsigned: claim.unsigned,
             file: ArtifactId([20; 32]),
-            claim: claim.claim,
+            claim: [31; 32],
             root: [34; 32],
             checked: Millis(35),
         }),

@@ -97,7 +97,7 @@ async fn only_the_running_attempt_gets_one_claim_signed() {
     assert_eq!(farm.metric(&refused("link")), 1.0);
     // A claim that is signed when its attempt was replaced meanwhile goes nowhere.
     let workers = farm.farm().ask(FarmMsg::Workers).await.expect("answers");
-    let claim = SignedClaim { unsigned, claim: [1; 32], at: Millis(1) };
+    let claim = SignedClaim { unsigned, manifest: [1; 32], at: Millis(1) };
     let (worker_id, held_before) = (workers[0].worker, held_as(&order, fence));
     let result = Ok((claim, vec![1]));
     let signed = DispatchMsg::ClaimSigned { worker: worker_id, held: held_before, result };

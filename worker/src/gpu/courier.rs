@@ -21,6 +21,13 @@ use zoetrope_protocol::provenance::Terms;
 
 /// How often a draft is sent again that the farm does not have any more: it was started again, or kept the draft for too long.
 const DRAFT_TRIES_MAX: u32 = 3;
+/// For how long a finished clip waits for whoever proves and signs it: a coordinator that starts again needs seconds for its
+/// nets, a film that is long to be played a minute. To make the clip again would take longer.
+const SIGN_PATIENCE: Duration = Duration::from_secs(120);
+/// Between two questions, at first and at most.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+/// Between two looks whether the attempt is to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Why an artifact did not get through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -262,10 +269,11 @@ impl Courier {
     }
 
     /// Has the claim of a manifest signed. `clip` has none yet: it is sent again where the farm does not have it any more,
-    /// for it signs nothing that it has not seen. `scores` must be in the store.
+    /// for it signs nothing that it has not seen. `scores` must be in the store. Where it cannot be proven or signed now, it is
+    /// asked again for a while.
     ///
     /// # Errors
-    /// `Missing` if it still does not have it, `Down`, `Refused`, `GivenUp`.
+    /// `Down` if it still cannot, or still does not have the clip; `Refused`, `GivenUp`.
     pub fn sign(
         &self,
         attempt: &Attempt,
@@ -273,22 +281,40 @@ impl Courier {
         manifest: &[u8],
         scores: Option<ArtifactRef>,
     ) -> Result<Vec<u8>, CourierError> {
-        let mut tries = 0;
+        let (mut drafts, mut pause, since) = (0, ASK_AGAIN[0], Instant::now());
         loop {
             let (unsigned, manifest) = (clip.artifact, manifest.to_vec());
             match self.ask(attempt, Question::Sign { unsigned, manifest, scores }) {
                 Ok(Given::Signature(signature)) => return Ok(signature),
                 Ok(Given::Terms(_)) => return Err(CourierError::GivenUp),
-                Err(CourierError::Missing(_)) if tries < DRAFT_TRIES_MAX => {
-                    tries += 1;
+                Err(CourierError::Missing(_)) if drafts < DRAFT_TRIES_MAX => {
+                    drafts += 1;
                     attempt.finishing();
                     // What it shows was said before, or is seen when it is proven.
                     self.draft(attempt, clip.artifact, clip.payload.clone())();
                     attempt.finishing();
                 }
+                // Nothing that the attempt needs is missing: the farm had no room for the clip.
+                Err(CourierError::Missing(reason)) => return Err(CourierError::Down(reason)),
+                Err(CourierError::Down(_)) if since.elapsed() + pause < SIGN_PATIENCE => {
+                    attempt.finishing();
+                    Self::pause(attempt, pause)?;
+                    pause = ASK_AGAIN[1].min(pause * 2);
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn pause(attempt: &Attempt, pause: Duration) -> Result<(), CourierError> {
+        let (since, mut stopped) = (Instant::now(), false);
+        attempt.waiting(|| {
+            while since.elapsed() < pause && !stopped {
+                std::thread::sleep(LOOK);
+                stopped = attempt.stops_now();
+            }
+        });
+        if stopped { Err(CourierError::GivenUp) } else { Ok(()) }
     }
 
     fn ask(&self, attempt: &Attempt, question: Question) -> Result<Given, CourierError> {

@@ -161,8 +161,8 @@ pub struct Peer {
     pub acknowledges: Arc<AtomicBool>,
     /// Whether heartbeats go out.
     pub beats: Arc<AtomicBool>,
-    /// How often it has lost the clip that is to be signed.
-    pub forgets: u32,
+    /// Why it does not sign, and how often.
+    pub refuses: (Cause, u32),
     signer: Signer,
 }
 
@@ -231,7 +231,15 @@ impl Peer {
         });
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::new(Credential::open(folder.path()).unwrap());
-        Peer { connection, out, events, acknowledges, beats, forgets: 0, signer }
+        Peer {
+            connection,
+            out,
+            events,
+            acknowledges,
+            beats,
+            refuses: (Cause::DependencyDown, 0),
+            signer,
+        }
     }
 
     pub async fn say(&self, frame: ToWorker) {
@@ -340,9 +348,9 @@ impl Peer {
                 Some(Event::Frame(FromWorker::TermsAsked(held))) => {
                     self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
                 }
-                Some(Event::Frame(FromWorker::SignProven { held, .. })) if self.forgets > 0 => {
-                    self.forgets -= 1;
-                    let (cause, reason) = (Cause::ArtifactMissing, "it is not here".to_owned());
+                Some(Event::Frame(FromWorker::SignProven { held, .. })) if self.refuses.1 > 0 => {
+                    self.refuses.1 -= 1;
+                    let (cause, reason) = (self.refuses.0, "not now".to_owned());
                     self.say(ToWorker::NotSigned { held, cause, reason }).await;
                 }
                 Some(Event::Frame(FromWorker::SignProven { held, manifest, .. })) => {

@@ -531,7 +531,7 @@ fn what_a_manifest_binds_is_known_before_it_is_signed() {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-hide_banner", "-loglevel", "error", "-y", "-i"]).arg(&source);
     assert!(ffmpeg.args(["-c", "copy"]).arg(path("late.mp4")).status().expect("ffmpeg").success());
-    std::fs::write(path("free.mp4"), [&plain[..], b"\0\0\0\x0cfreefour"].concat()).expect("writes");
+    std::fs::write(path("free.mp4"), [&plain[..], b"\0\0\0\x08free"].concat()).expect("writes");
     for source in [&source, &path("late.mp4"), &path("free.mp4")] {
         let draft = build::draft(&terms(), None, source, &path("signed.mp4")).expect("is written");
         let binding = claim::check(&draft.manifest, &terms()).expect("says what it must").binding;
@@ -549,6 +549,16 @@ fn what_a_manifest_binds_is_known_before_it_is_signed() {
         std::fs::write(path(name), bytes).expect("writes");
         assert_eq!(bound(&path(name), 14_000).expect("reads"), None, "{name}");
     }
+    // What no manifest binds has nothing in it, and no sample stands there: it could be another one later.
+    std::fs::write(path("full"), [&plain[..], b"\0\0\0\x0cfreefour"].concat()).expect("writes");
+    assert_eq!(bound(&path("full"), 14_000).expect("reads"), None);
+    let mut short = plain.clone();
+    let samples = short.windows(4).position(|word| word == b"mdat").expect("samples") - 4;
+    let length = u32::from_be_bytes(short[samples..samples + 4].try_into().expect("four"));
+    short.truncate(samples + length as usize - 8);
+    short[samples..samples + 4].copy_from_slice(&(length - 8).to_be_bytes());
+    std::fs::write(path("short"), [&short[..], b"\0\0\0\x08free"].concat()).expect("writes");
+    assert_eq!(bound(&path("short"), 14_000).expect("reads"), None);
     // A place so high that it has no room behind the manifest.
     let mut high = plain;
     let table = high.windows(4).position(|word| word == b"stco").expect("is there");
