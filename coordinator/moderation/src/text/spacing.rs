@@ -132,12 +132,13 @@ fn read(row: &[Part<'_>], words: &Words, how: Rows) -> String {
     let spaced = |gap: &str| gap.contains(' ');
     let signed = |gap: &str| gap.chars().any(|c| c != ' ');
     let narrow = inner.iter().map(|part| part.gap.len()).min().unwrap_or(0);
-    let some = |is: &dyn Fn(&str) -> bool| inner.iter().any(|part| is(part.gap));
+    let some_close = inner.iter().any(|part| !spaced(part.gap));
+    let some_signed = inner.iter().any(|part| signed(part.gap));
     // What stands between letters is the sign, or the narrowest space, that stands between some of them.
     let bound = |gap: &str| match () {
         () if how == Rows::Unbounded => false,
-        () if some(&|gap| !spaced(gap)) => spaced(gap),
-        () if some(&signed) => !signed(gap),
+        () if some_close => spaced(gap),
+        () if some_signed => !signed(gap),
         () => gap.len() > narrow,
     };
     let mut groups = vec![String::new()];
@@ -179,4 +180,27 @@ fn without_signs(word: &str, words: &Words) -> String {
     let hides = words.is_listed(&joined)
         || (words.knows(&joined) && !parts().all(|part| words.knows(part)));
     if hides { word.replacen(core, &joined, 1) } else { word.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+    use std::time::{Duration, Instant};
+
+    /// Promise: a row of single letters takes time by its length, not by the square of it: the longest are read in a moment.
+    #[test]
+    fn the_longest_rows_are_read_at_once() {
+        let words = Policy::built_in().expect("good").words;
+        let rows = ["a ", "a b c d e f ", "a-b-c-d ", "a  b c. "];
+        for row in rows {
+            let text: String = row.chars().cycle().take(32_000).collect();
+            for how in [Rows::Bounded, Rows::Unbounded, Rows::Whole] {
+                let began = Instant::now();
+                assert!(closed_up(&text, &words, how).len() <= text.len(), "{row}");
+                // Some 30 ms; with a look at all for each letter it took seconds.
+                assert!(began.elapsed() < Duration::from_secs(1), "{row} {how:?}");
+            }
+        }
+    }
 }
