@@ -13,7 +13,7 @@ use crate::dispatch::moderate::By;
 use crate::jobs::rescan::PolicyTexts;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
-use places::Places;
+use places::{Place, Places};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use remote::{Remote, RemoteError};
 use rescan::{Rescans, judge_anew};
@@ -36,6 +36,8 @@ use zoetrope_protocol::moderation::{
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Texts of fewer characters together always fit: their readings have less than 700 pieces.
 const FIT_CHARS: usize = 1_000;
+/// A create waits so long for a place to find out whether its texts fit: it is to be answered within a second.
+const FIT_WAIT: Duration = Duration::from_millis(500);
 /// Nets that are missing are looked for again after this time.
 const LOAD_AGAIN: Duration = Duration::from_secs(30);
 /// Verdicts on texts that are remembered: one takes some hundred bytes, and load tests send the same prompt.
@@ -186,18 +188,24 @@ impl Desk {
     }
 
     /// Whether texts that belong together can be judged in full, so that one that cannot is refused at once. Not known
-    /// where the nets are not loaded.
+    /// where the nets are not loaded, or where too much else is judged: then the judgement itself finds it out.
     ///
     /// # Errors
-    /// `Engine` with `TooLong`.
-    pub async fn fit(&self, texts: Vec<String>) -> Result<(), Unjudged> {
-        let replaced = self.replaces();
+    /// `Engine` with `TooLong`; `Late` if it was not found out.
+    pub async fn fit(&self, texts: Vec<String>, asker: Asker) -> Result<(), Unjudged> {
         let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
-        let Some(engine) = self.engine().filter(|_| !replaced && chars > FIT_CHARS) else {
+        let Some(engine) = self.engine().filter(|_| !self.replaces() && chars > FIT_CHARS) else {
             return Ok(());
         };
-        let fit = move || engine.fit(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-        Ok(tokio::task::spawn_blocking(fit).await.map_err(|_| Unjudged::Late)??)
+        let Ok(waiting) = self.places.wait(asker) else { return Ok(()) };
+        let Ok(place) = tokio::time::timeout(FIT_WAIT, waiting.place()).await else {
+            return Ok(());
+        };
+        let Ok(place) = place else { return Ok(()) };
+        judged(place, engine, move |engine| {
+            engine.fit(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+        })
+        .await
     }
 
     /// What the remote provider thinks of texts that belong together; nothing where there is none. What it flags is
@@ -288,12 +296,7 @@ impl Desk {
         let waiting = self.places.wait(asker)?;
         let work = async move {
             let place = waiting.place().await?;
-            let task = tokio::task::spawn_blocking(move || {
-                let _held = place;
-                judge(&engine)
-            });
-            // A judgement that panicked gave no verdict.
-            Ok(task.await.map_err(|_| Unjudged::Late)??)
+            judged(place, engine, judge).await
         };
         tokio::time::timeout(JUDGE_TIMEOUT, work).await.map_err(|_| Unjudged::Late)?
     }
@@ -314,6 +317,20 @@ impl Desk {
             remembered.verdicts.remove(&oldest);
         }
     }
+}
+
+/// Judges on a blocking thread, in this place until it ends.
+async fn judged<T: Send + 'static>(
+    place: Place,
+    engine: Arc<Engine>,
+    judge: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, Unjudged> {
+    let task = tokio::task::spawn_blocking(move || {
+        let _held = place;
+        judge(&engine)
+    });
+    // A judgement that panicked gave no verdict.
+    Ok(task.await.map_err(|_| Unjudged::Late)??)
 }
 
 fn key_of(texts: &[String]) -> ArtifactId {
@@ -606,4 +623,37 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFa
         }
     })?;
     codec::decode(&bytes).map_err(|_| ClipFault::NoEvidence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a look whether texts fit takes a place as a judgement does, and keeps no create waiting for long.
+    #[tokio::test]
+    async fn whether_texts_fit_is_found_out_in_a_place() {
+        let text = include_str!("../../configs/policy.toml")
+            .replace("similarity = true", "similarity = false")
+            .replace("classifier = \"nets\"", "classifier = \"card\"");
+        let rules = include_str!("../../configs/policy/rules.toml");
+        let policy = Policy::of_texts(&text, rules, "").unwrap();
+        let desk = Desk::new(Policy::built_in().unwrap()).by(policy, Path::new("none")).unwrap();
+        let fit = || desk.fit(vec!["a ".repeat(FIT_CHARS)], Asker::Job(TenantId(1)));
+        let mut taken = Vec::new();
+        while let Ok(Ok(place)) = tokio::time::timeout(
+            Duration::from_millis(50),
+            desk.places.wait(Asker::Rescan).unwrap().place(),
+        )
+        .await
+        {
+            taken.push(place);
+        }
+        let began = Instant::now();
+        assert!(fit().await.is_ok(), "the judgement finds it out");
+        assert!(began.elapsed() >= FIT_WAIT);
+        taken.pop();
+        let began = Instant::now();
+        assert!(fit().await.is_ok());
+        assert!(began.elapsed() < FIT_WAIT, "there is a place");
+    }
 }

@@ -15,6 +15,7 @@ use super::{Door, body, listing, moderations};
 use crate::dispatch::moderate::words;
 use crate::farm::{FarmMsg, SubmitRefused};
 use crate::jobs::{JobView, Submission};
+use crate::moderation::Asker;
 use crate::room::Who;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -164,7 +165,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
     // Behind the door nobody could say which field it was.
     let prompt = vec![spec.render.prompt.clone()];
     for (param, texts) in [("prompt", prompt), ("metadata", words(&spec))] {
-        state.desk.fit(texts).await.map_err(|error| moderations::unjudged(param, &error))?;
+        let fit = state.desk.fit(texts, Asker::Job(tenant)).await;
+        fit.map_err(|error| moderations::unjudged(param, &error))?;
     }
     // With a key, the farm looks for the first request before it looks at the deadline.
     if request.key.is_none() && spec.deadline.is_some_and(|at| at <= (state.now)()) {
