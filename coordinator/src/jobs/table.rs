@@ -68,6 +68,12 @@ pub struct TableRows {
 
 /// The place of a job in the total order.
 type Place = (Millis, JobId);
+
+/// The place of a job in lists, whose order is that of what they show: `created_at` in whole seconds, then the id.
+fn listed(row: &JobRow) -> Place {
+    (Millis(row.created.seconds() * 1_000), row.job)
+}
+
 /// What makes two requests the same: who sent what.
 type Content = (TenantId, [u8; 32]);
 
@@ -76,6 +82,8 @@ type Content = (TenantId, [u8; 32]);
 pub struct JobTable {
     rows: BTreeMap<JobId, Arc<JobRow>>,
     order: BTreeSet<Place>,
+    /// The same by the seconds that callers see, as lists are: of all, and of each tenant.
+    listed: BTreeSet<Place>,
     of_tenant: BTreeMap<TenantId, BTreeSet<Place>>,
     keys: BTreeMap<[u8; 32], (Millis, JobId)>,
     keys_age: BTreeSet<(Millis, [u8; 32])>,
@@ -120,7 +128,8 @@ impl JobTable {
     fn index(&mut self, row: &JobRow, now: Millis) {
         let place = (row.created, row.job);
         self.order.insert(place);
-        self.of_tenant.entry(row.spec.tenant).or_default().insert(place);
+        self.listed.insert(listed(row));
+        self.of_tenant.entry(row.spec.tenant).or_default().insert(listed(row));
         if let Some(key) = row.idempotency.filter(|_| row.created.plus(KEY_KEPT) > now) {
             self.keys.insert(key, place);
             self.keys_age.insert((row.created, key));
@@ -212,8 +221,9 @@ impl JobTable {
         self.proofs.forget(row.job);
         self.shares.forget(row.job);
         self.marks.forget(row.job);
+        self.listed.remove(&listed(&row));
         if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
-            places.remove(&place);
+            places.remove(&listed(&row));
         }
         if let Some(key) = row.idempotency {
             // A key that was forgotten after its day may have made another job since.
@@ -591,7 +601,7 @@ impl JobTable {
         let none = BTreeSet::new();
         let places = match tenant {
             Some(tenant) => self.of_tenant.get(&tenant).unwrap_or(&none),
-            None => &self.order,
+            None => &self.listed,
         };
         let cursor = match query.after {
             None => None,
@@ -600,7 +610,7 @@ impl JobTable {
                 if tenant.is_some_and(|tenant| tenant != row.spec.tenant) {
                     return Err(NoSuchCursor);
                 }
-                Some((row.created, job))
+                Some(listed(row))
             }
         };
         let mut range: Box<dyn Iterator<Item = &(Millis, JobId)>> = match (cursor, query.ascending)
