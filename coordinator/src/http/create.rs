@@ -400,7 +400,8 @@ fn words(text: &str) -> impl Iterator<Item = String> + '_ {
 fn deadline(seconds: i128, now: Millis) -> Result<Millis, ApiError> {
     let now = i128::from(now.seconds());
     let latest = now + DEADLINE_MAX;
-    let fits = u64::try_from(seconds).ok().filter(|_| seconds <= latest);
+    // All that is before 1970 has passed as much.
+    let fits = u64::try_from(seconds.max(0)).ok().filter(|_| seconds <= latest);
     fits.map(|at| Millis(at * 1000)).ok_or_else(|| {
         let message = format!(
             "Invalid value: 'deadline_at' must be a Unix time in seconds, from now to a year from \

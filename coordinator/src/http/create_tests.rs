@@ -112,7 +112,6 @@ fn what_cannot_be_is_refused_with_its_code_and_param() {
         (r#""num_inference_steps":9"#, "invalid_value", "num_inference_steps"),
         (r#""resize_mode":"stretch""#, "invalid_value", "resize_mode"),
         (r#""service_tier":"gold""#, "invalid_value", "service_tier"),
-        (r#""deadline_at":-5"#, "invalid_value", "deadline_at"),
         (r#""deadline_at":1831622401"#, "invalid_value", "deadline_at"),
         (r#""deadline_at":1800003600000"#, "invalid_value", "deadline_at"),
         (r#""deadline_at":18446744073709551615"#, "invalid_value", "deadline_at"),
@@ -171,7 +170,11 @@ fn a_deadline_is_at_most_a_year_away() {
     let last = with(r#""deadline_at":1831622400"#).unwrap();
     assert_eq!(last.deadline, Some(Millis(1_831_622_400_000)));
     assert_eq!(with(r#""deadline_at":1"#).unwrap().deadline, Some(Millis(1_000)));
-    let message = with(r#""deadline_at":-1"#).unwrap_err().message;
+    for past in ["0", "-1", "-99999999999999999999999999"] {
+        let spec = with(&format!(r#""deadline_at":{past}"#)).expect("it cannot be kept, like 1");
+        assert_eq!(spec.deadline, Some(Millis(0)), "{past}");
+    }
+    let message = with(r#""deadline_at":1831622401"#).unwrap_err().message;
     assert!(message.contains("(1800000000 to 1831622400)"), "{message}");
 }
 
