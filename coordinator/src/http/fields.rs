@@ -175,7 +175,7 @@ impl Fields {
     /// # Errors
     /// `invalid_type`.
     pub fn text_or_whole(&mut self, name: &str) -> Read<String> {
-        let (param, node) = self.take_no_text(name);
+        let (param, node) = self.take(name);
         node.map(|node| match node {
             Node::Int(value) => Ok(value.to_string()),
             Node::Text(text) | Node::Form(text) => Ok(text),
@@ -325,6 +325,9 @@ mod tests {
         assert_eq!(json(r#"{"a":8}"#).text_or_whole("a").unwrap().as_deref(), Some("8"));
         assert_eq!(json(r#"{"a":"8"}"#).text_or_whole("a").unwrap().as_deref(), Some("8"));
         assert_eq!(form(&[("a", "8")]).text_or_whole("a").unwrap().as_deref(), Some("8"));
+        assert_eq!(json(r#"{"a":null}"#).text_or_whole("a").unwrap(), None);
+        let null = form(&[("seconds", "null")]).text_or_whole("seconds").unwrap();
+        assert_eq!(null.as_deref(), Some("null"));
         assert_eq!(form(&[("a", &"9".repeat(400))]).whole("a").unwrap(), Some(i128::MAX));
         assert_eq!(form(&[("a", "1.5")]).number("a").unwrap(), Some(1.5));
     }
@@ -401,6 +404,7 @@ mod tests {
             ],
             &[
                 form(&[("expires_after[seconds]", "null"), ("expires_after[anchor]", "x")]),
+                form(&[("expires_after", r#"{"seconds":null,"anchor":"x"}"#)]),
                 json(r#"{"expires_after":{"anchor":"x"}}"#),
             ],
         ];
@@ -414,6 +418,7 @@ mod tests {
             (form(&[("prompt", r#"{"a":1}"#)]), form(&[("prompt", r#"{"a": 1}"#)])),
             (form(&[("prompt", "7")]), form(&[("prompt", "07")])),
             (form(&[("metadata[seconds]", "null")]), form(&[("metadata", "{}")])),
+            (form(&[("seconds", "null")]), form(&[])),
             (form(&[("metadata[seed]", "7")]), form(&[("metadata[seed]", "07")])),
         ] {
             assert_ne!(one.hash(), other.hash(), "{one:?} and {other:?}");

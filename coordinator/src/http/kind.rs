@@ -27,8 +27,9 @@ pub enum Kind {
 /// The kind of a field; one that is not known is a text.
 pub fn of(name: &str) -> Kind {
     match name {
-        "seconds" | "generate_audio" | "loop" | "enhance_prompt" | "repair" | "quick"
-        | "dry_run" => Kind::Value,
+        "generate_audio" | "loop" | "enhance_prompt" | "repair" | "quick" | "dry_run" => {
+            Kind::Value
+        }
         "seed"
         | "num_inference_steps"
         | "deadline_at"
@@ -45,9 +46,17 @@ pub fn of(name: &str) -> Kind {
     }
 }
 
+/// The kind of a field of an object. The length of a clip is a text, that of a life is not.
+fn inside(object: &str, name: &str) -> Kind {
+    if (object, name) == ("expires_after", "seconds") { Kind::Whole } else { of(name) }
+}
+
 /// The value of a field, as its reader will take it.
 pub fn decoded(name: &str, node: Node) -> Node {
-    let kind = of(name);
+    decoded_as(of(name), name, node)
+}
+
+fn decoded_as(kind: Kind, name: &str, node: Node) -> Node {
     match (kind, node) {
         (Kind::Text, node) => node,
         (_, Node::Form(text)) if text == "null" => Node::Null,
@@ -56,22 +65,24 @@ pub fn decoded(name: &str, node: Node) -> Node {
             Ok(value) if value.is_finite() => Node::Float(value),
             _ => Node::Form(text),
         },
-        (Kind::Tree, node) => named(unfolded(node)),
+        (Kind::Tree, node) => named(name, unfolded(node)),
         (Kind::Pairs, node) => unfolded(node),
         (Kind::Value | Kind::Whole | Kind::Number, node) => node,
     }
 }
 
-fn named(node: Node) -> Node {
+fn named(object: &str, node: Node) -> Node {
     match node {
         Node::Map(pairs) => {
             let named = pairs.into_iter().map(|(name, node)| {
-                let node = decoded(&name, node);
+                let node = decoded_as(inside(object, &name), &name, node);
                 (name, node)
             });
             Node::Map(named.collect())
         }
-        Node::List(nodes) => Node::List(nodes.into_iter().map(named).collect()),
+        Node::List(nodes) => {
+            Node::List(nodes.into_iter().map(|node| named(object, node)).collect())
+        }
         node => node,
     }
 }

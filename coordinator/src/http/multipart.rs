@@ -202,44 +202,61 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     None
 }
 
-/// Name and file mark of a part, from its head.
+/// Name and file mark of a part, from its head. File names count for nothing, so that they may be in any charset.
 fn disposition(head: &[u8]) -> Result<(String, bool), Malformed> {
-    let text = std::str::from_utf8(head).map_err(|_| Malformed("a part's head is not UTF-8"))?;
+    // A character for each byte, which gives the bytes of the name back.
+    let text: String = head.iter().map(|byte| char::from(*byte)).collect();
     let value = text
         .split("\r\n")
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| key.trim().eq_ignore_ascii_case("content-disposition"))
         .map(|(_, value)| value)
         .ok_or(Malformed("a part has no Content-Disposition"))?;
-    let (kind, parameters) = value.split_once(';').unwrap_or((value, ""));
+    let (kind, rest) = value.split_once(';').unwrap_or((value, ""));
     if !kind.trim().eq_ignore_ascii_case("form-data") {
         return Err(Malformed("a part's Content-Disposition is not form-data"));
     }
-    let name = parameter(parameters, "name").ok_or(Malformed("a part has no name"))?;
-    let file = ["filename", "filename*"].iter().any(|key| parameter(parameters, key).is_some());
+    let name = parameter(rest, "name").ok_or(Malformed("a part has no name"))?;
+    let name = String::from_utf8(name.chars().map(|c| c as u8).collect())
+        .map_err(|_| Malformed("a part's name is not UTF-8"))?;
+    let is_name = |key: &str| ["filename", "filename*"].iter().any(|k| key.eq_ignore_ascii_case(k));
+    let file = parameters(rest).any(|(key, _)| is_name(key));
     Ok((name, file))
 }
 
-/// The value of one parameter in `; key=value; key="value"`.
-fn parameter(mut text: &str, wanted: &str) -> Option<String> {
-    loop {
-        let (key, rest) = text.trim_start_matches([' ', '\t', ';']).split_once('=')?;
-        let (value, behind) = match rest.strip_prefix('"') {
-            Some(quoted) => unquote(quoted)?,
-            None => {
-                let end = rest.find(';').unwrap_or(rest.len());
-                (rest[..end].trim().to_owned(), &rest[end..])
-            }
-        };
-        if key.trim().eq_ignore_ascii_case(wanted) {
-            return Some(value);
-        }
-        text = behind;
-    }
+/// The value of one parameter.
+fn parameter(text: &str, wanted: &str) -> Option<String> {
+    let found = parameters(text).find(|(key, _)| key.eq_ignore_ascii_case(wanted));
+    found.and_then(|(_, value)| value)
 }
 
-/// The text up to the closing quote, and what is behind it. Clients write a quote as `%22` or `\"`.
+/// What is in `; key=value; key="value"`; without a value, and the last, where a quote is not closed.
+fn parameters(mut text: &str) -> impl Iterator<Item = (&str, Option<String>)> {
+    const SPACE: [char; 2] = [' ', '\t'];
+    std::iter::from_fn(move || {
+        let (key, rest) = text.trim_start_matches([' ', '\t', ';']).split_once('=')?;
+        let (value, behind) = match rest.strip_prefix('"').map(unquote) {
+            Some(Some((value, behind))) => (Some(value), behind),
+            Some(None) => (None, ""),
+            None => {
+                let end = rest.find(';').unwrap_or(rest.len());
+                // Not `trim`: a byte of a character may look like a space of another charset.
+                (Some(rest[..end].trim_matches([' ', '\t', '\r', '\n']).to_owned()), &rest[end..])
+            }
+        };
+        text = behind;
+        Some((key.trim_matches(SPACE), value))
+    })
+}
+
+/// The text up to the closing quote, and what is behind it. Clients write a quote as `%22` or `\"`; but a `\"` where the
+/// next parameter begins, or nothing more comes, ends a path of Windows.
 fn unquote(text: &str) -> Option<(String, &str)> {
+    let ends = |behind: &str| {
+        let behind = behind.trim_start_matches([' ', '\t']);
+        let key = behind.strip_prefix(';').and_then(|rest| rest.split_once('='));
+        behind.is_empty() || key.is_some_and(|(key, _)| !key.contains('"'))
+    };
     let mut value = String::new();
     let mut characters = text.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
@@ -248,6 +265,7 @@ fn unquote(text: &str) -> Option<(String, &str)> {
                 let value = value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n");
                 return Some((value, &text[at + 1..]));
             }
+            '\\' if text[at + 1..].starts_with('"') && ends(&text[at + 2..]) => value.push('\\'),
             '\\' if characters.peek().is_some_and(|(_, next)| matches!(next, '"' | '\\')) => {
                 value.extend(characters.next().map(|(_, next)| next));
             }
@@ -328,10 +346,33 @@ mod tests {
         }
     }
 
+    /// 1.4, rule 6: what a file is called is ignored.
+    #[test]
+    fn file_names_may_be_anything() {
+        for head in [
+            &b"name=\"a\"; filename=\"\xe9t\xe9.png\""[..],
+            b"name=a; filename=\xe9\xa0",
+            b"name=\"a\"; filename=\"C:\\x\\\"",
+            b"filename=\"C:\\x\\\"; name=\"a\"",
+            b"name=\"a\"; filename=\"x",
+            b"name=\"a\"; filename=\"x\\\"y\\\"; z\"",
+            b"name=\"a\"; filename*=UTF-8''%e9",
+            b"name=\"a\"; FileName=\"\"",
+        ] {
+            let body =
+                [b"--b\r\nContent-Disposition: form-data; ", head, b"\r\n\r\n1\r\n--b--"].concat();
+            let head = String::from_utf8_lossy(head);
+            assert_eq!(parse(&body, 1000), Ok(vec![part("a", true, b"1")]), "{head}");
+        }
+    }
+
     #[test]
     fn what_is_no_multipart_body_is_refused() {
         let head = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n";
+        let latin = b"--b\r\nContent-Disposition: form-data; name=\"\xe9\"\r\n\r\n1\r\n--b--";
+        assert!(parse(latin, 7).is_err());
         for body in [
+            "--b\r\nContent-Disposition: form-data; name=\"a\r\n\r\n1\r\n--b--".to_owned(),
             "nothing at all".to_owned(),
             format!("{head}1"),
             format!("{head}1\r\n--b"),

@@ -151,6 +151,11 @@ type Part = (Vec<Segment>, Node);
 fn split(name: &str) -> (String, Vec<Segment>) {
     let whole = || (name.to_owned(), Vec::new());
     let Some(open) = name.find('[').filter(|open| *open > 0) else { return whole() };
+    let free = name.strip_prefix("metadata[").and_then(|rest| rest.strip_suffix(']'));
+    if let Some(key) = free.filter(|key| !key.is_empty()) {
+        // Its keys are the caller's own, brackets included, and its values texts.
+        return (name[..open].to_owned(), vec![Segment::Key(key.to_owned())]);
+    }
     let mut segments = Vec::new();
     let mut rest = &name[open..];
     while !rest.is_empty() {
@@ -339,6 +344,14 @@ mod tests {
             (vec![("[b]", form("1"))], map(&[("[b]", form("1"))])),
             (vec![("a[b]c", form("1"))], map(&[("a[b]c", form("1"))])),
             (vec![("a[1][2][3][4][5]", form("1"))], map(&[("a[1][2][3][4][5]", form("1"))])),
+            (
+                ["metadata[a[b]]", "metadata[[]", "metadata[]]", "metadata[a][b]"]
+                    .map(|name| (name, form("1")))
+                    .to_vec(),
+                map(&[("metadata", map(&["a[b]", "[", "]", "a][b"].map(|key| (key, form("1")))))]),
+            ),
+            (vec![("metadata[]", form("1"))], map(&[("metadata", Node::List(vec![form("1")]))])),
+            (vec![("metadata[a]b", form("1"))], map(&[("metadata[a]b", form("1"))])),
         ];
         for (parts, wanted) in cases {
             let parts = parts.into_iter().map(|(n, node)| (n.to_owned(), node)).collect();

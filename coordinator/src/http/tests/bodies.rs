@@ -104,6 +104,9 @@ async fn bodies_that_cannot_be_read() {
     }
     let zipped = stand.post("x").header("content-encoding", "gzip");
     assert_eq!(send(zipped).await.code(), (415, None));
+    // A string is never absent for what it says.
+    let null = stand.create_form(&[("prompt", "a"), ("seconds", "null")]).await;
+    assert_eq!(null.code(), (400, Some("invalid_value".to_owned())));
     let twice = stand.create_form(&[("prompt", "a"), ("prompt", "b")]).await;
     assert_eq!(twice.code(), (400, Some("invalid_type".to_owned())));
 }
