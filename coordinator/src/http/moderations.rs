@@ -164,11 +164,13 @@ fn data_url(param: &str, url: &str) -> Result<Vec<u8>, ApiError> {
     if url.len() > URL_MAX {
         return Err(wrong(&format!("has more than {URL_MAX} characters.")));
     }
-    let data = url.strip_prefix("data:").ok_or_else(|| {
+    // Schemes have no case (RFC 3986, 3.1).
+    let scheme = url.split_once(':').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("data"));
+    let (_, data) = scheme.ok_or_else(|| {
         wrong("must be a data URL: this farm fetches no addresses for moderation.")
     })?;
     let (head, data) = data.split_once(',').ok_or_else(|| wrong("is no whole data URL."))?;
-    if !head.ends_with(";base64") {
+    if !head.to_ascii_lowercase().ends_with(";base64") {
         return Err(wrong("must be a data URL in base64."));
     }
     STANDARD.decode(data.trim()).map_err(|_| wrong("is no valid base64."))
@@ -251,9 +253,10 @@ pub fn share(score: u16) -> f64 {
     f64::from(score) / f64::from(SCORE_ONE)
 }
 
-/// A verdict as the moderation of a video shows it.
-pub fn shown(verdict: &Verdict, kind: &'static str) -> Value {
-    let mut shown = result(&[(verdict.clone(), kind)]);
+/// A verdict on all of these kinds at once, as the moderation of a video shows it.
+pub fn shown(verdict: &Verdict, kinds: &[&'static str]) -> Value {
+    let verdicts: Vec<_> = kinds.iter().map(|kind| (verdict.clone(), *kind)).collect();
+    let mut shown = result(&verdicts);
     shown["type"] = "moderation_result".into();
     shown["model"] = format!("zoetrope-policy@sha256:{}", verdict.policy).into();
     shown
@@ -263,6 +266,16 @@ pub fn shown(verdict: &Verdict, kind: &'static str) -> Value {
 mod tests {
     use super::*;
     use crate::http::node::join;
+
+    #[test]
+    fn the_scheme_of_a_data_url_has_no_case() {
+        for head in ["data:image/png;base64", "DATA:image/png;base64", "Data:;BASE64"] {
+            assert_eq!(data_url("u", &format!("{head},AQI=")), Ok(vec![1, 2]), "{head}");
+        }
+        for url in ["https://x/y.png", "data:image/png,x", "data", "dat:;base64,AQI="] {
+            assert!(data_url("u", url).is_err(), "{url}");
+        }
+    }
 
     /// 1.4, rule 3: arrays of primitives are repeated names in a form.
     #[test]

@@ -190,8 +190,11 @@ impl<'a> Video<'a> {
             system_fingerprint: view.resolved_model.as_ref().map(|_| system_fingerprint),
             extended_from_video_id: None,
             moderation: Moderation {
-                input: view.moderation.input.as_ref().map(|verdict| shown(verdict, "text")),
-                output: view.moderation.output.as_ref().map(|(_, verdict)| shown(verdict, "image")),
+                input: view.moderation.input.as_ref().map(|verdict| shown(verdict, &["text"])),
+                output: view.moderation.output.as_ref().map(|(_, verdict)| {
+                    // What is said in the sound is judged as text is.
+                    shown(verdict, if render.audio { &["text", "image"] } else { &["image"] })
+                }),
             },
             usage: (!queued && !running).then(|| usage(view)),
             assets: view.assets.as_ref().filter(|_| view.state == JobState::Completed).map(assets),
@@ -274,19 +277,20 @@ fn stage(view: &JobView) -> Option<&'static str> {
         (JobState::Queued, _) => view.judging.then_some("moderating_input"),
         (JobState::InProgress, Some(Publication::Moderating)) => Some("moderating_output"),
         (JobState::InProgress, Some(Publication::Publishing)) => Some("publishing"),
-        (JobState::InProgress, None) => view.phase.map(begun),
+        (JobState::InProgress, None) => view.phase.map(|now| begun(now, view.spec.render.audio)),
         (JobState::Completed | JobState::Failed(_), _) => None,
     }
 }
 
 /// The same of an attempt. Each loads its weights first and sends what it made last: the one is its first stage, the
-/// other its last.
-fn begun(now: PhaseView) -> &'static str {
+/// other its last. A finish makes the sound before the picture.
+fn begun(now: PhaseView, audio: bool) -> &'static str {
     match (now.phase, now.stage) {
         (Phase::Encoding, _) | (Phase::Loading | Phase::Sending, Stage::Encode) => {
             "encoding_prompt"
         }
         (Phase::Denoising, _) | (Phase::Loading | Phase::Sending, Stage::Denoise) => "denoising",
+        (Phase::Loading, Stage::Finish) if audio => "generating_audio",
         (Phase::Decoding, _)
         | (Phase::Loading | Phase::Sending, Stage::Decode)
         | (Phase::Loading, Stage::Finish) => "decoding",
@@ -388,6 +392,8 @@ mod tests {
     use super::*;
     use crate::http::testing::view;
     use serde_json::Value;
+    use zoetrope_protocol::id::{ArtifactId, AttemptNumber, Epoch, Fence};
+    use zoetrope_protocol::moderation::{Audience, Category, Outcome};
 
     const CORE: [&str; 13] = [
         "id",
@@ -450,6 +456,32 @@ mod tests {
                 assert_eq!(video["usage"]["cost"]["amount"], "0.00");
             }
             assert!(video["seconds"].is_string() && video["size"].is_string());
+        }
+    }
+
+    /// What is said in a clip is shown as judged where there was sound, beside what is seen.
+    #[test]
+    fn the_moderation_of_a_clip_shows_what_was_heard() {
+        let mut view = view(1, JobState::Failed(FailWhy::Ended(EndWhy::Blocked)));
+        let verdict = Verdict {
+            outcome: Outcome::Block,
+            categories: vec![Category::Hate],
+            scores: vec![(Category::Hate, 9_000), (Category::Sexual, 100)],
+            audience: Audience::All,
+            policy: ArtifactId([0; 32]),
+            spans: Vec::new(),
+        };
+        let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
+        view.moderation.output = Some((fence, verdict));
+        for (audio, flagged, score, kinds) in
+            [(true, true, 0.9, &["text", "image"][..]), (false, false, 0.0, &["image"])]
+        {
+            view.spec.render.audio = audio;
+            let shown = json(&view, StatusSet::Core)["moderation"]["output"].take();
+            assert_eq!(shown["flagged"], flagged);
+            assert_eq!(shown["categories"]["hate"], flagged);
+            assert_eq!(shown["category_scores"]["hate"], score);
+            assert_eq!(shown["category_applied_input_types"]["sexual"], serde_json::json!(kinds));
         }
     }
 

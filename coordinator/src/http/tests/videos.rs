@@ -84,7 +84,7 @@ async fn stages_follow_the_worker() {
         (Stage::Denoise, Phase::Sending, "denoising"),
         (Stage::Decode, Phase::Decoding, "decoding"),
         (Stage::Decode, Phase::Sending, "decoding"),
-        (Stage::Finish, Phase::Loading, "decoding"),
+        (Stage::Finish, Phase::Loading, "generating_audio"),
         (Stage::Finish, Phase::Sound, "generating_audio"),
         (Stage::Finish, Phase::Decoding, "decoding"),
         (Stage::Finish, Phase::Muxing, "muxing"),
@@ -93,6 +93,12 @@ async fn stages_follow_the_worker() {
         let now = PhaseView { stage, phase, done: 0, total: 1 };
         assert_eq!(shown(&|view| view.phase = Some(now)).await, word, "{now:?}");
     }
+    let loading = PhaseView { stage: Stage::Finish, phase: Phase::Loading, done: 0, total: 1 };
+    let silent = |view: &mut JobView| {
+        view.phase = Some(loading);
+        view.spec.render.audio = false;
+    };
+    assert_eq!(shown(&silent).await, "decoding", "what is silent has no sound to make first");
     let waits = |view: &mut JobView| view.phase = None;
     assert_eq!(shown(&waits).await, Value::Null, "for a worker");
     for (publication, word) in
