@@ -5,10 +5,14 @@
 //! places: the head of a request (timed here), its body (timed where it is read), and the answer
 //! ([`Writing`]).
 
+use super::envelope::ApiError;
 use super::places::{Places, Seat};
+use super::unread::End;
 use super::{Door, DoorLimits, DoorState, route};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,6 +34,8 @@ use tower::ServiceExt;
 /// How long a connection that we end may still send: closing it with unread bytes would take the
 /// answer from a client that is still busy with its request.
 const LINGER: Duration = Duration::from_secs(5);
+/// Lines in the head of a request. Proxies in a row and the SDKs add some dozens; all together have 400 KiB at most.
+const HEADERS_MAX: usize = 500;
 /// The pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -119,7 +125,7 @@ impl Connection {
                 }
                 let answering = Answering(seat);
                 request.extensions_mut().insert(peer);
-                let Ok(response) = router.oneshot(request.map(Body::new)).await;
+                let response = answer(router, request).await;
                 Ok(response.map(|body| Body::new(Held { body, _answering: answering })))
             })
         });
@@ -127,6 +133,7 @@ impl Connection {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head_timeout)
+            .max_headers(HEADERS_MAX)
             .serve_connection(io, service);
         let mut told = false;
         let ended = loop {
@@ -155,6 +162,39 @@ impl Connection {
             Ok(()) => {}
         }
     }
+}
+
+/// The answer, with what its connection makes of it.
+async fn answer(router: Router, request: hyper::Request<hyper::body::Incoming>) -> Response {
+    let (head, body) = request.into_parts();
+    let (body, end) = End::of(Body::new(body));
+    // RFC 9112, 3.2: one, and none only from clients of HTTP/1.0.
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    let mut response = match hosts {
+        0 if head.version >= Version::HTTP_11 => no_host(),
+        0 | 1 => {
+            let Ok(response) = router.oneshot(hyper::Request::from_parts(head, body)).await;
+            response
+        }
+        _ => no_host(),
+    };
+    let status = response.status();
+    let headers = response.headers_mut();
+    if status == StatusCode::NOT_MODIFIED {
+        // The framework writes the length of what it sends, which is not that of the file.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if !end.is_reached() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn no_host() -> Response {
+    let message = "The request must have a header 'Host', and no more than one.";
+    let mut response = ApiError::unreadable(message).into_response();
+    route::put(response.headers_mut(), "x-request-id", &route::request_id());
+    response
 }
 
 /// Says that nothing more comes, and reads on for a while.

@@ -21,7 +21,7 @@ use zoetrope_sched::output::JobState;
 /// Answers with the bytes of one variant.
 ///
 /// # Errors
-/// 400 for an unknown variant, 404 for no such video or one without bytes, 416.
+/// 400 for an unknown variant, 404 for no such video or one without bytes, 412, 416.
 pub async fn content(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
@@ -70,28 +70,33 @@ impl<'a> File<'a> {
     pub(super) fn read(&self, method: &Method, headers: &HeaderMap) -> Read {
         match self.wanted(method, headers) {
             _ if method == Method::HEAD => Read::Head,
-            None | Some(Wanted::Nothing) => Read::Head,
-            Some(Wanted::Part(_)) => Read::Part,
-            Some(Wanted::All) => Read::Whole,
+            Wanted::Other | Wanted::Known | Wanted::Nothing => Read::Head,
+            Wanted::Part(_) => Read::Part,
+            Wanted::All => Read::Whole,
         }
     }
 
-    /// What is wanted of it; none: the caller has it. Parts are for GET alone (RFC 9110, 14.2).
-    fn wanted(&self, method: &Method, headers: &HeaderMap) -> Option<Wanted> {
-        if matches(headers, header::IF_NONE_MATCH, &self.etag) {
-            return None;
+    /// What is wanted of it, in the order of RFC 9110, 13.2.2. Parts are for GET alone (14.2).
+    fn wanted(&self, method: &Method, headers: &HeaderMap) -> Wanted {
+        let is_strong = |tag: &str| tag == self.etag;
+        let is_weak = |tag: &str| tag.trim_start_matches("W/") == self.etag;
+        if headers.contains_key(header::IF_MATCH) && !any(headers, header::IF_MATCH, is_strong) {
+            return Wanted::Other;
+        }
+        if any(headers, header::IF_NONE_MATCH, is_weak) {
+            return Wanted::Known;
         }
         let unchanged = !headers.contains_key(header::IF_RANGE)
             || body::text_header(headers, header::IF_RANGE.as_str()) == Some(self.etag.as_str());
         let has_parts = unchanged && method == Method::GET;
         let range = body::text_header(headers, header::RANGE.as_str()).filter(|_| has_parts);
-        Some(range.map_or(Wanted::All, |text| wanted(text, self.asset.bytes)))
+        range.map_or(Wanted::All, |text| wanted(text, self.asset.bytes))
     }
 
     /// Answers a request for it.
     ///
     /// # Errors
-    /// 416; 500 if the store does not answer.
+    /// 412, 416; 500 if the store does not answer.
     pub(super) async fn answer(
         &self,
         door: &Door,
@@ -105,12 +110,13 @@ impl<'a> File<'a> {
             .header(header::CACHE_CONTROL, "private, no-cache");
         let bytes = self.asset.bytes;
         let (status, range) = match self.wanted(method, headers) {
-            None => {
+            Wanted::Other => return Err(ApiError::other_file()),
+            Wanted::Known => {
                 return base.status(StatusCode::NOT_MODIFIED).body(Body::empty()).map_err(fault);
             }
-            Some(Wanted::All) => (StatusCode::OK, 0..bytes),
-            Some(Wanted::Part(range)) => (StatusCode::PARTIAL_CONTENT, range),
-            Some(Wanted::Nothing) => return Err(unsatisfiable(bytes)),
+            Wanted::All => (StatusCode::OK, 0..bytes),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Wanted::Nothing => return Err(unsatisfiable(bytes)),
         };
         let mut response = base
             .status(status)
@@ -190,20 +196,20 @@ async fn stream(door: &Door, asset: &Asset, range: Range<u64>) -> Result<Body, A
     }
 }
 
-/// Whether one of the tags in the header is ours. The weak mark says nothing for bytes that never
-/// change.
-fn matches(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value
-            .split(',')
-            .map(str::trim)
-            .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
-    })
+/// Whether one of the tags in the header is ours. For `If-None-Match` the weak mark says nothing of bytes that never
+/// change; for `If-Match` it never fits.
+fn any(headers: &HeaderMap, name: header::HeaderName, ours: impl Fn(&str) -> bool) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || ours(tag))
 }
 
-/// What a `Range` header asks for.
+/// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
+    /// A file that is not this one.
+    Other,
+    /// Nothing of what the caller has already.
+    Known,
     /// Everything: also for several ranges at once and for what we do not understand, as RFC 9110
     /// allows.
     All,

@@ -37,7 +37,7 @@ pub struct ApiError {
     pub retry_after: Option<u32>,
     /// Whether the SDKs should try again, where their own rule by status would be wrong.
     pub should_retry: Option<bool>,
-    /// One more header, for 405 and 416.
+    /// One more header, for 401, 405 and 416.
     pub header: Option<Box<(HeaderName, HeaderValue)>>,
     /// What moderation blocked: the stage, and the categories.
     pub moderation: Option<Box<(&'static str, Vec<String>)>>,
@@ -155,13 +155,21 @@ impl ApiError {
     /// The key is missing, wrong or revoked.
     pub fn invalid_key() -> Self {
         let message = "Incorrect or missing API key. Send it as 'Authorization: Bearer zk_...'.";
-        ApiError::new(StatusCode::UNAUTHORIZED, Some(Code::InvalidKey), message)
+        ApiError::unauthorized(Code::InvalidKey, message)
     }
 
     /// `openai-project` is another project than the key's.
     pub fn mismatched_project() -> Self {
         let message = "OpenAI-Project header should match project for API key";
-        ApiError::new(StatusCode::UNAUTHORIZED, Some(Code::MismatchedProject), message)
+        ApiError::unauthorized(Code::MismatchedProject, message)
+    }
+
+    fn unauthorized(code: Code, message: &str) -> Self {
+        let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        ApiError {
+            header: Some(Box::new(challenge)),
+            ..ApiError::new(StatusCode::UNAUTHORIZED, Some(code), message)
+        }
     }
 
     /// The endpoint is for operators.
@@ -186,12 +194,16 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, None, format!("Invalid URL ({method} {path})"))
     }
 
-    /// The endpoint has other methods.
-    pub fn no_method(method: &str, path: &str, allow: &str) -> Self {
+    /// The endpoint has other methods: these, and `HEAD` where `GET` is one.
+    pub fn no_method(method: &str, path: &str, methods: &[&str]) -> Self {
+        let head = methods.contains(&"GET").then_some("HEAD");
+        let allow = methods.iter().copied().chain(head).collect::<Vec<_>>().join(", ");
         let message =
             format!("Not allowed to {method} on {path} (HINT: Perhaps you meant {allow})");
         ApiError {
-            header: HeaderValue::from_str(allow).ok().map(|value| Box::new((header::ALLOW, value))),
+            header: HeaderValue::from_str(&allow)
+                .ok()
+                .map(|value| Box::new((header::ALLOW, value))),
             ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, None, message)
         }
     }
@@ -205,6 +217,12 @@ impl ApiError {
     /// Something else that is not there.
     pub fn not_found(code: Option<Code>, message: impl Into<Box<str>>) -> Self {
         ApiError::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// `If-Match` names other files.
+    pub fn other_file() -> Self {
+        let message = "None of the tags of 'If-Match' is that of this file.";
+        ApiError::new(StatusCode::PRECONDITION_FAILED, None, message)
     }
 
     /// The body is over the limit.

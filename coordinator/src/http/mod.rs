@@ -37,6 +37,7 @@ mod submit;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod video;
 mod words;
 

@@ -160,14 +160,13 @@ async fn by_role(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 
 /// Of `/healthz`, `/readyz` and `/metrics`.
 async fn no_method(request: Request) -> ApiError {
-    ApiError::no_method(request.method().as_str(), request.uri().path(), "GET")
+    ApiError::no_method(request.method().as_str(), request.uri().path(), &["GET"])
 }
 
 /// Every answer has an id: that of the leader, or one of this process.
 async fn identified(mut response: Response) -> Response {
     if !response.headers().contains_key("x-request-id") {
-        let id = format!("req_{:032x}", rand::random::<u128>());
-        route::put(response.headers_mut(), "x-request-id", &id);
+        route::put(response.headers_mut(), "x-request-id", &route::request_id());
     }
     response
 }
@@ -285,7 +284,7 @@ mod tests {
             assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
             let refused = send(client.post(&url)).await;
             assert_eq!(refused.code(), (405, None), "{path}");
-            assert_eq!(refused.header("allow"), Some("GET"));
+            assert_eq!(refused.header("allow"), Some("GET, HEAD"));
             assert!(refused.header("x-request-id").is_some());
         }
     }

@@ -136,7 +136,7 @@ async fn no_method(request: Request) -> ApiError {
     let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let methods: Vec<&str> =
         ROUTES.iter().filter(|route| route.path == template).map(|route| route.method).collect();
-    ApiError::no_method(method, &path, &methods.join(", "))
+    ApiError::no_method(method, &path, &methods)
 }
 
 /// Whether the path is that of an endpoint which this release does not have, where a video's id
@@ -154,7 +154,7 @@ fn path_of(request: &Request) -> String {
 /// Outermost: every answer has an id and a time, every fault an envelope, every request is counted.
 async fn around(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let id = format!("req_{:032x}", rand::random::<u128>());
+    let id = request_id();
     let method = method_word(request.method());
     let template = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = ROUTES.iter().map(|r| r.path).find(|path| Some(*path) == template.as_deref());
@@ -179,6 +179,11 @@ async fn around(State(door): State<Arc<Door>>, request: Request, next: Next) -> 
     }
     tracing::debug!(request = id, method, route, code, ms = took.as_millis() as u64, "answered");
     response
+}
+
+/// A new id of a request.
+pub fn request_id() -> String {
+    format!("req_{:032x}", rand::random::<u128>())
 }
 
 /// Counts the requests being handled, also where one is given up.

@@ -24,6 +24,7 @@ async fn without_a_right_key_nothing_is_answered() {
     for request in wrong {
         let answer = send(request).await;
         assert_eq!(answer.code(), (401, code("invalid_api_key")));
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         assert!(answer.header("x-request-id").is_some());
     }
     for (project, status) in [("proj_1", 200), ("proj_2", 401), ("", 401)] {
@@ -32,6 +33,7 @@ async fn without_a_right_key_nothing_is_answered() {
         assert_eq!(answer.status, status, "{project}");
         if status == 401 {
             assert_eq!(answer.code(), (401, code("mismatched_project")));
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
     }
     let organized = stand.request("GET", "/v1/videos").header("openai-organization", "org-x");

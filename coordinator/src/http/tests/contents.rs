@@ -66,6 +66,25 @@ async fn conditions_hold() {
     }
     let other = stand.request("GET", &path).header("if-none-match", "\"x\"");
     assert_eq!(send(other).await.status, 200);
+    let head = stand.request("HEAD", &path).header("if-none-match", etag.clone());
+    let head = send(head).await;
+    assert_eq!((head.status, head.header("content-length")), (304, None));
+    for (tags, status) in [
+        (etag.clone(), 200),
+        ("*".to_owned(), 200),
+        (format!("\"x\", {etag}"), 200),
+        (format!("W/{etag}"), 412),
+        ("\"x\"".to_owned(), 412),
+        (String::new(), 412),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let request = stand.request(method, &path).header("if-match", tags.clone());
+            // It comes before the other condition.
+            let request =
+                if status == 412 { request.header("if-none-match", "*") } else { request };
+            assert_eq!(send(request).await.status, status, "{method} {tags}");
+        }
+    }
     let ranged = |tag: &str| {
         let request = stand.request("GET", &path).header("range", "bytes=0-3");
         send(request.header("if-range", tag.to_owned()))

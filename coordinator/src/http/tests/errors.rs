@@ -67,6 +67,15 @@ const TABLE: &[Row] = &[
         "",
         "deadline_at",
     ),
+    (
+        "POST",
+        "/v1/videos",
+        r#"{"prompt":"x","deadline_at":-5}"#,
+        400,
+        "deadline_infeasible",
+        "",
+        "deadline_at",
+    ),
     ("POST", "/v1/videos", "{", 400, "", "", ""),
     ("GET", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
     ("DELETE", "/v1/videos/video_x", "", 404, "", "Video with id 'video_x' not found.", ""),
@@ -139,7 +148,12 @@ async fn every_row_of_the_table_holds() {
 #[tokio::test]
 async fn a_wrong_method_names_the_right_ones() {
     let stand = Stand::new().await;
-    assert_eq!(send(stand.request("PUT", "/v1/videos")).await.header("allow"), Some("POST, GET"));
+    for (path, methods) in
+        [("/v1/videos", "POST, GET, HEAD"), ("/v1/videos/video_x/cancel", "POST")]
+    {
+        let answer = send(stand.request("PUT", path)).await;
+        assert_eq!(answer.header("allow"), Some(methods), "{path}");
+    }
 }
 
 #[tokio::test]

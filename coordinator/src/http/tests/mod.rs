@@ -2,6 +2,7 @@
 
 mod admission;
 mod bodies;
+mod connections;
 mod contents;
 mod document;
 mod errors;
