@@ -128,7 +128,7 @@ pub enum ShareRefused {
     Unreadable(Box<JobView>),
     /// The clip was judged for a laxer audience, this one.
     JudgedFor(Audience),
-    /// The video has as many as it may.
+    /// The video has as many open ones as it may.
     TooMany,
     /// The same idempotency key was used with other content.
     KeyReused,

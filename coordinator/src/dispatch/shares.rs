@@ -4,7 +4,7 @@ use super::books::Entry;
 use super::state::DispatchState;
 use crate::clock;
 use crate::farm::{NewShare, ShareRefused};
-use crate::jobs::shares::{Closed, Read, SHARES_MAX, Share, ShareId, Variant, reaches};
+use crate::jobs::shares::{Closed, Read, Share, ShareId, Variant, reaches};
 use crate::jobs::{JobRow, JobView};
 use ractor::RpcReplyPort;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
@@ -52,7 +52,7 @@ impl DispatchState {
         if !reaches(judged, audience) {
             return Err(ShareRefused::JudgedFor(judged));
         }
-        if shares.len() >= SHARES_MAX {
+        if self.books.table.shares().is_full(now, job) {
             return Err(ShareRefused::TooMany);
         }
         let wanted = new.expires_after.map(|after| {

@@ -78,20 +78,20 @@ impl Links {
         format!("zoetrope share link 1\n{id}\n{expires}")
     }
 
-    fn address(&self, share: &Share, headers: &HeaderMap) -> Result<String, ApiError> {
+    fn address(&self, share: &Share, base: &str) -> String {
         let expires = share.expires.0 / 1_000;
         let tag = hmac::sign(&self.key, Links::message(share.id, expires).as_bytes());
         let signature = BASE64_URL_SAFE_NO_PAD.encode(tag);
-        let base = self.base(headers)?;
-        Ok(format!("{base}/share/{}?expires={expires}&signature={signature}", share.id))
+        format!("{base}/share/{}?expires={expires}&signature={signature}", share.id)
     }
 
+    /// What all addresses begin with.
     fn base(&self, headers: &HeaderMap) -> Result<String, ApiError> {
         if !self.public_url.is_empty() {
             return Ok(self.public_url.clone());
         }
         let host = role::asked_host(headers).unwrap_or("");
-        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
         if !(1..=HOST_BYTES_MAX).contains(&host.len()) || !host.bytes().all(letter) {
             return Err(ApiError::unreadable("The request has no 'Host' that a link could name."));
         }
@@ -141,6 +141,8 @@ pub async fn create(
         }
         (Err(wrong), _) => return Err(wrong),
     };
+    // First: nothing is made of what cannot be shown.
+    let base = door.state.links.base(&head.headers)?;
     let made = door.state.farm.ask(|reply| FarmMsg::Share(tenant, job, new, reply)).await?;
     let (share, before) = made.map_err(|refused| match refused {
         ShareRefused::NoSuchVideo => ApiError::no_video(&id),
@@ -152,15 +154,22 @@ pub async fn create(
             "audience",
             format!("This video was judged for the audience '{judged}': its links cannot be for a stricter one."),
         ),
-        ShareRefused::TooMany => ApiError::invalid(
-            "video_id",
-            format!("This video has {SHARES_MAX} share links, which is the most that one may have."),
-        ),
+        ShareRefused::TooMany => ApiError {
+            // No field is at fault.
+            param: None,
+            ..ApiError::invalid(
+                "",
+                format!(
+                    "This video has {SHARES_MAX} share links that are open, which is the most that \
+                     one may have: revoke one with DELETE /v1/videos/{id}/share_links/{{share_id}}."
+                ),
+            )
+        },
         ShareRefused::KeyReused => ApiError::key_reused(),
     })?;
     // The first answer, whatever became of the link since.
     let first = Share { revoked: None, downloads: 0, ..share };
-    let bytes = route::json(&show(&door, &first, &head.headers)?)?;
+    let bytes = route::json(&show(&door, &first, &base))?;
     if let Some(guard) = guard {
         // The same address again, whichever name of the farm it is asked for by.
         guard.done(content, Some(bytes.clone()));
@@ -234,8 +243,8 @@ pub async fn list(
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
     let Paging { limit, ascending, after } = listing::paging(&query)?;
     let shares = door.state.farm.ask(|reply| FarmMsg::Shares(tenant, job, reply)).await?;
-    // They come oldest first.
     let mut shares = shares.ok_or_else(|| ApiError::no_video(&id))?;
+    shares.sort_by_key(|share| (share.created.seconds(), share.id));
     if !ascending {
         shares.reverse();
     }
@@ -249,8 +258,8 @@ pub async fn list(
     };
     let rest = &shares[from..];
     let page = &rest[..limit.min(rest.len())];
-    let data: Vec<Value> =
-        page.iter().map(|share| show(&door, share, &headers)).collect::<Result<_, _>>()?;
+    let base = door.state.links.base(&headers)?;
+    let data: Vec<Value> = page.iter().map(|share| show(&door, share, &base)).collect();
     let id_of = |value: Option<&Value>| value.map_or(Value::Null, |value| value["id"].clone());
     let (first_id, last_id) = (id_of(data.first()), id_of(data.last()));
     route::ok(&json!({
@@ -274,9 +283,10 @@ pub async fn revoke(
 ) -> Result<Response, ApiError> {
     let (tenant, job) = (caller.tenant, route::job_id(&id)?);
     let share: ShareId = share_id.parse().map_err(|()| no_link())?;
+    let base = door.state.links.base(&headers)?;
     let ask = |reply| FarmMsg::Unshare(tenant, job, share, reply);
     let share = door.state.farm.ask(ask).await?.ok_or_else(no_link)?;
-    route::ok(&show(&door, &share, &headers)?)
+    route::ok(&show(&door, &share, &base))
 }
 
 /// `GET /share/{share_id}`: the bytes, for whoever has the address.
@@ -337,11 +347,11 @@ fn closed(why: Closed) -> ApiError {
     }
 }
 
-fn show(door: &Door, share: &Share, headers: &HeaderMap) -> Result<Value, ApiError> {
-    Ok(json!({
+fn show(door: &Door, share: &Share, base: &str) -> Value {
+    json!({
         "id": share.id.to_string(),
         "object": "video.share_link",
-        "url": door.state.links.address(share, headers)?,
+        "url": door.state.links.address(share, base),
         "created_at": share.created.0 / 1_000,
         "expires_at": share.expires.0 / 1_000,
         "revoked_at": share.revoked.map(|at| at.0 / 1_000),
@@ -349,12 +359,14 @@ fn show(door: &Door, share: &Share, headers: &HeaderMap) -> Result<Value, ApiErr
         "audience": share.audience.word(),
         "max_downloads": share.downloads_max,
         "downloads": share.downloads_max.map(|_| share.downloads),
-    }))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::testing::{Stand, send};
+    use zoetrope_sched::output::JobState;
 
     #[test]
     fn an_address_stands_beside_the_version_of_the_api() {
@@ -367,5 +379,28 @@ mod tests {
             let base = Links::of(b"secret", url).base(&HeaderMap::new()).ok();
             assert_eq!(base.as_deref(), Some("https://v.example"), "{url}");
         }
+    }
+
+    /// Promise: a request whose `Host` no link could name makes and changes nothing.
+    #[tokio::test]
+    async fn a_link_names_the_host_that_was_asked() {
+        let stand = Stand::new().await;
+        let links = format!("/v1/videos/{}/share_links", stand.put(1, JobState::Completed));
+        let asked = |method: &str, path: &str, host: &str| {
+            send(stand.request(method, path).header("host", host.to_owned()))
+        };
+        for host in ["render_farm:8080", "a~b.example", "[::1]:9", "127.0.0.1"] {
+            let made = asked("POST", &links, host).await;
+            assert_eq!(made.status, 200, "{host}");
+            let url = made.json()["url"].as_str().unwrap().to_owned();
+            assert!(url.starts_with(&format!("http://{host}/share/")), "{url}");
+        }
+        assert_eq!(stand.table.lock().unwrap().shares.len(), 4);
+        let link = format!("{links}/{}", stand.table.lock().unwrap().shares[0].id);
+        for (method, path) in [("POST", &links), ("DELETE", &link)] {
+            assert_eq!(asked(method, path, "a/b").await.code(), (400, None), "{method}");
+        }
+        let table = stand.table.lock().unwrap();
+        assert_eq!((table.shares.len(), table.shares[0].revoked), (4, None));
     }
 }

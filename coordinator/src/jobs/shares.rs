@@ -12,8 +12,11 @@ use std::sync::Arc;
 use zoetrope_protocol::id::{JobId, Millis};
 use zoetrope_protocol::moderation::Audience;
 
-/// Links of one video, revoked ones included: each takes 100 bytes in memory and snapshot.
+/// Open links of one video: each takes 100 bytes in memory and snapshot.
 pub const SHARES_MAX: usize = 100;
+/// Links of one video with those that are closed, which are kept as long as there is room: the oldest goes first, and none
+/// whose idempotency key may come again before one that is asked for no more.
+const KEPT_MAX: usize = 2 * SHARES_MAX;
 /// Downloads that a link may be limited to.
 pub const DOWNLOADS_MAX: u32 = 1_000_000;
 /// Later requests for parts of the file belong to the download before, for so long: players look at its first bytes
@@ -142,6 +145,13 @@ impl Share {
         (of == key && now < self.created.plus(KEY_KEPT)).then_some(*content)
     }
 
+    /// Whether it shows nothing to anybody any more.
+    pub fn is_closed(&self, now: Millis) -> bool {
+        let used_up = self.downloads_max.is_some_and(|most| self.downloads >= most);
+        let goes_on = self.downloaded.is_some_and(|at| now < at.plus(DOWNLOAD_WINDOW));
+        self.revoked.is_some() || now >= self.expires || (used_up && !goes_on)
+    }
+
     /// Whether the link shows a file now; `true` if that is a download to be counted.
     ///
     /// # Errors
@@ -200,12 +210,28 @@ impl ShareTable {
         self.videos.iter().map(|(job, shares)| (*job, Vec::clone(shares))).collect()
     }
 
+    /// Whether a video has as many open links as it may.
+    pub fn is_full(&self, now: Millis, job: JobId) -> bool {
+        self.of(job).iter().filter(|share| !share.is_closed(now)).count() >= SHARES_MAX
+    }
+
+    /// Its time is that of the link, so that a replay comes to the same.
     pub(super) fn add(&mut self, job: JobId, share: Share) {
-        let shares = Arc::make_mut(self.videos.entry(job).or_default());
-        if shares.len() < SHARES_MAX && !self.jobs.contains_key(&share.id) {
-            self.jobs.insert(share.id, job);
-            shares.push(share);
+        let now = share.created;
+        if self.is_full(now, job) || self.jobs.contains_key(&share.id) {
+            return;
         }
+        let shares = Arc::make_mut(self.videos.entry(job).or_default());
+        if shares.len() >= KEPT_MAX {
+            let known = |of: &Share| of.request.is_some() && now < of.created.plus(KEY_KEPT);
+            let closed = shares.iter().enumerate().filter(|(_, of)| of.is_closed(now));
+            // At least half of them are closed. They stand in the order in which they were made.
+            if let Some((place, _)) = closed.min_by_key(|(place, of)| (known(of), *place)) {
+                self.jobs.remove(&shares.remove(place).id);
+            }
+        }
+        self.jobs.insert(share.id, job);
+        shares.push(share);
     }
 
     pub(super) fn change(&mut self, id: ShareId, change: impl FnOnce(&mut Share)) {
@@ -311,6 +337,35 @@ mod tests {
         assert_eq!(share.made_by(Millis(0), &[1; 32]), None);
     }
 
+    /// Promise: however many links of a video were revoked, another can be made; a key makes one link a day.
+    #[test]
+    fn closed_links_make_room() {
+        let mut table = ShareTable::default();
+        let request = Some(([1; 32], [2; 32]));
+        for n in 0..1_000 {
+            let request = request.filter(|_| n == 0);
+            table.add(JobId(1), Share { id: ShareId(n), request, ..share(None) });
+            table.change(ShareId(n), |share| share.revoked = Some(Millis(1)));
+        }
+        let ids = |table: &ShareTable| -> Vec<u128> {
+            table.of(JobId(1)).iter().map(|share| share.id.0).collect()
+        };
+        let kept = 1_001 - KEPT_MAX as u128;
+        assert_eq!(ids(&table), [0].into_iter().chain(kept..1_000).collect::<Vec<_>>());
+        assert!(table.find(ShareId(1)).is_none());
+        let later = Share { id: ShareId(1_000), created: KEY_KEPT, ..share(None) };
+        table.add(JobId(1), Share { expires: KEY_KEPT.plus(Millis(1)), ..later });
+        assert_eq!(ids(&table), (kept..=1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_link_is_closed_when_its_last_download_is_over() {
+        let used = Share { downloads: 1, downloaded: Some(Millis(5)), ..share(Some(1)) };
+        assert!(!used.is_closed(Millis(600_004)));
+        assert!(used.is_closed(Millis(600_005)));
+        assert!(!share(Some(1)).is_closed(Millis(5)) && share(None).is_closed(Millis(10_000_000)));
+    }
+
     #[test]
     fn a_video_has_so_many_links_and_no_more() {
         let mut table = ShareTable::default();
@@ -318,6 +373,13 @@ mod tests {
             table.add(JobId(1), Share { id: ShareId(n), ..share(None) });
         }
         assert_eq!(table.of(JobId(1)).len(), SHARES_MAX);
+        assert!(table.is_full(Millis(0), JobId(1)));
+        table.change(ShareId(7), |share| share.revoked = Some(Millis(1)));
+        assert!(!table.is_full(Millis(1), JobId(1)));
+        table.add(JobId(1), Share { id: ShareId(1_000), ..share(None) });
+        assert_eq!(table.of(JobId(1)).len(), SHARES_MAX + 1, "what is closed is shown on");
+        assert!(table.is_full(Millis(1), JobId(1)));
+        assert!(!table.is_full(Millis(10_000_000), JobId(1)), "they have expired");
         assert_eq!("share_0".parse::<ShareId>(), Err(()));
         assert_eq!(ShareId(5).to_string().parse(), Ok(ShareId(5)));
     }
