@@ -16,51 +16,82 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde_json::json;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::{FailWhy, JobState};
 
-type Open = HashMap<(TenantId, JobId), Shared<BoxFuture<'static, Answer>>>;
+type Of = (TenantId, JobId);
 type Answer = Result<Result<JobView, CancelRefused>, Unavailable>;
 
-/// Cancels that the farm has not answered yet: who comes meanwhile gets the same answer.
+/// Cancels whose answer has not left yet: who comes meanwhile gets the same one.
 #[derive(Clone, Default)]
 pub struct Cancels {
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<HashMap<Of, Open>>>,
+}
+
+struct Open {
+    answer: Shared<BoxFuture<'static, Answer>>,
+    /// The task that asks, and the requests that join.
+    holders: usize,
+}
+
+/// Keeps a cancel open until it is dropped.
+struct Joined {
+    cancels: Cancels,
+    of: Of,
 }
 
 impl Cancels {
-    /// Cancels, or joins a cancel of the same job.
-    async fn cancel(&self, farm: &Farm, tenant: TenantId, job: JobId) -> Answer {
-        let running = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            match open.get(&(tenant, job)) {
-                Some(running) => running.clone(),
+    /// Cancels, or joins a cancel of the same job. The farm's answer is not yet that of the request: a cancel which comes
+    /// between the two comes before it.
+    async fn cancel(&self, farm: &Farm, of: Of) -> (Answer, Joined) {
+        let joined = || Joined { cancels: self.clone(), of };
+        let (answer, begun) = {
+            let mut open = self.lock();
+            match open.get_mut(&of) {
+                Some(running) => {
+                    running.holders += 1;
+                    (running.answer.clone(), None)
+                }
                 None => {
-                    let running = self.begin(farm.clone(), tenant, job);
-                    open.insert((tenant, job), running.clone());
-                    running
+                    let (tell, told) = oneshot::channel();
+                    let answer = told.map(|told| told.unwrap_or(Err(Unavailable)));
+                    let answer = answer.boxed().shared();
+                    open.insert(of, Open { answer: answer.clone(), holders: 2 });
+                    (answer, Some((tell, joined())))
                 }
             }
         };
-        running.await
+        let joined = joined();
+        if let Some((tell, asking)) = begun {
+            let (farm, (tenant, job)) = (farm.clone(), of);
+            // In a task of its own, so that it ends and leaves the table even if all who wait go away.
+            tokio::spawn(async move {
+                let answer = farm.ask(|reply| FarmMsg::Cancel(tenant, job, reply)).await;
+                drop(asking);
+                // Nobody may wait any more.
+                drop(tell.send(answer));
+            });
+        }
+        (answer.await, joined)
     }
 
-    /// In a task of its own, so that it ends and leaves the table even if all who wait go away.
-    fn begin(
-        &self,
-        farm: Farm,
-        tenant: TenantId,
-        job: JobId,
-    ) -> Shared<BoxFuture<'static, Answer>> {
-        let open = self.open.clone();
-        let task = tokio::spawn(async move {
-            let answer = farm.ask(|reply| FarmMsg::Cancel(tenant, job, reply)).await;
-            open.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant, job));
-            answer
-        });
-        async move { task.await.unwrap_or(Err(Unavailable)) }.boxed().shared()
+    fn lock(&self) -> MutexGuard<'_, HashMap<Of, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let mut open = self.cancels.lock();
+        if let Some(running) = open.get_mut(&self.of) {
+            running.holders -= 1;
+            if running.holders == 0 {
+                open.remove(&self.of);
+            }
+        }
     }
 }
 
@@ -78,8 +109,14 @@ pub async fn cancel(
     let headers = request.headers();
     let (statuses, has_key) = (listing::statuses(headers), headers.contains_key(IDEMPOTENCY_KEY));
     let job = route::job_id(&id)?;
-    match door.cancels.cancel(&door.state.farm, caller.tenant, job).await? {
-        Ok(view) => route::ok(&listing::show(&door, &view, statuses)),
+    let (answer, joined) = door.cancels.cancel(&door.state.farm, (caller.tenant, job)).await;
+    match answer? {
+        Ok(view) => {
+            let mut response = route::ok(&listing::show(&door, &view, statuses))?;
+            // It goes when the head of the answer is written.
+            response.extensions_mut().insert(Arc::new(joined));
+            Ok(response)
+        }
         Err(CancelRefused::Terminal(view)) if has_key && may_be_repeat(&door, &view) => {
             replayed(&door, Replay::Key, route::ok(&listing::show(&door, &view, statuses))?)
         }
@@ -114,4 +151,30 @@ pub async fn delete(
         return Err(ApiError::no_video(&id));
     }
     route::ok(&json!({"id": id, "object": "video.deleted", "deleted": true}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::Stand;
+
+    /// 5.5: a cancel that comes before the answer of another gets the same one, also where the farm has answered already.
+    #[tokio::test]
+    async fn a_cancel_is_open_until_its_last_answer_has_left() {
+        let stand = Stand::new().await;
+        let id = stand.put(1, JobState::InProgress);
+        let (cancels, farm) = (Cancels::default(), stand.farm());
+        let of = (TenantId(1), id.parse::<JobId>().unwrap());
+        let (first, leaving) = cancels.cancel(&farm, of).await;
+        assert!(matches!(first, Ok(Ok(_))), "{first:?}");
+        let (second, also) = cancels.cancel(&farm, of).await;
+        assert_eq!(first, second);
+        drop(leaving);
+        let (third, last) = cancels.cancel(&farm, of).await;
+        assert_eq!(first, third);
+        drop((also, last));
+        assert!(cancels.lock().is_empty());
+        let (late, _) = cancels.cancel(&farm, of).await;
+        assert!(matches!(late, Ok(Err(CancelRefused::Terminal(_)))), "{late:?}");
+    }
 }

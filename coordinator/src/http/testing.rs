@@ -590,6 +590,12 @@ impl Stand {
         }
     }
 
+    /// The fake farm as the door has it.
+    pub fn farm(&self) -> Farm {
+        let assets = Arc::new(FakeStore(self.table.clone()));
+        Farm { dispatch: self.dispatch.clone(), assets }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
