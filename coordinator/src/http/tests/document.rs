@@ -63,7 +63,39 @@ fn every_reference_of_the_document_leads_somewhere() {
     walk(&document(), &document());
 }
 
-/// What is wrong with a value: enough of JSON Schema for this document.
+/// 5.1: answers may gain fields at any time; 1.4, rule 9: a misspelt field of a request is refused.
+#[test]
+fn requests_are_closed_and_answers_are_open() {
+    fn schemas<'a>(document: &'a Value, node: &'a Value, found: &mut Vec<&'a Value>) {
+        if let Some(target) = node.get("$ref").and_then(Value::as_str) {
+            schemas(document, document.pointer(&target[1..]).unwrap(), found);
+        }
+        if node.get("properties").is_some_and(Value::is_object) {
+            found.push(node);
+        }
+        let children: Vec<&Value> = match node {
+            Value::Object(object) => object.values().collect(),
+            Value::Array(items) => items.iter().collect(),
+            _ => Vec::new(),
+        };
+        children.into_iter().for_each(|child| schemas(document, child, found));
+    }
+    let document = document();
+    let is_closed = |schema: &&Value| schema["additionalProperties"] == false;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let mut answers = Vec::new();
+            schemas(&document, &operation["responses"], &mut answers);
+            assert!(!answers.iter().any(is_closed), "{method} {path}");
+            let mut bodies = Vec::new();
+            schemas(&document, &operation["requestBody"], &mut bodies);
+            assert!(bodies.first().is_none_or(is_closed), "{method} {path}");
+        }
+    }
+}
+
+/// What is wrong with a value: enough of JSON Schema for this document. Answers may gain keys, but what is answered now is
+/// described.
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
         return faults(document, document.pointer(&target[1..]).unwrap(), value, at);
@@ -96,16 +128,16 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<Stri
             }
         }
         for (key, value) in object {
-            match (schema["properties"].get(key), &schema["additionalProperties"]) {
-                (Some(schema), _) => {
+            let known =
+                schema["properties"].get(key).or_else(|| schema.get("additionalProperties"));
+            match known {
+                Some(schema) => {
                     found.extend(faults(document, schema, value, &format!("{at}/{key}")));
                 }
-                (None, Value::Bool(false)) => found.push(format!("{at}: {key} is not described")),
-                (None, Value::Object(_)) => {
-                    let schema = &schema["additionalProperties"];
-                    found.extend(faults(document, schema, value, &format!("{at}/{key}")));
+                None if schema["properties"].is_object() => {
+                    found.push(format!("{at}: {key} is not described"));
                 }
-                _ => {}
+                None => {}
             }
         }
     }
