@@ -1,10 +1,11 @@
 """Tables of text moderation on packaged sets. Called by scripts/moderation/evaluate, which fetches them.
 
 Rules, pairs and heads as they run. Leave-source-out: heads and thresholds come from sentences of our own (heads.py); no set that
-is reported here took part. What is scored is kept in SCORES.json by policy, for a run that goes on.
+is reported here took part. What is scored is kept, for a run that goes on, as long as policy, lists, program and texts are the same.
 """
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from intervals import share
 
 FOLDER = pathlib.Path(sys.argv[1])
 ROOT = pathlib.Path(__file__).parents[2]
-SCORE = ROOT / "target/debug/examples/score"
+SCORE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug/examples/score"
 TEXT = (ROOT / "configs/policy.toml").read_text()
 POLICY = tomllib.loads(TEXT)
 AUDIENCES = ("all", "teen", "adult")
@@ -23,14 +24,17 @@ CATEGORIES = (
     "sexual sexual/minors hate hate/threatening harassment harassment/threatening violence violence/graphic self-harm self-harm/intent "
     "self-harm/instructions illicit illicit/violent"
 ).split()
-VERSION = hashlib.sha256(TEXT.encode() + (ROOT / "configs/policy/rules.toml").read_bytes()).hexdigest()[:16]
+# All that scores come of, but the nets, whose digests the policy names.
+OF = (SCORE, *(ROOT / "configs" / POLICY["text"][part] for part in ("rules", "pairs")))
+VERSION = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (TEXT.encode(), *(f.read_bytes() for f in OF)))).hexdigest()[:16]
 KEPT = FOLDER / f"scores-{VERSION}.json"
 known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def score(name, texts):
+    lines = "\n".join(" ".join(text.split()) for text in texts) + "\n"
+    name = f"{name} {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
     if name not in known:
-        lines = "\n".join(" ".join(text.split()) for text in texts) + "\n"
         run = subprocess.run([SCORE, "texts"], input=lines, capture_output=True, text=True, check=True, cwd=ROOT)
         known[name] = [json.loads(line) for line in run.stdout.splitlines()]
         KEPT.write_text(json.dumps(known))

@@ -26,7 +26,7 @@ from intervals import share
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETS, TOYBOX, STATE = (pathlib.Path(word) for word in sys.argv[1:4])
-SCORE = ROOT / "target/debug/examples/score"
+SCORE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug/examples/score"
 POLICY = tomllib.loads((ROOT / "configs/policy.toml").read_text())
 # Photos by package, with what they show. "object" has no person's face; the coins' reliefs and the logo are left out.
 PHOTOS = {
