@@ -211,10 +211,11 @@ impl Core {
         let Some(running) = worker.running().copied() else { return };
         let elapsed = self.state.now.minus(running.since);
         let held = self.held(&running);
-        let gpu = reported.unwrap_or(Millis(0));
+        // One without a report took the gpu all the while.
+        let gpu = reported.unwrap_or(elapsed);
         out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
-        // No attempt took longer than it lasted; one without a report took the gpu all the while.
-        let used = reported.unwrap_or(elapsed).min(elapsed);
+        // No attempt took longer than it lasted.
+        let used = gpu.min(elapsed);
         self.leave_victims(slot);
         self.end_claim(slot);
         let (place, class) = (self.state.jobs[running.job].tenant, running.rank);

@@ -84,7 +84,7 @@ pub enum Output {
         worker: WorkerId,
         /// Why it ended; none when it made its artifact.
         cause: Option<Cause>,
-        /// Time on the gpu thread, as far as it was reported.
+        /// Time on the gpu thread as its worker reported it; without a report, the time that the attempt lasted.
         gpu: Millis,
     },
     /// No unfinished job needs these artifacts any more.

@@ -42,7 +42,7 @@ pub struct AttemptRecord {
     pub ended: Option<Millis>,
     /// Why it ended without its last artifact; none while it runs, and if it made it.
     pub cause: Option<Cause>,
-    /// Time on the gpu thread, as far as it was reported.
+    /// Time on the gpu thread as its worker reported it; without a report, the time that it lasted.
     pub gpu: Millis,
 }
 

@@ -175,8 +175,9 @@ impl Watch {
         match input {
             Input::ShardFinished { worker: by, held: of, gpu: used, .. }
             | Input::ShardFailed { worker: by, held: of, gpu: used, .. } => {
-                // Timers may end other attempts at the same moment; these used no gpu time that was reported.
-                let reported = used == gpu && *used > Millis(0);
+                // Others may end at the same moment without a report of theirs, having lasted just as long.
+                let stopped = matches!(cause, Some(Cause::Timeout | Cause::Drained | Cause::Ended));
+                let reported = used == gpu && *used > Millis(0) && !stopped;
                 hold!(
                     (by, of) == (worker, held) || !reported,
                     "fenced: a report of {of:?} by {by} ended {held:?} on {worker}"
