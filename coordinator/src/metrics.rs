@@ -320,7 +320,7 @@ fn values(models: &[String], name: &str, label: &str) -> Option<Vec<String>> {
         "outcome" => words(&["ok", "refused", "error"]),
         "certificate" => words(&["authority", "link", "signing"]),
         "track" => words(&["picture", "sound"]),
-        "mark" => words(&["read", "strong", "unread", "quiet", "silent", "wrong"]),
+        "mark" => words(&["read", "unread", "quiet", "silent", "wrong"]),
         "proof" => words(&["moderation", "watermark", "signature", "av_gap", "digest"]),
         _ => None,
     }

@@ -88,11 +88,12 @@ impl Prover {
         // Held to the end of the reading, also if nobody waits for it any more.
         let permit = self.permits.clone().acquire_owned().await;
         let (desk, ffmpeg) = (self.desk.clone(), self.ffmpeg.clone());
+        let counts = self.metrics.clone();
         let began = Instant::now();
         let read = move || {
             let _permit = permit;
-            let (desk, ffmpeg, file) = (&*desk, &*ffmpeg, &*file);
-            Clip { desk, ffmpeg, file, issued, render: &render }.prove()
+            let (desk, ffmpeg, file, metrics) = (&*desk, &*ffmpeg, &*file, &*counts);
+            Clip { desk, ffmpeg, file, issued, render: &render, metrics }.prove()
         };
         let read = tokio::task::spawn_blocking(read).await;
         let (doubted, result) = read.unwrap_or((false, Err(Unproven::Fault(FilmError::Late))));
@@ -138,6 +139,7 @@ struct Clip<'a> {
     file: &'a Path,
     issued: Issued,
     render: &'a RenderSpec,
+    metrics: &'a Metrics,
 }
 
 impl Clip<'_> {
@@ -167,15 +169,8 @@ impl Clip<'_> {
                 second.map(|(look, _)| look.without())
             }
         };
-        let judged = second.map_err(Unproven::from).and_then(|without| match without.first() {
-            Some(stretch) => Err(Unproven::Unmarked(format!(
-                "{} of {} half seconds do not show the mark, the first from {:.1} s",
-                without.len(),
-                look.stretches(),
-                f64::from(*stretch) / 2.0,
-            ))),
-            None => self.judge(&look, &heard),
-        });
+        let judged =
+            second.map_err(Unproven::from).and_then(|without| self.judge(&look, &heard, &without));
         let watched = judged.map(|proven| Watched { proven, kept: look.take_kept() });
         (!doubtful.is_empty(), watched)
     }
@@ -187,8 +182,8 @@ impl Clip<'_> {
         film::watch(self.ffmpeg, self.file, expected, limit_once(self.render), look)
     }
 
-    /// The rules are those of a worker's record.
-    fn judge(&self, look: &Look<'_>, heard: &[f32]) -> Result<Proven, Unproven> {
+    /// The rules are those of a worker's record, and each half second must show the mark. `without`: those that do not.
+    fn judge(&self, look: &Look<'_>, heard: &[f32], without: &[u32]) -> Result<Proven, Unproven> {
         lengths::heard(heard.len(), self.render)?;
         let reading = || Bands::of(&Loudness::of(heard), 1.0, false).reading();
         let loud = sound::loud_seconds(heard, 1, READ_RATE) >= LOUD_SECONDS_MIN;
@@ -207,6 +202,17 @@ impl Clip<'_> {
         let clip = ArtifactId([0; 32]);
         let record = MarkRecord { clip, picture: look.reading().0, sound, strong: false };
         let judged = self.desk.judge(&record, clip, self.issued, self.render.audio);
+        let picture = if without.is_empty() { judged.picture } else { "unread" };
+        self.metrics.count(&metric::MARKS, &["picture", picture]);
+        self.metrics.count(&metric::MARKS, &["sound", judged.sound]);
+        if let Some(stretch) = without.first() {
+            return Err(Unproven::Unmarked(format!(
+                "{} of {} half seconds do not show the mark, the first from {:.1} s",
+                without.len(),
+                look.stretches(),
+                f64::from(*stretch) / 2.0,
+            )));
+        }
         match judged.proof {
             Some(_) => Ok(Proven { in_sound }),
             None => Err(Unproven::Unmarked(format!(

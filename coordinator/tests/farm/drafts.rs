@@ -51,6 +51,12 @@ async fn a_draft_is_played_and_its_clip_is_not_played_again() {
     finished(&mut worker, &order, outputs).await;
     farm.until(JobId(1), |view| view.state == JobState::Completed).await;
     assert_eq!(farm.metric(PLAYED), 1.0, "not again");
+    let marks = |mark: &str, track: &str| {
+        farm.metric(&format!("zoetrope_marks_total{{mark=\"{mark}\",track=\"{track}\"}}"))
+    };
+    // Also of the draft that was refused, whose marks were read too; no film has none to be read.
+    let read = [("read", "picture"), ("unread", "picture"), ("quiet", "sound")];
+    assert_eq!(read.map(|(mark, track)| marks(mark, track)), [1.0, 1.0, 2.0]);
 
     // An attempt that is not this worker's has nothing read.
     let stale = Held { fence: Fence { epoch: Epoch(0), ..held.fence }, ..held };

@@ -99,11 +99,12 @@ async fn a_clip_that_does_not_show_its_mark_is_never_published() {
     }
     assert_eq!(farm.metric("zoetrope_publishes_refused_total{proof=\"watermark\"}"), 5.0);
 
-    // Sound that cannot carry the mark need not: so it was in four of them, and in this one.
+    // Sound that cannot carry the mark need not. Only what the coordinator itself has played counts.
     farm.submit(submission(9)).await.expect("admitted");
     let job = finish_with(&mut worker, |_, honest| Some(honest)).await;
     farm.until(job, |view| view.state == JobState::Completed).await;
-    assert_eq!(farm.metric("zoetrope_marks_total{mark=\"quiet\",track=\"sound\"}"), 5.0);
+    assert_eq!(farm.metric("zoetrope_marks_total{mark=\"quiet\",track=\"sound\"}"), 1.0);
+    assert_eq!(farm.metric("zoetrope_marks_total{mark=\"read\",track=\"picture\"}"), 1.0);
     farm.running.stop().await;
 }
 
