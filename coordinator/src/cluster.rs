@@ -35,7 +35,7 @@ const REGISTRY_WINDOW: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What only a leader has something to say of.
-const OF_THE_LEADER: [&Metric; 8] = [
+const OF_THE_LEADER: [&Metric; 9] = [
     &metric::LEADER,
     &metric::EPOCH,
     &metric::JOBS,
@@ -44,6 +44,7 @@ const OF_THE_LEADER: [&Metric; 8] = [
     &metric::JOURNAL_WAITING,
     &metric::SNAPSHOT_TIMESTAMP,
     &metric::SIDECAR_UP,
+    &metric::CERTIFICATE_EXPIRY,
 ];
 
 /// The file in the data folder that says which farm this coordinator has served.

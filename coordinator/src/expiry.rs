@@ -75,21 +75,26 @@ pub async fn watch(certificates: Vec<Watched>, metrics: Arc<Metrics>) {
     let mut every = tokio::time::interval(expiry::EVERY);
     loop {
         every.tick().await;
-        let (certificates, metrics) = (certificates.clone(), metrics.clone());
+        let certificates = certificates.clone();
         // Certificates that are taken up are read from a disk, or from etcd.
-        let looked = tokio::task::spawn_blocking(move || look(&certificates, &metrics));
-        if let Err(error) = looked.await {
-            tracing::error!(%error, "certificates could not be looked at");
+        let looked = tokio::task::spawn_blocking(move || look(&certificates));
+        match looked.await {
+            // Here, where nothing is shown any more once nobody watches.
+            Ok(ends) => ends.into_iter().for_each(|(word, ends)| {
+                metrics.set(&metric::CERTIFICATE_EXPIRY, &[word], ends as f64);
+            }),
+            Err(error) => tracing::error!(%error, "certificates could not be looked at"),
         }
     }
 }
 
-fn look(certificates: &[Watched], metrics: &Metrics) {
-    for Watched { word, ends, what, advice } in certificates {
+fn look(certificates: &[Watched]) -> Vec<(&'static str, u64)> {
+    let look = |Watched { word, ends, what, advice }: &Watched| {
         let ends = ends.now();
-        metrics.set(&metric::CERTIFICATE_EXPIRY, &[word], ends as f64);
         if let Some(told) = expiry::told(expiry::now(), ends, what, advice) {
             tracing::warn!("{told}");
         }
-    }
+        (*word, ends)
+    };
+    certificates.iter().map(look).collect()
 }

@@ -100,6 +100,9 @@ impl Metrics {
 
     /// Makes all series of a metric of which each label is closed, or is the pool and of this one.
     fn begin(&self, metric: &Metric, pool: Option<&str>) {
+        if is_moment(metric) {
+            return;
+        }
         for values in self.series(metric, pool) {
             let values = refs(&values);
             match metric.kind {
@@ -206,10 +209,13 @@ impl Metrics {
         }
     }
 
-    /// Sets every series of a gauge to 0.
+    /// Sets every series of a gauge to 0; removes those of a moment.
     pub fn clear(&self, metric: &Metric) {
         use prometheus::core::Collector;
         let Some(family) = self.gauges.get(metric.name) else { return };
+        if is_moment(metric) {
+            return family.reset();
+        }
         for series in family.collect().iter().flat_map(|family| family.get_metric()) {
             let of = |name: &&str| {
                 let mut pairs = series.get_label().iter();
@@ -260,6 +266,11 @@ impl Metrics {
         encoded.expect("a vector takes all bytes");
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// Whether it shows a moment: then there is no series before that is known, as 0 would be 1970.
+fn is_moment(metric: &Metric) -> bool {
+    metric.name.ends_with("_timestamp_seconds")
 }
 
 /// The metrics of a coordinator.
@@ -383,6 +394,25 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{series} 0\n")), "{series} is missing in {text}");
         }
+    }
+
+    /// A moment that is not known is not 1970: an alert on what is old, or ends soon, would fire.
+    #[test]
+    fn moments_are_shown_once_they_are_known_and_until_they_are_cleared() {
+        let metrics = Metrics::new(&[]);
+        assert!(!metrics.text().contains("\nzoetrope_snapshot_timestamp_seconds"));
+        assert!(!metrics.text().contains("\nzoetrope_certificate_expiry_timestamp_seconds{"));
+        metrics.snapshot_of(Duration::from_secs(5));
+        metrics.set(&metric::CERTIFICATE_EXPIRY, &["link"], 7.0);
+        let text = metrics.text();
+        assert!(text.contains("\nzoetrope_snapshot_timestamp_seconds 5\n"), "{text}");
+        let link = "\nzoetrope_certificate_expiry_timestamp_seconds{certificate=\"link\"} 7\n";
+        assert!(text.contains(link), "{text}");
+        metrics.clear(&metric::SNAPSHOT_TIMESTAMP);
+        metrics.clear(&metric::CERTIFICATE_EXPIRY);
+        let text = metrics.text();
+        assert!(!text.contains("\nzoetrope_snapshot_timestamp_seconds"), "{text}");
+        assert!(!text.contains("\nzoetrope_certificate_expiry_timestamp_seconds{"), "{text}");
     }
 
     /// Only what is not known beforehand may be open: all else has its series from the start.
