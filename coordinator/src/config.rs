@@ -6,6 +6,7 @@ mod check;
 mod cluster;
 mod sections;
 
+pub(crate) use check::is_url;
 pub use cluster::Cluster;
 pub use sections::{Journal, JournalStore, Limits, Link, Share, Tenants};
 
@@ -114,6 +115,17 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// What the key of a tenant must be.
+pub(crate) const TENANT_NAMES: &str = "named proj_N, or N, with N from 1 on";
+/// And how often it may stand there.
+pub(crate) const TENANT_TWICE: &str = "the only one of its project";
+
+/// The tenant that a key names.
+pub(crate) fn tenant(name: &str) -> Option<TenantId> {
+    let number = name.strip_prefix("proj_").unwrap_or(name).parse().ok();
+    number.filter(|number| *number > 0).map(TenantId)
+}
+
 fn address_of_text<'de, D: Deserializer<'de>>(text: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(text)?;
     address(&text).map_err(serde::de::Error::custom)
@@ -171,6 +183,10 @@ impl ServeConfig {
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config = ServeConfig::parse(&text)
             .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
+        if config.data.as_os_str().is_empty() {
+            let range = "a folder, such as \"data\"".to_owned();
+            return Err(ConfigError::Range { key: "data".to_owned(), range });
+        }
         let base = path.parent().unwrap_or(Path::new("."));
         config.data = base.join(&config.data);
         let remote = config.moderation.remote.as_mut().and_then(|remote| remote.key_file.as_mut());
@@ -200,6 +216,9 @@ impl ServeConfig {
     }
 
     fn parse(text: &str) -> Result<ServeConfig, String> {
+        let table: toml::Table = toml::from_str(text).map_err(|e| e.to_string())?;
+        check::check_numbers(&table).map_err(|e| e.to_string())?;
+        // From the text, so that errors show the line.
         toml::from_str(text).map_err(|e| e.to_string())
     }
 
@@ -208,16 +227,10 @@ impl ServeConfig {
         for (name, share) in &self.tenants.named {
             let key = format!("tenants.named.{name}");
             let refused = |range: &str| ConfigError::Range { key, range: range.to_owned() };
-            let number = name.strip_prefix("proj_").unwrap_or(name).parse::<u32>();
-            let Some(number) = number.ok().filter(|number| *number > 0) else {
-                return Err(refused("named proj_N, or N, with N from 1 on"));
-            };
+            let Some(tenant) = tenant(name) else { return Err(refused(TENANT_NAMES)) };
             let Share { weight, running_max } = *share;
-            if !(1..=1_000).contains(&weight) || !(1..=100_000).contains(&running_max) {
-                return Err(refused("a weight of 1 to 1000 and a running_max of 1 to 100000"));
-            }
-            if named.insert(TenantId(number), TenantPolicy { weight, running_max }).is_some() {
-                return Err(refused("the only one of its project"));
+            if named.insert(tenant, TenantPolicy { weight, running_max }).is_some() {
+                return Err(refused(TENANT_TWICE));
             }
         }
         Ok(named)
@@ -313,6 +326,16 @@ mod tests {
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
         assert!(config.moderation.remote.is_some());
         config.check().expect("in range");
+        // And what excludes one of these.
+        let other: String = text
+            .lines()
+            .filter(|line| !line.starts_with("#= signer = "))
+            .filter_map(|line| line.strip_prefix("#| ").or(line.strip_prefix("#= ")).or(Some(line)))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = ServeConfig::parse(&other).expect("the other examples are right too");
+        assert!(config.provenance.chain.is_some() && config.provenance.ocsp.is_some());
+        config.check().expect("in range");
     }
 
     /// Promise: a load takes as long as `link.load_seconds` allows, whatever the hard limit of its attempt.
@@ -326,8 +349,7 @@ mod tests {
     fn an_unknown_key_and_a_value_out_of_range_are_named() {
         let error = ServeConfig::parse("[limits]\njobs_of_tenent = 5\n").expect_err("a typo");
         assert!(error.contains("jobs_of_tenent") && error.contains("jobs_of_tenant"), "{error}");
-        let config = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect("parses");
-        let error = config.check().expect_err("too small").to_string();
+        let error = ServeConfig::parse("[link]\nstall_seconds = 1\n").expect_err("too small");
         assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 1");
         for key in ["listen", "link_listen"] {
             let error = ServeConfig::parse(&format!("{key} = \"foo\"\n")).expect_err("no address");
@@ -341,6 +363,56 @@ mod tests {
             error,
             "link.version_min must be at most link.version_max, which is 1.2, got 1.3"
         );
+    }
+
+    /// Promise: an error says which key it is about and what is allowed, also where no type of ours could hold the value.
+    #[test]
+    fn a_number_that_cannot_be_is_refused_with_its_key_and_range() {
+        for (text, wanted) in [
+            ("[limits]\nconnections = -1\n", "limits.connections must be 1 to 65536, got -1"),
+            ("[limits]\nburst = 1.5\n", "limits.burst must be 1 to 100000, got 1.5"),
+            (
+                "[decode_chunks]\ntoybox = 70000\n",
+                "decode_chunks.toybox must be 1 to 170, got 70000",
+            ),
+            ("[watermark]\nepoch = -1\n", "watermark.epoch must be 0 to 1000, got -1"),
+            (
+                "[tenants.named.7]\nrunning_max = 100001\n",
+                "tenants.named.7.running_max must be 1 to 100000, got 100001",
+            ),
+            (
+                "[provenance.time_stamps]\ntimeout_seconds = 11\n",
+                "provenance.time_stamps.timeout_seconds must be 1 to 10, got 11",
+            ),
+        ] {
+            assert_eq!(ServeConfig::parse(text).expect_err(text), wanted);
+        }
+        let mut config = ServeConfig::default();
+        config.link.stall_seconds = 9;
+        let error = config.check().expect_err("not from a file").to_string();
+        assert_eq!(error, "link.stall_seconds must be 10 to 86400, got 9");
+    }
+
+    #[test]
+    fn names_must_be_such_as_can_be_dialled() {
+        let told = |names: &str| {
+            let config = ServeConfig::parse(&format!("names = [{names}]\n")).expect("parses");
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(told("\"gpu-0.example.com\", \"10.0.0.1\", \"::1\""), Ok(()));
+        for (bad, shown) in [("\"a b\"", "\"a b\""), ("\"a\", \"\"", "\"\"")] {
+            let wanted = format!("names must be host names or IP addresses, got {shown}");
+            assert_eq!(told(bad), Err(wanted));
+        }
+    }
+
+    #[test]
+    fn an_empty_data_folder_is_none() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("farm.toml");
+        std::fs::write(&file, "data = \"\"\n").expect("writes");
+        let error = ServeConfig::read(&file).expect_err("no folder").to_string();
+        assert!(error.starts_with("data must be a folder"), "{error}");
     }
 
     #[test]
@@ -370,10 +442,6 @@ mod tests {
                 "7]\n[tenants.named.proj_7]\n",
                 "tenants.named.proj_7 must be the only one of its project",
             ),
-            (
-                "7]\nrunning_max = 100001\n",
-                "tenants.named.7 must be a weight of 1 to 1000 and a running_max of 1 to 100000",
-            ),
         ] {
             let config = ServeConfig::parse(&format!("[tenants.named.{named}")).expect("parses");
             assert_eq!(config.check().expect_err("cannot be").to_string(), wanted);
@@ -393,6 +461,9 @@ mod tests {
             ("[store]\nplace = \"gs://clips\"\n", "store.place"),
             ("[store]\nplace = \"s3://NO\"\n", "store.place"),
             ("[store]\nendpoint = \"http://a\"\n", "store.endpoint"),
+            ("[store]\ncredentials_file = \"a\"\n", "store.credentials_file"),
+            ("[store]\nca_file = \"a\"\n", "store.ca_file"),
+            ("[store]\nplace = \"s3://clips\"\nendpoint = \"http://\"\n", "store.endpoint"),
             ("[store]\nplace = \"s3://clips\"\nendpoint = \"a\"\n", "store.endpoint"),
         ] {
             let said = of(text).check().expect_err(text).to_string();
@@ -404,7 +475,7 @@ mod tests {
     fn a_remote_moderation_is_not_dialled_where_it_must_not() {
         let told = |keys: &str| {
             let text = format!("[moderation.remote]\nmode = \"join\"\n{keys}\n");
-            let config = ServeConfig::parse(&text).expect("parses");
+            let config = ServeConfig::parse(&text)?;
             config.check().map_err(|error| error.to_string())
         };
         assert_eq!(told("url = \"https://guard.example.com/\""), Ok(()));
@@ -435,6 +506,11 @@ mod tests {
         };
         wrong("[\"http://a:2379\"]", "[]", "cluster.endpoints");
         wrong("http://a", "a", "cluster.endpoints");
+        wrong("http://a:2379", "http://", "cluster.endpoints");
+        for bad in ["a:", ":1", "a", "a:0", "::1:2", "a b:1"] {
+            let to = format!("\"/shared\"\nlink_advertise = \"{bad}\"");
+            wrong("\"/shared\"", &to, "cluster.link_advertise must be HOST:PORT");
+        }
         wrong("secret_file = \"s\"\n", "", "cluster.secret_file");
         wrong("store = \"/shared\"", "prefix = \"a b\"", "cluster.prefix");
         wrong("store = \"/shared\"\n", "", "cluster.store");

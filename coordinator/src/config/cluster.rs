@@ -1,5 +1,6 @@
 //! What several coordinators of one farm share, and what that asks of the other keys.
 
+use super::check::{is_host_port, is_url};
 use super::{ConfigError, JournalStore, ServeConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -60,7 +61,6 @@ impl ServeConfig {
         let Cluster { endpoints, prefix, secret_file, store, .. } = &self.cluster;
         let Cluster { advertise, link_advertise, ca_file, certificate_file, key_file, .. } =
             &self.cluster;
-        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
         let tls = !ca_file.as_os_str().is_empty() || !certificate_file.as_os_str().is_empty();
         let scheme = if tls { "https://" } else { "http" };
         let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
@@ -72,8 +72,8 @@ impl ServeConfig {
             ),
             (
                 "cluster.endpoints",
-                endpoints.iter().all(|e| url(e) && e.starts_with(scheme)),
-                "addresses that begin with http:// or https://; with ca_file or certificate_file all of them https://",
+                endpoints.iter().all(|e| is_url(e) && e.starts_with(scheme)),
+                "addresses such as \"http://127.0.0.1:2379\"; with ca_file or certificate_file all of them https://",
             ),
             (
                 "cluster.prefix",
@@ -102,7 +102,7 @@ impl ServeConfig {
                 if advertise.is_empty() {
                     !self.listen.ip().is_unspecified()
                 } else {
-                    url(advertise)
+                    is_url(advertise)
                 },
                 "the URL at which other coordinators reach this one, such as \"http://10.0.0.1:8080\"",
             ),
@@ -110,9 +110,9 @@ impl ServeConfig {
                 "cluster.link_advertise",
                 match link_advertise.is_empty() {
                     true => !self.link_listen.ip().is_unspecified(),
-                    false => link_advertise.len() <= 255 && link_advertise.contains(':'),
+                    false => is_host_port(link_advertise),
                 },
-                "HOST:PORT at which workers reach this coordinator",
+                "HOST:PORT at which workers reach this coordinator, such as \"10.0.0.1:8443\"",
             ),
             (
                 "link_listen",

@@ -3,10 +3,11 @@
 use super::remote::Provider;
 use crate::config::ConfigError;
 use crate::outward::{self, ALLOW_MAX, Allow};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
-use zoetrope_moderation::{Policy, PolicyError};
+use zoetrope_moderation::Policy;
 
 /// What is blocked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ fn remote_timeout() -> u64 {
     10
 }
 
+/// One that needs longer would make every job wait for it.
+pub(crate) const REMOTE_SECONDS_MAX: u64 = 20;
+
 /// How a remote provider judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,8 +73,9 @@ impl RemoteModeration {
             key: format!("moderation.remote.{key}"),
             range,
         };
-        if !(1..=20).contains(&self.timeout_seconds) {
-            return Err(wrong("timeout_seconds", format!("1 to 20, got {}", self.timeout_seconds)));
+        if !(1..=REMOTE_SECONDS_MAX).contains(&self.timeout_seconds) {
+            let range = format!("1 to {REMOTE_SECONDS_MAX}, got {}", self.timeout_seconds);
+            return Err(wrong("timeout_seconds", range));
         }
         let allow = Allow::read(&self.allow).filter(|_| self.allow.len() <= ALLOW_MAX);
         let allow = allow.ok_or_else(|| {
@@ -93,17 +98,31 @@ impl Moderation {
     /// Reads the policy.
     ///
     /// # Errors
-    /// `PolicyError` names file and key.
-    pub fn open(&self) -> Result<Policy, PolicyError> {
-        self.policy.as_deref().map_or_else(Policy::built_in, Policy::read)
+    /// `PolicyError` names file and key; what stands around it, the key that names the file.
+    pub fn open(&self) -> anyhow::Result<Policy> {
+        let Some(path) = &self.policy else { return Ok(Policy::built_in()?) };
+        Policy::read(path).with_context(|| format!("moderation.policy = {}", path.display()))
     }
 
     /// What is missing for it to judge, one sentence each. Reads all nets.
     ///
     /// # Errors
-    /// `PolicyError` names file and key.
-    pub fn problems(&self) -> Result<Vec<String>, PolicyError> {
+    /// As [`Moderation::open`].
+    pub fn problems(&self) -> anyhow::Result<Vec<String>> {
         let folder = zoetrope_moderation::models::find(self.models.as_deref());
         Ok(zoetrope_moderation::models::problems(&folder, &self.open()?.models))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_not_there_is_told_with_its_key() {
+        let policy = Some(PathBuf::from("nowhere.toml"));
+        let error = Moderation { policy, ..Moderation::default() }.open().expect_err("is missing");
+        let told = format!("{error:#}");
+        assert!(told.starts_with("moderation.policy = nowhere.toml: "), "{told}");
     }
 }

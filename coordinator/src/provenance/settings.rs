@@ -58,7 +58,7 @@ fn stamp_timeout() -> u64 {
 }
 
 /// An authority that needs longer would make every clip wait for it.
-const STAMP_SECONDS_MAX: u64 = 10;
+pub(crate) const STAMP_SECONDS_MAX: u64 = 10;
 
 impl TimeStamps {
     fn allowed(&self) -> Result<Allow, ConfigError> {

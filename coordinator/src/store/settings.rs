@@ -1,7 +1,7 @@
 //! The section `[store]` of the configuration.
 
 use super::place::{BUCKET_SCHEME, parse_bucket};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, is_url};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,8 @@ impl StoreConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let only_bucket = "left out where store.place is no bucket";
+        let fits = |path: &Path| self.is_bucket() || path.as_os_str().is_empty();
         let rows = [
             (
                 "store.place",
@@ -60,7 +61,7 @@ impl StoreConfig {
             ),
             (
                 "store.endpoint",
-                self.endpoint.is_empty() || url(&self.endpoint),
+                self.endpoint.is_empty() || is_url(&self.endpoint),
                 "empty, or a URL such as \"https://s3.example.com\"",
             ),
             (
@@ -68,12 +69,9 @@ impl StoreConfig {
                 (1..=64).contains(&self.region.len()),
                 "1 to 64 letters, such as \"us-east-1\"",
             ),
-            (
-                "store.endpoint",
-                self.is_bucket()
-                    || (self.endpoint.is_empty() && self.ca_file.as_os_str().is_empty()),
-                "left out, as must ca_file, where store.place is no bucket",
-            ),
+            ("store.endpoint", self.is_bucket() || self.endpoint.is_empty(), only_bucket),
+            ("store.credentials_file", fits(&self.credentials_file), only_bucket),
+            ("store.ca_file", fits(&self.ca_file), only_bucket),
         ];
         match rows.into_iter().find(|(_, good, _)| !good) {
             Some((key, _, range)) => {

@@ -1,10 +1,10 @@
 //! The section `[watermark]` of the configuration.
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, TENANT_NAMES, TENANT_TWICE, tenant};
 use image::ImageDecoder;
 use image::imageops::{self, FilterType};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 use zoetrope_mark::film;
@@ -19,7 +19,7 @@ const ARTWORK_SIDE_MAX: u32 = 1_024;
 /// It says its version at once.
 const TRY_LIMIT: Duration = Duration::from_secs(20);
 /// The newest epoch of the key; one a month lasts for 80 years.
-const EPOCH_MAX: u32 = 1_000;
+pub(crate) const EPOCH_MAX: u32 = 1_000;
 
 /// The marks of clips.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,9 +98,15 @@ impl Watermark {
         if self.epoch > EPOCH_MAX {
             return wrong("epoch", format!("0 to {EPOCH_MAX}, got {}", self.epoch));
         }
+        let mut tenants = BTreeSet::new();
         for name in self.artwork.keys() {
-            if tenant(name).is_none() {
-                return wrong(&format!("artwork.{name}"), "named proj_N, or N".to_owned());
+            let key = format!("artwork.{name}");
+            match tenant(name) {
+                None => return wrong(&key, TENANT_NAMES.to_owned()),
+                Some(tenant) if !tenants.insert(tenant) => {
+                    return wrong(&key, TENANT_TWICE.to_owned());
+                }
+                Some(_) => {}
             }
         }
         Ok(())
@@ -118,15 +124,11 @@ impl Watermark {
             };
             let bytes = std::fs::read(path).map_err(|error| why(error.to_string()))?;
             judge(&bytes).map_err(why)?;
-            let tenant = tenant(name).ok_or_else(|| why("named proj_N, or N".to_owned()))?;
+            let tenant = tenant(name).ok_or_else(|| why(format!("must be {TENANT_NAMES}")))?;
             artwork.insert(tenant, bytes);
         }
         Ok(Looks { name: self.name.clone(), artwork })
     }
-}
-
-fn tenant(name: &str) -> Option<TenantId> {
-    name.strip_prefix("proj_").unwrap_or(name).parse().ok().map(TenantId)
 }
 
 /// Whether workers can draw a picture.
@@ -180,11 +182,20 @@ mod tests {
             let said = named(bad).check().expect_err(bad).to_string();
             assert!(said.starts_with("watermark.name must be 1 to 24"), "{said}");
         }
-        let strange = Watermark {
-            artwork: [("x".to_owned(), PathBuf::from("x.png"))].into(),
-            ..Watermark::default()
+        let of = |names: &[&str]| {
+            let path = |name: &&str| ((*name).to_owned(), PathBuf::from("x.png"));
+            let artwork = names.iter().map(path).collect();
+            let checked = Watermark { artwork, ..Watermark::default() }.check();
+            checked.map_err(|error| error.to_string())
         };
-        assert!(strange.check().is_err());
+        assert_eq!(of(&["7", "proj_8"]), Ok(()));
+        for strange in ["x", "0", "proj_0"] {
+            let wanted =
+                format!("watermark.artwork.{strange} must be named proj_N, or N, with N from 1 on");
+            assert_eq!(of(&[strange]), Err(wanted));
+        }
+        let twice = "watermark.artwork.proj_7 must be the only one of its project";
+        assert_eq!(of(&["7", "proj_7"]), Err(twice.to_owned()));
         assert!(Watermark { epoch: 1_001, ..Watermark::default() }.check().is_err());
         let white = png(ExtendedColorType::Rgba8, &[255; 4], 16);
         assert_eq!(judge(&white), Ok(()));
