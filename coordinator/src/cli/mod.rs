@@ -17,6 +17,7 @@ mod table;
 mod up;
 mod video;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -132,6 +133,10 @@ impl Cli {
                 cli.target.url.filter(|_| from("url") != Some(ValueSource::EnvVariable));
             cli.target.key =
                 cli.target.key.filter(|_| from("key") != Some(ValueSource::EnvVariable));
+            if matches!(cli.verb, Verb::Serve(_)) {
+                let why = "--data is not for `serve`, whose data folder is the key `data` of its configuration file";
+                return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+            }
         }
         Ok(cli)
     }
@@ -213,6 +218,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Promise: what `serve` does not heed it refuses; the environment, which is for other verbs too, is no question to it.
+    #[test]
+    fn serve_takes_its_data_folder_from_its_configuration_alone() {
+        let read = |words: &[&str]| Cli::read(&Cli::command().get_matches_from(words));
+        let words = ["zoetrope", "serve", "--config", "farm.toml", "--data", "d"];
+        let error = read(&words).err().expect("refused").to_string();
+        assert!(error.contains("configuration file"), "{error}");
+        assert!(read(&words[..4]).is_ok());
+        assert!(read(&["zoetrope", "jobs", "--data", "d"]).is_ok());
     }
 
     #[test]
