@@ -165,12 +165,25 @@ fn announce(url: &str, key_file: &Path, workers: usize, target: &Target) {
         print_json(&json!({"url": url, "key_file": key_file, "workers": workers}));
         return;
     }
+    // Who tries it must find the same folder.
+    let data = target.data.as_deref().map(|data| format!(" --data {}", quoted(data)));
     print(&format!(
         "The farm is up, with {workers} worker{}.\n  API       {url}/v1\n  key file  {}\n  try       \
-         zoetrope submit \"a red ball bounces on grass in daylight\" -o clip.mp4\nCtrl-C stops it.\n",
+         zoetrope submit{} \"a red ball bounces on grass in daylight\" -o clip.mp4\nCtrl-C stops it.\n",
         if workers == 1 { "" } else { "s" },
-        key_file.display()
+        key_file.display(),
+        data.unwrap_or_default()
     ));
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// Where workers connect: where they did before, so that those which still run find us.
@@ -303,6 +316,14 @@ fn named(seen: usize, visible: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for (path, word) in [("/srv/farm-1", "/srv/farm-1"), ("/my farm", "'/my farm'")] {
+            assert_eq!(quoted(Path::new(path)), word);
+        }
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+    }
 
     #[test]
     fn workers_share_the_gpus_that_this_process_may_see() {
