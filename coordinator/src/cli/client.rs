@@ -169,7 +169,16 @@ async fn refusal(answer: Response) -> ApiError {
         _ => "",
     };
     let message = text("message").unwrap_or_else(|| format!("the farm answered {status}"));
+    let message = naming(message, text("param"));
     ApiError { status: status.as_u16(), code, message, advice }
+}
+
+/// A message that says which field it is about.
+fn naming(message: String, param: Option<String>) -> String {
+    match param {
+        Some(param) if !message.contains(&param) => format!("{message} (field `{param}`)"),
+        _ => message,
+    }
 }
 
 /// The rows of a list: `{"data": […]}` or a bare array.
@@ -184,4 +193,19 @@ pub fn checked<'a>(id: &'a str, what: &str) -> anyhow::Result<&'a str> {
         bail!("'{id}' is no {what}");
     }
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_field_once() {
+        let told =
+            |message: &str, param: Option<&str>| naming(message.into(), param.map(Into::into));
+        assert_eq!(told("Expected 1 to 9.", Some("seconds")), "Expected 1 to 9. (field `seconds`)");
+        for message in ["'seconds' must be 1 to 9.", "No such job."] {
+            assert_eq!(told(message, Some("seconds").filter(|_| message.contains('9'))), message);
+        }
+    }
 }
