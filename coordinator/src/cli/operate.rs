@@ -128,17 +128,30 @@ pub async fn drain(args: DrainArgs, target: &Target) -> anyhow::Result<()> {
         body.insert("with".to_owned(), json!(others));
     }
     client.send(&format!("/farm/workers/{first}/drain"), &Value::Object(body)).await?;
-    // Who waits for the end of it and reads JSON is told that alone.
-    if args.no_wait || !target.json {
+    if !target.json {
         for worker in &workers {
-            let answer = json!({"worker": worker, "draining": true});
-            done(target, &answer, &format!("{worker} drains ({})", args.kind.word()));
+            print(&format!("{worker} drains ({})\n", args.kind.word()));
         }
     }
-    if args.no_wait {
-        return Ok(());
+    // Who reads JSON is told of the end alone: one document.
+    let told = if args.no_wait { "draining" } else { "left" };
+    if !args.no_wait {
+        wait_until_left(&client, workers.clone(), args.within, target).await?;
     }
-    wait_until_left(&client, workers, args.within, target).await
+    if target.json {
+        print_json(&ended(&workers, told));
+    }
+    Ok(())
+}
+
+/// What became of drained workers: of one, or a list.
+fn ended(workers: &[&str], told: &str) -> Value {
+    let rows: Vec<Value> =
+        workers.iter().map(|worker| json!({"worker": worker, told: true})).collect();
+    match <[Value; 1]>::try_from(rows) {
+        Ok([row]) => row,
+        Err(rows) => json!({ "data": rows }),
+    }
 }
 
 /// Waits until workers that drain have left; Ctrl-C ends the waiting and not the drain.
@@ -155,9 +168,8 @@ async fn wait_until_left(
         let (stay, left): (Vec<&str>, Vec<&str>) =
             workers.into_iter().partition(|worker| stays(&known, worker));
         workers = stay;
-        for worker in left {
-            let answer = json!({"worker": worker, "left": true});
-            done(target, &answer, &format!("{worker} has left"));
+        for worker in left.into_iter().filter(|_| !target.json) {
+            print(&format!("{worker} has left\n"));
         }
         if workers.is_empty() {
             return Ok(());
@@ -300,6 +312,14 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Promise: `--json` prints one document.
+    #[test]
+    fn drained_workers_are_one_document() {
+        assert_eq!(ended(&["a"], "left"), json!({"worker": "a", "left": true}));
+        let rows = json!([{"worker": "a", "left": true}, {"worker": "b", "left": true}]);
+        assert_eq!(ended(&["a", "b"], "left"), json!({ "data": rows }));
+    }
 
     #[test]
     fn a_worker_stays_until_it_is_gone_or_back_at_work() {
