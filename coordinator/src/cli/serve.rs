@@ -125,14 +125,22 @@ pub fn check_config(args: &CheckArgs, target: &Target) -> anyhow::Result<()> {
 
 /// Logs to standard error: `ZOETROPE_LOG` says how much, `ZOETROPE_LOG_FORMAT=json` for machines.
 pub fn log_to_stderr(default: &str) {
-    let filter =
-        EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let set = |name| std::env::var(name).ok().filter(|text: &String| !text.is_empty());
+    let filter = set("ZOETROPE_LOG").map(|text| EnvFilter::try_new(&text).map_err(|e| (text, e)));
+    let filter = filter.transpose().unwrap_or_else(|(text, error)| {
+        eprintln!("ZOETROPE_LOG={text} is not understood, so {default} is logged: {error}");
+        None
+    });
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let format = set("ZOETROPE_LOG_FORMAT");
+    if let Some(other) = format.as_deref().filter(|format| *format != "json") {
+        eprintln!("ZOETROPE_LOG_FORMAT={other} is not known, so logs are text: it may be json");
+    }
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let logs = logs.with_ansi(std::io::stderr().is_terminal());
-    if std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        logs.json().init();
-    } else {
-        logs.with_target(false).init();
+    match format.as_deref() {
+        Some("json") => logs.json().init(),
+        _ => logs.with_target(false).init(),
     }
 }
 

@@ -242,8 +242,18 @@ pub fn main() -> ExitCode {
 
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("ZOETROPE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = std::env::var("ZOETROPE_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let set = |name| std::env::var(name).ok().filter(|text: &String| !text.is_empty());
+    let filter = set("ZOETROPE_LOG").map(|text| EnvFilter::try_new(&text).map_err(|e| (text, e)));
+    let filter = filter.transpose().unwrap_or_else(|(text, error)| {
+        eprintln!("ZOETROPE_LOG={text} is not understood, so info is logged: {error}");
+        None
+    });
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
+    let format = set("ZOETROPE_LOG_FORMAT");
+    let json = format.as_deref() == Some("json");
+    if let Some(other) = format.filter(|_| !json) {
+        eprintln!("ZOETROPE_LOG_FORMAT={other} is not known, so logs are text: it may be json");
+    }
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let logs = logs.with_ansi(std::io::stderr().is_terminal());
     if json { logs.json().init() } else { logs.with_target(false).init() }
