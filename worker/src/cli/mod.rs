@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use zoetrope_protocol::clip::{FPS, SECONDS_MAX};
 use zoetrope_protocol::version::LinkVersion;
 
 /// Serves one GPU (or the CPU) of a Zoetrope farm.
@@ -43,6 +44,9 @@ enum Verb {
     #[command(hide = true)]
     Devices,
 }
+
+/// Far beyond what any schedule gains from.
+const STEPS_MAX: i64 = 1_000;
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,7 +114,7 @@ struct RunArgs {
     /// Folder of this worker: identity, cached artifacts, temporary files
     #[arg(long, default_value = "zoetrope-worker", env = "ZOETROPE_WORKER_DATA")]
     data: PathBuf,
-    /// Join token (`zt1...`); needed on the first start only
+    /// Join token (`zt1...`); needed on the first start; one that is given near the end of the certificate, or after it, renews it
     #[arg(long, env = "ZOETROPE_JOIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Name of this node, 1 to 64 of a-z, 0-9, `-`, `.`, which no other worker has; default: the machine's name
@@ -128,8 +132,7 @@ struct RunArgs {
     /// Emulated workers in this process, each with an identity of its own (NAME-1, NAME-2, ...)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2000))]
     count: u32,
-    /// Newest version of the link that is spoken (1.0, 1.1, 1.2); both sides agree on what both know, so this is for trying a way back
-    #[arg(long, value_name = "VERSION", default_value_t = LinkVersion::NEWEST)]
+    #[arg(long, value_name = "VERSION", default_value_t = LinkVersion::NEWEST, help = link_version_help())]
     link_version_max: LinkVersion,
     #[command(flatten)]
     engine: EngineArgs,
@@ -155,8 +158,8 @@ struct RenderArgs {
     /// Length in frames, at 24 a second, instead of seconds
     #[arg(long, conflicts_with = "seconds")]
     frames: Option<u32>,
-    /// Denoising steps; default: the model's
-    #[arg(long)]
+    /// Denoising steps, 1 to 1000; default: the model's
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=STEPS_MAX))]
     steps: Option<u32>,
     /// Seed of the noise
     #[arg(long, default_value_t = 1)]
@@ -186,14 +189,21 @@ struct BenchArgs {
     /// Canvas, WIDTHxHEIGHT; default: the model's
     #[arg(long)]
     size: Option<String>,
-    /// Frames
-    #[arg(long, default_value_t = 240)]
+    /// Frames, 1 to 2880
+    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..=i64::from(SECONDS_MAX * FPS)))]
     frames: u32,
-    /// Denoising steps
-    #[arg(long, default_value_t = 4)]
+    /// Denoising steps, 1 to 1000
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=STEPS_MAX))]
     steps: u32,
     #[command(flatten)]
     engine: EngineArgs,
+}
+
+fn link_version_help() -> String {
+    format!(
+        "Newest version of the link that is spoken, one of {}; both sides agree on what both know, so this is for trying a way back",
+        LinkVersion::words()
+    )
 }
 
 /// Addresses to dial. A name need not be known yet; one that is no address never will be.

@@ -94,7 +94,7 @@ fn spec(args: &RenderArgs, manifest: &Manifest) -> anyhow::Result<RenderSpec> {
         deliver: canvas,
         frames,
         seed: args.seed,
-        steps: args.steps.unwrap_or(manifest.num_inference_steps.default).max(1),
+        steps: args.steps.unwrap_or(manifest.num_inference_steps.default),
         audio: manifest.generate_audio && !args.silent,
     })
 }
@@ -197,9 +197,9 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         prompt: "a large red rubber ball bounces in the centre, on grass in daylight".into(),
         canvas,
         deliver: canvas,
-        frames: args.frames.clamp(1, SECONDS_MAX * FPS),
+        frames: args.frames,
         seed: 1,
-        steps: args.steps.max(1),
+        steps: args.steps,
         audio: manifest.generate_audio,
     };
     let mut engine = engines.open(&spec.model)?;
