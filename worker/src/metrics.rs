@@ -1,11 +1,13 @@
 //! What the worker measures, under the names of `protocol::metric`. Every series of a closed set exists from
-//! the start.
+//! the start, but the end of a certificate, which is shown once there is one.
 //!
 //! One registry for the process; emulated workers of one process share it. Read by `http.rs`.
 
 use prometheus::{
     CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntGauge, Opts, Registry, TextEncoder,
 };
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use zoetrope_protocol::metric::{self, Kind, Metric};
 use zoetrope_protocol::version::LinkVersion;
@@ -16,6 +18,8 @@ pub const FINISH_PARTS: [&str; 9] =
     ["decode", "moderate", "embed", "encode", "check", "mark", "mux", "sign", "store"];
 /// Models with a label of their own; what is above counts as `other`.
 const MODELS_MAX: usize = 16;
+/// Models that are counted as `other`, each once; a worker serves as many as its operator names.
+const OVERFLOWN_MAX: usize = 1_024;
 const OTHER: &str = "other";
 
 /// The worker's metrics.
@@ -30,6 +34,8 @@ pub struct Metrics {
     expiry: GaugeVec,
     overflow: CounterVec,
     models: Vec<String>,
+    /// Models that became `other`.
+    overflown: Mutex<BTreeSet<String>>,
 }
 
 fn opts(metric: &Metric) -> Opts {
@@ -66,6 +72,7 @@ impl Metrics {
                 opts(&metric::LABEL_OVERFLOW),
                 metric::LABEL_OVERFLOW.labels,
             )?,
+            overflown: Mutex::default(),
             models: models.iter().take(MODELS_MAX).cloned().collect(),
             registry,
         };
@@ -81,7 +88,6 @@ impl Metrics {
         registry.register(Box::new(metrics.finish_part.clone()))?;
         registry.register(Box::new(metrics.spool.clone()))?;
         registry.register(Box::new(metrics.expiry.clone()))?;
-        metrics.expiry.with_label_values(&["worker"]);
         registry.register(Box::new(metrics.overflow.clone()))?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
@@ -101,13 +107,16 @@ impl Metrics {
         if self.models.iter().any(|known| known == model) {
             return model;
         }
-        self.overflow.with_label_values(&["model"]).inc();
+        let mut told = self.overflown.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < OVERFLOWN_MAX && told.insert(model.to_owned()) {
+            self.overflow.with_label_values(&["model"]).inc();
+        }
         OTHER
     }
 
-    /// Says what a worker of this process serves.
-    pub fn serves(&self, worker: &str, profile: &Profile, uuid: &str) {
-        let labels = [uuid, "", worker, profile.pool.as_str(), profile.gpu_kind.as_str()];
+    /// Says what a worker of this process serves, on which GPU and instance of it; both are empty where there is none.
+    pub fn serves(&self, worker: &str, profile: &Profile, (uuid, instance): (&str, &str)) {
+        let labels = [uuid, instance, worker, profile.pool.as_str(), profile.gpu_kind.as_str()];
         self.gpu_info.with_label_values(&labels).set(1.0);
     }
 
@@ -165,7 +174,10 @@ mod tests {
             models: vec![],
             machine: String::new(),
         };
-        metrics.serves("node-1", &profile, "");
+        metrics.serves("node-1", &profile, ("", ""));
+        metrics.certificate_ends(1);
+        // Each value overflows once.
+        metrics.step("unheard-of", Duration::from_millis(70));
         metrics.step("unheard-of", Duration::from_millis(70));
         let text = metrics.text();
         for metric in metric::ALL.iter().filter(|metric| metric.side != Side::Coordinator) {

@@ -32,8 +32,9 @@ pub struct Engines {
     pub gpu_kind: String,
     /// Memory of the device.
     pub vram_bytes: u64,
-    /// The driver's id of the device; empty for a CPU.
+    /// The driver's id of the GPU, and of the GPU instance if the device is a part of one; empty where there is none.
     pub uuid: String,
+    pub instance: String,
     emulation: Option<Arc<Emulation>>,
     open: Arc<Open>,
 }
@@ -74,6 +75,7 @@ impl Engines {
             gpu_kind: emulation.gpu_kind.clone(),
             vram_bytes: emulation.vram_bytes,
             uuid: String::new(),
+            instance: String::new(),
             emulation: Some(emulation.clone()),
             open: Arc::new(move |_| Ok(Box::new(EmulatedEngine::new(emulation.clone())))),
         })
@@ -117,6 +119,7 @@ impl Engines {
             gpu_kind: seen.name,
             vram_bytes: seen.memory_bytes,
             uuid: seen.uuid,
+            instance: seen.instance,
             emulation: None,
             open: Arc::new(open),
         })
@@ -225,6 +228,7 @@ struct Card {
     name: String,
     memory_bytes: u64,
     uuid: String,
+    instance: String,
 }
 
 impl Card {
@@ -232,7 +236,8 @@ impl Card {
     fn of(device: Device, told: Option<u64>) -> anyhow::Result<Self> {
         let Device::Cuda(number) = device else {
             let memory_bytes = told.unwrap_or_else(memory);
-            return Ok(Card { name: "cpu".into(), memory_bytes, uuid: String::new() });
+            let (uuid, instance) = Default::default();
+            return Ok(Card { name: "cpu".into(), memory_bytes, uuid, instance });
         };
         let query = ["--query-gpu=name,memory.total,uuid", "--format=csv,noheader,nounits"];
         // Torch counts what it may see; the driver counts everything, in the same order (`start::settle_process`).
@@ -242,12 +247,18 @@ impl Card {
         let output = Command::new("nvidia-smi").arg(format!("--id={id}")).args(query).output();
         let output = output.context("cannot run nvidia-smi, which comes with the driver")?;
         let said = String::from_utf8_lossy(&output.stdout);
-        Self::parse(&said, &id, told).with_context(|| {
+        let mut card = Self::parse(&said, &id, told).with_context(|| {
             let said = said.trim();
             format!(
                 "nvidia-smi does not say how much memory GPU {id} has (`{said}`): give --vram-bytes"
             )
-        })
+        })?;
+        if id.starts_with("MIG-")
+            && let Some((gpu, instance)) = part_of_gpu(&id)
+        {
+            (card.uuid, card.instance) = (gpu, instance);
+        }
+        Ok(card)
     }
 
     /// What the driver says of the device of this id. Of a part of a GPU (`MIG-…`) it says nothing, and of some devices
@@ -256,12 +267,51 @@ impl Card {
         let fields: Vec<&str> = line.lines().next().unwrap_or_default().split(", ").collect();
         let [name, mebibytes, uuid] = fields[..] else {
             let memory_bytes = told?;
-            return Some(Card { name: "cuda".into(), memory_bytes, uuid: id.into() });
+            let (uuid, instance) = (id.into(), String::new());
+            return Some(Card { name: "cuda".into(), memory_bytes, uuid, instance });
         };
         let name = name.trim().chars().take(NAME_BYTES_MAX).collect();
         let driver = mebibytes.trim().parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
-        Some(Card { name, memory_bytes: told.or(driver)?, uuid: uuid.trim().into() })
+        let (uuid, instance) = (uuid.trim().into(), String::new());
+        Some(Card { name, memory_bytes: told.or(driver)?, uuid, instance })
     }
+}
+
+/// The GPU and the GPU instance of a part of a GPU, as dcgm-exporter names them. None if the driver does not say.
+fn part_of_gpu(id: &str) -> Option<(String, String)> {
+    let said = |arguments: &[&str]| {
+        let output = Command::new("nvidia-smi").args(arguments).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (gpu, index) = listed_part(&said(&["-L"])?, id)?;
+    let instance = instance_of(&said(&["-q", "-x", &format!("--id={gpu}")])?, &index)?;
+    Some((gpu, instance))
+}
+
+/// From the driver's list: the GPU that a part is of, and which of its devices that is. An id may be shortened.
+fn listed_part(list: &str, id: &str) -> Option<(String, String)> {
+    let uuid = |line: &str| Some(line.split_once("(UUID: ")?.1.split_once(')')?.0.to_owned());
+    let mut gpu = None;
+    for line in list.lines() {
+        if line.starts_with("GPU ") {
+            gpu = uuid(line);
+        } else if uuid(line).is_some_and(|uuid| uuid.starts_with(id)) {
+            let index = line.split_once(" Device ")?.1.split_once(':')?.0;
+            return Some((gpu?, index.trim().to_owned()));
+        }
+    }
+    None
+}
+
+/// From the driver's description of a GPU: the GPU instance of its device of this index.
+fn instance_of(xml: &str, index: &str) -> Option<String> {
+    let value = |part: &str, tag: &str| {
+        let (_, rest) = part.split_once(&format!("<{tag}>"))?;
+        Some(rest.split_once(&format!("</{tag}>"))?.0.trim().to_owned())
+    };
+    let mut parts = xml.split("<mig_device>").skip(1);
+    let part = parts.find(|part| value(part, "index").as_deref() == Some(index))?;
+    value(part, "gpu_instance_id")
 }
 
 /// Memory of the machine, which is what a CPU worker renders in.
@@ -294,6 +344,29 @@ mod tests {
         let part = Card::parse("", "MIG-1", Some(1 << 30)).expect("is told");
         assert_eq!((part.name.as_str(), part.uuid.as_str()), ("cuda", "MIG-1"));
         assert!(memory() > 1 << 28);
+    }
+
+    /// Promise: `zoetrope_gpu_info` joins with dcgm-exporter's series also where a GPU is cut into parts.
+    #[test]
+    fn a_part_of_a_gpu_is_named_as_dcgm_names_it() {
+        let list = "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)\n\
+                    \x20 MIG 3g.20gb     Device  0: (UUID: MIG-1111-11)\n\
+                    GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)\n\
+                    \x20 MIG 3g.20gb     Device  0: (UUID: MIG-2222-22)\n\
+                    \x20 MIG 1g.5gb      Device  1: (UUID: MIG-3333-33)\n";
+        let found = |id| listed_part(list, id);
+        assert_eq!(found("MIG-3333-33"), Some(("GPU-bbbb".to_owned(), "1".to_owned())));
+        assert_eq!(found("MIG-1111"), Some(("GPU-aaaa".to_owned(), "0".to_owned())));
+        assert_eq!(found("MIG-4444"), None);
+        let xml = "<gpu id=\"00000000:10:00.0\"><mig_devices>
+            <mig_device><index>0</index><gpu_instance_id>1</gpu_instance_id></mig_device>
+            <mig_device>
+                <index>1</index>
+                <gpu_instance_id>13</gpu_instance_id>
+            </mig_device></mig_devices>
+            <processes><process_info><gpu_instance_id>7</gpu_instance_id></process_info></processes></gpu>";
+        assert_eq!(instance_of(xml, "1").as_deref(), Some("13"));
+        assert_eq!(instance_of(xml, "2"), None);
     }
 
     #[test]

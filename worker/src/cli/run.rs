@@ -260,7 +260,8 @@ fn compose(
         models: shared.engines.served.clone(),
         machine: machine(),
     };
-    shared.metrics.serves(&identity.node, &profile, &shared.engines.uuid);
+    let gpu = (shared.engines.uuid.as_str(), shared.engines.instance.as_str());
+    shared.metrics.serves(&identity.node, &profile, gpu);
     let cache = data.join("artifacts");
     let cache = ArtifactCache::open(cache.clone(), args.cache_bytes / u64::from(args.count))
         .with_context(|| format!("cannot use the folder {}", cache.display()))?;
