@@ -92,12 +92,6 @@ pub struct DoorState {
     pub cluster: Option<ClusterHandle>,
 }
 
-/// The time of the machine, for [`DoorState::now`].
-pub fn machine_time() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Millis(since.map_or(0, |d| d.as_millis() as u64))
-}
-
 /// Limits of the door. Reaching one is answered, never a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DoorLimits {
