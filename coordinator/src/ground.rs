@@ -270,7 +270,7 @@ mod tests {
             ("[aliases]\nsora-2 = \"x\"\n", "aliases.sora-2 = x: no such model"),
             ("[decode_chunks]\nnope = 3\n", "decode_chunks.nope: no such model"),
             ("[vram_bytes]\nnope = 1\n", "vram_bytes.nope: no such model"),
-            ("names = [\"bücher.example\"]\n", "names = [\"bücher.example\"]"),
+            ("names = [\"bücher.example\"]\n", "names must be host names or IP addresses, got"),
             ("[store]\nplace = \"coordinator.toml\"\n", "the store in"),
             ("[provenance]\ntrust = [\"nope.pem\"]\n", "nope.pem"),
             (&certificate("b/leaf.key.pem"), "is another one"),
