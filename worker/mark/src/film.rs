@@ -6,12 +6,14 @@ use crate::colour::Tints;
 use crate::reading::Stills;
 use crate::sound::READ_RATE;
 use crate::stretch::Look;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 /// Seconds of a film that are read: marks repeat, and more hardly helps.
@@ -64,10 +66,17 @@ struct Reader {
     child: Child,
     late: Arc<AtomicBool>,
     _done: mpsc::Sender<()>,
+    /// Its number, as long as it is its own: another process may have it once its end was taken note of.
+    number: Arc<Mutex<Option<Pid>>>,
 }
 
 impl Reader {
     /// Starts it; `program` is what it is called in errors.
+fn lock(number: &Mutex<Option<Pid>>) -> MutexGuard<'_, Option<Pid>> {
+    // Nothing panics while it is held.
+    number.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
     fn start(
         program: &Path,
         command: &mut Command,
@@ -82,25 +91,43 @@ impl Reader {
             child.stdout.take().ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
         let (done, waiting) = mpsc::channel::<()>();
         let late = Arc::new(AtomicBool::new(false));
-        let (flag, id) = (late.clone(), child.id().to_string());
+        let number = Arc::new(Mutex::new(Pid::from_raw(child.id() as i32)));
+        let (flag, its) = (late.clone(), number.clone());
         let watch = move || {
-            if waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if waiting.recv_timeout(limit) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+            // Held until the signal is sent.
+            let number = lock(&its);
+            if let Some(number) = *number {
                 flag.store(true, Ordering::Relaxed);
-                // The child is not waited for before `done` is dropped, so the number is still its own.
-                let killed = Command::new("kill").args(["-9", &id]).status();
-                if let Err(error) = killed {
+                if let Err(error) = kill_process(number, Signal::KILL) {
                     tracing::warn!(%error, "a reader of films that takes too long cannot be killed");
                 }
             }
         };
-        std::thread::Builder::new().name("film".into()).spawn(watch).map_err(failed)?;
-        Ok((Reader { program, child, late, _done: done }, out))
+        let reader = Reader { program: program.clone(), child, number, late, _done: done };
+        let watching = std::thread::Builder::new().name("film".into()).spawn(watch);
+        watching.map_err(failed)?;
+        Ok((reader, out))
+    }
+
+    /// Waits until it is over.
+    fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        // Without taking note of its end, so that it can be killed at its limit meanwhile.
+        let number = *lock(&self.number);
+        let ended =
+            |number| waitid(WaitId::Pid(number), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        while number.is_some_and(|number| ended(number).is_err_and(|why| why == Errno::INTR)) {}
+        let mut number = lock(&self.number);
+        *number = None;
+        self.child.wait()
     }
 
     /// How it ended, once all that it writes was read or nobody reads it any more: it then ends by itself, or is
     /// killed at its limit.
     fn end(&mut self) -> Result<(), FilmError> {
-        let ended = self.child.wait();
+        let ended = self.wait();
         if self.late.load(Ordering::Relaxed) {
             return Err(FilmError::Late);
         }
@@ -129,7 +156,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // Harmless if it is over.
         self.child.kill().ok();
-        self.child.wait().ok();
+        self.wait().ok();
     }
 }
 
@@ -582,6 +609,37 @@ mod tests {
             "exit 1".to_owned(),
         ] {
             let (heard, _) = run(&lie);
+    /// Promise: a reader at its limit is ended, also one that writes without end and one that is waited for already, and by
+    /// no program that a small machine may lack.
+    #[test]
+    fn a_reader_at_its_limit_is_ended() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for script in ["exec sleep 60", "exec cat /dev/zero", "exec >&-; exec sleep 60"] {
+            let began = Instant::now();
+            let mut command = Command::new(program(folder.path(), script));
+            let ended = run(&mut command, Duration::from_millis(100));
+            assert!(matches!(ended, Err(FilmError::Late)), "{script}: {ended:?}");
+            assert!(began.elapsed() < LIMIT, "{script}");
+        }
+    }
+
+    /// Promise: of a clip of our own all is looked at, however long it is.
+    #[test]
+    fn glimpses_reach_as_far_as_they_are_to() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let film = folder.path().join("film.mp4");
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-f", "lavfi", "-i"]);
+        ffmpeg.args(["testsrc=size=64x64:rate=24", "-t", "20", "-c:v", "libx264"]);
+        ffmpeg.args(["-preset", "ultrafast", "-pix_fmt", "yuv420p"]);
+        assert!(ffmpeg.arg(&film).status().expect("ffmpeg").success());
+        let pictures = |seconds: u32| {
+            let seen = glimpses(Path::new("ffmpeg"), &film, (64, 64), 2, seconds, LIMIT);
+            seen.expect("reads").pictures.len()
+        };
+        assert_eq!((pictures(SECONDS_MAX), pictures(21)), (30, 40));
+    }
+
             assert!(matches!(heard, Err(FilmError::Unreadable(_))), "{lie}: {heard:?}");
         }
         let hung = program(folder.path(), "exec sleep 60");
