@@ -14,7 +14,7 @@ use zoetrope_mark::reading::Place;
 use zoetrope_mark::search::{Depth, Found, search};
 use zoetrope_mark::{MarkId, MarkKey, sound};
 use zoetrope_protocol::RenderSpec;
-use zoetrope_protocol::clip::Size;
+use zoetrope_protocol::clip::{FPS, Size};
 
 /// Decoding 15 s of 4K takes some ten seconds on a slow core.
 const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -96,9 +96,12 @@ impl Finder {
         let (ffmpeg, clip) = (self.ffmpeg.clone(), clip.to_owned());
         let size = |size: Size| (size.width as usize, size.height as usize);
         let (canvas, deliver) = (size(spec.canvas), size(spec.deliver));
+        // All of it: a stranger's cut may be from anywhere.
+        let seconds = spec.frames / FPS + 1;
+        let limit = READ_LIMIT * seconds.div_ceil(film::SECONDS_MAX);
         let compare = move || {
             let Some(shown) = seen.shown else { return Ok(None) };
-            let own = film::glimpses(&ffmpeg, &clip, deliver, agree::OWN_A_SECOND, READ_LIMIT)?;
+            let own = film::glimpses(&ffmpeg, &clip, deliver, agree::OWN_A_SECOND, seconds, limit)?;
             Ok(match seen.place {
                 Some(place) => {
                     agree::agreement(&own, Place::delivered(canvas, deliver).chip, &shown, &place)
@@ -127,9 +130,13 @@ fn in_picture(keys: &[MarkKey], ffmpeg: &Path, file: &Path) -> Result<Option<See
     let Some(found) = search(&stills, keys, Depth::Anywhere).found else {
         return Ok(None);
     };
-    let shown =
-        Some(film::glimpses(ffmpeg, file, stills.size(), agree::SEEN_A_SECOND, READ_LIMIT)?);
+    let shown = Some(glimpses(ffmpeg, file, stills.size())?);
     Ok(Some(Seen { mark: found.mark.0, track: "picture", shown, place: Some(found) }))
+}
+
+/// What a stranger's file shows.
+fn glimpses(ffmpeg: &Path, file: &Path, size: (usize, usize)) -> Result<Glimpses, FilmError> {
+    film::glimpses(ffmpeg, file, size, agree::SEEN_A_SECOND, film::SECONDS_MAX, READ_LIMIT)
 }
 
 /// `pictures`: it may have some, which must then be compared.
@@ -146,8 +153,7 @@ fn in_sound(
         return Ok(Some(seen));
     }
     let size = film::stills(ffmpeg, file, READ_LIMIT).map(|stills| stills.size());
-    match size.and_then(|size| film::glimpses(ffmpeg, file, size, agree::SEEN_A_SECOND, READ_LIMIT))
-    {
+    match size.and_then(|size| glimpses(ffmpeg, file, size)) {
         Ok(shown) => Ok(Some(Seen { shown: Some(shown), ..seen })),
         Err(FilmError::Unreadable(_)) => {
             tracing::warn!(
@@ -183,7 +189,7 @@ mod tests {
             prompt: "a cube".to_owned(),
             canvas: side,
             deliver: side,
-            frames: 32,
+            frames: 14 * FPS,
             seed: 7,
             steps: 4,
             audio: true,

@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-/// Seconds of a film that are read: marks repeat, and more hardly helps.
-const SECONDS_MAX: u32 = 15;
+/// Seconds of a stranger's film that are read: marks repeat, and more hardly helps.
+pub const SECONDS_MAX: u32 = 15;
+/// The oldest ffmpeg that knows how films are read and clips are encoded: it brought `-fps_mode`.
+pub const FFMPEG_LEAST: &str = "5.1";
 /// Pixels of a frame at most: 4K, where a frame takes 8 MB.
 const PIXELS_MAX: usize = 4_096 * 2_304;
 /// A picture narrower than this holds no mark.
@@ -177,8 +179,8 @@ pub fn try_out(ffmpeg: &Path, limit: Duration) -> Result<(), FilmError> {
     run(Command::new(ffmpeg).arg("-version").stderr(Stdio::null()), limit)
 }
 
-fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
-    // The limit is the shell's, which the program then replaces.
+/// An ffmpeg with a limit in memory, the shell's, which the program then replaces.
+fn limited(ffmpeg: &Path) -> Command {
     let mut command = Command::new("/bin/sh");
     let limited = format!("ulimit -v {MEMORY_KIB} || exit {NO_LIMIT}; exec \"$0\" \"$@\"");
     command.arg("-c").arg(limited).arg(ffmpeg).stderr(Stdio::null());
@@ -186,6 +188,11 @@ fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
     // A playlist could name other files, and addresses of other machines.
     command.args(["-protocol_whitelist", "file", "-t", &seconds.to_string()]);
     let mut address = std::ffi::OsString::from("file:");
+    command
+}
+
+fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
+    let mut command = limited(ffmpeg);
     address.push(film);
     command.arg("-i").arg(address);
     command
@@ -262,7 +269,8 @@ fn frames(ffmpeg: &Path, command: &mut Command, limit: Duration) -> Result<Frame
     }
 }
 
-/// Small pictures of a film of this size, so many a second: [`agree::SEEN_A_SECOND`] or [`agree::OWN_A_SECOND`].
+/// Small pictures of a film of this size, so many a second, [`agree::SEEN_A_SECOND`] or [`agree::OWN_A_SECOND`], of so many
+/// seconds at most: [`SECONDS_MAX`] of a stranger's, all of a clip of our own.
 ///
 /// # Errors
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
@@ -276,7 +284,7 @@ pub fn glimpses(
     let (width, height) = size;
     let short = width.min(height).max(1);
     let side = |pixels: usize| (pixels * agree::SIDE).div_ceil(short).to_string();
-    let mut command = command(ffmpeg, film, SECONDS_MAX);
+    let mut command = command(ffmpeg, film, seconds);
     command.args(PICTURE).args(["-pix_fmt", "yuv444p", "-vf"]);
     let (wide, high) = (side(width), side(height));
     command.arg(format!("fps={per_second},scale={wide}:{high}:flags=area"));
@@ -286,8 +294,9 @@ pub fn glimpses(
     if width.saturating_mul(height) > agree::SIDE * agree::SIDE * 16 {
         return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
     }
+    seconds: u32,
     let (mut pictures, mut tints) = (Vec::new(), Vec::new());
-    while pictures.len() < SECONDS_MAX as usize * per_second
+    while pictures.len() < seconds as usize * per_second
         && line(&mut out).is_some_and(|head| head.starts_with("FRAME"))
     {
         let mut plane = || -> std::io::Result<Grey> {

@@ -178,6 +178,8 @@ fn attack(published: &Path, options: &[&str], folder: &Path) -> anyhow::Result<P
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// No film of a sample is longer.
+const LONGEST_SECONDS: u32 = 120;
 
 /// Looks for the mark in the picture of a file; with it how sure it is that the file shows what `own` shows.
 fn look(
@@ -190,7 +192,8 @@ fn look(
     let stills = film::stills(ffmpeg, file, LIMIT)?;
     let result = search(&stills, std::slice::from_ref(key), Depth::Anywhere);
     let Some(found) = result.found else { return Ok((None, result.best, 0.0)) };
-    let seen = film::glimpses(ffmpeg, file, stills.size(), agree::SEEN_A_SECOND, LIMIT)?;
+    let (each, most) = (agree::SEEN_A_SECOND, film::SECONDS_MAX);
+    let seen = film::glimpses(ffmpeg, file, stills.size(), each, most, LIMIT)?;
     let size = (own.width, own.height);
     let agreed = agree::agreement(glimpses, Place::delivered(size, size).chip, &seen, &found);
     Ok((Some(found.mark), result.best, agreed.unwrap_or(0.0)))
@@ -256,7 +259,8 @@ fn measure(
     let has_picture = !film.rgb.is_empty();
     let own = match has_picture {
         true => {
-            Some(film::glimpses(Path::new("ffmpeg"), &published, size, agree::OWN_A_SECOND, LIMIT)?)
+            let (each, ffmpeg) = (agree::OWN_A_SECOND, Path::new("ffmpeg"));
+            Some(film::glimpses(ffmpeg, &published, size, each, LONGEST_SECONDS, LIMIT)?)
         }
         false => None,
     };
