@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod bare;
+mod beside;
 pub mod cache;
 pub mod cli;
 pub mod emulated;

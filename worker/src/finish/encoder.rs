@@ -5,15 +5,16 @@
 //! Called by `sink.rs`.
 
 use super::FinishError;
-use super::beside::Beside;
+use super::TempFolder;
 use super::mark::FrameMarks;
 use super::moderate::Moderation;
 use super::program::{FinishSettings, Running};
 use super::stills::Stills;
+use crate::beside::{Beside, Nothing, Waiting};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use zoetrope_protocol::clip::{AUDIO_CHANNELS, FPS, SAMPLE_RATE};
 use zoetrope_protocol::{RenderSpec, Size};
@@ -187,8 +188,8 @@ impl Encoder {
     }
 
     fn broken(&mut self) -> FinishError {
-        match self.feeder.wait_within(OVER_LIMIT, &|| {}) {
-            Err(RecvTimeoutError::Timeout) => {
+        match self.feeder.wait_within(OVER_LIMIT, Waiting::QUIETLY) {
+            Err(Nothing::Late) => {
                 let seconds = FEED_LIMIT.as_secs();
                 FinishError::Encoder(format!("it took no frame for {seconds} s"))
             }
@@ -202,27 +203,26 @@ impl Encoder {
         self.running.finish(OVER_LIMIT).err().unwrap_or_else(early)
     }
 
-    /// No more frames: waits until the file is closed. `told` is called from time to time meanwhile.
+    /// No more frames: waits until the file is closed.
     ///
     /// # Errors
-    /// `Encoder` with what ffmpeg said.
-    pub fn close(mut self, told: &dyn Fn()) -> Result<Eyes, FinishError> {
+    /// `Encoder` with what ffmpeg said, `Unwanted`.
+    pub fn close(mut self, waiting: Waiting<'_>) -> Result<Eyes, FinishError> {
         drop(self.full.take());
         // Dropped with an error the child is killed, so a feeder that hangs at its pipe ends too.
-        match self.feeder.wait_within(FED_LIMIT, told) {
+        match self.feeder.wait_within(FED_LIMIT, waiting) {
             Ok(Ok(fed)) => {
-                told();
-                self.running.finish(CLOSE_LIMIT)?;
+                (waiting.told)();
+                self.running.finish_while(CLOSE_LIMIT, waiting)?;
                 Ok(fed)
             }
             Ok(Err(_)) => Err(self.death()),
-            Err(RecvTimeoutError::Timeout) => {
+            Err(Nothing::Unwanted) => Err(FinishError::Unwanted),
+            Err(Nothing::Late) => {
                 let seconds = FED_LIMIT.as_secs();
                 Err(FinishError::Encoder(format!("it took no frame for {seconds} s")))
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(FinishError::Encoder("its thread died".into()))
-            }
+            Err(Nothing::Died) => Err(FinishError::Encoder("its thread died".into())),
         }
     }
 }

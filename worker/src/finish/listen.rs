@@ -4,7 +4,7 @@
 //! is an error, and a clip without it is not finished. Called by `sink.rs`.
 
 use super::FinishError;
-use super::beside::Beside;
+use crate::beside::{Beside, Nothing, Waiting};
 use std::sync::Arc;
 use zoetrope_moderation::Listener;
 use zoetrope_moderation::sound::{length_ms, mono};
@@ -37,12 +37,13 @@ impl Listening {
     /// Waits for what was heard.
     ///
     /// # Errors
-    /// `Moderation` if it is not known what is said.
-    pub fn finish(self, told: &dyn Fn()) -> Result<SoundRecord, FinishError> {
-        match self.0.wait(told) {
-            Some(Ok(record)) => Ok(record),
-            Some(Err(reason)) => Err(FinishError::Moderation(reason)),
-            None => Err(FinishError::Moderation("the thread that listens died".into())),
+    /// `Moderation` if it is not known what is said; `Unwanted`.
+    pub fn finish(self, waiting: Waiting<'_>) -> Result<SoundRecord, FinishError> {
+        match self.0.wait(waiting) {
+            Ok(Ok(record)) => Ok(record),
+            Ok(Err(reason)) => Err(FinishError::Moderation(reason)),
+            Err(Nothing::Unwanted) => Err(FinishError::Unwanted),
+            Err(_) => Err(FinishError::Moderation("the thread that listens died".into())),
         }
     }
 }

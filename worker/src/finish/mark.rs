@@ -4,10 +4,10 @@
 //! Knows tiles, no keys: whether the record is a proof is the coordinator's to say. Frames are marked on the encoder's
 //! thread, sound on one of its own. Called by `sink.rs`.
 
-use super::beside::Beside;
 use super::program::Programs;
 use super::visible::Emblem;
 use super::{FinishError, FinishedFile};
+use crate::beside::{Beside, Nothing, Waiting};
 use crate::link::stream::Payload;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -207,10 +207,14 @@ impl ReadingBack {
     /// What the file shows.
     ///
     /// # Errors
-    /// As [`ClipMarks::read_back`].
-    pub(super) fn finish(self, told: &dyn Fn()) -> Result<Shown, FinishError> {
-        let died = || Err(FinishError::Check("the thread that reads marks died".into()));
-        self.0.wait(told).unwrap_or_else(died)
+    /// As [`ClipMarks::read_back`], and `Unwanted`.
+    pub(super) fn finish(self, waiting: Waiting<'_>) -> Result<Shown, FinishError> {
+        self.0.wait(waiting).unwrap_or_else(|why| {
+            Err(match why {
+                Nothing::Unwanted => FinishError::Unwanted,
+                _ => FinishError::Check("the thread that reads marks died".into()),
+            })
+        })
     }
 }
 

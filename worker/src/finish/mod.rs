@@ -4,7 +4,6 @@
 //! is read back and checked before anyone hears of it. Called on the gpu thread and by `zoetrope-worker
 //! render`. Blocks; never async. Does not know jobs, links or stores.
 
-mod beside;
 mod cached;
 mod check;
 mod encoder;
@@ -19,6 +18,7 @@ mod stills;
 mod tests;
 mod visible;
 
+pub use crate::beside::Waiting;
 pub use cached::ClipCache;
 pub use mark::{ClipMarks, FarmReader};
 pub use program::{FinishSettings, Programs};
@@ -118,17 +118,17 @@ impl FinishedClip {
     /// # Errors
     /// `Moderation` if a frame could not be scored, or the sound not be understood.
     pub fn scored(self) -> Result<FinishedClip, FinishError> {
-        self.scored_telling(&|| {})
+        self.scored_while(Waiting::QUIETLY)
     }
 
-    /// The same; `told` is called from time to time while it waits.
+    /// The same, as long as it is wanted.
     ///
     /// # Errors
-    /// As [`FinishedClip::scored`].
-    pub fn scored_telling(mut self, told: &dyn Fn()) -> Result<FinishedClip, FinishError> {
+    /// As [`FinishedClip::scored`], and `Unwanted`.
+    pub fn scored_while(mut self, waiting: Waiting<'_>) -> Result<FinishedClip, FinishError> {
         if let Some(scoring) = self.scoring.take() {
             let began = Instant::now();
-            self.scores = Some(scoring.finish(told)?);
+            self.scores = Some(scoring.finish(waiting)?);
             self.parts.push(("moderate", began.elapsed()));
         }
         Ok(self)

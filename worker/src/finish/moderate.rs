@@ -4,7 +4,7 @@
 //! clip without a whole record is not finished. Called by the encoder's thread and by `sink.rs`.
 
 use super::FinishError;
-use super::beside::Beside;
+use crate::beside::{Beside, Nothing, Waiting};
 use image::RgbImage;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,19 +89,20 @@ impl Moderation {
     /// No more frames: waits for the last score. `sound` is what was heard beside. What clip it is about is filled in by [`Scores::of`].
     ///
     /// # Errors
-    /// `Moderation` if a frame could not be scored.
+    /// `Moderation` if a frame could not be scored; `Unwanted`.
     pub fn finish(
         mut self,
         sound: Option<SoundRecord>,
-        told: &dyn Fn(),
+        waiting: Waiting<'_>,
     ) -> Result<Scores, FinishError> {
         self.line = None;
         let mut scores = Vec::new();
         for thread in self.threads {
-            match thread.wait(told) {
-                Some(Ok(some)) => scores.extend(some),
-                Some(Err(reason)) => return Err(FinishError::Moderation(reason)),
-                None => return Err(FinishError::Moderation("its thread died".into())),
+            match thread.wait(waiting) {
+                Ok(Ok(some)) => scores.extend(some),
+                Ok(Err(reason)) => return Err(FinishError::Moderation(reason)),
+                Err(Nothing::Unwanted) => return Err(FinishError::Unwanted),
+                Err(_) => return Err(FinishError::Moderation("its thread died".into())),
             }
         }
         scores.sort_by_key(|score: &FrameScore| score.frame);

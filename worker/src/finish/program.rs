@@ -4,12 +4,13 @@
 //! Called by the rest of `finish` and once at the start of the worker.
 
 use super::FinishError;
+use crate::beside::{Nothing, Waiting, receive};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 use zoetrope_moderation::{Classifier, Listener};
 
@@ -32,7 +33,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks at the programs, once, so that a missing one is told at the start and not after a render.
+    /// Looks at the programs, once, so that a missing one, or one that is too old, is told at the start and not after a
+    /// render. What they are tried on goes into a folder below `temp`.
     ///
     /// # Errors
     /// `Program`: which one is missing or lacks what.
@@ -155,15 +157,28 @@ impl Running {
     /// # Errors
     /// `Encoder` with its complaints if it failed, or if it was not over in time and was killed.
     pub fn finish(&mut self, limit: Duration) -> Result<(), FinishError> {
-        // Its standard error closes when it ends: a wait with a limit, without polling.
-        let words = match self.words.recv_timeout(limit) {
+        self.finish_while(limit, Waiting::QUIETLY)
+    }
+
+    /// The same, as long as it is wanted.
+    ///
+    /// # Errors
+    /// As [`Running::finish`], and `Unwanted`.
+    pub fn finish_while(
+        &mut self,
+        limit: Duration,
+        waiting: Waiting<'_>,
+    ) -> Result<(), FinishError> {
+        // Its standard error closes when it ends.
+        let words = match receive(&self.words, limit, waiting) {
             Ok(words) => words,
-            Err(RecvTimeoutError::Timeout) => {
+            Err(Nothing::Unwanted) => return Err(FinishError::Unwanted),
+            Err(Nothing::Late) => {
                 self.child.kill().ok(); // it may have ended just now
                 let seconds = limit.as_secs();
                 return Err(FinishError::Encoder(format!("not over after {seconds} s, killed")));
             }
-            Err(RecvTimeoutError::Disconnected) => Vec::new(),
+            Err(Nothing::Died) => Vec::new(),
         };
         let status = self
             .child

@@ -3,7 +3,7 @@
 //! Knows no signer: the caller has the claim signed between [`Sealing::begin`] and [`Sealing::complete`].
 
 use super::sink::file;
-use super::{FinishError, FinishedClip, TempFolder};
+use super::{FinishError, FinishedClip, TempFolder, Waiting};
 use crate::link::stream::Payload;
 use std::path::{Path, PathBuf};
 use zoetrope_protocol::provenance::Terms;
@@ -49,9 +49,9 @@ impl Sealing {
     /// Waits for what the classifiers are still at.
     ///
     /// # Errors
-    /// As [`FinishedClip::scored_telling`].
-    pub fn scored(self, told: &dyn Fn()) -> Result<Sealing, FinishError> {
-        Ok(Sealing { clip: self.clip.scored_telling(told)?, ..self })
+    /// As [`FinishedClip::scored_while`].
+    pub fn scored(self, waiting: Waiting<'_>) -> Result<Sealing, FinishError> {
+        Ok(Sealing { clip: self.clip.scored_while(waiting)?, ..self })
     }
 
     /// The clip, whose file has no manifest yet.

@@ -11,6 +11,7 @@ use super::moderate::Moderation;
 use super::program::FinishSettings;
 use super::stills::Stills;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
+use crate::beside::Waiting;
 use crate::engine::{ClipSink, EngineError, Frames};
 use crate::link::stream::Payload;
 use sha2::{Digest, Sha256};
@@ -146,8 +147,9 @@ impl FinishSink for FfmpegSink {
         };
         let told = || farm.into_iter().for_each(FarmReader::went_on);
         let wanted = || farm.is_none_or(FarmReader::wants);
+        let waiting = Waiting { told: &told, wanted: &wanted };
         let began = Instant::now();
-        let Eyes { mut stills, moderation, marks } = encoder.close(&told)?;
+        let Eyes { mut stills, moderation, marks } = encoder.close(waiting)?;
         told();
         let embedded = marks.map_or(Duration::ZERO, |marks| marks.took);
         let encoded = began.elapsed();
@@ -169,7 +171,7 @@ impl FinishSink for FfmpegSink {
         let began = Instant::now();
         let (thumbnail, sprites) = (this.path("thumbnail.webp"), this.path("sprites.jpg"));
         stills.write_sprites(&sprites)?;
-        stills.finish_thumbnail()?;
+        stills.finish_thumbnail(waiting)?;
         let (sprite_columns, sprite_rows) = stills.grid();
         let (thumbnail, spritesheet) = (file(&thumbnail)?, file(&sprites)?);
         let mux = began.elapsed();
@@ -186,9 +188,9 @@ impl FinishSink for FfmpegSink {
             Some(DraftReading::Unread) if !wanted() => return Err(FinishError::Unwanted),
             Some(DraftReading::Unread) => {
                 told();
-                read_by_own(marks.map(read_marks).transpose()?, &told)?
+                read_by_own(marks.map(read_marks).transpose()?, waiting)?
             }
-            None => read_by_own(own, &told)?,
+            None => read_by_own(own, waiting)?,
         };
         let marked = began.elapsed();
         let marks = shown.map(|shown| shown.record(clip.artifact)).transpose()?;
@@ -222,9 +224,9 @@ impl FinishSink for FfmpegSink {
 /// What this worker reads itself, and whether the sound shows its mark.
 fn read_by_own(
     reading: Option<ReadingBack>,
-    told: &dyn Fn(),
+    waiting: Waiting<'_>,
 ) -> Result<(Option<Shown>, bool), FinishError> {
-    let shown = reading.map(|reading| reading.finish(told)).transpose()?;
+    let shown = reading.map(|reading| reading.finish(waiting)).transpose()?;
     let sound_is_marked = shown.as_ref().is_some_and(Shown::sound_is_marked);
     Ok((shown, sound_is_marked))
 }
@@ -267,10 +269,10 @@ impl Scoring {
     /// Waits for the record of the sampled frames and the sound of the clip.
     ///
     /// # Errors
-    /// `Moderation`.
-    pub(super) fn finish(self, told: &dyn Fn()) -> Result<FinishedFile, FinishError> {
-        let heard = self.listening.map(|listening| listening.finish(told)).transpose()?;
-        let scores = self.moderation.finish(heard, told)?;
+    /// `Moderation`, `Unwanted`.
+    pub(super) fn finish(self, waiting: Waiting<'_>) -> Result<FinishedFile, FinishError> {
+        let heard = self.listening.map(|listening| listening.finish(waiting)).transpose()?;
+        let scores = self.moderation.finish(heard, waiting)?;
         let bytes = codec::encode(&scores.of(self.clip))
             .map_err(|error| FinishError::Moderation(error.to_string()))?;
         let artifact = ArtifactId::of(&bytes);

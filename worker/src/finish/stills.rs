@@ -4,9 +4,9 @@
 //! seen, by an ffmpeg child that a thread of its own waits for. Called on the encoder's thread.
 
 use super::FinishError;
-use super::beside::Beside;
 use super::encoder::cover_filter;
 use super::program::{FinishSettings, Running, SHORT_LIMIT};
+use crate::beside::{Beside, Nothing, Waiting};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, RgbImage, imageops};
@@ -165,15 +165,18 @@ impl Stills {
     /// Waits for the thumbnail, WebP in the delivered size.
     ///
     /// # Errors
-    /// `Encoder`; `Check` if the clip was too short to have one.
-    pub fn finish_thumbnail(&mut self) -> Result<(), FinishError> {
+    /// `Encoder`, `Unwanted`; `Check` if the clip was too short to have one.
+    pub fn finish_thumbnail(&mut self, waiting: Waiting<'_>) -> Result<(), FinishError> {
         let missing = || FinishError::Check("the frame of the thumbnail is missing".into());
-        let died = |_| FinishError::Encoder("the thumbnail did not come".into());
+        let failed = |why| match why {
+            Nothing::Unwanted => FinishError::Unwanted,
+            _ => FinishError::Encoder("the thumbnail did not come".into()),
+        };
         self.thumbnail
             .take()
             .ok_or_else(missing)?
-            .wait_within(2 * SHORT_LIMIT, &|| {})
-            .map_err(died)?
+            .wait_within(2 * SHORT_LIMIT, waiting)
+            .map_err(failed)?
     }
 }
 
@@ -199,7 +202,7 @@ impl Painter {
             source,
         })?;
         running.finish(SHORT_LIMIT)?;
-        match written.wait_within(SHORT_LIMIT, &|| {}) {
+        match written.wait_within(SHORT_LIMIT, Waiting::QUIETLY) {
             Ok(true) => Ok(()),
             _ => Err(FinishError::Encoder("the thumbnail was not taken".into())),
         }

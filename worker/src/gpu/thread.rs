@@ -10,7 +10,7 @@ use super::pace::{Known, Pace};
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Observer, Piece};
 use crate::finish::{
-    ClipMarks, FarmReader, FinishError, FinishedClip, FinishedFile, Finisher, Sealing,
+    ClipMarks, FarmReader, FinishError, FinishedClip, FinishedFile, Finisher, Sealing, Waiting,
 };
 use crate::link::LinkMsg;
 use crate::link::stream::Payload;
@@ -351,7 +351,10 @@ impl GpuThread {
         let mut under_way = files.map(send).collect::<Result<Vec<Pending>, CourierError>>()?;
         let sealing = self.seal(attempt, clip)?;
         attempt.finishing();
-        let sealing = sealing.scored(&|| attempt.finishing())?;
+        let (told, wanted) = (|| attempt.finishing(), || attempt.stopped().is_none());
+        let scored = sealing.scored(Waiting { told: &told, wanted: &wanted });
+        check_stop(attempt)?;
+        let sealing = scored?;
         attempt.finishing();
         if let Some((part, took)) = sealing.clip().moderated() {
             self.metrics.finished_part(part, took);
