@@ -16,7 +16,7 @@ use zoetrope_protocol::mark::{
 
 /// The largest side of an artwork, in pixels: what a large clip shows of it is smaller.
 const ARTWORK_SIDE_MAX: u32 = 1_024;
-/// It says its version at once.
+/// It reads a frame at once.
 const TRY_LIMIT: Duration = Duration::from_secs(20);
 /// The newest epoch of the key; one a month lasts for 80 years.
 pub(crate) const EPOCH_MAX: u32 = 1_000;
@@ -70,11 +70,11 @@ impl Looks {
 }
 
 impl Watermark {
-    /// Why no clip could be published; none if the program that reads films is there. Blocking.
+    /// Why no clip could be published; none if the program that reads films is there and can. Blocking.
     pub fn problem(&self) -> Option<String> {
-        film::try_out(&self.ffmpeg, TRY_LIMIT)
-            .err()
-            .map(|error| format!("watermark.ffmpeg: {error}"))
+        let error = film::try_out(&self.ffmpeg, TRY_LIMIT).err()?;
+        let least = film::FFMPEG_LEAST;
+        Some(format!("watermark.ffmpeg: {error}: ffmpeg {least} or newer is needed"))
     }
 
     /// Holds the keys against their ranges.

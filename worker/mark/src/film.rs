@@ -66,19 +66,19 @@ pub enum FilmError {
 struct Reader {
     program: String,
     child: Child,
-    late: Arc<AtomicBool>,
-    _done: mpsc::Sender<()>,
     /// Its number, as long as it is its own: another process may have it once its end was taken note of.
     number: Arc<Mutex<Option<Pid>>>,
+    late: Arc<AtomicBool>,
+    _done: mpsc::Sender<()>,
 }
 
-impl Reader {
-    /// Starts it; `program` is what it is called in errors.
 fn lock(number: &Mutex<Option<Pid>>) -> MutexGuard<'_, Option<Pid>> {
     // Nothing panics while it is held.
     number.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Reader {
+    /// Starts it; `program` is what it is called in errors.
     fn start(
         program: &Path,
         command: &mut Command,
@@ -171,12 +171,15 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<(), FilmErro
     reader.end()
 }
 
-/// Whether this ffmpeg can be started.
+/// Whether this ffmpeg can be started and knows how films are read.
 ///
 /// # Errors
-/// `Program`, `Late`; `Unreadable` if it is another program.
+/// `Program`, `Late`; `Unreadable` if it is another program, or older than [`FFMPEG_LEAST`].
 pub fn try_out(ffmpeg: &Path, limit: Duration) -> Result<(), FilmError> {
-    run(Command::new(ffmpeg).arg("-version").stderr(Stdio::null()), limit)
+    let mut command = limited(ffmpeg);
+    command.args(["-f", "rawvideo", "-pix_fmt", "gray", "-video_size", "64x64"]);
+    command.args(["-i", "file:/dev/zero", "-frames:v", "1"]).args(FRAMES);
+    run(&mut command, limit)
 }
 
 /// An ffmpeg with a limit in memory, the shell's, which the program then replaces.
@@ -185,14 +188,14 @@ fn limited(ffmpeg: &Path) -> Command {
     let limited = format!("ulimit -v {MEMORY_KIB} || exit {NO_LIMIT}; exec \"$0\" \"$@\"");
     command.arg("-c").arg(limited).arg(ffmpeg).stderr(Stdio::null());
     command.args(["-hide_banner", "-loglevel", "quiet", "-nostdin", "-threads", "1"]);
-    // A playlist could name other files, and addresses of other machines.
-    command.args(["-protocol_whitelist", "file", "-t", &seconds.to_string()]);
-    let mut address = std::ffi::OsString::from("file:");
     command
 }
 
 fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
     let mut command = limited(ffmpeg);
+    // A playlist could name other files, and addresses of other machines.
+    command.args(["-protocol_whitelist", "file", "-t", &seconds.to_string()]);
+    let mut address = std::ffi::OsString::from("file:");
     address.push(film);
     command.arg("-i").arg(address);
     command
@@ -200,6 +203,19 @@ fn command(ffmpeg: &Path, film: &Path, seconds: u32) -> Command {
 
 /// The first track of pictures; a cover of a record is none.
 const PICTURE: [&str; 5] = ["-map", "0:V:0", "-an", "-sn", "-dn"];
+
+/// Its frames as they are, in grey.
+const FRAMES: [&str; 9] = [
+    "-pix_fmt",
+    "gray",
+    "-fps_mode",
+    "passthrough",
+    "-strict",
+    "-1",
+    "-f",
+    "yuv4mpegpipe",
+    "pipe:1",
+];
 
 /// Whether a film has a track of pictures, also one that cannot be decoded.
 ///
@@ -221,8 +237,7 @@ pub fn has_picture(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<bool, 
 /// `Unreadable` if it has no picture, `Limit`, `Program`.
 pub fn stills(ffmpeg: &Path, film: &Path, limit: Duration) -> Result<Stills, FilmError> {
     let mut command = command(ffmpeg, film, SECONDS_MAX);
-    command.args(PICTURE).args(["-pix_fmt", "gray", "-fps_mode", "passthrough"]);
-    command.args(["-strict", "-1", "-f", "yuv4mpegpipe", "pipe:1"]);
+    command.args(PICTURE).args(FRAMES);
     let (mut reader, mut out, (width, height)) = frames(ffmpeg, &mut command, limit)?;
     if width.min(height) < SIDE_MIN || width.saturating_mul(height) > PIXELS_MAX {
         return Err(FilmError::Limit(
@@ -279,6 +294,7 @@ pub fn glimpses(
     film: &Path,
     size: (usize, usize),
     per_second: usize,
+    seconds: u32,
     limit: Duration,
 ) -> Result<Glimpses, FilmError> {
     let (width, height) = size;
@@ -294,7 +310,6 @@ pub fn glimpses(
     if width.saturating_mul(height) > agree::SIDE * agree::SIDE * 16 {
         return Err(FilmError::Limit("its picture is more than 16 times as long as wide"));
     }
-    seconds: u32,
     let (mut pictures, mut tints) = (Vec::new(), Vec::new());
     while pictures.len() < seconds as usize * per_second
         && line(&mut out).is_some_and(|head| head.starts_with("FRAME"))
@@ -544,6 +559,7 @@ fn head(out: &mut impl BufRead) -> Option<Option<(usize, usize)>> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -593,31 +609,6 @@ mod tests {
         assert_eq!(seen, (0..240).map(|n| n * 12 + 7).chain(last).collect::<Vec<u32>>());
     }
 
-    /// Promise: what the reader of films says is held against what the film must be, and its own faults are not the
-    /// film's.
-    #[test]
-    fn a_reader_that_lies_hangs_or_is_not_there_says_nothing_good() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let run = |script: &str| played(&program(folder.path(), script), LIMIT);
-        let frame = "printf 'FRAME\\nabcd'";
-        let head = |size: &str| format!("printf 'YUV4MPEG2 {size} F24:1\\n'");
-        let good = head("W2 H2");
-        let (heard, frames) = run(&format!("{good}; {frame}; {frame}; printf '01234567' >&2"));
-        assert_eq!((heard.expect("is right"), frames), (2, vec![b"abcd".to_vec(); 2]));
-        let other = head("W4 H2");
-        for lie in [
-            format!("{other}; {frame}; {frame}"),
-            format!("{good}; {frame}"),
-            format!("{good}; {frame}; printf 'FRAME\\nab'"),
-            format!("{good}; {frame}; {frame}; {frame}"),
-            format!("{good}; {frame}; {frame}; exit 1"),
-            format!("{good}; {frame}; {frame}; kill -11 $$"),
-            format!("{other}; exec cat /dev/zero"),
-            "exec cat /dev/zero".to_owned(),
-            "printf nonsense".to_owned(),
-            "exit 1".to_owned(),
-        ] {
-            let (heard, _) = run(&lie);
     /// Promise: a reader at its limit is ended, also one that writes without end and one that is waited for already, and by
     /// no program that a small machine may lack.
     #[test]
@@ -649,6 +640,31 @@ mod tests {
         assert_eq!((pictures(SECONDS_MAX), pictures(21)), (30, 40));
     }
 
+    /// Promise: what the reader of films says is held against what the film must be, and its own faults are not the
+    /// film's.
+    #[test]
+    fn a_reader_that_lies_hangs_or_is_not_there_says_nothing_good() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let run = |script: &str| played(&program(folder.path(), script), LIMIT);
+        let frame = "printf 'FRAME\\nabcd'";
+        let head = |size: &str| format!("printf 'YUV4MPEG2 {size} F24:1\\n'");
+        let good = head("W2 H2");
+        let (heard, frames) = run(&format!("{good}; {frame}; {frame}; printf '01234567' >&2"));
+        assert_eq!((heard.expect("is right"), frames), (2, vec![b"abcd".to_vec(); 2]));
+        let other = head("W4 H2");
+        for lie in [
+            format!("{other}; {frame}; {frame}"),
+            format!("{good}; {frame}"),
+            format!("{good}; {frame}; printf 'FRAME\\nab'"),
+            format!("{good}; {frame}; {frame}; {frame}"),
+            format!("{good}; {frame}; {frame}; exit 1"),
+            format!("{good}; {frame}; {frame}; kill -11 $$"),
+            format!("{other}; exec cat /dev/zero"),
+            "exec cat /dev/zero".to_owned(),
+            "printf nonsense".to_owned(),
+            "exit 1".to_owned(),
+        ] {
+            let (heard, _) = run(&lie);
             assert!(matches!(heard, Err(FilmError::Unreadable(_))), "{lie}: {heard:?}");
         }
         let hung = program(folder.path(), "exec sleep 60");
@@ -660,6 +676,9 @@ mod tests {
         let (heard, _) = played(&gone, LIMIT);
         assert!(matches!(heard, Err(FilmError::Program { .. })), "{heard:?}");
         try_out(Path::new("ffmpeg"), LIMIT).expect("is there");
+        let no_option = "case \"$*\" in *-fps_mode*) exit 1;; esac; exec ffmpeg \"$@\"";
+        let old = try_out(&program(folder.path(), no_option), LIMIT);
+        assert!(matches!(old, Err(FilmError::Unreadable(_))), "{old:?}");
         assert!(matches!(try_out(&gone, LIMIT), Err(FilmError::Program { .. })));
         let missing = stills(&gone, Path::new("film.mp4"), LIMIT);
         assert!(matches!(missing, Err(FilmError::Program { .. })));

@@ -143,7 +143,6 @@ impl Engines {
         temp: &Path,
         judges: Option<Judges>,
     ) -> anyhow::Result<Finisher> {
-        let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe)?;
         std::fs::create_dir_all(temp)
             .with_context(|| format!("cannot make the folder {}", temp.display()))?;
         let settings = FinishSettings::new(programs, temp.into());
@@ -151,6 +150,7 @@ impl Engines {
             judges.map(|judges| (judges.classifier, judges.listener)).unzip();
         let settings = Arc::new(FinishSettings { classifier, listener, ..settings });
         Ok(match self.emulation.as_ref().map(|emulation| emulation.clip) {
+        let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe, temp)?;
             Some(ClipMode::Cached) => Finisher::Cached(Arc::new(ClipCache::new(settings))),
             _ => Finisher::Ffmpeg(settings),
         })

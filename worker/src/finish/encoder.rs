@@ -8,7 +8,7 @@ use super::FinishError;
 use super::TempFolder;
 use super::mark::FrameMarks;
 use super::moderate::Moderation;
-use super::program::{FinishSettings, Running};
+use super::program::{FinishSettings, Programs, Running, SHORT_LIMIT};
 use super::stills::Stills;
 use crate::beside::{Beside, Nothing, Waiting};
 use std::io::Write;
@@ -99,6 +99,38 @@ fn command(
     command.arg(clip);
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     command
+}
+
+/// Encodes one small frame with sound, as clips are: an ffmpeg that lacks an option is told at the start, and not after a
+/// render. The files go into a folder of their own below `temp`.
+///
+/// # Errors
+/// `Encoder` with what ffmpeg said, `Program`, `Disk`.
+pub(super) fn try_out(programs: &Programs, temp: &Path) -> Result<(), FinishError> {
+    let folder = TempFolder::new(temp)?;
+    let settings = FinishSettings::new(programs.clone(), temp.into());
+    let (canvas, deliver) = (Size { width: 64, height: 64 }, Size { width: 48, height: 80 });
+    let spec = RenderSpec {
+        model: String::new(),
+        prompt: String::new(),
+        canvas,
+        deliver,
+        frames: 1,
+        seed: 0,
+        steps: 1,
+        audio: true,
+    };
+    let sound = folder.path.join("sound.f32");
+    let samples = (SAMPLE_RATE / FPS * AUDIO_CHANNELS) as usize;
+    let disk = |source| FinishError::Disk { doing: "trying the encoder", source };
+    std::fs::write(&sound, vec![0; samples * 4]).map_err(disk)?;
+    let clip = folder.path.join("clip.mp4");
+    let mut running = Running::start(&mut command(&settings, &spec, Some(&sound), &clip))?;
+    if let Some(mut stdin) = running.stdin() {
+        // One that takes nothing says more when it ends.
+        stdin.write_all(&vec![0; canvas.area() as usize * 3]).ok();
+    }
+    running.finish(SHORT_LIMIT)
 }
 
 struct Chunk {

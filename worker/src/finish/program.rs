@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+use zoetrope_mark::film::{self, FFMPEG_LEAST};
 use zoetrope_moderation::{Classifier, Listener};
 
 /// What is kept of a child's complaints: their end, where ffmpeg says the reason.
@@ -38,7 +39,7 @@ impl Programs {
     ///
     /// # Errors
     /// `Program`: which one is missing or lacks what.
-    pub fn find(ffmpeg: &Path, ffprobe: &Path) -> Result<Self, FinishError> {
+    pub fn find(ffmpeg: &Path, ffprobe: &Path, temp: &Path) -> Result<Self, FinishError> {
         let programs = Programs { ffmpeg: ffmpeg.into(), ffprobe: ffprobe.into() };
         let mut command = Command::new(ffmpeg);
         command.args(["-hide_banner", "-loglevel", "error", "-encoders"]);
@@ -56,8 +57,22 @@ impl Programs {
         let mut command = Command::new(ffprobe);
         command.args(["-hide_banner", "-loglevel", "error", "-version"]);
         answer(&mut command, SHORT_LIMIT).map_err(|error| missing(ffprobe, &error))?;
+        match super::encoder::try_out(&programs, temp) {
+            Ok(()) => {}
+            Err(error @ FinishError::Disk { .. }) => return Err(error),
+            Err(error) => return Err(old(ffmpeg, &error)),
+        }
+        // It reads them as well.
+        film::try_out(ffmpeg, SHORT_LIMIT).map_err(|error| old(ffmpeg, &error))?;
         Ok(programs)
     }
+}
+
+fn old(ffmpeg: &Path, error: &dyn std::fmt::Display) -> FinishError {
+    let ffmpeg = ffmpeg.display();
+    FinishError::Program(format!(
+        "{ffmpeg} does not encode or read as it must ({error}): install ffmpeg {FFMPEG_LEAST} or newer"
+    ))
 }
 
 fn missing(program: &Path, error: &FinishError) -> FinishError {

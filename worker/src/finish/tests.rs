@@ -19,8 +19,12 @@ use zoetrope_protocol::mark::{self, DraftReading, MarkOrder, MarkRecord, SoundMa
 use zoetrope_protocol::moderation::{Audience, Category, FrameRecord, Outcome, SCORE_ONE};
 use zoetrope_protocol::{Size, Stage};
 
+fn programs() -> Programs {
+    Programs { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() }
+}
+
 fn settings(temp: &Path) -> Arc<FinishSettings> {
-    let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
+    let programs = programs();
     let classifier: Option<Arc<dyn Classifier>> = Some(Arc::new(CardClassifier));
     let listener: Option<Arc<dyn Listener>> = Some(Arc::new(CardListener));
     let settings = FinishSettings::new(programs, temp.join("tmp"));
@@ -168,12 +172,30 @@ fn an_encoder_is_in_a_group_of_its_own() {
 
 #[test]
 fn a_missing_program_is_named_at_the_start() {
-    let missing = Programs::find(Path::new("/nowhere/ffmpeg"), Path::new("ffprobe"));
+    let temp = tempfile::tempdir().expect("folder");
+    let find = |ffmpeg: &Path| Programs::find(ffmpeg, Path::new("ffprobe"), temp.path());
+    find(Path::new("ffmpeg")).expect("is there");
+    let missing = find(Path::new("/nowhere/ffmpeg"));
     let error = missing.expect_err("missing").to_string();
     assert!(error.contains("/nowhere/ffmpeg") && error.contains("--ffmpeg"), "{error}");
     // Something that runs and knows no encoder.
-    let other = Programs::find(Path::new("true"), Path::new("ffprobe"));
+    let other = find(Path::new("true"));
     assert!(other.expect_err("not ffmpeg").to_string().contains("libx264"));
+    // One that knows the encoders, and not yet what clips are encoded or read with.
+    for unknown in ["-movflags", "yuv4mpegpipe", "-fps_mode"] {
+        let path = temp.path().join("old");
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *{unknown}*) echo \"Unrecognized option '{unknown}'.\" >&2; exit 1;; esac\n\
+             exec ffmpeg \"$@\"\n"
+        );
+        std::fs::write(&path, script).expect("writes");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, executable).expect("is ours");
+        let error = find(&path).expect_err("too old").to_string();
+        assert!(error.contains("5.1") && error.contains("old"), "{error}");
+    }
+    let left = std::fs::read_dir(temp.path()).expect("reads").count();
+    assert_eq!(left, 1, "only the script");
 }
 
 #[test]
@@ -189,8 +211,7 @@ fn a_cached_clip_is_encoded_once_and_unique() {
     assert_eq!(one.thumbnail.artifact, two.thumbnail.artifact);
     let path = temp.path().join("cached.mp4");
     std::fs::write(&path, bytes(&one.clip)).expect("writes");
-    let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).expect("ffmpeg");
-    check::read_back(&programs, &path, &spec()).expect("a valid clip");
+    check::read_back(&programs(), &path, &spec()).expect("a valid clip");
 }
 
 fn record_of(clip: &FinishedClip) -> FrameRecord {

@@ -485,7 +485,7 @@ impl Setup {
         let models = "models = [\"toybox\"]\nclip = \"cached\"\n";
         std::fs::write(&path, format!("{models}{}", self.emulation)).unwrap();
         let emulation = Arc::new(Emulation::read(&path).unwrap());
-        let programs = Programs::find(Path::new("ffmpeg"), Path::new("ffprobe")).unwrap();
+        let programs = Programs { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() };
         let settings = Arc::new(FinishSettings::new(programs, data.join("tmp")));
         let profile = Profile {
             pool: "default".into(),
