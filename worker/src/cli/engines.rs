@@ -95,6 +95,7 @@ impl Engines {
                 let (id, family) = (&manifest.id, &manifest.family);
                 bail!("model `{id}` in {} is of family `{family}`, not `h3`", folder.display());
             }
+            H3Engine::check(folder)?;
             let fingerprint = model::fingerprint(folder)?;
             if folders.insert(manifest.id.clone(), (folder.clone(), fingerprint)).is_some() {
                 bail!("two of the --model folders have the model `{}`", manifest.id);

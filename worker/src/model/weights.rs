@@ -2,7 +2,8 @@
 //!
 //! A missing key, a key that nobody takes, another shape, another stored type: all are collected and told at
 //! once by [`Weights::finish`]. Bytes are copied once, from the map to the device. [`Weights::listing`] gives
-//! tensors without storage instead, so that a config of any size can tell its keys without memory.
+//! tensors without storage instead, so that a config of any size can tell its keys without memory, and so does
+//! [`Weights::heads`], which holds them against a folder.
 
 use super::Fault;
 use memmap2::Mmap;
@@ -66,11 +67,22 @@ struct Stored {
     end: usize,
 }
 
+/// What stands behind the tensors that are given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// No file.
+    Nothing,
+    /// The heads of files: key, shape and stored type are compared, and no tensor is read.
+    Heads,
+    /// Files.
+    Tensors,
+}
+
 /// The tensors of one network, taken one by one by name.
 pub struct Weights {
     maps: Vec<Mmap>,
     stored: BTreeMap<String, Stored>,
-    listing: bool,
+    behind: Behind,
     device: Device,
     precision: Precision,
     widths: fn(&str) -> Width,
@@ -91,12 +103,24 @@ impl Weights {
         precision: Precision,
         widths: fn(&str) -> Width,
     ) -> Result<Self, Fault> {
-        let mut weights = Weights { device, precision, widths, ..Weights::listing() };
-        weights.listing = false;
-        for name in shards(folder)? {
-            weights.map(&folder.join(name))?;
-        }
+        let behind = Behind::Tensors;
+        let mut weights = Weights { behind, device, precision, widths, ..Weights::listing() };
+        weights.map_all(folder)?;
         Ok(weights)
+    }
+
+    /// As [`Weights::open`], to hold a network against the heads of the files: no byte of a tensor is read.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn heads(folder: &Path) -> Result<Self, Fault> {
+        let mut weights = Weights { behind: Behind::Heads, ..Weights::listing() };
+        weights.map_all(folder)?;
+        Ok(weights)
+    }
+
+    fn map_all(&mut self, folder: &Path) -> Result<(), Fault> {
+        shards(folder)?.into_iter().try_for_each(|name| self.map(&folder.join(name)))
     }
 
     /// A source that knows no file: it gives tensors of the asked shapes that share one zero, and remembers
@@ -105,7 +129,7 @@ impl Weights {
         Weights {
             maps: Vec::new(),
             stored: BTreeMap::new(),
-            listing: true,
+            behind: Behind::Nothing,
             device: Device::Cpu,
             precision: Precision::Full,
             widths: |_| Width::Wide,
@@ -170,12 +194,13 @@ impl Weights {
     fn take(&self, name: String, shape: &[i64], width: Width) -> Result<Tensor, TchError> {
         self.taken.borrow_mut().push((name.clone(), shape.to_vec()));
         let kind = self.precision.kind(width);
-        if self.listing {
+        if self.behind == Behind::Nothing {
             return placeholder(shape, kind, self.device);
         }
         let found = self.stored.get(&name).ok_or_else(|| format!("missing key {name}"));
         let checked = found.and_then(|stored| Ok((stored, stored.check(&name, shape)?)));
         match checked {
+            Ok(_) if self.behind == Behind::Heads => placeholder(shape, kind, self.device),
             Ok((stored, stored_kind)) => {
                 let bytes = &self.maps[stored.map][stored.start..stored.end];
                 let tensor = Tensor::f_from_data_size(bytes, shape, stored_kind)?;
@@ -223,7 +248,7 @@ impl Scope<'_> {
 
     /// Whether there are only keys and shapes, and nothing may be computed.
     pub fn is_listing(&self) -> bool {
-        self.weights.listing
+        self.weights.behind != Behind::Tensors
     }
 
     /// The tensor of this name, in the type of the network's table.
@@ -244,7 +269,7 @@ impl Scope<'_> {
     pub fn weight_norm(&self, shape: &[i64; 3]) -> Result<Tensor, TchError> {
         let direction = self.tensor("weight_v", shape)?;
         let length = self.tensor("weight_g", &[shape[0], 1, 1])?;
-        if self.weights.listing {
+        if self.is_listing() {
             return Ok(direction);
         }
         let norm = direction.f_norm_scalaropt_dim(2.0, [1, 2], true)?;
@@ -306,6 +331,21 @@ mod tests {
         let _ = weights.root().tensor("c", &[1]).unwrap();
         let error = weights.finish(|_| false).unwrap_err().to_string();
         for part in ["a.weight has shape [2, 2]", "missing key c", "unused key b"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    /// Promise: the heads alone tell every difference, and no tensor is read for that.
+    #[test]
+    fn heads_tell_what_tensors_would() {
+        let folder = folder();
+        let weights = Weights::heads(folder.path()).unwrap();
+        let tensor = weights.root().at("a").tensor("weight", &[2, 2]).unwrap();
+        assert_eq!((tensor.size(), tensor.double_value(&[1, 0])), (vec![2, 2], 0.0));
+        let _ = weights.root().tensor("b", &[5]).unwrap();
+        let _ = weights.root().tensor("c", &[1]).unwrap();
+        let error = weights.finish(|_| false).unwrap_err().to_string();
+        for part in ["b has shape [4]", "missing key c"] {
             assert!(error.contains(part), "{error}");
         }
     }

@@ -344,6 +344,8 @@ impl Config {
     /// The laws that `protocol::clip` has as constants, and the agreement of the parts.
     fn check(&self) -> Result<(), Fault> {
         let (video, audio, net) = (&self.video_vae, &self.audio_vae, &self.transformer);
+        let text = &self.text.text_config;
+        let is_even = |channels: i64| channels > 0 && channels % 2 == 0;
         let of_channels = |values: &Option<Vec<f64>>| {
             values.as_ref().is_none_or(|values| values.len() as i64 == audio.latent_channels)
         };
@@ -391,10 +393,29 @@ impl Config {
                 net.audio_in_channels == audio.latent_channels,
                 "audio_in_channels and latent_channels differ",
             ),
-            (net.text_dim == self.text.text_config.hidden_size, "text_dim and hidden_size differ"),
+            (net.text_dim == text.hidden_size, "text_dim and hidden_size differ"),
             (
-                self.text.text_encoder_layer < self.text.text_config.num_hidden_layers,
-                "text_encoder_layer must be below num_hidden_layers: the last state is normalised",
+                (0..text.num_hidden_layers).contains(&self.text.text_encoder_layer),
+                "text_encoder_layer must be from 0 to below num_hidden_layers: the last state is normalised",
+            ),
+            (
+                text.num_key_value_heads > 0
+                    && text.num_attention_heads > 0
+                    && text.num_attention_heads % text.num_key_value_heads == 0,
+                "num_key_value_heads must divide the text's num_attention_heads",
+            ),
+            // Channels turn in pairs.
+            (is_even(text.head_dim), "head_dim must be even"),
+            (is_even(net.attention_head_dim), "attention_head_dim must be even"),
+            (is_even(video.decoder_attention_head_dim), "decoder_attention_head_dim must be even"),
+            (is_even(net.freq_dim), "freq_dim must be even"),
+            (
+                net.num_attention_heads > 0 && video.decoder_num_attention_heads > 0,
+                "num_attention_heads and decoder_num_attention_heads must be at least 1",
+            ),
+            (
+                video.decoder_rope_dim_ratio <= 1.0 && video.turning() >= 6,
+                "decoder_rope_dim_ratio must be at most 1, and turn a pair of channels for each axis",
             ),
             (
                 video.latents_mean.len() as i64 == video.latent_channels,
@@ -405,8 +426,9 @@ impl Config {
                 "latents_std has another length",
             ),
             (
-                6 * net.rope_freq_dim <= net.attention_head_dim,
-                "more rotary channels than a head has",
+                net.rope_freq_dim > 0
+                    && net.rope_freq_dim.saturating_mul(6) <= net.attention_head_dim,
+                "rope_freq_dim must be at least 1, and no more than a head has channels for",
             ),
         ];
         match laws.iter().find(|(holds, _)| !holds) {
@@ -478,6 +500,33 @@ mod tests {
         for (key, damage) in damages {
             let mut config = Config::released();
             damage(&mut config.audio_vae);
+            let refused = config.check().expect_err(key).to_string();
+            assert!(refused.contains(key), "{refused}");
+        }
+    }
+
+    /// Promise: likewise of the other parts.
+    #[test]
+    fn a_damaged_config_of_text_transformer_or_picture_is_refused() {
+        type Damage = fn(&mut Config);
+        let damages: [(&str, Damage); 13] = [
+            ("text_encoder_layer", |all| all.text.text_encoder_layer = -1),
+            ("text_encoder_layer", |all| all.text.text_encoder_layer = 64),
+            ("num_key_value_heads", |all| all.text.text_config.num_key_value_heads = 7),
+            ("num_key_value_heads", |all| all.text.text_config.num_key_value_heads = 0),
+            ("head_dim", |all| all.text.text_config.head_dim = 127),
+            ("attention_head_dim", |all| all.transformer.attention_head_dim = 129),
+            ("freq_dim", |all| all.transformer.freq_dim = 255),
+            ("rope_freq_dim", |all| all.transformer.rope_freq_dim = 22),
+            ("rope_freq_dim", |all| all.transformer.rope_freq_dim = 0),
+            ("decoder_attention_head_dim", |all| all.video_vae.decoder_attention_head_dim = 63),
+            ("decoder_rope_dim_ratio", |all| all.video_vae.decoder_rope_dim_ratio = 1.5),
+            ("decoder_rope_dim_ratio", |all| all.video_vae.decoder_rope_dim_ratio = 0.05),
+            ("decoder_rope_dim_ratio", |all| all.video_vae.decoder_rope_dim_ratio = f64::NAN),
+        ];
+        for (key, damage) in damages {
+            let mut config = Config::released();
+            damage(&mut config);
             let refused = config.check().expect_err(key).to_string();
             assert!(refused.contains(key), "{refused}");
         }

@@ -114,6 +114,37 @@ impl H3Engine {
         })
     }
 
+    /// Looks whether a folder has all that the stages will load, and what they take it for: by its configs, its tokenizer
+    /// and the heads of its files, so within a second whatever it holds.
+    ///
+    /// # Errors
+    /// `ModelError` of stage `open`: what is missing, damaged, or of another shape.
+    pub fn check(folder: &Path) -> ModelResult<()> {
+        let check = || -> Result<(), Fault> {
+            let config = Config::read(folder)?;
+            let device = Device::Cpu;
+            let held = |part: &str, load: &dyn Fn(Weights) -> Result<(), Fault>| {
+                let part = folder.join(part);
+                match load(Weights::heads(&part)?) {
+                    Err(Fault::Weights(problems)) => Err(Fault::file(&part, told(&problems))),
+                    checked => checked,
+                }
+            };
+            read_tokenizer(folder)?;
+            held("text_encoder", &|weights| {
+                TextEncoder::load(weights, &config.text, device).map(drop)
+            })?;
+            held("transformer", &|weights| {
+                Transformer::load(weights, &config.transformer, device).map(drop)
+            })?;
+            held("vae", &|weights| VideoVae::load(weights, &config.video_vae, device).map(drop))?;
+            held("audio_vae", &|weights| {
+                AudioVae::load(weights, &config.audio_vae, device).map(drop)
+            })
+        };
+        check().map_err(ModelError::at("open"))
+    }
+
     /// Drops what a large model must not hold beside `part`.
     fn make_room(&mut self, part: Part) {
         if self.keep_all {
@@ -282,6 +313,17 @@ fn check_spec(spec: &RenderSpec) -> Result<ClipShape, Fault> {
         )));
     }
     Ok(spec.shape())
+}
+
+/// Differences of a folder that are told: a config of another model has thousands.
+const TOLD_MAX: usize = 8;
+
+fn told(problems: &[String]) -> String {
+    let first = problems.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(TOLD_MAX) {
+        0 => first,
+        more => format!("{first}; and {more} more"),
+    }
 }
 
 fn folder_bytes(folder: &Path) -> Result<u64, Fault> {
@@ -506,4 +548,65 @@ fn read_prompt(
     bundle.expect("kind", "prompt")?;
     bundle.expect("of", &prompt_digest(spec, weights))?;
     bundle.remove("text", &[-1, width])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let (path, name) = (entry.as_ref().unwrap().path(), entry.unwrap().file_name());
+            if path.is_dir() {
+                copy(&path, &to.join(name));
+            } else {
+                fs::copy(&path, to.join(name)).unwrap();
+            }
+        }
+    }
+
+    /// Promise: a folder that lacks something is refused before it is announced, and not when a stage first needs it.
+    #[test]
+    fn a_folder_that_is_not_whole_is_refused_when_it_is_looked_at() {
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/toybox");
+        H3Engine::check(&whole).unwrap();
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 6] = [
+            ("vae", |folder| fs::remove_dir_all(folder.join("vae")).unwrap()),
+            ("audio_vae", |folder| {
+                fs::remove_file(folder.join("audio_vae/diffusion_pytorch_model.safetensors"))
+                    .unwrap();
+            }),
+            ("transformer-2.safetensors", |folder| {
+                let folder = folder.join("transformer");
+                let index = r#"{"weight_map": {"a": "transformer-2.safetensors"}}"#;
+                fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+            }),
+            ("transformer", |folder| {
+                let path = folder.join("transformer/diffusion_pytorch_model.safetensors");
+                let half = fs::metadata(&path).unwrap().len() / 2;
+                fs::File::options().write(true).open(path).unwrap().set_len(half).unwrap();
+            }),
+            ("text_encoder: model.language_model.embed_tokens.weight has shape", |folder| {
+                let path = folder.join("text_encoder/config.json");
+                let mut config: serde_json::Value =
+                    serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                config["text_config"]["vocab_size"] = 97.into();
+                fs::write(path, config.to_string()).unwrap();
+            }),
+            ("tokenizer.json", |folder| {
+                fs::remove_file(folder.join("tokenizer/tokenizer.json")).unwrap();
+            }),
+        ];
+        for (part, damage) in damages {
+            let folder = tempfile::tempdir().unwrap();
+            copy(&whole, folder.path());
+            damage(folder.path());
+            let refused = H3Engine::check(folder.path()).expect_err(part).to_string();
+            assert!(refused.contains(part), "{part}: {refused}");
+            assert!(refused.len() < 2_000, "{refused}");
+        }
+    }
 }
