@@ -37,6 +37,12 @@ impl Pace {
         Pace { fixed, last: None, known }
     }
 
+    /// Whether the worker itself says how often: then no step waits for a checkpoint, and one that is not stored costs no
+    /// more than what a kill would.
+    pub fn is_own(&self) -> bool {
+        self.fixed.is_none()
+    }
+
     /// Whether the step after one that took so long waits until the checkpoint is safe. An operator who names a number wants
     /// it to be the most that is ever redone.
     pub fn waits(&self, took: Duration) -> bool {

@@ -509,6 +509,18 @@ impl Segments<'_> {
         Ok(())
     }
 
+    /// The same, where the render can go on without: an attempt that was given up cannot.
+    fn settle_or_go_on(&mut self) -> Result<(), CourierError> {
+        match self.settle_pending() {
+            Err(error) if error != CourierError::GivenUp => {
+                let shard = self.attempt.order.shard;
+                tracing::warn!(%shard, %error, "a checkpoint is not stored, and the render goes on");
+                Ok(())
+            }
+            settled => settled,
+        }
+    }
+
     /// All that was stored, once it is.
     fn settle(mut self, give_up: bool) -> Result<Vec<ArtifactRef>, Failure> {
         if let Some(error) = self.failure.take() {
@@ -573,7 +585,9 @@ impl Watch<'_> {
     ) -> Result<Result<bool, CourierError>, EngineError> {
         let began = Instant::now();
         // One at a time: the chain grows in the order of the steps.
-        if let Err(error) = self.settle_pending() {
+        let settled =
+            if self.pace.is_own() { self.settle_or_go_on() } else { self.settle_pending() };
+        if let Err(error) = settled {
             return Ok(Err(error));
         }
         if !stopping && !self.pace.due(step, took) {
@@ -623,8 +637,9 @@ impl Observer for Watch<'_> {
             return Ok(ControlFlow::Break(()));
         }
         if step >= total {
-            // The last latents are the output itself; stopping here would throw a whole render away.
-            self.failure = self.settle_pending().err();
+            // The last latents are the output itself: stopping here would throw a whole render away, and whether they can be
+            // stored is seen when they are.
+            self.failure = self.settle_or_go_on().err();
             return Ok(match self.failure {
                 Some(_) => ControlFlow::Break(()),
                 None => ControlFlow::Continue(()),

@@ -2,9 +2,10 @@
 //! spec, same latents, wherever the steps were made.
 
 use crate::farm::{Encoded, Event, Farm, Setup, held, order, outputs, soon, spec};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
-use zoetrope_protocol::wire::{FromWorker, Order, StopWhen, ToWorker};
+use zoetrope_protocol::wire::{ArtifactHeader, FromWorker, Order, StopWhen, ToWorker};
 use zoetrope_protocol::{ArtifactId, AttemptNumber, Epoch, Fence, Stage};
 
 #[tokio::test]
@@ -101,6 +102,42 @@ async fn a_refused_upload_is_sent_again() {
             assert!(detail.contains(&reason), "{detail}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Promise: a checkpoint that cannot be stored ends no render whose worker sets the pace, nor one that was the last; only
+/// where an operator says how much may be redone does the render stand with it.
+#[tokio::test]
+async fn a_checkpoint_that_is_not_stored_costs_no_render() {
+    for (checkpoint_every, ends_well) in [(0, true), (1, false)] {
+        let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+            Setup::default().encoded().await;
+        let denoise = Order { checkpoint_every, ..order(Stage::Denoise, prompt) };
+        peer.acknowledges.store(false, Ordering::SeqCst);
+        peer.say(ToWorker::Order(denoise.clone())).await;
+        let end = loop {
+            match peer.next().await {
+                Some(Event::Artifact(ArtifactHeader { held: of, artifact, role, .. })) => {
+                    let held = of.unwrap();
+                    let answer = if role == Some(Role::Latents { step: 4 }) {
+                        ToWorker::Stored { held, artifact }
+                    } else {
+                        ToWorker::NotStored { held, artifact, reason: "the store is full".into() }
+                    };
+                    peer.say(answer).await;
+                }
+                Some(Event::Frame(FromWorker::Started(_))) => {}
+                Some(Event::Frame(frame)) => break frame,
+                None => panic!("the link is over"),
+            }
+        };
+        match end {
+            FromWorker::Finished { outputs, .. } => {
+                assert!(ends_well && outputs[0].role == Role::Latents { step: 4 }, "{outputs:?}");
+            }
+            FromWorker::Failed { cause: Cause::DependencyDown, .. } => assert!(!ends_well),
+            other => panic!("{other:?}"),
+        }
     }
 }
 
