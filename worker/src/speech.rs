@@ -2,7 +2,7 @@
 //!
 //! The network is loaded when somebody first speaks in a clip: most clips never do.
 
-use crate::asked::Asked;
+use crate::asked::{Alarm, Asked};
 use crate::model::whisper::Whisper;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,16 +19,16 @@ const WAITING: usize = 4;
 pub struct Speech(Asked<Vec<f32>, Words>);
 
 impl Speech {
-    /// Starts the thread. `folder` is that of the network, whose files the caller has checked.
+    /// Starts the thread. `folder` is that of the network, whose files the caller has checked. `alarm` is rung if the thread dies.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(folder: PathBuf) -> Result<Speech, String> {
+    pub fn start(folder: PathBuf, alarm: &Alarm) -> Result<Speech, String> {
         let begin = move || {
             let (mut network, folder) = (None, folder.clone());
             Ok(move |sound: Vec<f32>| answer(&mut network, &folder, &sound))
         };
-        Asked::start("speech", 1, WAITING, begin).map(Speech)
+        Asked::start("speech", 1, WAITING, alarm, begin).map(Speech)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{ClassifierKind, EngineArgs, EngineKind, ModerationArgs, ToolArgs};
 use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
+use crate::asked::Alarm;
 use crate::engine::{Engine, EngineError};
 use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
 use crate::gpu::OpenEngine;
@@ -168,7 +169,9 @@ pub struct Judges {
 ///
 /// # Errors
 /// Which net is missing, and how to get it.
-pub fn judges(args: &ModerationArgs) -> anyhow::Result<Judges> {
+pub fn judges(args: &ModerationArgs, alarm: &Alarm) -> anyhow::Result<Judges> {
+/// `alarm` is rung if one of their threads dies.
+///
     if args.classifier == ClassifierKind::Card {
         tracing::warn!("clips are scored by the tests' stubs: only a test's policy takes that");
         let (classifier, listener) = (Arc::new(CardClassifier), Arc::new(CardListener));
@@ -178,8 +181,8 @@ pub fn judges(args: &ModerationArgs) -> anyhow::Result<Judges> {
     // The coordinator's policy says which bytes the nets must have; the record says which they have.
     let mut digests = nets::digests(&folder, &NetName::OF_FRAMES)?;
     digests.extend(nets::digests(&folder, &NetName::OF_SOUND)?);
-    let classifier = Arc::new(sight::classifier(&folder, &digests)?);
-    let speech = Speech::start(folder.join("whisper")).map_err(anyhow::Error::msg)?;
+    let classifier = Arc::new(sight::classifier(&folder, &digests, alarm)?);
+    let speech = Speech::start(folder.join("whisper"), alarm).map_err(anyhow::Error::msg)?;
     let listener = Arc::new(NetListener::load(&folder, &digests, Box::new(speech))?);
     Ok(Judges { classifier, listener })
 }

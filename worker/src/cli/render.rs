@@ -6,6 +6,7 @@
 
 use super::engines::{Engines, judges};
 use super::{BenchArgs, RenderArgs};
+use crate::asked::Alarm;
 use crate::engine::{Ended, Engine, EngineError, Observer};
 use crate::finish::{ClipMarks, FinishedClip, Finisher};
 use crate::link::stream::Payload;
@@ -106,7 +107,8 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
     let spec = spec(args, manifest)?;
     let folder = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
     let temp = folder.unwrap_or(Path::new("."));
-    let judges = args.finish_as_farm.then(|| judges(&args.moderation)).transpose()?;
+    let judges =
+        args.finish_as_farm.then(|| judges(&args.moderation, &Alarm::default())).transpose()?;
     let mark = args.finish_as_farm.then(mark);
     let finisher = engines.finisher(&args.tools, temp, judges)?;
     let mut engine = engines.open(&spec.model)?;

@@ -2,6 +2,7 @@
 
 use super::engines::{Engines, judges};
 use super::{EngineKind, RunArgs};
+use crate::asked::Alarm;
 use crate::cache::ArtifactCache;
 use crate::exit::ExitCode;
 use crate::finish::Finisher;
@@ -40,6 +41,8 @@ struct Shared {
     finisher: Finisher,
     metrics: Arc<Metrics>,
     pool: String,
+    /// Rung when a thread that judges clips dies.
+    alarm: Alarm,
 }
 
 /// Runs until the worker ends.
@@ -68,7 +71,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let finisher = engines.finisher(&args.tools, &temp, Some(judges))?;
     let models: Vec<String> = engines.served.iter().map(|served| served.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&models)?);
-    let shared = Shared { engines, finisher, metrics, pool: args.pool.clone() };
+    let shared = Shared { engines, finisher, metrics, pool: args.pool.clone(), alarm };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The engine has its own threads; links and files are light.
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
@@ -127,6 +130,14 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
     }
     let roots: Vec<_> = workers.iter().map(|worker| worker.root.clone()).collect();
     tokio::spawn(async move {
+    let (alarm, ended) = (shared.alarm.clone(), roots.clone());
+    tokio::spawn(async move {
+        alarm.notified().await;
+        tracing::error!("a thread that judges clips died: the process ends, start it again");
+        for root in &ended {
+            root.cast(RootMsg::End(ExitCode::PartDied)).ok(); // one that has ended needs no end
+        }
+    });
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut notice)) = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),

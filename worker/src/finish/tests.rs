@@ -316,7 +316,8 @@ fn a_spoken_threat_stops_a_clip() {
     let temp = tempfile::tempdir().expect("a folder");
     let nets = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.deps/models/moderation"));
     let built_in = Policy::built_in().expect("the policy");
-    let speech = crate::speech::Speech::start(nets.join("whisper")).expect("a thread");
+    let alarm = crate::asked::Alarm::default();
+    let speech = crate::speech::Speech::start(nets.join("whisper"), &alarm).expect("a thread");
     let listener = NetListener::load(nets, &built_in.models, Box::new(speech));
     let listener: Arc<dyn Listener> = Arc::new(listener.expect("`scripts/setup` fetches the nets"));
     let settings = settings(temp.path());
