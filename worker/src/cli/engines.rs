@@ -1,5 +1,6 @@
 //! From flags to an engine: which models this worker serves, and how the gpu thread opens them.
 
+use super::memory;
 use super::{ClassifierKind, EngineArgs, EngineKind, ModerationArgs, ToolArgs};
 use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
 use crate::asked::Alarm;
@@ -239,7 +240,7 @@ impl Card {
     /// `told`: its memory, as whoever started the worker says.
     fn of(device: Device, told: Option<u64>) -> anyhow::Result<Self> {
         let Device::Cuda(number) = device else {
-            let memory_bytes = told.unwrap_or_else(memory);
+            let memory_bytes = told.unwrap_or_else(memory::of_machine);
             let (uuid, instance) = Default::default();
             return Ok(Card { name: "cpu".into(), memory_bytes, uuid, instance });
         };
@@ -318,14 +319,6 @@ fn instance_of(xml: &str, index: &str) -> Option<String> {
     value(part, "gpu_instance_id")
 }
 
-/// Memory of the machine, which is what a CPU worker renders in.
-fn memory() -> u64 {
-    let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kibibytes = total.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kibibytes.unwrap_or(0) << 10
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,7 +340,6 @@ mod tests {
         }
         let part = Card::parse("", "MIG-1", Some(1 << 30)).expect("is told");
         assert_eq!((part.name.as_str(), part.uuid.as_str()), ("cuda", "MIG-1"));
-        assert!(memory() > 1 << 28);
     }
 
     /// Promise: `zoetrope_gpu_info` joins with dcgm-exporter's series also where a GPU is cut into parts.

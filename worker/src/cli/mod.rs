@@ -4,6 +4,7 @@
 //! `main.rs` that uses `anyhow`.
 
 mod engines;
+mod memory;
 mod render;
 mod run;
 
