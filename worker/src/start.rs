@@ -11,6 +11,10 @@ const PAGES: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
 /// of one what is true of another.
 const ORDER: &[(&str, &str)] = &[("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
 
+/// cuDNN would otherwise multiply in TF32, with the 10 bits of an f16, where f32 is said: the sound's decoder is f32 because
+/// less is heard.
+const WIDE: &[(&str, &str)] = &[("NVIDIA_TF32_OVERRIDE", "0")];
+
 /// Lets freed memory stay with the process, in large pages, and torch's threads spin for a moment when they wait, then
 /// sleep.
 ///
@@ -26,7 +30,7 @@ const ORDER: &[(&str, &str)] = &[("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
 pub fn settle_process() {
     crate::model::keep_freed_memory();
     let is_set = |(name, _): &(&str, &str)| std::env::var_os(name).is_some();
-    let groups = [WAIT, PAGES, ORDER].into_iter().filter(|group| !group.iter().any(is_set));
+    let groups = [WAIT, PAGES, ORDER, WIDE].into_iter().filter(|group| !group.iter().any(is_set));
     let missing: Vec<(&str, &str)> = groups.flatten().copied().collect();
     if missing.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! Sound latents to samples: the BigVGAN decoder, always in f32.
+//! Sound latents to samples: the BigVGAN decoder, always in f32; on CUDA because the process says so (`start::settle_process`).
 //!
 //! Mono: the two channels of a clip are two batch items. Every activation is computed at twice the rate, between
 //! two filters that the checkpoint brings along.
