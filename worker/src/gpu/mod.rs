@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod courier;
 mod pace;
+mod segments;
 mod thread;
 
 use crate::cache::ArtifactCache;

@@ -7,6 +7,7 @@
 use super::attempt::{Attempt, Progress, Report};
 use super::courier::{Courier, CourierError, Pending};
 use super::pace::{Known, Pace};
+use super::segments::Segments;
 use super::{GpuMsg, OpenEngine};
 use crate::engine::{ClipSink, Ended, Engine, EngineError, Observer, Piece};
 use crate::finish::{
@@ -83,7 +84,7 @@ struct Made {
 pub struct GpuThread {
     gpu: ActorRef<GpuMsg>,
     link: ActorRef<LinkMsg>,
-    courier: Courier,
+    courier: Arc<Courier>,
     open: OpenEngine,
     finisher: Finisher,
     metrics: Arc<Metrics>,
@@ -112,6 +113,7 @@ impl GpuThread {
         finisher: Finisher,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let courier = Arc::new(courier);
         GpuThread { gpu, link, courier, open, finisher, metrics, known: None }
     }
 
@@ -166,7 +168,7 @@ impl GpuThread {
 
     fn attempt(
         &mut self,
-        attempt: &Attempt,
+        attempt: &Arc<Attempt>,
         engine: &mut Option<(String, Box<dyn Engine>)>,
     ) -> Result<Made, Failure> {
         check_stop(attempt)?;
@@ -257,7 +259,7 @@ impl GpuThread {
     }
 
     /// Decodes the chunks of this shard whose segments are not stored yet, and stores each as it is whole.
-    fn decode(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+    fn decode(&self, attempt: &Arc<Attempt>, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let (order, spec) = (&attempt.order, &attempt.order.spec);
         let (chunks, index) = (spec.shape().chunks(), u32::from(order.shard.index));
         let range = chunk_range(chunks, index, order.shards.into());
@@ -270,13 +272,7 @@ impl GpuThread {
         let latents = self.final_latents(attempt)?;
         let mut watch = self.watch(attempt);
         let piece = Piece { chunks: first..range.end, sound: spec.audio && first == 0 };
-        let mut segments = Segments {
-            attempt,
-            courier: &self.courier,
-            pending: None,
-            made: vec![],
-            failure: None,
-        };
+        let mut segments = Segments::new(attempt, &self.courier);
         let began = Instant::now();
         let mut keep = |chunk, bytes| segments.keep(chunk, bytes);
         let mut sink = SegmentSink::new(spec, engine.weights(), first, &mut keep);
@@ -478,62 +474,6 @@ fn is_device_error(failure: &Failure) -> bool {
     failure.cause == Cause::EngineError && marks.iter().any(|mark| failure.detail.contains(mark))
 }
 
-/// The segments of a decode shard on their way to the store, one beside the chunk in hand.
-struct Segments<'a> {
-    attempt: &'a Attempt,
-    courier: &'a Courier,
-    pending: Option<Pending>,
-    made: Vec<ArtifactRef>,
-    /// What went wrong with one, which the engine only saw as a sink that failed.
-    failure: Option<CourierError>,
-}
-
-impl Segments<'_> {
-    fn keep(&mut self, chunk: u32, bytes: Vec<u8>) -> Result<(), EngineError> {
-        let sent = self.settle_pending().and_then(|()| {
-            let role = Role::Segment { chunk };
-            self.pending = Some(self.courier.store(self.attempt, role, bytes)?);
-            Ok(())
-        });
-        sent.map_err(|error| {
-            let told = EngineError::Sink(error.to_string());
-            self.failure = Some(error);
-            told
-        })
-    }
-
-    fn settle_pending(&mut self) -> Result<(), CourierError> {
-        if let Some(pending) = self.pending.take() {
-            self.made.push(pending.wait(self.attempt)?);
-        }
-        Ok(())
-    }
-
-    /// The same, where the render can go on without: an attempt that was given up cannot.
-    fn settle_or_go_on(&mut self) -> Result<(), CourierError> {
-        match self.settle_pending() {
-            Err(error) if error != CourierError::GivenUp => {
-                let shard = self.attempt.order.shard;
-                tracing::warn!(%shard, %error, "a checkpoint is not stored, and the render goes on");
-                Ok(())
-            }
-            settled => settled,
-        }
-    }
-
-    /// All that was stored, once it is.
-    fn settle(mut self, give_up: bool) -> Result<Vec<ArtifactRef>, Failure> {
-        if let Some(error) = self.failure.take() {
-            return Err(error.into());
-        }
-        if !give_up {
-            sending(self.attempt, 0, 1);
-            self.settle_pending()?;
-        }
-        Ok(self.made)
-    }
-}
-
 /// Watches a stage for the farm: shows progress, stores checkpoints, and stops where it was told to.
 struct Watch<'a> {
     attempt: &'a Attempt,
@@ -567,6 +507,18 @@ impl Watch<'_> {
             self.pace.arrived(pending.arrive(self.attempt)?);
         }
         Ok(())
+    }
+
+    /// The same, where the render can go on without: an attempt that was given up cannot.
+    fn settle_or_go_on(&mut self) -> Result<(), CourierError> {
+        match self.settle_pending() {
+            Err(error) if error != CourierError::GivenUp => {
+                let shard = self.attempt.order.shard;
+                tracing::warn!(%shard, %error, "a checkpoint is not stored, and the render goes on");
+                Ok(())
+            }
+            settled => settled,
+        }
     }
 
     /// Sends the latents of a step on their way, and waits for the store where the next step must.
