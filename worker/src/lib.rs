@@ -8,6 +8,7 @@ pub mod cli;
 pub mod emulated;
 pub mod engine;
 pub mod exit;
+pub mod fingerprint;
 pub mod finish;
 pub mod gpu;
 pub mod http;

@@ -2,9 +2,10 @@
 
 use super::memory;
 use super::{ClassifierKind, EngineArgs, EngineKind, ModerationArgs, ToolArgs};
-use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
 use crate::asked::Alarm;
+use crate::emulated::{ClipMode, EmulatedEngine, Emulation};
 use crate::engine::{Engine, EngineError};
+use crate::fingerprint;
 use crate::finish::{ClipCache, FinishSettings, Finisher, Programs};
 use crate::gpu::OpenEngine;
 use crate::model::{self, h3::H3Engine};
@@ -42,8 +43,8 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Reads the model folders or the emulation file.
-    pub fn new(args: &EngineArgs) -> anyhow::Result<Self> {
+    /// Reads the model folders or the emulation file. `data`: where digests of model files are kept, for the next start.
+    pub fn new(args: &EngineArgs, data: Option<&Path>) -> anyhow::Result<Self> {
         match (args.engine, &args.emulated) {
             (EngineKind::Emulated, Some(file)) => Self::emulated(file),
             (EngineKind::Emulated, None) => {
@@ -52,7 +53,7 @@ impl Engines {
             (EngineKind::H3, Some(_)) => {
                 bail!("`--emulated FILE.toml` is only for `--engine emulated`")
             }
-            (EngineKind::H3, None) => Self::h3(args),
+            (EngineKind::H3, None) => Self::h3(args, data),
         }
     }
 
@@ -83,13 +84,14 @@ impl Engines {
         })
     }
 
-    fn h3(args: &EngineArgs) -> anyhow::Result<Self> {
+    fn h3(args: &EngineArgs, data: Option<&Path>) -> anyhow::Result<Self> {
         if args.model.is_empty() {
             bail!("no model: give `--model FOLDER`, such as `--model worker/models/toybox`");
         }
         let device = device(&args.device)?;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
         let threads = args.threads.map_or(cores, |threads| threads as usize);
+        let book = data.map(|data| data.join("digests.json"));
         let (mut served, mut manifests, mut folders) = (vec![], vec![], HashMap::new());
         for folder in &args.model {
             let manifest = model::manifest(folder)?;
@@ -98,7 +100,7 @@ impl Engines {
                 bail!("model `{id}` in {} is of family `{family}`, not `h3`", folder.display());
             }
             H3Engine::check(folder)?;
-            let fingerprint = model::fingerprint(folder)?;
+            let fingerprint = fingerprint::of(folder, book.as_deref())?;
             if folders.insert(manifest.id.clone(), (folder.clone(), fingerprint)).is_some() {
                 bail!("two of the --model folders have the model `{}`", manifest.id);
             }
@@ -148,12 +150,12 @@ impl Engines {
     ) -> anyhow::Result<Finisher> {
         std::fs::create_dir_all(temp)
             .with_context(|| format!("cannot make the folder {}", temp.display()))?;
+        let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe, temp)?;
         let settings = FinishSettings::new(programs, temp.into());
         let (classifier, listener) =
             judges.map(|judges| (judges.classifier, judges.listener)).unzip();
         let settings = Arc::new(FinishSettings { classifier, listener, ..settings });
         Ok(match self.emulation.as_ref().map(|emulation| emulation.clip) {
-        let programs = Programs::find(&tools.ffmpeg, &tools.ffprobe, temp)?;
             Some(ClipMode::Cached) => Finisher::Cached(Arc::new(ClipCache::new(settings))),
             _ => Finisher::Ffmpeg(settings),
         })
@@ -168,11 +170,11 @@ pub struct Judges {
 
 /// Who scores sampled frames and listens: the nets in a folder, or the stubs of the tests.
 ///
+/// `alarm` is rung if one of their threads dies.
+///
 /// # Errors
 /// Which net is missing, and how to get it.
 pub fn judges(args: &ModerationArgs, alarm: &Alarm) -> anyhow::Result<Judges> {
-/// `alarm` is rung if one of their threads dies.
-///
     if args.classifier == ClassifierKind::Card {
         tracing::warn!("clips are scored by the tests' stubs: only a test's policy takes that");
         let (classifier, listener) = (Arc::new(CardClassifier), Arc::new(CardListener));

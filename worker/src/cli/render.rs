@@ -102,7 +102,7 @@ fn spec(args: &RenderArgs, manifest: &Manifest) -> anyhow::Result<RenderSpec> {
 
 /// Renders one clip into a file.
 pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
-    let engines = Engines::new(&args.engine)?;
+    let engines = Engines::new(&args.engine, None)?;
     let Some(manifest) = engines.manifests.first() else { bail!("no model: give --model FOLDER") };
     let spec = spec(args, manifest)?;
     let folder = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -190,7 +190,7 @@ fn make(
 
 /// Times the bare engine.
 pub fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let engines = Engines::new(&args.engine)?;
+    let engines = Engines::new(&args.engine, None)?;
     let Some(manifest) = engines.manifests.first() else { bail!("no model: give --model FOLDER") };
     let size = args.size.as_ref().unwrap_or(&manifest.default_size);
     let canvas = size.parse().with_context(|| format!("--size {size}"))?;

@@ -66,8 +66,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(&temp)
             .with_context(|| format!("cannot clean {}", temp.display()))?;
     }
-    let engines = Engines::new(&args.engine)?;
-    let judges = judges(&args.moderation)?;
+    let engines = Engines::new(&args.engine, Some(&args.data))?;
+    let alarm = Alarm::default();
+    let judges = judges(&args.moderation, &alarm)?;
     let finisher = engines.finisher(&args.tools, &temp, Some(judges))?;
     let models: Vec<String> = engines.served.iter().map(|served| served.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&models)?);
@@ -129,7 +130,6 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
         tracing::info!(%address, "metrics");
     }
     let roots: Vec<_> = workers.iter().map(|worker| worker.root.clone()).collect();
-    tokio::spawn(async move {
     let (alarm, ended) = (shared.alarm.clone(), roots.clone());
     tokio::spawn(async move {
         alarm.notified().await;
@@ -138,6 +138,7 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
             root.cast(RootMsg::End(ExitCode::PartDied)).ok(); // one that has ended needs no end
         }
     });
+    tokio::spawn(async move {
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut notice)) = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),

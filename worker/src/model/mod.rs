@@ -14,10 +14,8 @@ pub mod weights;
 pub mod whisper;
 
 use crate::engine::{Engine, EngineError};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use tch::TchError;
-use zoetrope_protocol::ArtifactId;
 
 /// What went wrong inside a stage.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +116,12 @@ pub fn keep_freed_memory() {
 pub fn open(folder: &Path) -> Result<Box<dyn Engine>, ModelError> {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let device = tch::Device::cuda_if_available();
-    Ok(Box::new(h3::H3Engine::open(folder, fingerprint(folder)?, device, threads)?))
+    Ok(Box::new(h3::H3Engine::open(
+        folder,
+        crate::fingerprint::of(folder, None)?,
+        device,
+        threads,
+    )?))
 }
 
 /// Reads `manifest.json` of a model folder.
@@ -134,43 +137,8 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
     serde_json::from_slice(&bytes).map_err(|error| Fault::file(path, error))
 }
 
-/// The address of a model: SHA-256 over the path, length and bytes of every file that decides what it renders
-/// (weights, configs, tokenizer), in the order of their paths. Read-me files do not count.
-///
-/// # Errors
-/// `ModelError` of stage `fingerprint` if a file cannot be read.
-pub fn fingerprint(folder: &Path) -> Result<ArtifactId, ModelError> {
-    let stage = ModelError::at("fingerprint");
-    hash_folder(folder).map_err(stage)
-}
-
-fn hash_folder(folder: &Path) -> Result<ArtifactId, Fault> {
-    let mut files = Vec::new();
-    list_files(folder, &mut files)?;
-    files.sort();
-    let mut digest = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    for path in files {
-        let name = path.strip_prefix(folder).expect("listed below folder").to_string_lossy();
-        let mut file = std::fs::File::open(&path).map_err(|error| Fault::file(&path, error))?;
-        let bytes = file.metadata().map_err(|error| Fault::file(&path, error))?.len();
-        // Length before content, so that no two folders share a stream of bytes.
-        digest.update((name.len() as u64).to_le_bytes());
-        digest.update(name.as_bytes());
-        digest.update(bytes.to_le_bytes());
-        loop {
-            let count = std::io::Read::read(&mut file, &mut chunk)
-                .map_err(|error| Fault::file(&path, error))?;
-            if count == 0 {
-                break;
-            }
-            digest.update(&chunk[..count]);
-        }
-    }
-    Ok(ArtifactId(digest.finalize().into()))
-}
-
-fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+/// The files of a model folder that decide what it renders.
+pub(crate) fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
     for entry in std::fs::read_dir(folder).map_err(|error| Fault::file(folder, error))? {
         let path = entry.map_err(|error| Fault::file(folder, error))?.path();
         if path.is_dir() {
@@ -180,25 +148,4 @@ fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fingerprint_sees_names_and_bytes_and_no_read_me() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            std::fs::create_dir_all(folder.path().join("vae")).unwrap();
-            std::fs::write(folder.path().join(name), text).unwrap();
-        };
-        write("manifest.json", "{}");
-        write("vae/config.json", "{}");
-        let first = fingerprint(folder.path()).unwrap();
-        write("README.md", "a toy");
-        assert_eq!(fingerprint(folder.path()).unwrap(), first);
-        write("vae/config.json", "{ }");
-        assert_ne!(fingerprint(folder.path()).unwrap(), first);
-    }
 }
