@@ -98,7 +98,8 @@ impl Piece {
 }
 
 /// Says which render an artifact on the way belongs to: the spec and the weights. A model's id alone would not do, for
-/// two workers may have other weights under the same id, and a clip half of the one is a clip of neither.
+/// two workers may have other weights under the same id, and a clip half of the one is a clip of neither. The kind of
+/// device is left out: any worker may go on, and bytes are promised to be the same on workers of one kind alone.
 pub fn render_digest(spec: &RenderSpec, weights: ArtifactId) -> ArtifactId {
     let mut text = serde_json::to_vec(spec).expect("a spec has only strings and numbers");
     text.extend(weights.0);
