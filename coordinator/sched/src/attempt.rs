@@ -38,7 +38,11 @@ impl Core {
             }
         }
         match self.state.workers[slot].doing {
-            Doing::Running(running) if self.held(&running) == held => return Some((slot, running)),
+            Doing::Running(running) if self.held(&running) == held => {
+                // It was told the number that it has now.
+                self.live(running.job).lost = None;
+                return Some((slot, running));
+            }
             Doing::Stopping { held: stopped, .. } if stopped == held => {
                 if word == Word::Last {
                     // What it was stopped for is told already. This only says that the gpu is free.
@@ -225,6 +229,7 @@ impl Core {
             .saturating_sub(tenant.charge(running.charged_ms))
             .saturating_add(tenant.charge(used.0));
         self.state.workers[slot].doing = Doing::Idle;
+        self.live(running.job).lost = None;
         self.set_virtual_time(place, class, corrected);
         self.change_tenant(place, |tenant| tenant.running -= 1);
     }

@@ -1,13 +1,13 @@
 //! What a failed attempt means for its job: retried, where and when, or given up. The failure policy's table.
 
 use crate::core::Core;
-use crate::job::{Live, Outage, SoftFailure, Standing};
+use crate::job::{Live, Lost, Outage, SoftFailure, Standing};
 use crate::node::NodeId;
 use crate::output::{FailWhy, JobState, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::Running;
-use zoetrope_protocol::id::{Fence, Millis};
+use zoetrope_protocol::id::{AttemptNumber, Fence, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 
 /// A role may be lost so often.
@@ -313,17 +313,20 @@ impl Core {
         live.gone.iter().filter(|gone| **gone == role).count() >= GONE_MAX
     }
 
-    /// A lost attempt goes on after all: its loss is counted against nobody.
-    pub(crate) fn undo_loss(&mut self, slot: Slot) {
+    /// A lost attempt goes on after all: its loss is counted against nobody. What it was, to be remembered.
+    pub(crate) fn undo_loss(&mut self, slot: Slot) -> Option<Box<Lost>> {
         let job = &mut self.state.jobs[slot];
-        let id = job.id;
-        let Some(live) = &mut job.live else { return };
-        let Some(lost) = live.lost.as_deref().copied() else { return };
-        let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == lost.fence.attempt;
+        let (id, position) = (job.id, usize::from(job.position));
+        let live = job.live.as_mut()?;
+        let lost = live.lost.take()?;
+        // Nobody had the shard since, so the last number is the one that was lost last.
+        let attempt = AttemptNumber(live.attempts[position]);
+        let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == attempt;
         let gone = [Cause::WorkerLost, Cause::MachineLost];
         live.soft.retain(|soft| !(was(soft) && gone.contains(&soft.cause)));
         live.avoid.retain(|node| *node != lost.node);
-        self.forgive_attempt(lost.node, id, lost.fence.attempt);
+        self.forgive_attempt(lost.node, id, attempt);
+        Some(lost)
     }
 }
 

@@ -102,7 +102,8 @@ pub(crate) struct Live {
     pub retry_at: Millis,
     /// The node that made the current shard's inputs.
     pub maker: Option<NodeId>,
-    /// The attempt that was lost with its worker: taken up again should that boot return in time.
+    /// The attempt that was lost with its worker: taken up again should that boot return in time. Kept while it then
+    /// runs, until a report under its new number: the boot may know it by this one still.
     pub lost: Option<Box<Lost>>,
     /// How often it ran out of memory.
     pub memory_failures: u32,

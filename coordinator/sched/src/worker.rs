@@ -12,7 +12,7 @@ use crate::state::KindIx;
 use crate::table::spread;
 use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{Epoch, Fence, Millis, ModelId, WorkerId};
+use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, Millis, ModelId, WorkerId};
 use zoetrope_protocol::job::{Cause, Class, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
 use zoetrope_protocol::wire::{Held, Identity, Kept};
@@ -221,8 +221,9 @@ impl Core {
         let found = held.iter().find_map(|held| Some((*held, self.lost_one(node, boot, *held)?)));
         let mut keep = Vec::new();
         if let Some((held, job)) = found {
-            self.undo_loss(job);
+            let lost = self.undo_loss(job);
             let fence = self.run(job, slot, out);
+            self.live(job).lost = lost;
             keep.push(Kept { held, fence });
         }
         let goes_on = !keep.is_empty();
@@ -261,7 +262,8 @@ impl Core {
         let mut keep = Vec::new();
         if let Some(running) = self.state.workers[slot].running().copied() {
             let here = self.held(&running);
-            let named = held.iter().find(|named| self.is_attempt(**named, here));
+            let since = self.known_by(&running).attempt;
+            let named = held.iter().find(|named| self.is_attempt(**named, here, since));
             if let Some(held) = named.or(on(Mutant::ReattachByName).then_some(&here)) {
                 // The same attempt goes on, so it keeps its number; the epoch is that of its new leader.
                 let fence = Fence { epoch, attempt: running.fence.attempt };
@@ -280,11 +282,20 @@ impl Core {
     }
 
     /// Whether a boot that comes back names the attempt that it has in the books. A welcome may have been lost on its way,
-    /// and the epoch with it: the number alone tells attempts of a shard apart.
-    fn is_attempt(&self, named: Held, here: Held) -> bool {
+    /// and the epoch with it: the number alone tells attempts of a shard apart. All numbers since the one that it
+    /// surely knew are of the same work, for nobody else had the shard.
+    fn is_attempt(&self, named: Held, here: Held, since: AttemptNumber) -> bool {
         named.shard == here.shard
-            && named.fence.attempt == here.fence.attempt
+            && (since..=here.fence.attempt).contains(&named.fence.attempt)
             && named.fence.epoch <= self.state.epoch
+    }
+
+    /// The fence by which its boot surely knew a running attempt. One that was lost and taken up again has a new
+    /// number, and the welcome that said so may be lost too.
+    fn known_by(&self, running: &Running) -> Fence {
+        let live = self.state.jobs[running.job].live.as_ref();
+        let lost = live.and_then(|live| live.lost.as_deref());
+        lost.map_or(running.fence, |lost| lost.fence)
     }
 
     /// The lost attempt of a returning boot, if its shard was not placed again since and may run.
@@ -293,9 +304,11 @@ impl Core {
         let job = &self.state.jobs[slot];
         let lost = job.live.as_ref()?.lost.as_deref()?;
         let current = held.shard.stage == self.state.stage_of(job);
+        let last = AttemptNumber(job.live.as_ref()?.attempts[usize::from(job.position)]);
+        let newest = Fence { epoch: lost.fence.epoch, attempt: last };
         let same = lost.node == node
             && lost.boot == boot
-            && self.is_attempt(held, Held { shard: held.shard, fence: lost.fence })
+            && self.is_attempt(held, Held { shard: held.shard, fence: newest }, lost.fence.attempt)
             && lost.position == job.position;
         let ready = job.standing() == Standing::Ready;
         let allowed = !self.state.tenants[job.tenant as usize].capped();
@@ -323,10 +336,11 @@ impl Core {
             self.keep_drain(node, boot, drain);
         }
         if let Some(running) = running {
+            let known_by = self.known_by(&running);
             self.end_attempt(slot, Some(cause), None, out);
             self.fail(slot, &running, cause, out);
             if cause != Cause::Drained {
-                self.remember_lost(&running, node, boot);
+                self.remember_lost(&running, known_by, node, boot);
             }
         }
         self.state.workers.take(slot);
@@ -335,7 +349,7 @@ impl Core {
     }
 
     /// The shard may be taken up again by the boot that lost it, as long as nobody else has it.
-    fn remember_lost(&mut self, running: &Running, node: NodeId, boot: u64) {
+    fn remember_lost(&mut self, running: &Running, fence: Fence, node: NodeId, boot: u64) {
         let slot = running.job;
         // Its job may be over, or may have to go back to an earlier stage.
         let same = |job: &Job| self.state.stage_of(job) == running.stage;
@@ -343,7 +357,7 @@ impl Core {
             return;
         }
         let job = &mut self.state.jobs[slot];
-        let (position, fence) = (job.position, running.fence);
+        let position = job.position;
         let live = job.live.as_mut().filter(|live| live.standing == Standing::Ready);
         if let Some(live) = live {
             live.lost = Some(Box::new(Lost { node, boot, fence, position }));

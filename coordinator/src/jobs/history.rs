@@ -69,10 +69,11 @@ impl History {
         push(&mut self.attempts, attempt, ATTEMPTS_MAX);
     }
 
-    /// An attempt goes on under another fence.
-    pub(super) fn kept(&mut self, shard: ShardId, before: Fence, fence: Fence, worker: WorkerId) {
-        if let Some(attempt) = self.attempt(shard, before) {
+    /// The newest attempt of a shard goes on under another fence. Its worker may name it by an older one than ours.
+    pub(super) fn kept(&mut self, shard: ShardId, fence: Fence, worker: WorkerId) {
+        if let Some(attempt) = self.attempts.iter_mut().rev().find(|one| one.shard == shard) {
             (attempt.fence, attempt.worker) = (fence, worker);
+            (attempt.ended, attempt.cause) = (None, None);
         }
     }
 
@@ -148,7 +149,7 @@ mod tests {
         history.assigned(attempt(1));
         let shard = history.attempts[0].shard;
         let after = Fence { epoch: Epoch(2), ..fence(1) };
-        history.kept(shard, fence(1), after, WorkerId(7));
+        history.kept(shard, after, WorkerId(7));
         history.ended(Millis(5), shard, fence(1), Some(Cause::WorkerLost), Millis(0));
         assert_eq!(history.attempts[0].ended, None, "a report of the old fence is not its end");
         history.ended(Millis(9), shard, after, None, Millis(3));

@@ -421,10 +421,8 @@ impl JobTable {
             }
             Output::Welcome { worker, keep } => {
                 for kept in keep {
-                    let (shard, before) = (kept.held.shard, kept.held.fence);
-                    self.change(shard.job, |row| {
-                        row.history.kept(shard, before, kept.fence, *worker);
-                    });
+                    let shard = kept.held.shard;
+                    self.change(shard.job, |row| row.history.kept(shard, kept.fence, *worker));
                 }
             }
             Output::AttemptEnded { held, gpu, cause, .. } => {

@@ -241,6 +241,17 @@ impl Farm {
         self.take(Input::WorkerJoined { worker, identity, capacity, held });
     }
 
+    /// The connection breaks again before the welcome is there.
+    fn join_unheard(&mut self, at: usize) {
+        let before = self.processes[at].holds;
+        self.join(at);
+        let Some(worker) = self.processes[at].link.take() else { return };
+        self.processes[at].holds = before;
+        if self.chance.one_in(2) {
+            self.take(Input::WorkerLost { worker, how: LostHow::Closed });
+        }
+    }
+
     fn reboot(&mut self, at: usize) {
         let boot = self.chance.next();
         let process = &mut self.processes[at];
@@ -449,6 +460,7 @@ impl Farm {
                     self.take(Input::WorkerLost { worker, how: LostHow::Closed });
                 }
             },
+            None if self.chance.one_in(3) => self.join_unheard(at),
             None => self.join(at),
         }
     }

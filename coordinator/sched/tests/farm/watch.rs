@@ -15,6 +15,8 @@ pub struct Watch {
     /// What runs, by worker.
     running: BTreeMap<WorkerId, Held>,
     highest: BTreeMap<ShardId, AttemptNumber>,
+    /// By which numbers a worker may know what it does of a shard, since that was last ordered.
+    known: BTreeMap<ShardId, BTreeSet<AttemptNumber>>,
     states: BTreeMap<JobId, JobState>,
     submitted: BTreeSet<JobId>,
     stored: BTreeMap<JobId, Vec<ArtifactRef>>,
@@ -23,7 +25,7 @@ pub struct Watch {
     tenants: BTreeMap<JobId, TenantId>,
     running_max: BTreeMap<TenantId, u32>,
     /// On which boot of which node an attempt ran.
-    places: BTreeMap<(ShardId, Fence), (String, u64)>,
+    places: BTreeMap<(ShardId, AttemptNumber), (String, u64)>,
     identities: BTreeMap<WorkerId, (String, u64)>,
     /// Boots that are to be emptied, also while they are away or lost.
     drained: BTreeSet<(String, u64)>,
@@ -188,7 +190,7 @@ impl Watch {
         let highest = self.highest.insert(shard, fence.attempt);
         hold!(highest < Some(fence.attempt), "{shard} has an attempt number twice");
         self.attempts.push(held);
-        self.places.insert((held.shard, held.fence), self.identities[&worker].clone());
+        self.places.insert((held.shard, fence.attempt), self.identities[&worker].clone());
         Ok(())
     }
 
@@ -211,6 +213,7 @@ impl Watch {
                     let there = stored.is_some_and(|all| all.contains(artifact));
                     hold!(there, "{shard} is to start from {artifact:?}, which is not there");
                 }
+                self.known.insert(*shard, BTreeSet::from([fence.attempt]));
                 self.begin(*worker, Held { shard: *shard, fence: *fence })?;
             }
             Output::Welcome { worker, keep } => {
@@ -220,19 +223,21 @@ impl Watch {
                     hold!(kept.fence.epoch == core.epoch(), "an attempt is kept in an old epoch");
                     let here = &self.identities[worker];
                     hold!(
-                        self.places.get(&(kept.held.shard, kept.held.fence)) == Some(here),
+                        self.places.get(&(kept.held.shard, kept.held.fence.attempt)) == Some(here),
                         "a foreign attempt is kept"
                     );
-                    let last = self.highest.get(&kept.held.shard);
-                    let newest = last == Some(&kept.held.fence.attempt);
+                    let known = self.known.entry(kept.held.shard).or_default();
+                    let newest = known.contains(&kept.held.fence.attempt);
                     hold!(newest, "an attempt is kept that has a successor");
-                    let moved = self.running.iter().find(|(_, running)| **running == kept.held);
+                    known.insert(kept.fence.attempt);
+                    let shard = kept.held.shard;
+                    let moved = self.running.iter().find(|(_, running)| running.shard == shard);
                     match moved.map(|(worker, _)| *worker) {
                         // The same attempt on a new connection.
                         Some(before) => {
                             self.running.remove(&before);
                             self.running.insert(*worker, held);
-                            self.places.insert((held.shard, held.fence), here.clone());
+                            self.places.insert((held.shard, held.fence.attempt), here.clone());
                             self.attempts.push(held);
                         }
                         None => self.begin(*worker, held)?,
