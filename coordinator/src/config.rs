@@ -215,7 +215,7 @@ impl ServeConfig {
         Ok(config)
     }
 
-    fn parse(text: &str) -> Result<ServeConfig, String> {
+    pub(crate) fn parse(text: &str) -> Result<ServeConfig, String> {
         let table: toml::Table = toml::from_str(text).map_err(|e| e.to_string())?;
         check::check_numbers(&table).map_err(|e| e.to_string())?;
         // From the text, so that errors show the line.
@@ -248,6 +248,7 @@ impl ServeConfig {
             journal_waiting: self.journal.waiting_max,
             snapshot_every: self.journal.snapshot_every,
             checkpoint_every: self.link.checkpoint_every,
+            verdict_grace: self.verdict_grace(),
             tenant: TenantPolicy { weight, running_max },
             tenants: self.named_tenants()?,
             vram_bytes: self.vram_bytes.clone(),
@@ -280,12 +281,10 @@ impl ServeConfig {
         }
     }
 
-    /// The core's limits.
-    pub fn core(&self) -> zoetrope_sched::Config {
-        let core = zoetrope_sched::Config::default();
-        // The link gives a load up after this time; the core, which sees no progress, must not do so before.
+    /// The link gives a load up after its time; the core, which sees no progress, must not do so before.
+    fn verdict_grace(&self) -> Millis {
         let load = Millis(self.link.load_seconds.saturating_mul(1_000));
-        zoetrope_sched::Config { verdict_grace: core.verdict_grace.plus(load), ..core }
+        zoetrope_sched::Config::default().verdict_grace.plus(load)
     }
 
     /// The links' limits.
@@ -342,7 +341,8 @@ mod tests {
     #[test]
     fn the_core_waits_for_a_load_as_long_as_the_link_does() {
         let config = ServeConfig::parse("[link]\nload_seconds = 2000\n").expect("parses");
-        assert!(config.core().verdict_grace >= Millis(2_000_000));
+        let limits = config.dispatch_limits().expect("good");
+        assert!(limits.verdict_grace >= Millis(2_000_000));
     }
 
     #[test]

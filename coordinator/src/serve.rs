@@ -166,7 +166,6 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let Ground { progress: kept, leadership, coordinators, mark, certificates, .. } = ground;
     let looks = config.watermark.open()?;
     let (epoch, watermark) = (config.watermark.epoch, config.watermark.clone());
-    let core = config.core();
     look_at(&store, config).await?;
     let public_url = config.public_url.clone();
     // Nobody waits for it: a farm without it takes jobs.
@@ -178,7 +177,7 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     let opened = tokio::task::spawn_blocking(move || {
         let (authority, keys) = (Authority::of(authority)?, KeyStore::of(keys)?);
         let links = Links::open(&*links, &public_url).context("the secret of share links")?;
-        let recovered = recover(journal, core)?;
+        let recovered = recover(journal)?;
         let issued = recovered.books.table.marks().any();
         let marks = MarkDesk::open(mark.as_ref(), epoch, looks, issued)?;
         anyhow::Ok((authority, keys, links, marks, recovered))

@@ -94,6 +94,10 @@ impl Core {
             }
             Input::ArtifactGone { job, artifact } => self.artifact_gone(job, artifact, out),
             Input::MoveAsked { job, to } => self.move_job(job, to, out),
+            Input::VerdictGraceSet { grace } if grace == self.state.config.verdict_grace => {
+                out.push(Output::Ignored { why: Ignored::NothingToDo });
+            }
+            Input::VerdictGraceSet { grace } => self.state.config.verdict_grace = grace,
         }
     }
 

@@ -151,6 +151,14 @@ pub enum Input {
         /// The worker that is to go on with it; any other than its present one if none is named.
         to: Option<WorkerId>,
     },
+    /// How long verdicts are waited for, as the operator's settings make it ([`verdict_grace`]). Repeating it changes
+    /// nothing.
+    ///
+    /// [`verdict_grace`]: crate::Config::verdict_grace
+    VerdictGraceSet {
+        /// From a hard limit on.
+        grace: Millis,
+    },
 }
 
 /// What one stage of a model needs of a worker.

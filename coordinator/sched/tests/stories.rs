@@ -9,6 +9,7 @@
 //! | `model 1 encode:1G denoise:8G` | a model and the memory of its stages |
 //! | `tenant 1 weight=2 max=8` | a tenant |
 //! | `epoch 2` | a new leader |
+//! | `grace 2m` | how long verdicts are waited for |
 //! | `submit j1 chunks=6 shards=3` | a job whose decode is cut |
 //! | `submit j1 tenant=1 class=flex steps=4 expected=1s,8s,2s deadline=60s` | a job; all but its name can be left out; `learned=yes`: its times are measured |
 //! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1 on=m` | worker 1 on node a of machine m |
@@ -257,7 +258,7 @@ impl Story {
         }
         match first {
             "down" => self.now = self.now.plus(millis(words.plain[1])),
-            "model" | "tenant" | "epoch" | "submit" => self.set_up(&words),
+            "model" | "tenant" | "epoch" | "grace" | "submit" => self.set_up(&words),
             "feasible" => self.promise(&words),
             "join" => self.join(&words),
             "stored" | "finish" | "fail" | "stall" => self.report(&words),
@@ -286,6 +287,7 @@ impl Story {
                 Input::TenantSet { tenant: TenantId(number(plain[1]) as u32), policy }
             }
             "epoch" => Input::EpochBegan { epoch: Epoch(number(plain[1])) },
+            "grace" => Input::VerdictGraceSet { grace: millis(plain[1]) },
             _ => {
                 let (job, ask) = (job(plain[1]), self.ask(words));
                 self.decodes.insert(job, ask.decode);

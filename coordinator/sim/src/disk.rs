@@ -129,8 +129,8 @@ impl Disk {
 
     /// Recovers as the coordinator does. Where it refuses because of a flipped bit, an operator restores that from
     /// a backup and starts it again.
-    pub fn recover(&mut self, config: &zoetrope_sched::Config) -> Result<Found, String> {
-        let found = match self.open(config) {
+    pub fn recover(&mut self) -> Result<Found, String> {
+        let found = match self.open() {
             Err(Refusal::Missing(missing)) => {
                 let Some((place, before)) = self.flipped.take() else {
                     return Err(format!("recovery refuses without a reason: {missing}"));
@@ -138,7 +138,7 @@ impl Disk {
                 if let Some(bytes) = self.bytes(place) {
                     *bytes = before;
                 }
-                self.open(config)
+                self.open()
             }
             other => other,
         };
@@ -151,7 +151,7 @@ impl Disk {
         Ok(found)
     }
 
-    fn open(&self, config: &zoetrope_sched::Config) -> Result<Found, Refusal> {
+    fn open(&self) -> Result<Found, Refusal> {
         let whole = |(seq, bytes): (&u64, &Vec<u8>)| {
             snapshot::unseal(*seq, bytes.clone()).map(|body| (*seq, body))
         };
@@ -168,7 +168,7 @@ impl Disk {
         let next = gathered.last.max(gathered.proven) + 1;
         let bytes = snapshot.as_ref().map(|(_, body)| body.as_slice());
         let replayed = gathered.records.len() as u64;
-        let books = rebuild(bytes, gathered.records, config.clone()).map_err(Refusal::from)?;
+        let books = rebuild(bytes, gathered.records).map_err(Refusal::from)?;
         Ok(Found { books, next, replayed })
     }
 

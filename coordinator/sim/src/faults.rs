@@ -232,7 +232,7 @@ impl World {
         };
         let newer = running.books.core.epoch().0;
         let mut books = self.hosts[1].disk.clone();
-        let Ok(found) = books.recover(&zoetrope_sched::Config::default()) else { return };
+        let Ok(found) = books.recover() else { return };
         if found.books.core.epoch().0 + 2 <= newer {
             self.start(1);
             // Workers come to it when they dial.

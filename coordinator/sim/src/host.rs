@@ -117,6 +117,9 @@ pub fn models(plan: &Plan) -> Models {
     models.cut(&cut.into_iter().collect()).expect("the default model is in the table")
 }
 
+/// A worker may load weights for so long.
+const LOAD_SECONDS: u64 = 900;
+
 /// The limits of every simulated farm.
 pub fn limits(plan: &Plan) -> DispatchLimits {
     let policy = |cap: &u32| TenantPolicy { weight: 1, running_max: *cap };
@@ -127,6 +130,7 @@ pub fn limits(plan: &Plan) -> DispatchLimits {
         journal_waiting: 1_000_000,
         snapshot_every: plan.snapshot_every,
         checkpoint_every: plan.checkpoint_every,
+        verdict_grace: Config::default().verdict_grace.plus(Millis(LOAD_SECONDS * 1_000)),
         tenant: TenantPolicy { weight: 1, running_max: 4 },
         tenants: numbered.map(|(tenant, cap)| (TenantId(tenant), policy(cap))).collect(),
         vram_bytes: BTreeMap::new(),
@@ -139,7 +143,7 @@ pub fn limits(plan: &Plan) -> DispatchLimits {
 pub fn link_limits(plan: &Plan) -> LinkLimits {
     // Five steps, at least 10 s: what a slow gpu does not keep.
     let stall = Duration::from_millis((plan.step_ms * 5).max(10_000));
-    LinkLimits { stall, load: Duration::from_secs(900), connections: 10_000 }
+    LinkLimits { stall, load: Duration::from_secs(LOAD_SECONDS), connections: 10_000 }
 }
 
 impl World {
@@ -159,7 +163,7 @@ impl World {
         if self.hosts[host].running.is_some() {
             return;
         }
-        let found = match self.hosts[host].disk.recover(&Config::default()) {
+        let found = match self.hosts[host].disk.recover() {
             Ok(found) => found,
             Err(broken) => return self.checker.breaks(format!("recovery fails: {broken}")),
         };

@@ -45,18 +45,17 @@ pub enum RecoveryError {
     },
 }
 
-/// The books behind a snapshot and the records that follow it. `config` counts where there is no snapshot.
+/// The books behind a snapshot and the records that follow it. No setting of now has a say in what they tell.
 ///
 /// # Errors
 /// `Snapshot`, `Record`.
 pub fn rebuild(
     snapshot: Option<&[u8]>,
     records: Vec<(u64, Vec<u8>)>,
-    config: Config,
 ) -> Result<Books, RecoveryError> {
     let books = match snapshot {
         Some(bytes) => Books::from_snapshot(bytes)?,
-        None => Books::new(config),
+        None => Books::new(Config::default()),
     };
     replay(books, records)
 }
@@ -78,13 +77,12 @@ fn replay(mut books: Books, records: Vec<(u64, Vec<u8>)>) -> Result<Books, Recov
 /// `RecoveryError`: the farm must not start on less than what it acknowledged.
 pub fn recover(
     open: impl FnOnce() -> Result<Recovered, JournalError>,
-    config: Config,
 ) -> Result<Recovery, RecoveryError> {
     let began = Instant::now();
     let recovered = open()?;
     let books = match &recovered.snapshot {
         Some((_, bytes)) => Books::restore(bytes)?,
-        None => Books::new(config),
+        None => Books::new(Config::default()),
     };
     let snapshot = recovered.snapshot.is_some().then(|| books.now());
     let replayed = recovered.records.len();
@@ -102,8 +100,11 @@ pub fn recover(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServeConfig;
     use crate::dispatch::books::Entry;
+    use crate::dispatch::{DispatchLimits, opening};
     use crate::jobs::WorkerFacts;
+    use crate::models::Models;
     use zoetrope_protocol::id::{Epoch, WorkerId};
     use zoetrope_protocol::wire::FRAME_BYTES_MAX;
     use zoetrope_sched::Input;
@@ -118,7 +119,37 @@ mod tests {
         let entry = Entry::Joined { worker, facts, input: Input::WorkerLeft { worker } };
         let bytes = codec::encode(&Record { now: Millis(1), epoch: Epoch(1), entry });
         let records = vec![(1, bytes.expect("encodes"))];
-        let books = rebuild(None, records, Config::default()).expect("is replayed");
+        let books = rebuild(None, records).expect("is replayed");
         assert!(books.table.worker(worker).is_some());
+    }
+
+    /// Promise: a replay decides as the farm did, whatever is configured meanwhile; and what is configured is in force.
+    #[test]
+    fn a_replay_knows_no_settings_and_a_start_does() {
+        let models = Models::with(&[]).expect("the default model");
+        let limits = |text: &str| {
+            let config = ServeConfig::parse(text).expect("parses");
+            config.dispatch_limits().expect("is good")
+        };
+        let (mut records, mut live) = (Vec::new(), Books::new(Config::default()));
+        let mut begin = |books: &mut Books, limits: &DispatchLimits| {
+            for entry in opening(books, &models, limits) {
+                let seq = records.len() as u64 + 1;
+                let record = Record { now: Millis(seq), epoch: books.core.epoch(), entry };
+                records.push((seq, codec::encode(&record).expect("encodes")));
+                drop(books.apply(record.now, record.entry));
+            }
+            records.clone()
+        };
+        for seconds in [900, 2_000, 2_000, 10] {
+            let limits = limits(&format!("[link]\nload_seconds = {seconds}\n"));
+            let recorded = begin(&mut live, &limits);
+            assert_eq!(live.core.config().verdict_grace, limits.verdict_grace);
+            let replayed = rebuild(None, recorded).expect("is replayed").snapshot().encode();
+            let snapshot = live.snapshot().encode().expect("encodes");
+            assert_eq!(replayed.expect("encodes"), snapshot, "{seconds}");
+            // A snapshot knows no settings either.
+            live = rebuild(Some(&snapshot), Vec::new()).expect("is read");
+        }
     }
 }

@@ -64,6 +64,8 @@ pub struct DispatchLimits {
     pub snapshot_every: u64,
     /// Latents are stored after every so many steps.
     pub checkpoint_every: u32,
+    /// How long the core waits for a verdict after a hard limit.
+    pub verdict_grace: Millis,
     /// What a tenant has of which the configuration says nothing.
     pub tenant: TenantPolicy,
     /// Tenants of which it does.
@@ -229,7 +231,7 @@ impl DispatchState {
         }
     }
 
-    /// The first records of a start: a new epoch, and the models and tenants as they are configured now.
+    /// The first records of a start: a new epoch, and the limits, models and tenants as they are configured now.
     pub(super) fn begin(&mut self) {
         let epoch = next_epoch(&self.books);
         for entry in opening(&self.books, &self.models.clone(), &self.limits) {
@@ -492,9 +494,14 @@ fn next_epoch(books: &Books) -> Epoch {
     Epoch(if on(Mutant::EpochReused) { last.max(1) } else { last + 1 })
 }
 
-/// The first entries of a start: a new epoch, and the models and tenants as they are configured now.
+/// The first entries of a start: a new epoch, and the limits, models and tenants as they are configured now.
 pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<Entry> {
     let mut inputs = vec![Input::EpochBegan { epoch: next_epoch(books) }];
+    // Journalled, for a replay knows no settings: what was decided by one it would decide by another.
+    let grace = limits.verdict_grace;
+    if books.core.config().verdict_grace != grace {
+        inputs.push(Input::VerdictGraceSet { grace });
+    }
     for model in models.all() {
         let name = &model.manifest.id;
         // Always said: the memory that it needs may be configured anew.

@@ -81,6 +81,8 @@ words! {
         TimePassed = "time_passed",
         /// A job is to go on elsewhere.
         MoveAsked = "move_asked",
+        /// How long verdicts are waited for is another.
+        VerdictGraceSet = "verdict_grace_set",
     }
 }
 
@@ -128,6 +130,7 @@ impl InputWord {
                 Input::ArtifactGone { .. } => InputWord::ArtifactGone,
                 Input::TimePassed => InputWord::TimePassed,
                 Input::MoveAsked { .. } => InputWord::MoveAsked,
+                Input::VerdictGraceSet { .. } => InputWord::VerdictGraceSet,
             },
         }
     }

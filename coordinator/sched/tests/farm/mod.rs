@@ -525,7 +525,7 @@ impl Farm {
         let gpu = Millis(self.chance.next());
         let step = self.chance.range(0, 9) as u32;
         let outputs = self.made(held, step);
-        let input = match self.chance.range(0, 11) {
+        let input = match self.chance.range(0, 12) {
             0 => Input::ShardFinished { worker, held, outputs, gpu },
             1 => Input::ShardFailed { worker, held, cause, gpu },
             2 => Input::Stalled { worker, held },
@@ -541,6 +541,7 @@ impl Farm {
                 chain: Vec::new(),
             },
             10 => Input::CordonSet { worker, cordoned: false },
+            11 => Input::VerdictGraceSet { grace: Millis(self.chance.range(0, 120_000)) },
             _ => Input::TimePassed,
         };
         self.take(input);
