@@ -114,7 +114,7 @@ pub struct Store {
     disk: Option<Arc<LocalFileSystem>>,
     folders: Arc<Folders>,
     /// Of a folder.
-    space: Option<Space>,
+    space: Option<Arc<Space>>,
     writers: Writers,
     conditional: OnceCell<Conditional>,
     /// One publication at a time where the store itself excludes none.
@@ -204,7 +204,9 @@ impl Store {
         if self.is_anothers() {
             return Err(owner::anothers());
         }
-        self.space.as_ref().map_or(Ok(()), Space::look)?;
+        if let Some(space) = &self.space {
+            space.look().await?;
+        }
         self.touch(artifact);
         Upload::begin(self.clone(), artifact, bytes, reading).await
     }

@@ -70,6 +70,7 @@ impl Upload {
         if self.received > self.bytes {
             return Err(StoreError::WrongLength { received: self.received, announced: self.bytes });
         }
+        self.store.space.as_ref().map_or(Ok(()), |space| space.check())?;
         self.digest.update(&chunk);
         match &mut self.body {
             Some(Body::Whole(whole)) => whole.extend_from_slice(&chunk),
