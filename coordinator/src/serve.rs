@@ -28,7 +28,7 @@ use crate::watermark::{Finder, MarkDesk, Prover, WatermarkArguments};
 use crate::{clock, expiry, root};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
-use ractor::{Actor, ActorRef};
+use ractor::{Actor, ActorRef, ActorStatus};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -45,7 +45,9 @@ use zoetrope_protocol::metric;
 use zoetrope_protocol::provenance::Demand;
 use zoetrope_provenance::private;
 
-/// The last sync takes milliseconds.
+/// After so long the pointers are listed again in a store that was down.
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
+/// The last sync takes milliseconds, and a snapshot of 100,000 jobs a second or two.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Asking the store something takes four requests; a start does not wait longer than this for one that is down.
 const STORE_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -317,7 +319,8 @@ pub async fn start_on(config: &ServeConfig, ground: Ground) -> anyhow::Result<Ru
     };
     let (actors, ended) = Actor::spawn(None, RootActor, arguments).await?;
     let dispatch = dispatch.await.context("the actors did not start")?;
-    tokio::spawn(sweep_pointers(store.clone(), unread, leadership.clone()));
+    let sweeping = sweep_pointers(store.clone(), unread, leadership.clone(), dispatch.clone());
+    tokio::spawn(sweeping);
     let journal_ended = on_disk;
     Ok(Running {
         dispatch,
@@ -461,18 +464,32 @@ async fn whose(
 
 /// Removes pointers of jobs that ended without a clip or were deleted: a crash between such an end and the removal
 /// leaves them behind.
-async fn sweep_pointers(store: Arc<Store>, unread: BTreeSet<JobId>, leadership: Arc<Leadership>) {
-    let listed: Result<Vec<JobId>, _> = store.pointers().try_collect().await;
-    let stale = match listed {
-        Ok(all) => all.into_iter().filter(|job| unread.contains(job)),
-        Err(error) => return tracing::warn!(%error, "the pointers could not be swept"),
+async fn sweep_pointers(
+    store: Arc<Store>,
+    unread: BTreeSet<JobId>,
+    leadership: Arc<Leadership>,
+    dispatch: ActorRef<DispatchMsg>,
+) {
+    let pointers = loop {
+        match store.pointers().try_collect::<Vec<JobId>>().await {
+            Ok(pointers) => break pointers,
+            Err(error) => {
+                tracing::warn!(%error, "the pointers could not be swept; it is tried again")
+            }
+        }
+        tokio::time::sleep(SWEEP_AGAIN).await;
+        if dispatch.get_status() >= ActorStatus::Stopping {
+            return;
+        }
     };
-    for job in stale {
+    for job in pointers.into_iter().filter(|job| unread.contains(job)) {
         if !leadership.is_held() {
             return;
         }
         if let Err(error) = store.unpublish(job).await {
-            tracing::warn!(%job, %error, "a pointer could not be removed");
+            tracing::warn!(%job, %error, "a pointer could not be removed; it is tried again");
+            // Without a dispatch actor the process ends; the next start sweeps again.
+            drop(dispatch.cast(DispatchMsg::NotUnpublished(job)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The storage sidecar: has the marks of drafts read and drafts proven that are to be signed, reads a clip's files back, flips its
 //! pointer if the proofs close on exactly these bytes, and deletes what nobody needs. Never decides what to keep. Called by
-//! `DispatchActor`; answers with `DispatchMsg::DraftRead`, `DispatchMsg::Bound`, `DispatchMsg::Published`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
+//! `DispatchActor`; answers with `DispatchMsg::DraftRead`, `DispatchMsg::Bound`, `DispatchMsg::Published`,
+//! `DispatchMsg::Unpublished`, `DispatchMsg::NotUnpublished`, `DispatchMsg::NotDeleted` and `DispatchMsg::Listed`.
 
 use crate::dispatch::DispatchMsg;
 use crate::farm::{ASK_TIMEOUT, FarmMsg};
@@ -80,7 +81,12 @@ pub enum StorageMsg {
         back: ActorRef<DispatchMsg>,
     },
     /// Remove the job's pointer.
-    Unpublish(JobId),
+    Unpublish {
+        /// The job.
+        job: JobId,
+        /// Who wants to know.
+        back: ActorRef<DispatchMsg>,
+    },
     /// Delete these artifacts; those that cannot go yet are reported.
     Delete {
         /// Which ones.
@@ -177,7 +183,7 @@ impl Actor for StorageActor {
                 state.prove(*prove, held, number, back);
             }
             StorageMsg::Foresee(clip) => state.foresee(clip),
-            StorageMsg::Unpublish(job) => state.unpublish(job),
+            StorageMsg::Unpublish { job, back } => state.unpublish(job, back),
             StorageMsg::Delete { artifacts, turn, back } => state.delete(artifacts, turn, back),
             StorageMsg::Sweep { back } => state.sweep(back),
             StorageMsg::Observe(reply) => state.observe(reply),
@@ -294,17 +300,25 @@ impl StorageState {
         });
     }
 
-    fn unpublish(&mut self, job: JobId) {
+    fn unpublish(&mut self, job: JobId, back: ActorRef<DispatchMsg>) {
         let (store, leadership) = (self.store.clone(), self.leadership.clone());
         let permits = self.unpublishing.clone();
         self.spawn(async move {
-            let _permit = permits.acquire_owned().await;
-            // The next start of whoever leads sweeps the pointers.
-            if leadership.is_held()
-                && let Err(error) = store.unpublish(job).await
-            {
-                tracing::warn!(%job, %error, "a pointer could not be removed");
-            }
+            let permit = permits.acquire_owned().await;
+            let removed = if leadership.is_held() {
+                store.unpublish(job).await.map_err(|error| {
+                    tracing::warn!(%job, %error, "a pointer could not be removed; it is tried again");
+                })
+            } else {
+                Err(())
+            };
+            drop(permit);
+            let answer = match removed {
+                Ok(()) => DispatchMsg::Unpublished(job),
+                Err(()) => DispatchMsg::NotUnpublished(job),
+            };
+            // Without a dispatch actor the process ends; the next start of whoever leads sweeps the pointers.
+            drop(back.cast(answer));
         });
     }
 

@@ -124,10 +124,14 @@ impl DispatchState {
         facts.map_or_else(|| "unknown".to_owned(), |facts| facts.pool.clone())
     }
 
-    fn unpublish(&mut self, job: JobId) {
-        if let Some(storage) = &self.storage {
-            // A pointer that stays points at nothing that anybody can ask for.
-            drop(storage.cast(StorageMsg::Unpublish(job)));
+    /// A pointer that stays points at nothing that anybody can ask for; once the job's row has gone it would look like
+    /// one of another journal's, and nothing would be swept any more.
+    pub(super) fn unpublish(&mut self, job: JobId) {
+        let message = StorageMsg::Unpublish { job, back: self.myself.clone() };
+        if self.storage.as_ref().is_some_and(|storage| storage.cast(message).is_ok()) {
+            self.unpublishing.insert(job);
+        } else {
+            self.unpublish_later(job);
         }
     }
 

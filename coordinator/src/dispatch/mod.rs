@@ -111,6 +111,10 @@ pub enum DispatchMsg {
         /// What the signer noted and what goes into the manifest; or why there is none.
         result: Result<(SignedClaim, Vec<u8>), (Cause, String)>,
     },
+    /// A job's pointer is gone.
+    Unpublished(JobId),
+    /// It could not be removed yet.
+    NotUnpublished(JobId),
     /// These artifacts could not be deleted yet.
     NotDeleted(Vec<ArtifactId>),
     /// Artifacts that the store has: the answer to a sweep, piece by piece.
@@ -333,6 +337,8 @@ impl Actor for DispatchActor {
             DispatchMsg::ClaimSigned { worker, held, result } => {
                 state.claim_signed(worker, held, result);
             }
+            DispatchMsg::Unpublished(job) => state.unpublished(job),
+            DispatchMsg::NotUnpublished(job) => state.unpublish_later(job),
             DispatchMsg::NotDeleted(artifacts) => state.delete_later(artifacts),
             DispatchMsg::Listed(artifacts) => state.swept(artifacts),
             DispatchMsg::StorageUp(storage) => state.storage_up(storage),

@@ -40,6 +40,8 @@ use zoetrope_sched::output::{JobState, Output};
 const WAKE_MIN: Duration = Duration::from_millis(10);
 /// Jobs whose files go at one tick; more go at the next.
 const EXPIRIES_A_TICK: usize = 256;
+/// After so long a pointer is removed that could not be: a store that is down answers in seconds or in hours.
+const UNPUBLISH_AGAIN: Duration = Duration::from_secs(10);
 /// Artifacts that are deleted at one tick: some thousand files a second is what a disk does.
 const DELETES_A_TICK: usize = 1_024;
 /// Artifacts that are looked at for it: a few milliseconds.
@@ -163,6 +165,10 @@ pub struct DispatchState {
     deleting: Arc<Semaphore>,
     /// Jobs whose clip the storage sidecar was told to publish and has not answered for.
     pub(super) publishing: BTreeSet<JobId>,
+    /// Jobs whose pointer it was told to remove and has not answered for.
+    pub(super) unpublishing: BTreeSet<JobId>,
+    /// Those whose pointer it could not remove.
+    unpublishes: VecDeque<(Instant, JobId)>,
     /// When the store is looked through next.
     sweep_at: Instant,
     alarm: Option<(Millis, JoinHandle<()>)>,
@@ -225,6 +231,8 @@ impl DispatchState {
             deletes: VecDeque::new(),
             deleting: Arc::new(Semaphore::new(1)),
             publishing: BTreeSet::new(),
+            unpublishing: BTreeSet::new(),
+            unpublishes: VecDeque::new(),
             sweep_at: Instant::now(),
             alarm: None,
             _tasks: tasks,
@@ -383,6 +391,7 @@ impl DispatchState {
             self.record(Entry::CleanedUp { job });
         }
         self.sweep_due();
+        self.unpublish_due();
         self.delete_due();
         self.judging_due();
         self.signing_due();
@@ -398,6 +407,28 @@ impl DispatchState {
         // A wake-up whose time moved with the system's clock is set anew.
         if self.books.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
             self.record(Entry::Core(Input::TimePassed));
+        }
+    }
+
+    pub(super) fn unpublished(&mut self, job: JobId) {
+        self.unpublishing.remove(&job);
+    }
+
+    pub(super) fn unpublish_later(&mut self, job: JobId) {
+        self.unpublishing.remove(&job);
+        self.unpublishes.push_back((Instant::now() + UNPUBLISH_AGAIN, job));
+    }
+
+    fn unpublish_due(&mut self) {
+        if !self.leadership.is_held() {
+            return;
+        }
+        let now = Instant::now();
+        for _ in 0..EXPIRIES_A_TICK {
+            let Some((_, job)) = self.unpublishes.pop_front_if(|(at, _)| *at <= now) else {
+                return;
+            };
+            self.unpublish(job);
         }
     }
 

@@ -147,6 +147,9 @@ impl DispatchState {
         for job in std::mem::take(&mut self.publishing) {
             self.published(job, Err(Cause::DependencyDown));
         }
+        for job in std::mem::take(&mut self.unpublishing) {
+            self.unpublish_later(job);
+        }
     }
 
     /// A worker by its number or its node name.

@@ -96,6 +96,39 @@ pub(crate) async fn only_the_clip_stays(farm: TestFarm) {
     farm.running.stop().await;
 }
 
+/// A pointer that could not be removed is removed when the store lets it be, without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pointer_that_cannot_be_removed_is_removed_later() {
+    let farm = TestFarm::with(keep_nothing).await;
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    for _ in 0..3 {
+        let order = worker.order().await;
+        worker.carry_out(&order).await;
+    }
+    ended_with(&farm, JobId(1)).await;
+    let published = farm.folder.path().join("store/published");
+    let pointer = published.join(format!("{}.json", JobId(1)));
+    assert!(pointer.exists());
+    // A link to itself leads nowhere: neither is the pointer there nor can it be told that it is not.
+    let aside = published.with_extension("aside");
+    std::fs::rename(&published, &aside).expect("renames");
+    std::os::unix::fs::symlink(&published, &published).expect("links");
+    let delete = |reply| FarmMsg::Delete(TenantId(1), JobId(1), reply);
+    assert!(farm.farm().ask(delete).await.expect("answers"));
+    until_stored(&farm, &BTreeSet::new()).await;
+    std::fs::remove_file(&published).expect("removes the link");
+    std::fs::rename(&aside, &published).expect("renames");
+    assert!(pointer.exists());
+    let removed = async {
+        while pointer.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removed).await.expect("is removed at last");
+    farm.running.stop().await;
+}
+
 /// A cancelled job leaves nothing behind, and neither does a farm that died before it could clean up.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_left_behind_is_swept() {
