@@ -213,7 +213,10 @@ impl Coordinator {
             _ = &mut self.registry_ended => Ended::Deposed("the registry ended".to_owned()),
         };
         self.roles.stand_by(None);
-        running.stop().await;
+        match ended {
+            Ended::Asked | Ended::Aside => running.save_and_stop().await,
+            Ended::Deposed(_) => running.stop().await,
+        }
         self.common.metrics.count(&metric::LEADER_CHANGES, &[]);
         if self.registry_ended.is_finished() {
             self.restart_registry().await?;

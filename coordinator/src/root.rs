@@ -15,8 +15,11 @@ use tokio::sync::oneshot;
 /// The top of the tree.
 pub struct RootActor;
 
-/// What the root is told: nothing but the tree's own events.
-pub enum RootMsg {}
+/// What the root is told, besides the tree's own events.
+pub enum RootMsg {
+    /// Stop, and leave the books as a snapshot for whoever starts next.
+    SaveAndStop,
+}
 
 /// What the tree needs.
 pub struct RootArguments {
@@ -37,6 +40,8 @@ pub struct RootArguments {
 /// The children, in the order of their start.
 pub struct RootState {
     children: Vec<(&'static str, ActorCell)>,
+    dispatch: ActorRef<DispatchMsg>,
+    saves: bool,
     fatal: Option<oneshot::Sender<String>>,
 }
 
@@ -67,8 +72,23 @@ impl Actor for RootActor {
             ("sidecars", sidecars.get_cell()),
             ("links", links.get_cell()),
         ];
-        started.send(dispatch).map_err(|_| "nobody waits for the tree")?;
-        Ok(RootState { children, fatal: Some(fatal) })
+        started.send(dispatch.clone()).map_err(|_| "nobody waits for the tree")?;
+        Ok(RootState { children, dispatch, saves: false, fatal: Some(fatal) })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RootMsg>,
+        message: RootMsg,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RootMsg::SaveAndStop => {
+                state.saves = true;
+                myself.stop(None);
+            }
+        }
+        Ok(())
     }
 
     async fn handle_supervisor_evt(
@@ -97,6 +117,10 @@ impl Actor for RootActor {
         state.fatal = None;
         let alive = |child: &ActorCell| child.get_status() != ActorStatus::Stopped;
         for (name, child) in state.children.iter().rev().filter(|(_, child)| alive(child)) {
+            if state.saves && child.get_id() == state.dispatch.get_id() {
+                // Now nobody reports any more. One that does not answer leaves its records, which say the same.
+                drop(state.dispatch.call(DispatchMsg::Save, Some(STOP_TIMEOUT)).await);
+            }
             let stopped = child.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
             if stopped.is_err() {
                 tracing::warn!(name, "an actor did not stop in time");

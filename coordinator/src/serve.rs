@@ -19,13 +19,13 @@ use crate::models::Models;
 use crate::moderation::remote::Remote;
 use crate::moderation::settings::RemoteModeration;
 use crate::moderation::{Desk, ModerationArguments};
-use crate::root::{RootActor, RootArguments};
+use crate::root::{RootActor, RootArguments, RootMsg};
 use crate::scratch::ScratchFolder;
 use crate::sidecar::SidecarSupArguments;
 use crate::storage::StorageArguments;
 use crate::store::{Conditional, Owner, Store, StoreError, StoreReader};
 use crate::watermark::{Finder, MarkDesk, Prover, WatermarkArguments};
-use crate::{clock, expiry, root};
+use crate::{clock, expiry};
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorRef, ActorStatus};
@@ -92,7 +92,7 @@ pub struct Running {
     /// Who judges.
     pub desk: Arc<Desk>,
     leadership: Arc<Leadership>,
-    actors: ActorRef<root::RootMsg>,
+    actors: ActorRef<RootMsg>,
     ended: JoinHandle<()>,
     fatal: oneshot::Receiver<String>,
     journal_ended: watch::Receiver<u64>,
@@ -146,7 +146,10 @@ pub async fn serve_until(
         stop.cancel();
         (&mut door).await??;
     }
-    running.stop().await;
+    match ended {
+        Ok(()) => running.save_and_stop().await,
+        Err(_) => running.stop().await,
+    }
     ended
 }
 
@@ -374,8 +377,21 @@ impl Running {
     }
 
     /// Stops the actors in order and returns when the data folder is free.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.actors.stop(None);
+        self.stopped().await;
+    }
+
+    /// The same, and leaves the books as a snapshot, so that another release that starts on them need not decide as
+    /// this one did. It takes no longer than any other stop may.
+    pub async fn save_and_stop(self) {
+        if self.actors.cast(RootMsg::SaveAndStop).is_err() {
+            tracing::debug!("the actors have ended already");
+        }
+        self.stopped().await;
+    }
+
+    async fn stopped(mut self) {
         if let Err(error) = self.ended.await {
             tracing::error!(%error, "the actors did not end in good order");
         }

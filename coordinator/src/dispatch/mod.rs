@@ -192,6 +192,8 @@ pub enum DispatchMsg {
     },
     /// All records up to this number are on disk.
     Synced(u64),
+    /// Save the books behind all that was recorded, for this process ends; answered when the journal was told.
+    Save(RpcReplyPort<()>),
     /// The core's moment is here.
     Wake,
     /// A second passed.
@@ -359,6 +361,7 @@ impl Actor for DispatchActor {
                 state.draft_read(worker, held, draft, reading);
             }
             DispatchMsg::Synced(through) => state.synced(through),
+            DispatchMsg::Save(reply) => state.save_last(reply)?,
             DispatchMsg::Wake => state.wake(),
             DispatchMsg::Tick => state.tick(),
             DispatchMsg::Observe(reply) => state.observe(reply),

@@ -14,7 +14,7 @@ use super::{DispatchMsg, DispatchView, Report};
 use crate::authority::Authority;
 use crate::clock;
 use crate::jobs::Keep;
-use crate::journal::{JournalError, JournalMsg};
+use crate::journal::{JournalError, JournalMsg, SnapshotBody};
 use crate::leadership::Leadership;
 use crate::link::LinkMsg;
 use crate::metrics::Metrics;
@@ -160,6 +160,8 @@ pub struct DispatchState {
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
+    /// The last record in a snapshot that is there or was ordered.
+    saved: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
     /// Held by the batch of deletions that is out.
     deleting: Arc<Semaphore>,
@@ -228,6 +230,7 @@ impl DispatchState {
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
+            saved: next.saturating_sub(1).saturating_sub(replayed),
             deletes: VecDeque::new(),
             deleting: Arc::new(Semaphore::new(1)),
             publishing: BTreeSet::new(),
@@ -327,12 +330,29 @@ impl DispatchState {
         let next = self.ledger.recorded() + 1;
         if next > self.snapshot_at {
             self.snapshot_at = next + self.limits.snapshot_every;
-            let snapshot = self.books.snapshot();
-            let body = Box::new(move |form| {
-                snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
-            });
-            self.journal.cast(JournalMsg::Snapshot(body)).map_err(|_| "the journal is gone")?;
+            self.save(JournalMsg::Snapshot)?;
         }
+        Ok(())
+    }
+
+    fn save(&mut self, how: fn(SnapshotBody) -> JournalMsg) -> Result<(), ActorProcessingErr> {
+        let snapshot = self.books.snapshot();
+        let body = Box::new(move |form| {
+            snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
+        });
+        self.saved = self.ledger.recorded();
+        Ok(self.journal.cast(how(body)).map_err(|_| "the journal is gone")?)
+    }
+
+    /// Whoever starts next, perhaps another release, then finds the books as they are, and does not decide once more
+    /// what was decided here. Only a leader's: another may have gone on from what this one wrote.
+    pub(super) fn save_last(&mut self, reply: RpcReplyPort<()>) -> Result<(), ActorProcessingErr> {
+        self.commit()?;
+        if self.leadership.is_held() && self.ledger.recorded() > self.saved {
+            self.save(JournalMsg::LastSnapshot)?;
+        }
+        // Who asked may have waited long enough.
+        drop(reply.send(()));
         Ok(())
     }
 

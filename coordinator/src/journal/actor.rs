@@ -20,6 +20,8 @@ pub enum JournalMsg {
     Append(Vec<Vec<u8>>),
     /// Save the state behind all records so far; skipped while one is being saved.
     Snapshot(SnapshotBody),
+    /// The same before the end, for which the thread waits with its own.
+    LastSnapshot(SnapshotBody),
     /// The thread gave up: the actor dies of it.
     Died(super::JournalError),
     /// What an operator may see.
@@ -102,6 +104,7 @@ impl Actor for JournalActor {
         match message {
             JournalMsg::Append(records) => state.tell(Command::Append(records)),
             JournalMsg::Snapshot(body) => state.tell(Command::Snapshot(body)),
+            JournalMsg::LastSnapshot(body) => state.tell(Command::LastSnapshot(body)),
             JournalMsg::Died(error) => return Err(Box::new(error)),
             JournalMsg::Observe(reply) => state.observe(reply),
         }

@@ -185,6 +185,27 @@ fn run(folder: &Path, tail: u64, snapshots: &[u64]) {
     thread.join().expect("ends");
 }
 
+/// Promise: the last snapshot is on disk when the thread has ended, however soon after it that was told to end.
+#[test]
+fn the_end_waits_for_the_last_snapshot() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let writer = open(folder.path(), false).expect("opens").writer;
+    let (commands, queue) = channel();
+    let back = commands.clone();
+    let waiting = Arc::new(AtomicU64::new(u64::MAX / 2));
+    commands.send(Command::Append((1..=3).map(body).collect())).expect("runs");
+    let slow = |_| {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(b"the state".to_vec().into())
+    };
+    commands.send(Command::LastSnapshot(Box::new(slow))).expect("runs");
+    commands.send(Command::Stop).expect("runs");
+    writer.run(&queue, &back, &waiting, &|_| {});
+    let found = open(folder.path(), false).expect("opens");
+    assert_eq!(found.snapshot.map(|(through, _)| through), Some(3));
+    assert!(found.records.is_empty());
+}
+
 /// Flips a bit in the value of a record, below the storage engine's own checksum.
 fn damage(folder: &Path, segment: u64, seq: u64) {
     let path = recovery::segment_path(folder, segment);

@@ -19,9 +19,11 @@ pub enum Command {
     Append(Vec<Vec<u8>>),
     /// Save the state behind all records so far.
     Snapshot(SnapshotBody),
+    /// The same, and end only when it is on disk; or the one that is being saved.
+    LastSnapshot(SnapshotBody),
     /// The snapshot behind this record is on disk, or why not.
     SnapshotEnded(u64, Result<(), JournalError>),
-    /// End, after all that was told before.
+    /// End, after all that was told before. A snapshot that was not the last one is not waited for.
     Stop,
 }
 
@@ -57,11 +59,23 @@ pub struct Writer {
     log: Box<dyn Log>,
     next: u64,
     saving: bool,
+    ending: Ending,
+}
+
+/// How the end stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Nobody has spoken of it.
+    Far,
+    /// The last snapshot was told.
+    Near,
+    /// It waits for that one.
+    Due,
 }
 
 impl Writer {
     pub(super) fn new(log: impl Log + 'static, next: u64) -> Writer {
-        Writer { log: Box::new(log), next, saving: false }
+        Writer { log: Box::new(log), next, saving: false, ending: Ending::Far }
     }
 
     /// The number that the next record gets.
@@ -136,8 +150,18 @@ impl Writer {
             None => {}
             Some(Command::Append(more)) => self.write(&more, waiting, report)?,
             Some(Command::Snapshot(body)) => self.snapshot(body, back)?,
+            Some(Command::LastSnapshot(body)) => {
+                self.ending = Ending::Near;
+                self.snapshot(body, back)?;
+            }
             Some(Command::SnapshotEnded(through, result)) => {
                 self.snapshot_ended(through, result, report)?;
+                if self.ending == Ending::Due {
+                    return Ok(Going::Stop);
+                }
+            }
+            Some(Command::Stop) if self.ending == Ending::Near && self.saving => {
+                self.ending = Ending::Due;
             }
             Some(Command::Stop) => return Ok(Going::Stop),
         }

@@ -3,9 +3,11 @@
 use crate::worker::{Papers, Worker, held, identity};
 use crate::{PATIENCE, TestFarm, submission};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
 use zoetrope_coordinator::config::Share;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_coordinator::jobs::ListQuery;
+use zoetrope_coordinator::serve;
 use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
 use zoetrope_protocol::job::{ArtifactRef, Role, Stage};
 use zoetrope_sched::output::JobState;
@@ -112,17 +114,38 @@ async fn every_acknowledged_job_is_there_with_its_key_and_its_place() {
     farm.running.stop().await;
 }
 
+fn snapshots(farm: &TempDir) -> usize {
+    let listed = std::fs::read_dir(farm.path().join("journal")).expect("lists");
+    let names = listed.map(|entry| entry.expect("an entry").file_name().into_string());
+    let whole = |name: &String| name.starts_with("snapshot-") && !name.ends_with(".draft");
+    names.map(|name| name.expect("a name")).filter(whole).count()
+}
+
+/// A stop in good order leaves the books as they are, so that the next release does not decide once more what this one
+/// decided; renders go on all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_good_order_leaves_a_snapshot() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let mut worker = Worker::fresh(&farm, "gpu-0").await;
+    let order = worker.order().await;
+    let TestFarm { folder, config, running } = farm;
+    assert_eq!(snapshots(&folder), 0);
+    running.save_and_stop().await;
+    assert_eq!(snapshots(&folder), 1);
+    let running = serve::start(&config).await.expect("the farm starts again");
+    let farm = TestFarm { folder, config, running };
+    let view = farm.read(JobId(1)).await;
+    assert_eq!(view.state, JobState::InProgress, "{view:?}");
+    drop(order);
+    farm.running.stop().await;
+}
+
 /// A restart replays at most twice `snapshot_every`, also of a coordinator that starts more often than it records that
 /// many: what it replayed counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_restarts_often_takes_snapshots() {
     let mut farm = TestFarm::with(|config| config.journal.snapshot_every = 100).await;
-    let snapshots = |farm: &TestFarm| {
-        let listed = std::fs::read_dir(farm.folder.path().join("journal")).expect("lists");
-        let names = listed.map(|entry| entry.expect("an entry").file_name().into_string());
-        let whole = |name: &String| name.starts_with("snapshot-") && !name.ends_with(".draft");
-        names.map(|name| name.expect("a name")).filter(whole).count()
-    };
     for start in 0..8 {
         // At least two records each.
         for job in 1..=10 {
@@ -131,7 +154,7 @@ async fn a_coordinator_that_restarts_often_takes_snapshots() {
         farm = farm.restart().await;
     }
     let until = Instant::now() + PATIENCE;
-    while snapshots(&farm) == 0 {
+    while snapshots(&farm.folder) == 0 {
         assert!(Instant::now() < until, "no snapshot is ever taken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
