@@ -189,9 +189,25 @@ impl NodeIdentity {
     /// `OtherNode` if `asked` is another name, `Broken`, `Io`.
     pub fn load(data: &Path, asked: Option<&str>) -> Result<Option<Self>, IdentityError> {
         let folder = data.join("identity");
-        if !folder.exists() {
-            return Ok(None);
+        if folder.exists() {
+            return Self::load_from(folder, asked).map(Some);
         }
+        // A process that ended while it put one in place of another has left both. Where there was none before, the new
+        // one may be half written.
+        for left in ["identity.new", "identity.old"].map(|name| data.join(name)) {
+            match Self::load_from(left.clone(), asked) {
+                Ok(whole) => {
+                    put_in_place(&left, &folder)?;
+                    return Ok(Some(whole));
+                }
+                Err(IdentityError::Broken(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(None)
+    }
+
+    fn load_from(folder: PathBuf, asked: Option<&str>) -> Result<Self, IdentityError> {
         let read = |name: &str| -> Result<Vec<u8>, IdentityError> {
             let path = folder.join(name);
             match fs::metadata(&path) {
@@ -209,12 +225,12 @@ impl NodeIdentity {
         {
             return Err(IdentityError::OtherNode { folder, stored, asked: asked.into() });
         }
-        Ok(Some(NodeIdentity {
+        Ok(NodeIdentity {
             node: stored,
             key: read("key.der")?,
             certificate: read("certificate.der")?.into(),
             authority: read("authority.der")?.into(),
-        }))
+        })
     }
 
     /// When its certificate ends, in Unix seconds.
@@ -252,14 +268,20 @@ impl NodeIdentity {
         if folder.exists() {
             fs::rename(&folder, &old).map_err(io(&folder))?;
         }
-        // One rename makes the folder appear whole; syncing the parent makes it stay.
-        fs::rename(&fresh, &folder).map_err(io(&folder))?;
-        fs::File::open(data).and_then(|parent| parent.sync_all()).map_err(io(data))?;
+        put_in_place(&fresh, &folder)?;
         if old.exists() {
             fs::remove_dir_all(&old).map_err(io(&old))?;
         }
         Ok(())
     }
+}
+
+/// One rename makes the folder appear whole; syncing the parent makes it stay.
+fn put_in_place(from: &Path, folder: &Path) -> Result<(), IdentityError> {
+    let data = folder.parent().unwrap_or(Path::new("."));
+    let renamed = fs::rename(from, folder);
+    let stays = renamed.and_then(|()| fs::File::open(data)?.sync_all());
+    stays.map_err(|source| IdentityError::Io { path: folder.to_owned(), source })
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -327,5 +349,36 @@ mod tests {
         );
         fs::remove_file(data.path().join("identity/certificate.der")).expect("removes");
         assert!(matches!(NodeIdentity::load(data.path(), None), Err(IdentityError::Broken(_))));
+    }
+
+    /// Promise: wherever a renewal is cut off, one of the two identities is there.
+    #[test]
+    fn a_renewal_that_is_cut_off_leaves_an_identity() {
+        let data = tempfile::tempdir().expect("folder");
+        let path = |name: &str| data.path().join(name);
+        let made = |certificate| {
+            let candidate = Candidate::new("node-1").expect("key");
+            candidate.signed("node-1", vec![certificate], vec![3])
+        };
+        let certificate = || {
+            let loaded = NodeIdentity::load(data.path(), Some("node-1")).expect("loads");
+            loaded.map(|identity| identity.certificate.to_vec())
+        };
+        made(1).store(data.path()).expect("stores");
+        fs::rename(path("identity"), path("identity.old")).expect("renames");
+        assert_eq!(certificate(), Some(vec![1]), "between the two renames");
+        fs::rename(path("identity"), path("identity.old")).expect("renames");
+        let whole = tempfile::tempdir().expect("folder");
+        made(2).store(whole.path()).expect("stores");
+        fs::rename(whole.path().join("identity"), path("identity.new")).expect("renames");
+        assert_eq!(certificate(), Some(vec![2]), "the new one is whole");
+        // In place again, so that what is stored next finds one to keep until it is whole itself.
+        assert!(path("identity").exists());
+        made(3).store(data.path()).expect("stores");
+        assert_eq!(certificate(), Some(vec![3]));
+        // A first one that is half written is none.
+        fs::rename(path("identity"), path("identity.new")).expect("renames");
+        fs::remove_file(path("identity.new/node")).expect("removes");
+        assert_eq!(certificate(), None);
     }
 }
