@@ -44,7 +44,7 @@ pub fn of(authority: &Authority, signer: &SignerSource, own: bool) -> Vec<Watche
         SignerSource::Socket(_) => None,
     };
     let renew = if own {
-        "it should have been renewed by now: the log says why not once a clip is to be signed"
+        "it should have been renewed by now: the log says why not"
     } else {
         "name a new one in [provenance], or no clip is published any more"
     };

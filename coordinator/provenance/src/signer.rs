@@ -16,8 +16,10 @@ use zoetrope_protocol::wire::Held;
 /// finishes some hundred a second at most.
 const REMEMBERED_MAX: usize = 100_000;
 
-/// Between two looks for a certificate that replaces one which ends soon.
+/// Between two looks for a certificate that replaces one which ends soon, where something is to be signed.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
+/// A signature, the certificates beside it, and some more.
+const TRIAL_ROOM: usize = 64 << 10;
 
 /// Gets the certificates anew: the farm's own are renewed by that, an operator may have put others in their place.
 pub type Renew = Box<dyn Fn() -> Result<Credential, CredentialError> + Send + Sync>;
@@ -63,35 +65,53 @@ impl Signer {
         self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes up other certificates if its own end soon, as it does when it is to sign.
+    /// Takes up other certificates if its own end soon. What keeps it from that is in the log. The looks of those
+    /// who want something signed are apart: whatever they last found may be mended by now, and they look again when they would.
     pub fn take_up(&self) {
-        // What is wrong, whoever wants something signed hears.
-        drop(self.holding());
+        // Known to whoever wants something signed.
+        drop(self.renewed(&self.credential()));
     }
 
     /// The certificates, which hold now.
     fn holding(&self) -> Result<Arc<Credential>, Refusal> {
         let credential = self.credential();
         let left = credential.days_left();
-        if left >= RENEW_DAYS as f64 {
-            return Ok(credential);
+        let soon = left < RENEW_DAYS as f64;
+        let renewed = if soon && self.looks_now() { self.renewed(&credential) } else { Ok(None) };
+        match renewed {
+            Ok(Some(new)) => Ok(new),
+            // What nobody would trust is not signed: jobs wait.
+            _ if left > 0.0 => Ok(credential),
+            Ok(None) => Err(Refusal::Signer("the certificate has ended".to_owned())),
+            Err(why) => Err(Refusal::Signer(format!("the certificate has ended, and {why}"))),
         }
-        let renewed = self.renew.as_ref().filter(|_| self.looks_now()).map(|renew| renew());
-        let why = match renewed {
-            Some(Ok(new)) if new.days_left() > left => {
-                let new = Arc::new(new);
-                *self.credential.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-                return Ok(new);
-            }
-            Some(Err(error)) => format!(", and cannot be renewed: {error}"),
-            _ => String::new(),
+    }
+
+    /// Others in place of certificates that end soon, if there are any.
+    fn renewed(&self, before: &Credential) -> Result<Option<Arc<Credential>>, String> {
+        let left = before.days_left();
+        let Some(renew) = self.renew.as_ref().filter(|_| left < RENEW_DAYS as f64) else {
+            return Ok(None);
         };
-        // What nobody would trust is not signed: jobs wait.
-        if left > 0.0 {
-            Ok(credential)
-        } else {
-            Err(Refusal::Signer(format!("the certificate has ended{why}")))
+        let found = renew().map_err(|error| format!("cannot be renewed: {}", chain(&error)));
+        let found = found.and_then(|new| match follows(&new, &before.root) {
+            _ if new.days_left() <= left => Ok(None),
+            Ok(()) => Ok(Some(Arc::new(new))),
+            Err(refusal) => Err(format!(
+                "what is in its place is not under the root of this process ({refusal}): restart it to change the root"
+            )),
+        });
+        match &found {
+            Ok(Some(new)) => {
+                *self.credential.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+            }
+            Ok(None) => {}
+            // It may have days left: who signs hears of it on the last one only.
+            Err(why) => {
+                tracing::warn!("the certificate that clips are signed under ends, and {why}")
+            }
         }
+        found
     }
 
     fn looks_now(&self) -> bool {
@@ -136,4 +156,21 @@ impl Signer {
         seen.claims.insert(held, claim);
         Ok(())
     }
+}
+
+/// Whether what these certificates sign holds under this root, as every answer is held against it: one that nobody takes
+/// is worse than one that ends soon.
+fn follows(new: &Credential, root: &str) -> Result<(), Refusal> {
+    let trial = b"trial";
+    let protected = cose::protected(&new.chain)?;
+    let message = cose::to_be_signed(&protected, trial)?;
+    let signature = new.sign(&message).map_err(Refusal::Signer)?;
+    let envelope = cose::envelope(&protected, &signature, &Beside::default(), TRIAL_ROOM)?;
+    cose::verify(&envelope, trial, root)
+}
+
+/// What an error says, with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
