@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 
 /// The root holds so many days.
 const ROOT_DAYS: i64 = 3_650;
@@ -152,22 +153,32 @@ impl Credential {
         }
         let due = match kept(shelf, CHAIN)? {
             None => true,
-            Some(chain) => days_left(&shelf.place(CHAIN), &chain)? < RENEW_DAYS,
+            Some(chain) => {
+                let at = shelf.place(CHAIN);
+                // A rotation that did not get to its end has changed who issues leaves.
+                days_left(&at, &chain)? < RENEW_DAYS
+                    || !issuer_is_whole(shelf)?
+                    || certificates(&at, &chain)?.get(1) != issuer(shelf)?.first()
+            }
         };
         if due {
             rotate_on(shelf)?;
-        }
-        let due = match kept(shelf, RESPONDER)? {
-            None => true,
-            Some(own) => days_left(&shelf.place(RESPONDER), &own)? < RENEW_DAYS,
-        };
-        if due {
-            make_responder(shelf)?;
         }
         let [chain, key, root] = [CHAIN, KEY, ROOT].map(|name| shelf.place(name));
         let files = Files { chain, key, root, ocsp: None };
         let (chain, key) = (there(shelf, CHAIN)?, there(shelf, KEY)?);
         let mut own = Credential::of(&files, &chain, &key, there(shelf, ROOT)?)?;
+        let due = match kept(shelf, RESPONDER)? {
+            None => true,
+            Some(responder) => {
+                let at = shelf.place(RESPONDER);
+                days_left(&at, &responder)? < RENEW_DAYS
+                    || !is_issued(&at, &responder, own.chain.get(1))?
+            }
+        };
+        if due {
+            make_responder(shelf)?;
+        }
         let responder = responder(&there(shelf, RESPONDER)?, &own.chain);
         let wrong = |reason| CredentialError::File { path: shelf.place(RESPONDER), reason };
         own.voucher = Some(Voucher::Own(Box::new(responder.map_err(wrong)?)));
@@ -299,10 +310,11 @@ pub fn rotate(folder: &Path) -> Result<(), CredentialError> {
 /// As [`rotate`].
 pub fn rotate_on(shelf: &dyn Shelf) -> Result<(), CredentialError> {
     let mut pem = there(shelf, INTERMEDIATE)?;
-    // It must outlive the leaf; whoever answers for leaves does so for those of its own issuer.
-    if days_left(&shelf.place(INTERMEDIATE), &pem)? < LEAF_DAYS {
-        make_intermediate(shelf, &issuer_of(shelf, ROOT, ROOT_KEY)?)?;
+    // It must outlive the leaf.
+    if !issuer_is_whole(shelf)? || days_left(&shelf.place(INTERMEDIATE), &pem)? < LEAF_DAYS {
+        // First: whoever answers for leaves does so for those of its own issuer.
         keep(shelf, RESPONDER, "")?;
+        make_intermediate(shelf, &issuer_of(shelf, ROOT, ROOT_KEY)?)?;
         pem = there(shelf, INTERMEDIATE)?;
     }
     let issuer = issuer_of(shelf, INTERMEDIATE, INTERMEDIATE_KEY)?;
@@ -429,12 +441,41 @@ fn named(name: &str, days: i64) -> CertificateParams {
 
 /// Of the first certificate in a text.
 fn days_left(path: &Path, pem: &str) -> Result<i64, CredentialError> {
+    let left = |certificate: &X509Certificate<'_>| certificate.validity().time_to_expiration();
+    Ok(of_first(path, pem, left)?.map_or(0, |left| left.whole_days()))
+}
+
+/// Who issues leaves now.
+fn issuer(shelf: &dyn Shelf) -> Result<Vec<Vec<u8>>, CredentialError> {
+    certificates(&shelf.place(INTERMEDIATE), &there(shelf, INTERMEDIATE)?)
+}
+
+/// Whether the issuer's key is that of its certificate. A process that ended between the two has left a key alone.
+fn issuer_is_whole(shelf: &dyn Shelf) -> Result<bool, CredentialError> {
+    let Ok(key) = KeyPair::from_pem(&there(shelf, INTERMEDIATE_KEY)?) else { return Ok(false) };
+    of_first(&shelf.place(INTERMEDIATE), &there(shelf, INTERMEDIATE)?, |certificate| {
+        certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
+    })
+}
+
+/// Whether the first certificate in a text is signed by this issuer (DER).
+fn is_issued(path: &Path, pem: &str, issuer: Option<&Vec<u8>>) -> Result<bool, CredentialError> {
+    let issuer = issuer.and_then(|der| x509_parser::parse_x509_certificate(der).ok());
+    let Some((_, issuer)) = issuer else { return Ok(false) };
+    of_first(path, pem, |own| own.verify_signature(Some(issuer.public_key())).is_ok())
+}
+
+fn of_first<T>(
+    path: &Path,
+    pem: &str,
+    look: impl FnOnce(&X509Certificate<'_>) -> T,
+) -> Result<T, CredentialError> {
     let wrong = |reason: String| CredentialError::File { path: path.into(), reason };
     let first = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).next();
     let first = first.ok_or_else(|| wrong("no certificate in PEM".into()))?;
     let first = first.map_err(|error| wrong(format!("no PEM: {error}")))?;
     let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
-    Ok(certificate.validity().time_to_expiration().map_or(0, |left| left.whole_days()))
+    Ok(look(&certificate))
 }
 
 fn certificates(path: &Path, pem: &str) -> Result<Vec<Vec<u8>>, CredentialError> {

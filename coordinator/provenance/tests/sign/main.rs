@@ -1,6 +1,7 @@
 //! Promise: a clip is signed so that any verifier trusts it, and the signer signs nothing but that clip.
 
 mod forged;
+mod rotation;
 
 use rcgen::{CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use sha2::{Digest, Sha256};
