@@ -18,6 +18,9 @@ pub struct Watch {
     running: BTreeMap<WorkerId, Held>,
     ordered: BTreeSet<Held2>,
     highest: BTreeMap<ShardId, AttemptNumber>,
+    /// By which numbers a worker may know what it does of a shard, since that was last ordered: a welcome that gives a new
+    /// one may be lost.
+    known: BTreeMap<ShardId, BTreeSet<AttemptNumber>>,
     states: BTreeMap<JobId, JobState>,
     tenants: BTreeMap<JobId, TenantId>,
     running_max: BTreeMap<TenantId, u32>,
@@ -227,6 +230,7 @@ impl Watch {
                 let away = matches!(view.state, WorkerState::Away | WorkerState::Draining);
                 hold!(!away && !view.cordoned, "an order to a worker that is {}", view.state);
                 self.starts_from_the_newest(*shard, inputs)?;
+                self.known.insert(*shard, BTreeSet::from([fence.attempt]));
                 self.begin(*worker, Held { shard: *shard, fence: *fence })?;
             }
             Output::Welcome { worker, keep } => {
@@ -236,15 +240,12 @@ impl Watch {
                     let here = self.identities.get(worker);
                     let ran = self.places.get(&sortable(&kept.held));
                     hold!(ran == here, "identity: {worker} keeps what ran on {ran:?}");
-                    let last = self.highest.get(&kept.held.shard);
-                    let newest = last == Some(&kept.held.fence.attempt);
+                    let shard = kept.held.shard;
+                    let known = self.known.entry(shard).or_default();
+                    let newest = known.contains(&kept.held.fence.attempt);
                     hold!(newest, "fenced: an attempt is kept that has a successor");
-                    // It may be named by the fence of before a welcome that was lost.
-                    let is = |running: &Held| {
-                        running.shard == kept.held.shard
-                            && running.fence.attempt == kept.held.fence.attempt
-                    };
-                    let moved = self.running.iter().find(|(_, running)| is(running));
+                    known.insert(kept.fence.attempt);
+                    let moved = self.running.iter().find(|(_, running)| running.shard == shard);
                     match moved.map(|(worker, _)| *worker) {
                         // The same attempt on a new connection.
                         Some(before) => {
