@@ -65,10 +65,10 @@ impl Signer {
         self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes up other certificates if its own end soon. What keeps it from that is in the log. The looks of those
-    /// who want something signed are apart: whatever they last found may be mended by now, and they look again when they would.
+    /// Takes up other certificates if its own end soon. Whoever wants something signed looks for itself all the same: what
+    /// keeps this one from it may be mended by then.
     pub fn take_up(&self) {
-        // Known to whoever wants something signed.
+        // What is wrong is in the log.
         drop(self.renewed(&self.credential()));
     }
 
