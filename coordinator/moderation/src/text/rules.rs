@@ -3,7 +3,7 @@
 //! Beside the policy's own lists there are those of the crate `rustrict`, which knows thousands of spellings.
 
 use super::ages;
-use super::harmless::Harmless;
+use super::harmless::{For, Harmless};
 use crate::score;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustrict::{Censor, Type};
@@ -145,7 +145,9 @@ impl Rules {
         };
         let named = |name: &str| single(&mut file.lists.get(name).into_iter().flatten());
         let (minors, aged_things) = (named(MINOR), named(AGED_THING));
-        let listed = single(&mut file.lists.values().flatten());
+        // A thing may be like another: `a naked oak tree`.
+        let others = file.lists.iter().filter(|(name, _)| *name != AGED_THING);
+        let listed = single(&mut others.flat_map(|(_, words)| words));
         let harmless = Harmless::new(&file.harmless, listed, minors);
         let (mut words, mut list_of, mut young) = (Vec::new(), Vec::new(), Vec::new());
         for (name, mut list) in file.lists {
@@ -204,9 +206,15 @@ impl Rules {
         meaning: Option<&BTreeMap<Category, u16>>,
     ) -> BTreeMap<Category, u16> {
         let mut found = BTreeMap::new();
-        let reading = self.harmless.blanked(reading);
-        let whole = self.lists_in(&reading);
-        let cut: Vec<Vec<bool>> = sentences(&reading).map(|s| self.lists_in(s)).collect();
+        let seen = |blanked: &str| {
+            let cut: Vec<Vec<bool>> = sentences(blanked).map(|s| self.lists_in(s)).collect();
+            (self.lists_in(blanked), cut)
+        };
+        let blanked = self.harmless.blanked(reading, For::Others);
+        let for_others = seen(&blanked);
+        // In most texts nothing is harmless, and so both are the same.
+        let more = self.harmless.blanked(reading, For::Minors);
+        let for_minors = (more != blanked).then(|| seen(&more));
         for rule in &self.rules {
             let breaks = |lists: &Vec<bool>| {
                 rule.all_of.iter().all(|list| lists[*list])
@@ -218,7 +226,11 @@ impl Rules {
             if !agreed {
                 continue;
             }
-            let broken = if rule.within_sentence { cut.iter().any(breaks) } else { breaks(&whole) };
+            let (whole, cut) = match &for_minors {
+                Some(seen) if rule.category == Category::SexualMinors => seen,
+                _ => &for_others,
+            };
+            let broken = if rule.within_sentence { cut.iter().any(breaks) } else { breaks(whole) };
             if broken {
                 let kept: &mut u16 = found.entry(rule.category).or_default();
                 *kept = rule.score.max(*kept);
@@ -232,10 +244,10 @@ impl Rules {
         self.lists.iter().any(|name| name == list)
     }
 
-    /// Whether a text has a word of a list.
+    /// Whether a text has a word of a list, as the rules on minors see it.
     pub fn mentions(&self, list: &str, text: &str) -> bool {
         let place = self.lists.iter().position(|name| name == list);
-        place.is_some_and(|place| self.lists_in(&self.harmless.blanked(text))[place])
+        place.is_some_and(|place| self.lists_in(&self.harmless.blanked(text, For::Minors))[place])
     }
 
     /// Which lists have a word in a text without its harmless phrases, by place.

@@ -38,6 +38,32 @@ pub(super) fn is_close(gap: &str) -> bool {
     gap.chars().all(|c| matches!(c, ' ' | '-' | '\''))
 }
 
+/// What leads to a name: articles and the like.
+pub(super) const DETERMINERS: [&str; 14] = [
+    "a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "our",
+    "your",
+];
+/// What says where or with what something is.
+pub(super) const PREPOSITIONS: [&str; 43] = [
+    "about", "above", "across", "after", "against", "along", "amid", "among", "around", "at",
+    "atop", "before", "behind", "below", "beneath", "beside", "besides", "between", "beyond", "by",
+    "during", "for", "from", "in", "inside", "into", "near", "of", "off", "on", "onto", "outside",
+    "over", "past", "through", "to", "toward", "towards", "under", "upon", "with", "within",
+    "without",
+];
+
+/// Whether a word joins others and names nothing by itself.
+pub(super) fn is_function(word: &str) -> bool {
+    const OTHERS: [&str; 51] = [
+        "all", "also", "am", "and", "are", "as", "away", "be", "been", "being", "but", "did", "do",
+        "does", "down", "had", "has", "have", "he", "him", "i", "if", "is", "it", "like", "me",
+        "next", "no", "not", "or", "out", "s", "she", "so", "than", "them", "then", "there",
+        "they", "up", "us", "was", "we", "were", "when", "where", "which", "while", "who", "whose",
+        "you",
+    ];
+    [&DETERMINERS[..], &PREPOSITIONS, &OTHERS].iter().any(|words| words.contains(&word))
+}
+
 /// Whether nothing more is said of the unit before: a text or a part of a sentence ends there, or goes on with a word that
 /// is no name of a thing or a person. `a 12-year-old whisky on a table`, but not `a 12-year-old whisky thief`.
 pub(super) fn ends_there(text: &str, units: &[Unit<'_>], at: usize) -> bool {
