@@ -1,9 +1,9 @@
 //! Ages below 18, in digits or words: `12-year-old`, `twelve years old`, `8 yo`, `aged 9`, `9-month-old`, `she is only sixteen`.
 //!
-//! An age of something that is nobody (`a 12-year-old whisky`) does not count: the rules name such things in a list. Never:
-//! what a text says else; that an age alone means nothing is the rules' affair.
+//! An age of something that is nobody (`a 12-year-old whisky`, `the whisky is 12 years old`) does not count: the rules name such
+//! things in a list. Never: what a text says else; that an age alone means nothing is the rules' affair.
 
-use super::units::{Unit, ends_there, gap, is_close, units};
+use super::units::{DETERMINERS, Unit, ends_there, gap, is_close, units};
 
 /// Who is of age.
 const ADULT: u32 = 18;
@@ -81,6 +81,8 @@ const SOMEBODY: [&str; 14] = [
     "she", "he", "they", "who", "girl", "girls", "boy", "boys", "female", "male", "i", "shes",
     "hes", "im",
 ];
+/// Those of them that name nobody.
+const PRONOUNS: [&str; 8] = ["she", "he", "they", "who", "i", "shes", "hes", "im"];
 /// What may stand between somebody and a bare number.
 const BETWEEN: [&str; 29] = [
     "is", "was", "s", "m", "re", "are", "were", "am", "has", "have", "had", "just", "only",
@@ -88,21 +90,56 @@ const BETWEEN: [&str; 29] = [
     "nearly", "now", "looks", "appears", "of", "probably",
 ];
 const BETWEEN_MAX: usize = 4;
+/// What may follow a bare number.
+const TODAY: [&str; 6] = ["today", "yesterday", "tomorrow", "now", "already", "tonight"];
+/// Between a subject and what is said of it.
+const IS: [&str; 7] = ["is", "was", "are", "were", "s", "re", "being"];
 
 /// Whether a text, in lower case, tells of an age below 18 that is not the age of a thing.
 pub(super) fn are_below_adult(text: &str, is_thing: impl Fn(&str) -> bool) -> bool {
     let all = whole_numbers(text);
-    let of_nobody = |last: usize| {
-        let mut at = last;
-        while all.get(at + 1).is_some_and(|next| is_thing(next.word))
-            && is_close(gap(text, &all, at))
-        {
-            at += 1;
-        }
-        at > last && ends_there(text, &all, at)
-    };
-    let mut ages = (0..all.len()).filter_map(|at| age_at(text, &all, at));
-    ages.any(|last| !of_nobody(last))
+    let mut ages = (0..all.len()).filter_map(|at| Some((at, age_at(text, &all, at)?)));
+    ages.any(|(at, last)| {
+        !names_a_thing(text, &all, (at, last), &is_thing)
+            && !is_said_of_a_thing(text, &all, (at, last), &is_thing)
+    })
+}
+
+/// Whether an age, by its first and last unit, is the attribute of a thing behind it. Only of one: what two could be is as
+/// well what somebody does (`a 12-year-old bikes to school`, `12-year-olds train`, `they are 12 years old bike thieves`).
+fn names_a_thing(
+    text: &str,
+    all: &[Unit<'_>],
+    (at, last): (usize, usize),
+    is_thing: impl Fn(&str) -> bool,
+) -> bool {
+    let is_said = at > 0 && is_close(gap(text, all, at - 1)) && IS.contains(&all[at - 1].word);
+    let mut end = last;
+    while all.get(end + 1).is_some_and(|next| is_thing(next.word)) && is_close(gap(text, all, end))
+    {
+        end += 1;
+    }
+    end > last && !is_said && !all[last].word.ends_with("olds") && ends_there(text, all, end)
+}
+
+/// Whether an age is what a clause that begins with a thing says of it: `the whisky is only 12 years old`. Not where
+/// the thing is not all that stands before: `the girl in the car is 12 years old`.
+fn is_said_of_a_thing(
+    text: &str,
+    all: &[Unit<'_>],
+    (at, last): (usize, usize),
+    is_thing: impl Fn(&str) -> bool,
+) -> bool {
+    let close = |at: usize| is_close(gap(text, all, at));
+    // One more than are asked for below: of a longer clause some are left.
+    let start = (0..at).rev().take(5).take_while(|at| close(*at)).last().unwrap_or(at);
+    let mut words = all[start..at].iter().map(|unit| unit.word).peekable();
+    words.next_if(|word| DETERMINERS.contains(word));
+    let is_one_of = |word: &str| is_thing(word) || word.strip_suffix('s').is_some_and(&is_thing);
+    let thing = words.next().is_some_and(is_one_of);
+    let is = words.next().is_some_and(|word| IS.contains(&word));
+    words.next_if(|word| BETWEEN.contains(word));
+    thing && is && words.next().is_none() && ends_there(text, all, last)
 }
 
 /// The units of a text, of fractions and of numbers with signs inside only what an age can be read from: of `12.5` and
@@ -157,7 +194,10 @@ fn bare(text: &str, all: &[Unit<'_>], at: usize) -> Option<usize> {
     let number = at + 1 + between.take_while(|unit| BETWEEN.contains(&unit.word)).count();
     let (age, rest) = number_of(all.get(number)?.word)?;
     let is_age = rest.is_empty() && (BARE_MIN..ADULT).contains(&age);
-    (is_age && ends_there(text, all, number)).then_some(number)
+    let is_now = all.get(number + 1).is_some_and(|next| TODAY.contains(&next.word));
+    // `a girl of twelve swims`, whatever goes on.
+    let is_of = !PRONOUNS.contains(&all[at].word) && all[number - 1].word == "of";
+    (is_age && (is_of || is_now || ends_there(text, all, number))).then_some(number)
 }
 
 /// Whether units without what stands between them are an age below 18.
@@ -198,7 +238,9 @@ mod tests {
     use super::*;
 
     fn tells(text: &str) -> bool {
-        are_below_adult(text, |word| matches!(word, "whisky" | "oak" | "tree" | "car" | "castle"))
+        are_below_adult(text, |word| {
+            matches!(word, "whisky" | "oak" | "tree" | "car" | "castle" | "bike" | "train")
+        })
     }
 
     #[test]
@@ -238,6 +280,15 @@ mod tests {
             "she has just turned twelve",
             "a girl of ten",
             "girl (13), smiling",
+            "she turned fourteen today",
+            "a girl of twelve swims",
+            "a 12-year-old bikes through the town",
+            "12-year-olds train in a hall",
+            "they are 12 years old car thieves",
+            "the boys are 12 years old castle guards",
+            "the girl in the car is 12 years old",
+            "a girl with a whisky is 12 years old",
+            "the whisky is 12 years old girls'",
         ] {
             assert!(tells(text), "{text}");
         }
@@ -261,6 +312,10 @@ mod tests {
             "a 12-year-old whisky on a table",
             "a 5 year old oak tree, in autumn",
             "a 5-year-old car",
+            "whisky is 12 years old, a topless bar",
+            "a garden. the oak is only 9 years old",
+            "cars are 5 years old on average",
+            "she has seven of them",
             "10 years old castle",
             "a year old",
             "12 years ago",

@@ -268,10 +268,7 @@ impl Rules {
                 lists[self.list_of[found.pattern().as_usize()]] = true;
             }
         }
-        let is_thing = |word: &str| {
-            let singular = word.strip_suffix('s').unwrap_or(word);
-            [word, singular].iter().any(|word| self.aged_things.contains(*word))
-        };
+        let is_thing = |word: &str| self.aged_things.contains(word);
         if !self.young.is_empty() && ages::are_below_adult(text, is_thing) {
             self.young.iter().for_each(|place| lists[*place] = true);
         }
