@@ -2,8 +2,8 @@
 //! `cargo run --release -p zoetrope-coordinator --example rescan -- NETS ROWS`. Called by `scripts/bench rescan`.
 //!
 //! Each row is a clip of 10 s with its record, and a prompt of its own; of many rows some share a record, for to write one
-//! durably takes longer than to judge it. Once its words' scores are taken as they were
-//! kept, for other thresholds; once they are read anew, for other pairs. Prints rows a second of both as JSON.
+//! durably takes longer than to judge it. Once its words' scores are taken as they were kept, for other thresholds; once
+//! they are read anew, for other pairs. Prints rows a second of both as JSON.
 
 use anyhow::{Context, bail};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -27,8 +27,6 @@ use zoetrope_protocol::moderation::{Audience, FrameRecord, FrameScore, SAMPLE_EV
 
 /// Frames of a clip.
 const FRAMES: u32 = 240;
-/// Records that are stored, at most.
-const RECORDS_MAX: u32 = 20_000;
 /// Records that are stored, at most.
 const RECORDS_MAX: u32 = 20_000;
 /// Rows whose words are read anew: that takes longer.
