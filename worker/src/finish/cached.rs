@@ -215,9 +215,10 @@ impl FinishSink for CachedSink {
             Some(Marked { clip, small, shown }) => (clip, small.map(Bytes::from), Some(shown)),
             None => (encoded.clip.to_vec(), cached, None),
         };
-        // An MP4 box: length, the word `free`, and 32 bytes.
+        // An MP4 box of samples that nothing plays: length, the word `mdat`, and 32 bytes. In a `free` box, which no manifest
+        // binds, nothing may be.
         clip.extend_from_slice(&40u32.to_be_bytes());
-        clip.extend_from_slice(b"free");
+        clip.extend_from_slice(b"mdat");
         clip.extend_from_slice(&mark.0);
         let file = |bytes: Bytes| FinishedFile {
             artifact: ArtifactId::of(&bytes),

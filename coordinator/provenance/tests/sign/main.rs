@@ -619,6 +619,10 @@ fn without_its_manifest_a_signed_clip_is_the_file_that_was_signed() {
     assert_eq!(changed(&twice), None, "two manifests");
 }
 
+fn length_of(bytes: &[u8]) -> usize {
+    u32::from_be_bytes(bytes[..4].try_into().expect("four")) as usize
+}
+
 /// A box of an MP4.
 fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
     [&(content.len() as u32 + 8).to_be_bytes()[..], kind, content].concat()
@@ -656,6 +660,18 @@ fn a_signed_clip_whose_samples_could_be_others_has_no_digest() {
         grown.splice(end..end, more.iter().copied());
         let length = (length(tables) + more.len()) as u32;
         grown[tables..tables + 4].copy_from_slice(&length.to_be_bytes());
+        // The samples behind the tables have moved, all as far.
+        assert!(tables < at(b"mdat"));
+        for at in tables..grown.len() - 12 {
+            if &grown[at..at + 4] != b"stco" || at > end {
+                continue;
+            }
+            let count = length_of(&grown[at + 8..]);
+            for place in grown[at + 12..].chunks_exact_mut(4).take(count) {
+                let moved = length_of(place) as u32 + more.len() as u32;
+                place.copy_from_slice(&moved.to_be_bytes());
+            }
+        }
         grown
     };
     assert!(without(&inside(&boxed(b"free", b"12345678"))).is_some(), "what is skipped");
