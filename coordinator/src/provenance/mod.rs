@@ -124,19 +124,18 @@ impl ProvenanceState {
             let (worker, held) = (request.worker, request.held);
             let permit = permits.acquire_owned().await;
             let began = Instant::now();
-            let signing = signed(&source, &root, request);
+            let signing = signed(&source, &root, &request);
             let signed = tokio::time::timeout(SIGN_TIMEOUT, signing).await;
             let signed = signed.unwrap_or_else(|_| {
                 let seconds = SIGN_TIMEOUT.as_secs();
                 Err(SignFault::Down(format!("the signer did not answer within {seconds} s")))
             });
-            let result = match (signed, stamper) {
+            let envelope = match (signed, stamper) {
                 // It has a limit of its own.
-                (Ok((claim, envelope)), Some(stamper)) => {
-                    stamper.stamp(envelope).await.map(|stamped| (claim, stamped))
-                }
+                (Ok(envelope), Some(stamper)) => stamper.stamp(envelope).await,
                 (signed, _) => signed,
             };
+            let result = envelope.and_then(|envelope| Ok((noted(&request, &envelope)?, envelope)));
             drop(permit);
             let outcome = match &result {
                 Ok(_) => "ok",
@@ -170,20 +169,27 @@ impl ProvenanceState {
 async fn signed(
     source: &SignerSource,
     root: &str,
-    request: SignRequest,
-) -> Result<(SignedClaim, Vec<u8>), SignFault> {
-    let SignRequest { held, unsigned, terms, manifest, .. } = request;
-    let envelope = source.sign(held, &terms, &manifest).await?;
+    request: &SignRequest,
+) -> Result<Vec<u8>, SignFault> {
+    let SignRequest { held, terms, manifest, .. } = request;
+    let envelope = source.sign(*held, terms, manifest).await?;
     // The signer may be another process, and wrong: its answer is held against the claim and the farm's root.
     let lie = |error: zoetrope_provenance::Refusal| {
         SignFault::Down(format!("the signer's answer does not hold: {error}"))
     };
     let refused = |error: zoetrope_provenance::Refusal| SignFault::Refused(error.to_string());
-    let claim = claim::check(&manifest, &terms).map_err(refused)?;
+    let claim = claim::check(manifest, terms).map_err(refused)?;
     if envelope.len() != claim.room {
         return Err(SignFault::Down("the signer's answer is of another length".to_owned()));
     }
     cose::verify(&envelope, claim.bytes, root).map_err(lie)?;
-    let manifest = claim.sealed(&envelope);
-    Ok((SignedClaim { unsigned, manifest, at: clock::now() }, envelope))
+    Ok(envelope)
+}
+
+/// What is noted of a claim that was signed. The envelope is final: a time stamp is in it.
+fn noted(request: &SignRequest, envelope: &[u8]) -> Result<SignedClaim, SignFault> {
+    let refused = |error: zoetrope_provenance::Refusal| SignFault::Refused(error.to_string());
+    let claim = claim::check(&request.manifest, &request.terms).map_err(refused)?;
+    let manifest = claim.sealed(envelope);
+    Ok(SignedClaim { unsigned: request.unsigned, manifest, at: clock::now() })
 }
