@@ -80,9 +80,8 @@ async fn a_published_clip_says_where_it_comes_from() {
     assert_eq!(checked_once(&farm, &clip, "k").await, (200, found.clone()));
 
     let mut bytes = std::fs::read(&clip).expect("the clip");
-    // A byte of the media: the padding at the end of a file is no part of what C2PA signs.
-    let media = bytes.windows(4).rposition(|kind| kind == b"mdat").expect("media");
-    bytes[media + 100] ^= 1;
+    // A byte of the media, which stands last.
+    *bytes.last_mut().expect("media") ^= 1;
     let bent = farm.scratch("bent.mp4");
     std::fs::write(&bent, bytes).expect("writes");
     assert_eq!(checked_once(&farm, &bent, "k").await.0, 422, "the key was another file's");
