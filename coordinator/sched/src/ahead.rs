@@ -68,6 +68,9 @@ impl Core {
             }
         }
         touch(&self.state.tenants[job.tenant as usize]);
+        if let Some(times) = self.clock_of(running.kind).times_of(job.tenant) {
+            touch(times);
+        }
         let flow = &self.index.flows[job.tenant as usize][job.rank as usize];
         if let [queue, ..] = &flow.queues[..] {
             touch(queue);

@@ -224,13 +224,14 @@ impl Core {
         self.end_claim(slot);
         let (place, class) = (self.state.jobs[running.job].tenant, running.rank);
         let tenant = &self.state.tenants[place as usize];
-        let time = tenant.virtual_time[class as usize];
+        let clock = self.state.kinds[running.kind as usize].clock;
+        let time = self.state.clocks[clock as usize].time(place, class);
         let corrected = time
             .saturating_sub(tenant.charge(running.charged_ms))
             .saturating_add(tenant.charge(used.0));
         self.state.workers[slot].doing = Doing::Idle;
         self.live(running.job).lost = None;
-        self.set_virtual_time(place, class, corrected);
+        self.set_virtual_time(place, class, clock, corrected);
         self.change_tenant(place, |tenant| tenant.running -= 1);
     }
 

@@ -33,6 +33,7 @@ impl Core {
         self.check_tenants()?;
         self.check_workers()?;
         self.check_groups()?;
+        self.check_clocks()?;
         self.check_preemption()?;
         self.check_work()?;
         self.check_live()
@@ -143,9 +144,9 @@ impl Core {
             hold!(counted[place as usize] == kept, "{id} is miscounted");
             for class in Class::ALL {
                 let flow = &self.index.flows[place as usize][class as usize];
-                let turn =
-                    Turn { virtual_time: tenant.virtual_time[class as usize], tenant: id, place };
                 for Queue { kind, seat, .. } in &flow.queues {
+                    let virtual_time = self.virtual_time(place, *kind, class);
+                    let turn = Turn { virtual_time, tenant: id, place };
                     let told = self.index.turns[*kind as usize][class as usize].turn(*seat);
                     let listed = told.is_some();
                     hold!(told.is_none_or(|told| told == turn), "{id} has another's turn");

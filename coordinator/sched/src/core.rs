@@ -1,6 +1,7 @@
 //! The core itself: takes an input, calls the room that owns it, places what became possible. Admits jobs and
 //! ends them; a job's end is decided here once.
 
+use crate::clocks::{Clock, ClockIx};
 use crate::config::Config;
 use crate::index::Index;
 use crate::input::{Ask, Input, StageNeed};
@@ -47,6 +48,7 @@ impl Core {
             self.fire_timers(out);
             self.take_in(input, out);
         }
+        self.set_clocks();
         self.place_all(out);
     }
 
@@ -181,12 +183,15 @@ impl Core {
         let StageNeed { stage, vram_bytes } = need;
         let same = |kind: &Kind| kind.model == model && kind.stage == stage;
         let at = self.state.kinds.iter().position(same).unwrap_or_else(|| {
+            let clock = self.state.clocks.len() as ClockIx;
+            self.state.clocks.push(Clock::default());
             self.state.kinds.push(Kind {
                 model,
                 stage,
                 vram_bytes,
                 paused_until: None,
                 relearn: 0,
+                clock,
             });
             self.state.kinds.len() - 1
         });

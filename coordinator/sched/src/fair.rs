@@ -1,11 +1,13 @@
 //! Whose turn it is: tenants, their virtual time in each class, and the queues of ready shards.
 //!
-//! Start-time fair queueing in integers. A (class, tenant) pair is a flow with a virtual time: GPU-milliseconds
-//! charged, divided by the weight. The flow with the smallest goes first. It is charged the expected time when a
-//! shard is placed, and corrected by the reported time at its end. A flow that begins to wait starts no earlier
-//! than the one that is served next, so an idle tenant saves up no credit; two flows that both wait for the same
-//! workers all the time never differ by more than one longest shard each (and the slack of affinity).
+//! Start-time fair queueing in integers. A (class, tenant) pair is a flow with a virtual time for each pool of
+//! workers that serve the same, by that pool's clock (`clocks.rs`): GPU-milliseconds charged there, divided by the
+//! weight. The flow with the smallest goes first. It is charged the expected time when a shard is placed, and
+//! corrected by the reported time at its end. A flow that begins to wait starts no earlier than the one that is
+//! served next, so an idle tenant saves up no credit; two flows that both wait for the same workers all the time
+//! never differ by more than one longest shard each (and the slack of affinity).
 
+use crate::clocks::ClockIx;
 use crate::core::Core;
 use crate::index::{Queue, Turn};
 use crate::input::TenantPolicy;
@@ -16,6 +18,7 @@ use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::turns::Seat;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use zoetrope_protocol::id::{Millis, TenantId};
 use zoetrope_protocol::job::Class;
 use zoetrope_protocol::mutant::{Mutant, on};
@@ -35,8 +38,6 @@ pub(crate) struct Tenant {
     pub queued: u32,
     /// Unfinished jobs.
     pub unfinished: u32,
-    /// Virtual time, by class.
-    pub virtual_time: [u64; 3],
     /// When a job was admitted last, by class.
     pub came: [Millis; 3],
 }
@@ -58,10 +59,8 @@ impl Core {
         let policy = TenantPolicy { weight: policy.weight.clamp(1, UNIT as u32), ..policy };
         let Some(&place) = self.index.tenants.get(&id) else {
             let place = self.state.tenants.len() as u32;
-            let virtual_time = self.state.virtual_now;
             let came = [Millis(0); 3];
-            let tenant =
-                Tenant { id, policy, running: 0, queued: 0, unfinished: 0, virtual_time, came };
+            let tenant = Tenant { id, policy, running: 0, queued: 0, unfinished: 0, came };
             self.state.tenants.push(tenant);
             self.index.tenants.insert(id, place);
             self.index.flows.push(Default::default());
@@ -83,9 +82,8 @@ impl Core {
         if before && !after {
             for class in Class::ALL {
                 // What a tenant could not use for its cap is no credit.
-                let queues = &self.index.flows[place as usize][class as usize].queues;
-                if let Some(floor) = queues.iter().map(|q| self.floor(q.kind, class)).min() {
-                    self.raise(place, class, floor);
+                for (clock, floor) in self.floors(place, class) {
+                    self.raise(place, class, clock, floor);
                 }
                 self.list(place, class);
             }
@@ -98,53 +96,56 @@ impl Core {
         }
     }
 
-    /// The flow's entry in the turns of its class.
-    fn turn(&self, place: u32, class: Class) -> Turn {
-        let tenant = &self.state.tenants[place as usize];
-        Turn { virtual_time: tenant.virtual_time[class as usize], tenant: tenant.id, place }
-    }
-
     /// Enters a flow's turn for each kind that it waits for, in place of an earlier one. Only for tenants below
     /// their cap.
     pub(crate) fn list(&mut self, place: u32, class: Class) {
-        self.set_turn(place, class, Some(self.turn(place, class)));
-    }
-
-    /// The opposite of `list`.
-    pub(crate) fn unlist(&mut self, place: u32, class: Class) {
-        self.set_turn(place, class, None);
-    }
-
-    fn set_turn(&mut self, place: u32, class: Class, turn: Option<Turn>) {
+        let tenant = self.state.tenants[place as usize].id;
         for queue in &self.index.flows[place as usize][class as usize].queues {
+            let clock = self.state.kinds[queue.kind as usize].clock;
+            let virtual_time = self.state.clocks[clock as usize].time(place, class);
+            let turn = Some(Turn { virtual_time, tenant, place });
             self.index.turns[queue.kind as usize][class as usize].set(queue.seat, turn);
         }
     }
 
-    /// Sets a flow's virtual time.
-    pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, to: u64) {
-        let tenant = &mut self.state.tenants[place as usize];
-        let time = &mut tenant.virtual_time[class as usize];
-        if *time == to {
+    /// The opposite of `list`.
+    pub(crate) fn unlist(&mut self, place: u32, class: Class) {
+        for queue in &self.index.flows[place as usize][class as usize].queues {
+            self.index.turns[queue.kind as usize][class as usize].set(queue.seat, None);
+        }
+    }
+
+    /// Sets a flow's virtual time by a clock.
+    pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, clock: ClockIx, to: u64) {
+        let of = &mut self.state.clocks[clock as usize];
+        if of.time(place, class) == to {
             return;
         }
-        *time = to;
-        if !tenant.capped() {
+        of.set(place, class, to);
+        if !self.state.tenants[place as usize].capped() {
             self.list(place, class);
         }
     }
 
-    /// Where a flow starts that begins to wait for a kind: beside the flow that is served next. If none waits, at
-    /// the class's virtual time.
-    fn floor(&self, kind: KindIx, class: Class) -> u64 {
-        let first = self.index.turns[kind as usize][class as usize].first();
-        first.map_or(self.state.virtual_now[class as usize], |turn| turn.virtual_time)
+    /// Raises a flow's virtual time to what a flow starts from that begins to wait.
+    pub(crate) fn raise(&mut self, place: u32, class: Class, clock: ClockIx, floor: u64) {
+        let time = self.state.clocks[clock as usize].time(place, class);
+        self.set_virtual_time(place, class, clock, floor.max(time));
     }
 
-    /// Only for flows that are not listed.
-    fn raise(&mut self, place: u32, class: Class, floor: u64) {
-        let time = &mut self.state.tenants[place as usize].virtual_time[class as usize];
-        *time = floor.max(*time);
+    /// The clocks by which a flow waits, and where it would start now if it only began to.
+    fn floors(&self, place: u32, class: Class) -> BTreeMap<ClockIx, u64> {
+        let mut floors = BTreeMap::new();
+        let queues = &self.index.flows[place as usize][class as usize].queues;
+        for queue in queues.iter().filter(|queue| self.index.served[queue.kind as usize]) {
+            let floor = self.floor(queue.kind, class);
+            let clock = self.state.kinds[queue.kind as usize].clock;
+            floors
+                .entry(clock)
+                .and_modify(|least: &mut u64| *least = floor.min(*least))
+                .or_insert(floor);
+        }
+        floors
     }
 
     pub(crate) fn key_of(&self, slot: Slot) -> Key {
@@ -171,14 +172,18 @@ impl Core {
             self.index.scarred.insert(slot);
         }
         let key = self.key_of(slot);
-        if self.index.flows[place as usize][class as usize].queues.is_empty() {
+        let clock = self.state.kinds[kind as usize].clock;
+        if self.index.served[kind as usize] && !self.waits_by(place, class, clock) {
             // Begins to wait: no credit for the time before.
-            self.raise(place, class, self.floor(kind, class));
+            self.raise(place, class, clock, self.floor(kind, class));
         }
+        let tenant = &self.state.tenants[place as usize];
+        let (id, capped) = (tenant.id, tenant.capped());
         if let Some(seat) = self.line_up(place, class, kind, key)
-            && !self.state.tenants[place as usize].capped()
+            && !capped
         {
-            let turn = self.turn(place, class);
+            let virtual_time = self.state.clocks[clock as usize].time(place, class);
+            let turn = Turn { virtual_time, tenant: id, place };
             self.index.turns[kind as usize][class as usize].set(seat, Some(turn));
         }
     }

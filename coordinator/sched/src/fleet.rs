@@ -39,6 +39,8 @@ impl Core {
             for kind in &worker.barred {
                 group.count_quarantined(*kind, true);
             }
+            // Beside one in quarantine it may be the only one for a kind.
+            self.index.served_anew |= group.available == 1 || !group.quarantined.is_empty();
         }
         self.enter_victims(slot);
     }
@@ -52,6 +54,7 @@ impl Core {
         group.members -= 1;
         if available {
             group.available -= 1;
+            self.index.served_anew |= group.available == 0 || !group.quarantined.is_empty();
             for kind in &worker.barred {
                 group.count_quarantined(*kind, false);
             }

@@ -119,6 +119,10 @@ pub(crate) struct Index {
     pub free: u32,
     /// Group of a worker, by its place.
     pub group_of: Vec<u32>,
+    /// By kind: whether a worker may be given it at all.
+    pub served: Vec<bool>,
+    /// That may have changed, and who shares workers with whom.
+    pub served_anew: bool,
     /// By kind: the groups that serve it, by memory. Also those with too little.
     pub serving: Vec<Vec<u32>>,
     pub counts: Counts,
@@ -167,7 +171,9 @@ impl Index {
 
     /// Works out anew which group serves which kind: after a new group or another model table.
     pub fn sort_kinds(&mut self, state: &State) {
+        self.served_anew = true;
         self.turns.resize_with(state.kinds.len(), Default::default);
+        self.served.resize(state.kinds.len(), false);
         self.serving = vec![Vec::new(); state.kinds.len()];
         for (g, group) in self.groups.iter_mut().enumerate() {
             group.kinds.clear();

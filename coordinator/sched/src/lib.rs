@@ -9,6 +9,7 @@ mod ages;
 mod ahead;
 mod attempt;
 mod check;
+mod clocks;
 pub mod config;
 mod core;
 mod dependency;

@@ -95,8 +95,8 @@ impl Core {
 
     fn order_of(&self, slot: Slot) -> (Class, u64, Key) {
         let job = &self.state.jobs[slot];
-        let tenant = &self.state.tenants[job.tenant as usize];
-        (job.rank, tenant.virtual_time[job.rank as usize], self.key_of(slot))
+        let time = self.virtual_time(job.tenant, self.state.kind_of(job), job.rank);
+        (job.rank, time, self.key_of(slot))
     }
 
     /// Gives a worker work as long as it is free and there is some.
@@ -235,7 +235,7 @@ impl Core {
         let kind = self.state.kind_of(job);
         let tenant = &self.state.tenants[job.tenant as usize];
         let turn = Turn {
-            virtual_time: tenant.virtual_time[class as usize],
+            virtual_time: self.virtual_time(job.tenant, kind, class),
             tenant: tenant.id,
             place: job.tenant,
         };
@@ -298,11 +298,13 @@ impl Core {
         if first {
             tenant.queued -= 1;
         }
-        let start = tenant.virtual_time[class as usize];
         let charge = tenant.charge(charged_ms);
-        let virtual_now = &mut self.state.virtual_now[class as usize];
+        let clock = self.state.kinds[kind as usize].clock;
+        let of = &mut self.state.clocks[clock as usize];
+        let start = of.time(place, class);
+        let virtual_now = &mut of.now[class as usize];
         *virtual_now = start.max(*virtual_now);
-        self.set_virtual_time(place, class, start.saturating_add(charge));
+        self.set_virtual_time(place, class, clock, start.saturating_add(charge));
         self.change_tenant(place, |tenant| tenant.running += 1);
 
         self.unset_free(to);

@@ -116,6 +116,7 @@ impl Core {
             // Nobody else, or too many already: the release, the model or a dependency is at fault.
             let until = now.plus(self.state.config.kind_pause);
             self.state.kinds[kind as usize].paused_until = Some(until);
+            self.index.served_anew = true;
             self.set_timer(until, Timer::Resume { kind });
             return;
         }
@@ -248,6 +249,7 @@ impl Core {
         let paused = &mut self.state.kinds[kind as usize].paused_until;
         if paused.is_some_and(|until| until <= now) {
             *paused = None;
+            self.index.served_anew = true;
             self.look_again(kind);
             self.todo.preempt = true;
         }

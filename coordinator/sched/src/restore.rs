@@ -24,6 +24,8 @@ impl Core {
         let mut core = Core { state, index, todo: Todo::default() };
         core.index_tables();
         core.index_workers();
+        core.index.served = core.served();
+        core.index.served_anew = false;
         core.index_jobs();
         core.todo = Todo::default();
         core

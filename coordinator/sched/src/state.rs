@@ -2,6 +2,7 @@
 //! `index.rs` and is built anew on load.
 
 use crate::admission::Arrivals;
+use crate::clocks::{Clock, ClockIx};
 use crate::config::Config;
 use crate::dependency::Gate;
 use crate::fair::Tenant;
@@ -34,8 +35,8 @@ pub struct State {
     pub(crate) models: Vec<Model>,
     pub(crate) kinds: Vec<Kind>,
     pub(crate) tenants: Vec<Tenant>,
-    /// Virtual time of each class: the largest start of a placed shard.
-    pub(crate) virtual_now: [u64; 3],
+    /// Virtual times, by the place of their clock.
+    pub(crate) clocks: Vec<Clock>,
     pub(crate) jobs: Slab<Job>,
     /// Ends of the list of jobs by age.
     pub(crate) oldest: Option<Slot>,
@@ -73,6 +74,8 @@ pub(crate) struct Kind {
     pub paused_until: Option<Millis>,
     /// So many attempts of it may be quicker than expected: the expected time is being learned anew.
     pub relearn: u32,
+    /// The clock that its flows go by.
+    pub clock: ClockIx,
 }
 
 impl State {
@@ -87,7 +90,7 @@ impl State {
             models: Vec::new(),
             kinds: Vec::new(),
             tenants: Vec::new(),
-            virtual_now: [0; 3],
+            clocks: Vec::new(),
             jobs: Slab::default(),
             oldest: None,
             youngest: None,

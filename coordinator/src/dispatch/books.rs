@@ -211,7 +211,7 @@ pub struct Snapshot {
     marks: MarkRows,
 }
 
-const SNAPSHOT_VERSION: u32 = 6;
+const SNAPSHOT_VERSION: u32 = 7;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
