@@ -6,7 +6,7 @@ use crate::job::{AppendError, Live, Standing, step_of};
 use crate::output::{Ignored, Output};
 use crate::slab::Slot;
 use crate::timer::Timer;
-use crate::worker::{Doing, Leaves, Running};
+use crate::worker::{Doing, Leaves, Running, Taken};
 use zoetrope_protocol::id::{Millis, ShardId, WorkerId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 use zoetrope_protocol::mutant::{Mutant, on};
@@ -44,8 +44,9 @@ impl Core {
                 return Some((slot, running));
             }
             Doing::Stopping { held: stopped, .. } if stopped == held => {
-                if word == Word::Last {
+                if let Word::Last(gpu) = word {
                     // What it was stopped for is told already. This only says that the gpu is free.
+                    self.end_stopping(slot, Some(gpu));
                     self.set_idle(slot);
                 } else {
                     out.push(Output::Ignored { why: Ignored::StaleFence });
@@ -111,7 +112,8 @@ impl Core {
         gpu: Millis,
         out: &mut Vec<Output>,
     ) {
-        let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
+        let last = Word::Last(gpu);
+        let Some((slot, running)) = self.reported(worker, held, last, out) else { return };
         let job = &self.state.jobs[running.job];
         let chain = &self.state.models[job.model as usize].chain;
         let (steps, chunks) = (job.steps, job.chunks);
@@ -160,7 +162,8 @@ impl Core {
         gpu: Millis,
         out: &mut Vec<Output>,
     ) {
-        let Some((slot, running)) = self.reported(worker, held, Word::Last, out) else { return };
+        let last = Word::Last(gpu);
+        let Some((slot, running)) = self.reported(worker, held, last, out) else { return };
         // The worker was told to stop, not why.
         let cause = match (cause, running.leaves) {
             (Cause::Preempted | Cause::Drained, Some(Leaves::Preempted { .. })) => Cause::Preempted,
@@ -181,23 +184,25 @@ impl Core {
     /// Ends a running attempt by an order, and lets its shard go on elsewhere.
     pub(crate) fn stop_and_fail(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
         let Some(running) = self.state.workers[slot].running().copied() else { return };
-        self.end_attempt(slot, Some(cause), None, out);
-        self.stop(slot, &running, out);
+        self.stop(slot, cause, out);
         self.fail(slot, &running, cause, out);
     }
 
-    /// Orders an ended attempt to stop. Its gpu counts as taken until the worker has said so.
-    pub(crate) fn stop(&mut self, slot: Slot, running: &Running, out: &mut Vec<Output>) {
-        let held = self.held(running);
-        let until = self.state.now.plus(self.state.config.stop_wait);
-        let worker = &mut self.state.workers[slot];
-        let id = worker.id;
-        if !worker.connected {
+    /// Ends a running attempt by an order. Its gpu counts as taken, by its tenant too, until the worker has said that it
+    /// is free.
+    pub(crate) fn stop(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
+        let worker = &self.state.workers[slot];
+        let (id, connected) = (worker.id, worker.connected);
+        let Some(running) = worker.running().copied() else { return };
+        if !connected {
             // It will ask what to go on with when it returns.
-            worker.doing = Doing::Idle;
-            return;
+            return self.end_attempt(slot, Some(cause), None, out);
         }
-        worker.doing = Doing::Stopping { held, until };
+        let held = self.held(&running);
+        let until = self.state.now.plus(self.state.config.stop_wait);
+        self.tell_end(slot, Some(cause), None, out);
+        let taken = self.taken(&running);
+        self.state.workers[slot].doing = Doing::Stopping { held, until, taken };
         self.set_timer(until, Timer::Stopping { worker: id });
         out.push(Output::Stop { worker: id, held, when: StopWhen::Now });
     }
@@ -211,26 +216,54 @@ impl Core {
         reported: Option<Millis>,
         out: &mut Vec<Output>,
     ) {
+        let Some(running) = self.state.workers[slot].running().copied() else { return };
+        self.tell_end(slot, cause, reported, out);
+        self.state.workers[slot].doing = Doing::Idle;
+        self.settle(self.taken(&running), reported);
+    }
+
+    fn tell_end(
+        &mut self,
+        slot: Slot,
+        cause: Option<Cause>,
+        reported: Option<Millis>,
+        out: &mut Vec<Output>,
+    ) {
         let worker = &self.state.workers[slot];
         let Some(running) = worker.running().copied() else { return };
-        let elapsed = self.state.now.minus(running.since);
         let held = self.held(&running);
         // One without a report took the gpu all the while.
-        let gpu = reported.unwrap_or(elapsed);
+        let gpu = reported.unwrap_or_else(|| self.state.now.minus(running.since));
         out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
-        // No attempt took longer than it lasted.
-        let used = gpu.min(elapsed);
+        self.live(running.job).lost = None;
         self.leave_victims(slot);
         self.end_claim(slot);
-        let (place, class) = (self.state.jobs[running.job].tenant, running.rank);
+    }
+
+    fn taken(&self, running: &Running) -> Taken {
+        let Running { job, rank, kind, since, charged_ms, .. } = *running;
+        Taken { tenant: self.state.jobs[job].tenant, rank, kind, since, charged_ms }
+    }
+
+    /// The gpu of a stopped attempt is free, or not to be waited for any more.
+    pub(crate) fn end_stopping(&mut self, slot: Slot, reported: Option<Millis>) {
+        if let Doing::Stopping { taken, .. } = self.state.workers[slot].doing {
+            self.state.workers[slot].doing = Doing::Idle;
+            self.settle(taken, reported);
+        }
+    }
+
+    /// A tenant gives a gpu back: its charge is corrected.
+    fn settle(&mut self, taken: Taken, reported: Option<Millis>) {
+        let Taken { tenant: place, rank: class, kind, since, charged_ms } = taken;
+        let elapsed = self.state.now.minus(since);
+        // No attempt took longer than it lasted; one without a report took the gpu all the while.
+        let used = reported.unwrap_or(elapsed).min(elapsed);
         let tenant = &self.state.tenants[place as usize];
-        let clock = self.state.kinds[running.kind as usize].clock;
+        let clock = self.state.kinds[kind as usize].clock;
         let time = self.state.clocks[clock as usize].time(place, class);
-        let corrected = time
-            .saturating_sub(tenant.charge(running.charged_ms))
-            .saturating_add(tenant.charge(used.0));
-        self.state.workers[slot].doing = Doing::Idle;
-        self.live(running.job).lost = None;
+        let corrected =
+            time.saturating_sub(tenant.charge(charged_ms)).saturating_add(tenant.charge(used.0));
         self.set_virtual_time(place, class, clock, corrected);
         self.change_tenant(place, |tenant| tenant.running -= 1);
     }
@@ -292,7 +325,8 @@ impl Core {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     More,
-    Last,
+    /// With the time on the gpu thread.
+    Last(Millis),
 }
 
 /// Takes a finished attempt's outputs into the chain; whether the stage's own output is among them, or was stored

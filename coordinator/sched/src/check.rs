@@ -136,6 +136,11 @@ impl Core {
             of.1 += u32::from(job.live.is_none());
             of.2 += u32::from(matches!(job.standing(), Standing::Running { .. }));
         }
+        for (_, worker) in self.state.workers.iter() {
+            if let Doing::Stopping { taken, .. } = worker.doing {
+                counted[taken.tenant as usize].2 += 1;
+            }
+        }
         let mut turns = 0;
         for (place, tenant) in (0_u32..).zip(&self.state.tenants) {
             let id = tenant.id;

@@ -319,9 +319,8 @@ impl Core {
 
     /// Stops the attempt on a worker for good: what it was to make is not wanted any more.
     pub(crate) fn end_running(&mut self, worker: Slot, cause: Cause, out: &mut Vec<Output>) {
-        if let Some(running) = self.state.workers[worker].running().copied() {
-            self.end_attempt(worker, Some(cause), None, out);
-            self.stop(worker, &running, out);
+        if self.state.workers[worker].running().is_some() {
+            self.stop(worker, cause, out);
             self.todo.workers.push(worker);
         }
     }

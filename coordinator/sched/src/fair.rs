@@ -32,7 +32,7 @@ pub(crate) const UNIT: u64 = 1_000;
 pub(crate) struct Tenant {
     pub id: TenantId,
     pub policy: TenantPolicy,
-    /// Running attempts.
+    /// Gpus that its attempts have taken: those that run, and those that are being stopped.
     pub running: u32,
     /// Unfinished jobs that never began.
     pub queued: u32,

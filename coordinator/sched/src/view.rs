@@ -127,7 +127,7 @@ pub struct TenantView {
     pub queued: u32,
     /// All unfinished jobs.
     pub unfinished: u32,
-    /// Running attempts.
+    /// Running attempts, and those that are being stopped.
     pub running: u32,
 }
 

@@ -60,7 +60,19 @@ pub(crate) enum Doing {
     Stopping {
         held: Held,
         until: Millis,
+        taken: Taken,
     },
+}
+
+/// A gpu that a tenant has taken: it counts against its limit and its share until it is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    pub tenant: u32,
+    pub rank: Class,
+    pub kind: KindIx,
+    pub since: Millis,
+    /// What the tenant was charged, in GPU-milliseconds.
+    pub charged_ms: u64,
 }
 
 /// A running attempt.
@@ -129,12 +141,13 @@ impl Core {
             self.change_worker(*slot, |worker| {
                 worker.connected = false;
                 match &mut worker.doing {
-                    Doing::Stopping { .. } => worker.doing = Doing::Idle,
+                    Doing::Stopping { taken, .. } => taken.since = taken.since.plus(gap),
                     // What was reported meanwhile nobody took in: it is no fault of the worker's.
                     Doing::Running(running) => running.since = running.since.plus(gap),
                     Doing::Idle => {}
                 }
             });
+            self.end_stopping(*slot, None);
         }
         self.excuse_outages(gap);
         if !slots.is_empty() {
@@ -245,6 +258,8 @@ impl Core {
         let old = self.state.workers[slot].id;
         out.push(Output::WorkerGone { worker: old, how: GoneHow::Replaced });
         self.index.workers.remove(spread(old.0), slot);
+        // Welcome drops what it does not name.
+        self.end_stopping(slot, None);
         self.leave_fleet(slot);
         let epoch = self.state.epoch;
         let (vram_bytes, said) = ability(identity, capacity);
@@ -253,10 +268,6 @@ impl Core {
         *worker.said = said;
         worker.connected = true;
         worker.vram_bytes = vram_bytes;
-        if let Doing::Stopping { .. } = worker.doing {
-            // Welcome drops what it does not name.
-            worker.doing = Doing::Idle;
-        }
         self.index.workers.insert(spread(id.0), slot);
         self.enter_fleet(slot);
         let mut keep = Vec::new();
@@ -323,6 +334,7 @@ impl Core {
             _ => Cause::WorkerLost,
         };
         self.leave_fleet(slot);
+        self.end_stopping(slot, None);
         let running = self.state.workers[slot].running().copied();
         let (id, node) = (self.state.workers[slot].id, self.state.workers[slot].node);
         let boot = self.state.workers[slot].said.identity.boot;
