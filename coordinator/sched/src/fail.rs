@@ -110,7 +110,11 @@ impl Core {
                     self.advance(slot, out);
                     self.limit_waiting(slot, seq);
                 }
-                (Some(until), false) => self.wait(slot, Standing::BackingOff { until }, until),
+                (Some(until), false) => {
+                    // The others do not say so: this node may be the only one that cannot reach it.
+                    self.live(slot).shun(node);
+                    self.wait(slot, Standing::BackingOff { until }, until);
+                }
             },
             Cause::ArtifactMissing => match self.newest_input(slot, running.stage) {
                 Some(gone) => self.lose_artifact(slot, gone, out),
