@@ -300,6 +300,7 @@ impl Core {
             live.avoid.clear();
             live.lost = None;
             live.machine_losses = 0;
+            live.shard_memory_failures = 0;
             live.quick.clear();
         }
         job.position = position;

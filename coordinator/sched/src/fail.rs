@@ -66,11 +66,13 @@ impl Core {
         }
         if cause == Cause::OutOfMemory {
             live.memory_failures += 1;
+            live.shard_memory_failures += 1;
         }
         if cause == Cause::MachineLost {
             live.machine_losses += 1;
         }
         let memory_failures = live.memory_failures;
+        let again = live.shard_memory_failures > 1;
         let machine_losses = live.machine_losses;
         let tries = live.attempts[position];
         let config = &self.state.config;
@@ -78,7 +80,7 @@ impl Core {
             Cause::MachineLost => machine_losses >= config.machine_failures,
             _ => memory_failures >= config.memory_failures,
         };
-        let verdict = Verdict::of(cause, running.progressed, memory_failures > 1, late);
+        let verdict = Verdict::of(cause, running.progressed, again, late);
         self.record(node, running, verdict.fault, out);
         let attempt = running.fence.attempt;
         let live = self.live(slot);

@@ -105,7 +105,7 @@ impl Core {
     /// Device memory that the job's current shard needs: its kind's, more after it ran out of memory.
     pub(crate) fn need(&self, job: &Job) -> u64 {
         let mut need = self.state.kinds[self.state.kind_of(job) as usize].vram_bytes;
-        let failures = job.live.as_ref().map_or(0, |live| live.memory_failures);
+        let failures = job.live.as_ref().map_or(0, |live| live.shard_memory_failures);
         // The first time the worker may only have kept too much loaded.
         for _ in 1..failures {
             let growth = need / 100 * u64::from(self.state.config.memory_growth_percent);
@@ -148,7 +148,7 @@ impl Core {
         if live.wish.as_ref().is_some_and(|wish| self.against(job, **wish, worker)) {
             return false;
         }
-        if live.memory_failures > 1 && worker.vram_bytes < self.need(job) {
+        if live.shard_memory_failures > 1 && worker.vram_bytes < self.need(job) {
             return false;
         }
         if !live.avoid.contains(&worker.node) {

@@ -107,6 +107,8 @@ pub(crate) struct Live {
     pub lost: Option<Box<Lost>>,
     /// How often it ran out of memory.
     pub memory_failures: u32,
+    /// How often the current shard did: another stage needs what it needs.
+    pub shard_memory_failures: u32,
     /// A dependency is down for it.
     pub outage: Option<Box<Outage>>,
     /// Roles whose artifact was gone once.
@@ -186,6 +188,7 @@ impl Live {
             maker: None,
             lost: None,
             memory_failures: 0,
+            shard_memory_failures: 0,
             outage: None,
             gone: Few::default(),
             preemptions: 0,
