@@ -4,6 +4,7 @@
 use crate::core::Core;
 use crate::job::{AppendError, Live, Standing, step_of};
 use crate::output::{Ignored, Output};
+use crate::quarantine::End;
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::{Doing, Leaves, Running, Taken};
@@ -138,7 +139,7 @@ impl Core {
         let node = self.state.workers[slot].node;
         let owner = self.owner(running.job);
         self.state.workers[slot].last_job = Some((owner, self.state.jobs[owner].seq));
-        self.record(node, &running, false, out);
+        self.record(node, &running, End::Good, out);
         self.accepted(&running);
         let live = self.state.jobs[running.job].live.as_mut().expect("a running job is live");
         if last {

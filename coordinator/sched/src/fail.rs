@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::job::{Live, Lost, Outage, SoftFailure, Standing};
 use crate::node::NodeId;
 use crate::output::{FailWhy, JobState, Output};
+use crate::quarantine::End;
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::Running;
@@ -81,7 +82,8 @@ impl Core {
             _ => memory_failures >= config.memory_failures,
         };
         let verdict = Verdict::of(cause, running.progressed, again, late);
-        self.record(node, running, verdict.fault, out);
+        let end = if verdict.fault { End::Fault } else { End::Other };
+        self.record(node, running, end, out);
         let attempt = running.fence.attempt;
         let live = self.live(slot);
         live.front = true;
@@ -322,16 +324,19 @@ impl Core {
     /// A lost attempt goes on after all: its loss is counted against nobody. What it was, to be remembered.
     pub(crate) fn undo_loss(&mut self, slot: Slot) -> Option<Box<Lost>> {
         let job = &mut self.state.jobs[slot];
-        let (id, position) = (job.id, usize::from(job.position));
-        let live = job.live.as_mut()?;
-        let lost = live.lost.take()?;
+        let (id, model, position) = (job.id, job.model, usize::from(job.position));
+        let lost = job.live.as_mut()?.lost.take()?;
+        let kind = self.state.models[model as usize].chain[lost.position as usize];
+        let stage = self.state.kinds[kind as usize].stage;
+        let live = self.state.jobs[slot].live.as_mut()?;
         // Nobody had the shard since, so the last number is the one that was lost last.
         let attempt = AttemptNumber(live.attempts[position]);
-        let was = |soft: &SoftFailure| soft.node == lost.node && soft.attempt == attempt;
+        let lost_last = (lost.node, stage, attempt);
+        let was = |soft: &SoftFailure| (soft.node, soft.stage, soft.attempt) == lost_last;
         let gone = [Cause::WorkerLost, Cause::MachineLost];
         live.soft.retain(|soft| !(was(soft) && gone.contains(&soft.cause)));
         live.avoid.retain(|node| *node != lost.node);
-        self.forgive_attempt(lost.node, id, attempt);
+        self.forgive_attempt(lost.node, kind, (id, attempt));
         Some(lost)
     }
 }

@@ -4,6 +4,7 @@
 use crate::core::Core;
 use crate::node::NodeId;
 use crate::slab::Slot;
+use crate::state::KindIx;
 use serde::{Deserialize, Serialize};
 use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
 use zoetrope_protocol::job::Cause;
@@ -14,7 +15,7 @@ pub(crate) struct Loss {
     pub node: NodeId,
     pub at: Millis,
     /// What it ran.
-    pub attempt: Option<(JobId, AttemptNumber)>,
+    pub attempt: Option<(JobId, KindIx, AttemptNumber)>,
     /// It counts as lost with its machine.
     pub with_machine: bool,
 }
@@ -28,8 +29,9 @@ impl Core {
             return false;
         }
         let (now, node) = (self.state.now, worker.node);
-        let ran = worker.running().map(|running| (running.job, running.fence.attempt));
-        let attempt = ran.map(|(job, attempt)| (self.state.jobs[job].id, attempt));
+        let attempt = worker
+            .running()
+            .map(|running| (self.state.jobs[running.job].id, running.kind, running.fence.attempt));
         let machine = worker.said.machine.clone();
         let window = self.state.config.machine_window;
         let mut losses = self.state.losses.remove(&machine).unwrap_or_default();
@@ -50,16 +52,15 @@ impl Core {
     /// A node was lost with its machine: what it ran then counts against nobody. The second time within a day it has
     /// to prove itself at all that it ran.
     fn blame_machine(&mut self, loss: Loss) {
-        if let Some((job, attempt)) = loss.attempt {
-            self.forgive_attempt(loss.node, job, attempt);
+        if let Some((job, kind, attempt)) = loss.attempt {
+            self.forgive_attempt(loss.node, kind, (job, attempt));
+            let stage = self.state.kinds[kind as usize].stage;
             if let Some(slot) = self.job_slot(job)
                 && let Some(live) = &mut self.state.jobs[slot].live
             {
                 let before = live.soft.len();
-                let cause = Cause::WorkerLost;
-                live.soft.retain(|soft| {
-                    (soft.node, soft.attempt, soft.cause) != (loss.node, attempt, cause)
-                });
+                let lost = (loss.node, stage, attempt, Cause::WorkerLost);
+                live.soft.retain(|soft| (soft.node, soft.stage, soft.attempt, soft.cause) != lost);
                 live.machine_losses += u32::from(live.soft.len() < before);
             }
         }

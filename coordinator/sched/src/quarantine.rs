@@ -38,6 +38,16 @@ pub(crate) struct Fault {
     pub at: Millis,
 }
 
+/// What the end of an attempt says of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It made its artifact.
+    Good,
+    Fault,
+    /// Nothing: it was preempted, say.
+    Other,
+}
+
 impl Node {
     /// The kinds that it is in quarantine for.
     pub fn quarantined(&self) -> impl Iterator<Item = KindIx> {
@@ -72,17 +82,19 @@ impl Core {
         &mut self,
         node: NodeId,
         running: &Running,
-        fault: bool,
+        end: End,
         out: &mut Vec<Output>,
     ) {
         let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.record(running.kind);
         record.attempts += 1;
-        if fault {
-            let job = self.state.jobs[running.job].id;
-            self.blame(node, running.kind, (job, running.fence.attempt), out);
-        } else {
-            record.trial = record.trial.saturating_sub(1);
+        match end {
+            End::Good => record.trial = record.trial.saturating_sub(1),
+            End::Fault => {
+                let job = self.state.jobs[running.job].id;
+                self.blame(node, running.kind, (job, running.fence.attempt), out);
+            }
+            End::Other => {}
         }
     }
 
@@ -280,13 +292,17 @@ impl Core {
         }
     }
 
-    /// Takes one attempt's fault off a node.
-    pub(crate) fn forgive_attempt(&mut self, node: NodeId, job: JobId, attempt: AttemptNumber) {
+    /// Takes one attempt's fault off a node. Each stage of a job numbers its attempts from one.
+    pub(crate) fn forgive_attempt(
+        &mut self,
+        node: NodeId,
+        kind: KindIx,
+        (job, attempt): (JobId, AttemptNumber),
+    ) {
         let Some(known) = self.state.nodes.get_mut(node) else { return };
-        for (_, record) in &mut known.records {
-            if record.until.is_none() {
-                record.faults.retain(|fault| (fault.job, fault.attempt) != (job, attempt));
-            }
+        let record = known.records.iter_mut().find(|(of, _)| *of == kind);
+        if let Some((_, record)) = record.filter(|(_, record)| record.until.is_none()) {
+            record.faults.retain(|fault| (fault.job, fault.attempt) != (job, attempt));
         }
     }
 }

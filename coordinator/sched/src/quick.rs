@@ -40,10 +40,11 @@ impl Core {
         live.quick.clear();
         live.soft.retain(|soft| {
             let of = |quick: &Quick| (quick.node, quick.attempt) == (soft.node, soft.attempt);
-            soft.cause != Cause::TooQuick || !right.iter().any(of)
+            let quick = soft.cause == Cause::TooQuick && soft.stage == running.stage;
+            !quick || !right.iter().any(of)
         });
         for quick in right {
-            self.forgive_attempt(quick.node, id, quick.attempt);
+            self.forgive_attempt(quick.node, running.kind, (id, quick.attempt));
         }
         self.state.kinds[running.kind as usize].relearn = relearn;
         true
