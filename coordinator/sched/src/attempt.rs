@@ -194,15 +194,13 @@ impl Core {
     pub(crate) fn stop(&mut self, slot: Slot, cause: Cause, out: &mut Vec<Output>) {
         let worker = &self.state.workers[slot];
         let (id, connected) = (worker.id, worker.connected);
-        let Some(running) = worker.running().copied() else { return };
+        let Some(held) = worker.running().map(|running| self.held(running)) else { return };
         if !connected {
             // It will ask what to go on with when it returns.
             return self.end_attempt(slot, Some(cause), None, out);
         }
-        let held = self.held(&running);
         let until = self.state.now.plus(self.state.config.stop_wait);
-        self.tell_end(slot, Some(cause), None, out);
-        let taken = self.taken(&running);
+        let Some(taken) = self.tell_end(slot, Some(cause), None, out) else { return };
         self.state.workers[slot].doing = Doing::Stopping { held, until, taken };
         self.set_timer(until, Timer::Stopping { worker: id });
         out.push(Output::Stop { worker: id, held, when: StopWhen::Now });
@@ -217,44 +215,49 @@ impl Core {
         reported: Option<Millis>,
         out: &mut Vec<Output>,
     ) {
-        let Some(running) = self.state.workers[slot].running().copied() else { return };
-        self.tell_end(slot, cause, reported, out);
-        self.state.workers[slot].doing = Doing::Idle;
-        self.settle(self.taken(&running), reported);
+        if let Some(taken) = self.tell_end(slot, cause, reported, out) {
+            self.state.workers[slot].doing = Doing::Idle;
+            self.settle(taken, reported);
+        }
     }
 
+    /// Tells that an attempt ended; gives what its tenant has taken for it.
+    #[inline(always)]
     fn tell_end(
         &mut self,
         slot: Slot,
         cause: Option<Cause>,
         reported: Option<Millis>,
         out: &mut Vec<Output>,
-    ) {
+    ) -> Option<Taken> {
         let worker = &self.state.workers[slot];
-        let Some(running) = worker.running().copied() else { return };
+        let running = *worker.running()?;
         let held = self.held(&running);
+        let Running { job, rank, kind, since, charged_ms, .. } = running;
         // One without a report took the gpu all the while.
-        let gpu = reported.unwrap_or_else(|| self.state.now.minus(running.since));
+        let gpu = reported.unwrap_or_else(|| self.state.now.minus(since));
         out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
-        self.live(running.job).lost = None;
+        self.live(job).lost = None;
         self.leave_victims(slot);
         self.end_claim(slot);
-    }
-
-    fn taken(&self, running: &Running) -> Taken {
-        let Running { job, rank, kind, since, charged_ms, .. } = *running;
-        Taken { tenant: self.state.jobs[job].tenant, rank, kind, since, charged_ms }
+        Some(Taken { tenant: self.state.jobs[job].tenant, rank, kind, since, charged_ms })
     }
 
     /// The gpu of a stopped attempt is free, or not to be waited for any more.
     pub(crate) fn end_stopping(&mut self, slot: Slot, reported: Option<Millis>) {
         if let Doing::Stopping { taken, .. } = self.state.workers[slot].doing {
-            self.state.workers[slot].doing = Doing::Idle;
-            self.settle(taken, reported);
+            self.stopped(slot, taken, reported);
         }
     }
 
+    #[cold]
+    fn stopped(&mut self, slot: Slot, taken: Taken, reported: Option<Millis>) {
+        self.state.workers[slot].doing = Doing::Idle;
+        self.settle(taken, reported);
+    }
+
     /// A tenant gives a gpu back: its charge is corrected.
+    #[inline(always)]
     fn settle(&mut self, taken: Taken, reported: Option<Millis>) {
         let Taken { tenant: place, rank: class, kind, since, charged_ms } = taken;
         let elapsed = self.state.now.minus(since);

@@ -29,12 +29,17 @@ impl Clock {
         self.times.get(place as usize).map_or(0, |times| times[class as usize])
     }
 
-    pub fn set(&mut self, place: u32, class: Class, to: u64) {
+    pub fn time_mut(&mut self, place: u32, class: Class) -> &mut u64 {
         let place = place as usize;
         if place >= self.times.len() {
-            self.times.resize(place + 1, [0; 3]);
+            self.add_tenants(place + 1);
         }
-        self.times[place][class as usize] = to;
+        &mut self.times[place][class as usize]
+    }
+
+    #[cold]
+    fn add_tenants(&mut self, tenants: usize) {
+        self.times.resize(tenants, [0; 3]);
     }
 
     /// Where a tenant's times are, to be read ahead.
@@ -69,7 +74,7 @@ impl Clock {
 
 impl Group {
     /// Whether any worker of it may get new work of a kind that it serves.
-    fn gives(&self, kind: KindIx) -> bool {
+    pub(crate) fn gives(&self, kind: KindIx) -> bool {
         self.available > self.quarantined(kind)
     }
 }
@@ -102,10 +107,8 @@ impl Core {
     /// Whether a flow waits for a worker by this clock already. Who waits for nobody does not.
     pub(crate) fn waits_by(&self, place: u32, class: Class, clock: ClockIx) -> bool {
         let queues = &self.index.flows[place as usize][class as usize].queues;
-        queues.iter().any(|queue| {
-            let kind = queue.kind as usize;
-            self.index.served[kind] && self.state.kinds[kind].clock == clock
-        })
+        let mut by = queues.iter().filter(|queue| queue.clock == clock);
+        by.any(|queue| self.index.served[queue.kind as usize])
     }
 
     /// By kind: whether a worker may be given it at all.
@@ -156,9 +159,13 @@ impl Core {
 
     /// Sets the clocks by who serves what, if that may have changed; to be called before anything is placed.
     pub(crate) fn set_clocks(&mut self) {
-        if !std::mem::take(&mut self.index.served_anew) {
-            return;
+        if std::mem::take(&mut self.index.served_anew) {
+            self.set_clocks_anew();
         }
+    }
+
+    #[cold]
+    fn set_clocks_anew(&mut self) {
         let pooled = self.pooled();
         let mut seen = BTreeSet::new();
         let same = |(_, clocks): &(_, BTreeSet<ClockIx>)| {
@@ -195,6 +202,9 @@ impl Core {
             });
         }
         self.state.clocks = clocks;
+        for queue in self.index.flows.iter_mut().flatten().flat_map(|flow| &mut flow.queues) {
+            queue.clock = self.state.kinds[queue.kind as usize].clock;
+        }
         for place in 0..self.state.tenants.len() as u32 {
             if !self.state.tenants[place as usize].capped() {
                 for class in Class::ALL {

@@ -101,8 +101,7 @@ impl Core {
     pub(crate) fn list(&mut self, place: u32, class: Class) {
         let tenant = self.state.tenants[place as usize].id;
         for queue in &self.index.flows[place as usize][class as usize].queues {
-            let clock = self.state.kinds[queue.kind as usize].clock;
-            let virtual_time = self.state.clocks[clock as usize].time(place, class);
+            let virtual_time = self.state.clocks[queue.clock as usize].time(place, class);
             let turn = Some(Turn { virtual_time, tenant, place });
             self.index.turns[queue.kind as usize][class as usize].set(queue.seat, turn);
         }
@@ -117,13 +116,16 @@ impl Core {
 
     /// Sets a flow's virtual time by a clock.
     pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, clock: ClockIx, to: u64) {
-        let of = &mut self.state.clocks[clock as usize];
-        if of.time(place, class) == to {
+        let time = self.state.clocks[clock as usize].time_mut(place, class);
+        let tenant = &self.state.tenants[place as usize];
+        if std::mem::replace(time, to) == to || tenant.capped() {
             return;
         }
-        of.set(place, class, to);
-        if !self.state.tenants[place as usize].capped() {
-            self.list(place, class);
+        let turn = Some(Turn { virtual_time: to, tenant: tenant.id, place });
+        for queue in &self.index.flows[place as usize][class as usize].queues {
+            if queue.clock == clock {
+                self.index.turns[queue.kind as usize][class as usize].set(queue.seat, turn);
+            }
         }
     }
 
@@ -139,9 +141,8 @@ impl Core {
         let queues = &self.index.flows[place as usize][class as usize].queues;
         for queue in queues.iter().filter(|queue| self.index.served[queue.kind as usize]) {
             let floor = self.floor(queue.kind, class);
-            let clock = self.state.kinds[queue.kind as usize].clock;
             floors
-                .entry(clock)
+                .entry(queue.clock)
                 .and_modify(|least: &mut u64| *least = floor.min(*least))
                 .or_insert(floor);
         }
@@ -202,7 +203,8 @@ impl Core {
             return None;
         }
         let seat = self.index.turns[kind as usize][class as usize].sit();
-        queues.push(Queue { kind, seat, keys: Keys::new(key) });
+        let clock = self.state.kinds[kind as usize].clock;
+        queues.push(Queue { kind, clock, seat, keys: Keys::new(key) });
         Some(seat)
     }
 

@@ -3,6 +3,7 @@
 
 use crate::admission::Work;
 use crate::ages::Ages;
+use crate::clocks::ClockIx;
 use crate::drain::Drain;
 use crate::keys::Keys;
 use crate::node::NodeId;
@@ -35,6 +36,8 @@ pub(crate) struct Flow {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub kind: KindIx,
+    /// The clock of the kind.
+    pub clock: ClockIx,
     /// Where its flow sits among those that wait for the kind.
     pub seat: Seat,
     pub keys: Keys,
