@@ -1,13 +1,23 @@
 //! Finds out why a job stands as it does. The reasons are tried in a fixed order; the first that holds is told.
 
 use crate::core::Core;
+use crate::index::{Group, Turn};
 use crate::job::{Job, Standing};
 use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::view::JobPhase;
 use crate::why::{Reason, ShardWhy, Who, Why};
+use std::cmp::Reverse;
 use zoetrope_protocol::id::{JobId, Millis, ShardId};
 use zoetrope_protocol::job::Class;
+
+/// Who goes before a job on some workers: the nearest to its own turn first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Before {
+    Nobody,
+    Tenant(Turn),
+    Class(Reverse<Class>),
+}
 
 impl Core {
     /// Why an unfinished job stands as it does.
@@ -144,22 +154,38 @@ impl Core {
         None
     }
 
-    /// All workers that fit are taken: whose turn is next?
+    /// All workers that fit are taken: whose turn is next? Told of the workers that are the nearest to serve it.
     fn explain_turn(&self, slot: Slot) -> (Reason, String, Who) {
         let job = &self.state.jobs[slot];
-        let kind = self.state.kind_of(job);
-        let turns = &self.index.turns[kind as usize];
-        let higher = Class::ALL.into_iter().take(job.rank as usize);
-        if let Some(class) = higher.into_iter().find(|class| !turns[*class as usize].is_empty()) {
-            let told = format!("jobs of class {class} go first");
-            return (Reason::ClassTurn, told, Who::Caller);
+        let (kind, need) = (self.state.kind_of(job), self.need(job));
+        let groups = self.index.fitting(kind, need).filter(|group| group.gives(kind));
+        match groups.map(|group| self.goes_before(job, group)).min() {
+            Some(Before::Class(Reverse(class))) => {
+                let told = format!("jobs of class {class} go first");
+                (Reason::ClassTurn, told, Who::Caller)
+            }
+            Some(Before::Tenant(turn)) => {
+                let told = format!("{} has had less than its share and goes first", turn.tenant);
+                (Reason::TenantTurn, told, Who::Nobody)
+            }
+            Some(Before::Nobody) | None => {
+                let told = "the next worker that becomes free".to_owned();
+                (Reason::WorkersBusy, told, Who::Nobody)
+            }
         }
-        let first = turns[job.rank as usize].first();
-        if let Some(first) = first.filter(|first| first.place != job.tenant) {
-            let told = format!("{} has had less than its share and goes first", first.tenant);
-            return (Reason::TenantTurn, told, Who::Nobody);
+    }
+
+    /// Who goes before a job on the workers of a group, whatever it waits for.
+    fn goes_before(&self, job: &Job, group: &Group) -> Before {
+        let kinds = || group.kinds.iter().copied().filter(|kind| group.gives(*kind));
+        let waits = |class: &Class| kinds().any(|kind| self.waiting(kind, *class));
+        let mut higher = Class::ALL.into_iter().take(job.rank as usize);
+        if let Some(class) = higher.find(waits) {
+            return Before::Class(Reverse(class));
         }
-        let told = "the next worker that becomes free".to_owned();
-        (Reason::WorkersBusy, told, Who::Nobody)
+        let waiting = kinds().filter(|kind| self.waiting(*kind, job.rank));
+        let turns = waiting.map(|kind| &self.index.turns[kind as usize][job.rank as usize]);
+        let first = turns.filter_map(|turns| turns.first()).min();
+        first.filter(|first| first.place != job.tenant).map_or(Before::Nobody, Before::Tenant)
     }
 }
