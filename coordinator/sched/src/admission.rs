@@ -12,6 +12,7 @@ use crate::keys::{Key, Keys};
 use crate::slab::Slot;
 use crate::view::Gauges;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use zoetrope_protocol::id::{JobId, Millis, TenantId};
 use zoetrope_protocol::job::Class;
 
@@ -422,17 +423,24 @@ impl Core {
 
     /// The invariants of what is counted here.
     pub(crate) fn check_work(&self) -> Result<(), String> {
-        let mut all = Work::default();
-        for (slot, _) in self.state.jobs.iter() {
-            all.add(&self.gauges(slot));
+        let mut really: BTreeMap<(usize, usize, usize), Work> = BTreeMap::new();
+        for (slot, job) in self.state.jobs.iter() {
+            let gauges = self.gauges(slot);
+            let at = (usize::from(job.model), job.tenant as usize, gauges.rank as usize);
+            really.entry(at).or_default().add(&gauges);
         }
-        let mut kept = Work::default();
-        for of in self.index.work.iter().flatten().flatten() {
-            kept.begun += of.begun;
-            kept.waiting += of.waiting;
-            kept.jobs += of.jobs;
+        really.retain(|_, work| *work != Work::default());
+        let mut kept = BTreeMap::new();
+        for (model, tenants) in self.index.work.iter().enumerate() {
+            for (tenant, classes) in tenants.iter().enumerate() {
+                let some = classes.iter().enumerate().filter(|(_, of)| **of != Work::default());
+                kept.extend(some.map(|(class, of)| ((model, tenant, class), *of)));
+            }
         }
-        if kept == all { Ok(()) } else { Err(format!("work is {all:?}, counted was {kept:?}")) }
+        if kept == really {
+            return Ok(());
+        }
+        Err(format!("work by model, tenant and class is {really:?}, counted was {kept:?}"))
     }
 }
 

@@ -65,6 +65,11 @@ impl Ages {
         block.is_some_and(|block| block.slots[split(seq).1] != GONE)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.blocks.iter().flatten().map(|block| block.here).sum()
+    }
+
     /// The oldest.
     pub fn first(&self) -> Option<Slot> {
         let block = self.blocks.front()?.as_ref()?;
@@ -121,6 +126,7 @@ mod tests {
                 plain.remove(&gone);
             }
             assert_eq!(ages.first(), plain.values().next().copied());
+            assert_eq!(ages.len(), plain.len());
         }
         while let Some((gone, _)) = plain.pop_first() {
             ages.remove(gone);

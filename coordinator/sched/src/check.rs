@@ -4,11 +4,12 @@ use crate::core::Core;
 use crate::index::{Queue, Turn};
 use crate::job::Standing;
 use crate::keys::{Key, Keys};
+use crate::state::KindIx;
 use crate::timer::Timer;
 use crate::turns::Turns;
 use crate::view::Counts;
 use crate::worker::Doing;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use zoetrope_protocol::job::{Class, Stage};
 
 /// Ends the check with a sentence unless the condition holds.
@@ -34,6 +35,7 @@ impl Core {
         self.check_workers()?;
         self.check_groups()?;
         self.check_clocks()?;
+        self.check_drained()?;
         self.check_preemption()?;
         self.check_work()?;
         self.check_live()
@@ -45,7 +47,7 @@ impl Core {
         hold!(whole == self.index.jobs.len(), "the index of jobs has another length");
         hold!(self.by_age().count() == whole, "a job is missing in the list by age");
         self.check_parts()?;
-        let mut scarred = 0;
+        let (mut scarred, mut aging) = (0, 0);
         for (slot, job) in jobs.iter() {
             let id = job.id;
             let at = self.job_slot(id);
@@ -59,6 +61,7 @@ impl Core {
             let young = job.rank == Class::Flex && self.ages_at(slot) > self.state.now;
             let listed = self.index.aging.has(job.seq);
             hold!(listed == (young && job.part.is_none()), "{id} is wrong among those that age");
+            aging += usize::from(listed);
             let age = self.state.now.minus(job.submitted);
             hold!(age < self.state.config.job_age_max, "{id} is too old");
             let timed = |until| {
@@ -102,6 +105,7 @@ impl Core {
             }
         }
         hold!(scarred == self.index.scarred.len(), "a shard is scarred and not ready");
+        hold!(aging == self.index.aging.len(), "one that ended ages");
         let timed = jobs.iter().filter(|(_, job)| job.deadline.is_some()).count();
         hold!(timed == self.index.deadlines.len(), "a deadline has no job");
         self.check_counts()
@@ -110,15 +114,11 @@ impl Core {
     fn check_counts(&self) -> Result<(), String> {
         let jobs = &self.state.jobs;
         let mut counts = Counts::default();
-        for (_, job) in jobs.iter() {
-            if job.live.is_none() {
-                counts.jobs[job.class as usize][0] += 1;
-            }
+        for (slot, _) in jobs.iter() {
+            counts.add(&self.gauges(slot));
         }
-        for class in Class::ALL {
-            let kept = self.index.counts.jobs[class as usize];
-            hold!(kept[0] == counts.jobs[class as usize][0], "queued {class} jobs are miscounted");
-        }
+        let kept = self.index.counts;
+        hold!(counts == kept, "there are {counts:?}, counted were {kept:?}");
         let whole = jobs.iter().filter(|(_, job)| job.part.is_none()).count();
         hold!(self.index.counts.unfinished() == whole as u64, "jobs are miscounted");
         let running: u64 =
@@ -149,7 +149,9 @@ impl Core {
             hold!(counted[place as usize] == kept, "{id} is miscounted");
             for class in Class::ALL {
                 let flow = &self.index.flows[place as usize][class as usize];
-                for Queue { kind, seat, .. } in &flow.queues {
+                for Queue { kind, clock, seat, .. } in &flow.queues {
+                    let same = *clock == self.state.kinds[*kind as usize].clock;
+                    hold!(same, "{id} waits by another clock than its kind");
                     let virtual_time = self.virtual_time(place, *kind, class);
                     let turn = Turn { virtual_time, tenant: id, place };
                     let told = self.index.turns[*kind as usize][class as usize].turn(*seat);
@@ -214,6 +216,18 @@ impl Core {
         Ok(())
     }
 
+    fn check_drained(&self) -> Result<(), String> {
+        let timers = self.state.timers.iter().filter_map(|(at, timer)| match timer {
+            Timer::Drained { node, boot, drain } => Some(((*node, *boot), (*at, *drain))),
+            _ => None,
+        });
+        let timers: Vec<_> = timers.collect();
+        let found = |(boot, drain): &(_, _)| self.index.drained.get(boot) == Some(drain);
+        let same = timers.len() == self.index.drained.len() && timers.iter().all(found);
+        hold!(same, "a drain is remembered and will not be forgotten, or the other way round");
+        Ok(())
+    }
+
     fn check_groups(&self) -> Result<(), String> {
         let mut free = 0;
         for (slot, worker) in self.state.workers.iter() {
@@ -240,6 +254,18 @@ impl Core {
         for (group, counted) in self.index.groups.iter().zip(counted) {
             let kept = (group.members, group.available);
             hold!(kept == counted, "a group is miscounted");
+        }
+        let mut barred: Vec<BTreeMap<KindIx, u32>> = vec![BTreeMap::new(); self.index.groups.len()];
+        for (slot, worker) in self.state.workers.iter().filter(|(_, worker)| worker.available) {
+            let group = self.index.group_of[slot as usize] as usize;
+            for kind in &worker.barred {
+                *barred[group].entry(*kind).or_default() += 1;
+            }
+        }
+        for (group, barred) in self.index.groups.iter().zip(barred) {
+            let kept: BTreeMap<KindIx, u32> = group.quarantined.iter().copied().collect();
+            let once = kept.len() == group.quarantined.len();
+            hold!(once && kept == barred, "a group's quarantines are miscounted");
         }
         Ok(())
     }
