@@ -193,6 +193,11 @@ impl Core {
         self.index.fitting(kind, 0).any(|group| !group.free.is_empty())
     }
 
+    /// How many workers are free that serve the kind.
+    pub(crate) fn count_free(&self, kind: KindIx) -> usize {
+        self.index.fitting(kind, 0).map(|group| group.free.len()).sum()
+    }
+
     /// Lets all free workers that serve a kind look for work anew.
     pub(crate) fn look_again(&mut self, kind: KindIx) {
         let groups = self.index.fitting(kind, 0);

@@ -139,20 +139,26 @@ impl Core {
     /// A tenant may run more: free workers did not see its shards before.
     fn place_of_tenant(&mut self, place: u32, out: &mut Vec<Output>) {
         for class in Class::ALL {
+            if self.state.tenants[place as usize].capped() {
+                return;
+            }
             let flow = &self.index.flows[place as usize][class as usize];
-            let mut slots = Vec::new();
+            let mut first = Vec::new();
             for Queue { kind, keys, .. } in &flow.queues {
                 if self.state.paused(*kind) {
                     continue;
                 }
-                if self.any_free(*kind) {
-                    slots.extend(keys.iter().copied());
-                } else {
-                    self.todo.preempt = true;
-                }
+                // Of those that did not begin no more than there are workers for; others may avoid some of these.
+                let free = self.count_free(*kind);
+                let mut new = 0;
+                first.extend(keys.iter().copied().take_while(|key| {
+                    new += usize::from(key.is_new());
+                    free > 0 && new <= free
+                }));
+                self.todo.preempt = true;
             }
-            slots.sort_unstable();
-            for key in slots {
+            first.sort_unstable();
+            for key in first {
                 if self.state.tenants[place as usize].capped() {
                     return;
                 }
