@@ -104,10 +104,11 @@ impl Core {
         groups.filter_map(next).max().unwrap_or(self.clock_of(kind).now[class as usize])
     }
 
-    /// Whether a flow waits for a worker by this clock already. Who waits for nobody does not.
-    pub(crate) fn waits_by(&self, place: u32, class: Class, clock: ClockIx) -> bool {
+    /// Whether a flow waits for a worker by the clock of a kind, but for that kind itself. Who waits for nobody does not.
+    pub(crate) fn waits_by(&self, place: u32, class: Class, kind: KindIx) -> bool {
+        let clock = self.state.kinds[kind as usize].clock;
         let queues = &self.index.flows[place as usize][class as usize].queues;
-        let mut by = queues.iter().filter(|queue| queue.clock == clock);
+        let mut by = queues.iter().filter(|queue| queue.clock == clock && queue.kind != kind);
         by.any(|queue| self.index.served[queue.kind as usize])
     }
 
@@ -235,7 +236,7 @@ impl Core {
                 let clock = self.state.kinds[kind as usize].clock;
                 for place in 0..self.state.tenants.len() as u32 {
                     let flow = &self.index.flows[place as usize][class as usize];
-                    if flow.queue(kind).is_some() && !self.waits_by(place, class, clock) {
+                    if flow.queue(kind).is_some() && !self.waits_by(place, class, kind) {
                         self.raise(place, class, clock, floor);
                     }
                 }

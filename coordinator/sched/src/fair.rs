@@ -74,25 +74,32 @@ impl Core {
     }
 
     /// Changes a tenant's policy or its running shards, and lists or unlists its flows as its cap then asks for.
+    #[inline(always)]
     pub(crate) fn change_tenant(&mut self, place: u32, change: impl FnOnce(&mut Tenant)) {
         let tenant = &mut self.state.tenants[place as usize];
         let before = tenant.capped();
         change(tenant);
         let after = tenant.capped();
-        if before && !after {
-            for class in Class::ALL {
-                // What a tenant could not use for its cap is no credit.
-                for (clock, floor) in self.floors(place, class) {
-                    self.raise(place, class, clock, floor);
-                }
-                self.list(place, class);
-            }
-            self.todo.tenants.push(place);
+        if before != after {
+            self.change_cap(place, after);
         }
-        if after && !before {
-            for class in Class::ALL {
+    }
+
+    /// A tenant comes to its cap, or falls below it.
+    fn change_cap(&mut self, place: u32, capped: bool) {
+        for class in Class::ALL {
+            if capped {
                 self.unlist(place, class);
+                continue;
             }
+            // What a tenant could not use for its cap is no credit.
+            for (clock, floor) in self.floors(place, class) {
+                self.raise(place, class, clock, floor);
+            }
+            self.list(place, class);
+        }
+        if !capped {
+            self.todo.tenants.push(place);
         }
     }
 
@@ -115,10 +122,18 @@ impl Core {
     }
 
     /// Sets a flow's virtual time by a clock.
+    #[inline(always)]
     pub(crate) fn set_virtual_time(&mut self, place: u32, class: Class, clock: ClockIx, to: u64) {
         let time = self.state.clocks[clock as usize].time_mut(place, class);
+        if std::mem::replace(time, to) != to {
+            self.list_by(place, class, clock, to);
+        }
+    }
+
+    /// As `list`, for those kinds that go by a clock; nothing for a tenant at its cap.
+    pub(crate) fn list_by(&mut self, place: u32, class: Class, clock: ClockIx, to: u64) {
         let tenant = &self.state.tenants[place as usize];
-        if std::mem::replace(time, to) == to || tenant.capped() {
+        if tenant.capped() {
             return;
         }
         let turn = Some(Turn { virtual_time: to, tenant: tenant.id, place });
@@ -173,18 +188,16 @@ impl Core {
             self.index.scarred.insert(slot);
         }
         let key = self.key_of(slot);
+        let Some(seat) = self.line_up(place, class, kind, key) else { return };
         let clock = self.state.kinds[kind as usize].clock;
-        if self.index.served[kind as usize] && !self.waits_by(place, class, clock) {
+        if self.index.served[kind as usize] && !self.waits_by(place, class, kind) {
             // Begins to wait: no credit for the time before.
             self.raise(place, class, clock, self.floor(kind, class));
         }
         let tenant = &self.state.tenants[place as usize];
-        let (id, capped) = (tenant.id, tenant.capped());
-        if let Some(seat) = self.line_up(place, class, kind, key)
-            && !capped
-        {
+        if !tenant.capped() {
             let virtual_time = self.state.clocks[clock as usize].time(place, class);
-            let turn = Turn { virtual_time, tenant: id, place };
+            let turn = Turn { virtual_time, tenant: tenant.id, place };
             self.index.turns[kind as usize][class as usize].set(seat, Some(turn));
         }
     }

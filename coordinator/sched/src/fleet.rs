@@ -74,7 +74,6 @@ impl Core {
 
     /// The worker's gpu is free again.
     pub(crate) fn set_idle(&mut self, slot: Slot) {
-        self.end_stopping(slot, None);
         self.state.workers[slot].doing = Doing::Idle;
         self.todo.workers.push(slot);
     }

@@ -307,10 +307,13 @@ impl Core {
         let charge = tenant.charge(charged_ms);
         let clock = self.state.kinds[kind as usize].clock;
         let of = &mut self.state.clocks[clock as usize];
-        let start = of.time(place, class);
+        let time = of.time_mut(place, class);
+        let start = *time;
+        *time = start.saturating_add(charge);
+        let charged = *time;
         let virtual_now = &mut of.now[class as usize];
         *virtual_now = start.max(*virtual_now);
-        self.set_virtual_time(place, class, clock, start.saturating_add(charge));
+        self.list_by(place, class, clock, charged);
         self.change_tenant(place, |tenant| tenant.running += 1);
 
         self.unset_free(to);

@@ -107,12 +107,14 @@ impl Core {
                 let now = self.state.now;
                 if on(Mutant::TimerKept) {
                     if let Some(slot) = self.worker_slot(worker) {
+                        self.end_stopping(slot, None);
                         self.set_idle(slot);
                     }
                 } else if let Some(slot) = self.worker_slot(worker)
                     && let Doing::Stopping { until, .. } = self.state.workers[slot].doing
                     && until <= now
                 {
+                    self.end_stopping(slot, None);
                     self.set_idle(slot);
                 }
             }
