@@ -90,11 +90,15 @@ impl DispatchState {
     pub(super) fn tiles_made(&mut self, request: TileRequest, issued: Issued, mark: MarkOrder) {
         let TileRequest { worker, order, serial, .. } = request;
         let (job, held) = (order.shard.job, held(&order));
-        if self.marking.orders.get(&job).is_none_or(|(_, _, waiting)| *waiting != held) {
-            return;
+        let waits = self.marking.orders.get(&job).is_some_and(|(_, _, waiting)| *waiting == held);
+        if waits {
+            self.marking.orders.remove(&job);
         }
-        self.marking.orders.remove(&job);
         if !self.finishes(worker, held) {
+            // It was stopped meanwhile, and its worker, which never had it, cannot say that the gpu is free.
+            return self.no_tiles(worker, held);
+        }
+        if !waits {
             return;
         }
         let marks = self.books.table.marks();

@@ -13,7 +13,7 @@ use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role};
 use zoetrope_protocol::mark::{Issued, MarkOrder, MarkRecord, PIXEL_CHIPS, SoundMark};
 use zoetrope_protocol::provenance::MarkedProof;
-use zoetrope_protocol::wire::{FromWorker, Order};
+use zoetrope_protocol::wire::{FromWorker, Order, ToWorker};
 use zoetrope_sched::output::{FailWhy, JobState};
 
 /// What an honest worker reads in a clip that it marked as it was told; its sound is silence.
@@ -296,6 +296,8 @@ struct Liar;
 enum Lie {
     /// Answers nothing.
     Hangs,
+    /// Is right, but makes tiles for a while.
+    Slow,
     /// Gives all jobs one mark.
     OneMark,
     /// Gives a mark of a serial that nobody asked for.
@@ -332,6 +334,10 @@ impl Actor for Liar {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WatermarkMsg::MakeTiles { .. } if *lie == Lie::NoMark => real.cast(message)?,
+            message if *lie == Lie::Slow => {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                real.cast(message)?;
+            }
             WatermarkMsg::MakeTiles { request, back } => {
                 let serial = match lie {
                     Lie::OneMark => request.serial,
@@ -350,7 +356,7 @@ impl Actor for Liar {
                     Lie::OtherFile => read(ArtifactId([9; 32]), issued.mark),
                     Lie::NoMark => Err(MarkFault::NoEvidence),
                     Lie::Down => Err(MarkFault::Down),
-                    Lie::Hangs | Lie::OneMark | Lie::OtherSerial => return Ok(()),
+                    Lie::Hangs | Lie::Slow | Lie::OneMark | Lie::OtherSerial => return Ok(()),
                 };
                 back.cast(DispatchMsg::MarksRead { job, fence, result })?;
             }
@@ -460,6 +466,32 @@ async fn a_sidecar_that_is_dead_hangs_or_lies_about_tiles_makes_jobs_wait() {
         completes(&farm, &mut worker, JobId(1)).await;
         farm.running.stop().await;
     }
+}
+
+/// Promise: a gpu is free once its job is cancelled, also where the order never left: its worker has nothing to stop, and
+/// nothing to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_while_tiles_are_made_frees_the_worker() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::fresh(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    let order = worker.order().await;
+    Lie::Slow.begin(&farm).await;
+    worker.carry_out(&order).await;
+    let order = worker.order().await;
+    worker.carry_out(&order).await;
+    seen(&farm, "zoetrope_inputs_total{input=\"shard_finished\"}", 2.0, PATIENCE).await;
+    let cancel = |reply| FarmMsg::Cancel(TenantId(1), JobId(1), reply);
+    farm.farm().ask(cancel).await.expect("answers").expect("it goes on until now");
+    farm.submit(submission(2)).await.expect("admitted");
+    match worker.next().await {
+        ToWorker::Stop { held, .. } => assert_eq!(held.shard.job, JobId(1)),
+        other => panic!("no stop but {other:?}"),
+    }
+    // The core waits for a minute for a worker that does not answer.
+    let soon = tokio::time::timeout(std::time::Duration::from_secs(30), worker.order());
+    assert_eq!(soon.await.expect("the gpu is free").shard.job, JobId(2));
+    farm.running.stop().await;
 }
 
 /// One that gives every job the mark of another: the second one's order does not leave, and the first one's clip does
