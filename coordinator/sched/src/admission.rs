@@ -30,6 +30,8 @@ pub struct Estimate {
     pub start: Millis,
     /// When its last shard is done.
     pub end: Millis,
+    /// GPU time of its own that is left.
+    pub work: Millis,
 }
 
 /// Work of one tenant in one class, in GPU-milliseconds.
@@ -168,7 +170,8 @@ impl Core {
         let rivals = self.rivals(job.model, Some(job.tenant), job.rank)?;
         let left = self.left_ms(now, job);
         if job.live.is_some() {
-            return Some(Estimate { start: now, end: now.plus(Millis(stretched(&rivals, left))) });
+            let end = now.plus(Millis(stretched(&rivals, left)));
+            return Some(Estimate { start: now, end, work: Millis(left) });
         }
         let key = self.key_of(slot);
         let ahead = self.ahead(job.tenant, job.rank, job.model, key);
@@ -260,13 +263,15 @@ impl Core {
     ) -> Estimate {
         let first = self.state.models[model as usize].chain[0];
         if self.any_free(first) && rivals.own.waiting == 0 {
-            return Estimate { start: now, end: now.plus(Millis(stretched(rivals, left))) };
+            let end = now.plus(Millis(stretched(rivals, left)));
+            return Estimate { start: now, end, work: Millis(left) };
         }
         let queue = rivals.start_ms(ahead);
         // Where there is a queue, its later shards wait for their turns too: about as long as what began has left.
         let turns = queue.min(rivals.begun / rivals.workers.max(1));
         let start = now.plus(Millis(queue));
-        Estimate { start, end: start.plus(Millis(turns.saturating_add(stretched(rivals, left)))) }
+        let end = start.plus(Millis(turns.saturating_add(stretched(rivals, left))));
+        Estimate { start, end, work: Millis(left) }
     }
 
     /// Sum of the weights of all tenants that have work in the class, or had some lately and will come again.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use zoetrope_protocol::clip::ClipShape;
 use zoetrope_protocol::id::{Millis, ModelId};
 use zoetrope_protocol::job::{RenderSpec, Stage};
+use zoetrope_sched::Estimate;
 
 /// Attempts that a median is of: enough to be calm, few enough to follow a new release within the hour.
 const SAMPLES: usize = 32;
@@ -69,6 +70,21 @@ pub fn left(expected: &[Millis], percent: u8) -> Millis {
     Millis(whole.0 / 100 * u64::from(100 - percent.min(100)))
 }
 
+/// When a job ends: as the core says, but for its own work, of which its progress knows more. Of one that began and is
+/// not known to the core, or has no workers now, as if nobody else waited.
+pub fn end(
+    now: Millis,
+    known: Option<Estimate>,
+    left: Option<Millis>,
+    began: bool,
+) -> Option<Millis> {
+    match (known, left) {
+        (Some(known), Some(left)) => Some(known.end.minus(known.work).plus(left).max(now)),
+        (Some(known), None) => Some(known.end),
+        (None, left) => left.filter(|_| began).map(|left| now.plus(left)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +121,18 @@ mod tests {
         assert!(medians.learned(model, &spec));
         let longer = RenderSpec { frames: 240, ..spec };
         assert!(!medians.learned(model, &longer), "another shape has times of its own");
+    }
+
+    /// Promise: who waits in a backlog is not told that only its own work lies before it.
+    #[test]
+    fn a_job_ends_when_the_core_says_but_for_what_its_progress_shows() {
+        let (now, left) = (Millis(1_000), Some(Millis(40)));
+        let known = Estimate { start: now, end: Millis(5_000), work: Millis(100) };
+        assert_eq!(end(now, Some(known), left, true), Some(Millis(4_940)));
+        assert_eq!(end(now, Some(known), None, true), Some(Millis(5_000)));
+        // Nobody there to go on with it.
+        assert_eq!(end(now, None, left, true), Some(Millis(1_040)));
+        assert_eq!(end(now, None, left, false), None);
     }
 
     #[test]

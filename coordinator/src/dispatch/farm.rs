@@ -367,8 +367,8 @@ impl DispatchState {
             view.queue_position = core.queue_position(row.job).or_else(|| waiting.map(|_| last()));
             view.estimated_start = known.map(|known| known.start);
         }
-        let start = view.estimated_start.or((row.state == JobState::InProgress).then_some(now));
-        view.estimated_completion = start.and_then(|start| left.map(|left| start.plus(left)));
+        let began = row.state == JobState::InProgress;
+        view.estimated_completion = estimate::end(now, known, left, began);
         view
     }
 }
