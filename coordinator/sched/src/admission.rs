@@ -106,6 +106,14 @@ impl Arrivals {
     }
 }
 
+/// A deadline that was accepted.
+struct Promise {
+    /// When the work has to begin at the latest.
+    latest: Millis,
+    work: u64,
+    deadline: Millis,
+}
+
 /// What a job of a tenant, class and model competes with.
 struct Rivals {
     /// Workers that can run it.
@@ -178,9 +186,15 @@ impl Core {
         Some(self.estimated(now, job.model, &rivals, ahead, left))
     }
 
-    /// Whether the deadline of a job can be kept without breaking those that were accepted before. Always, of a job
-    /// without deadline. Where no worker is there that can run it, as if one were about to come.
-    pub fn feasible(&self, now: Millis, ask: &Ask) -> bool {
+    /// Whether the deadline of a job can be kept without breaking those that were accepted before: of the core, and of
+    /// the tenant's jobs that are `yet_to_come`. Always, of a job without deadline. Where no worker is there that can run
+    /// it, as if one were about to come.
+    pub fn feasible<'a>(
+        &self,
+        now: Millis,
+        ask: &Ask,
+        yet_to_come: impl IntoIterator<Item = &'a Ask>,
+    ) -> bool {
         let Some(deadline) = ask.deadline else { return true };
         let Some(&model) = self.index.models.get(&ask.model) else { return false };
         let place = self.index.tenants.get(&ask.tenant).copied();
@@ -212,8 +226,9 @@ impl Core {
         };
         let mut before = rivals.own.begun;
         let mut met = false;
-        for (key, slot) in place.into_iter().flat_map(|p| self.promised(p, ask.class, model)) {
-            let job = &self.state.jobs[slot];
+        for Promise { latest: key, work, deadline: at } in
+            self.promises(place, ask.class, model, yet_to_come)
+        {
             if !met && key > latest {
                 met = true;
                 if !in_time(before, whole, deadline) {
@@ -221,11 +236,10 @@ impl Core {
                 }
                 before += whole;
             }
-            let own = job.left_ms();
-            if met && !job.deadline.is_some_and(|at| in_time(before, own, at)) {
+            if met && !in_time(before, work, at) {
                 return false;
             }
-            before += own;
+            before += work;
         }
         met || in_time(before, whole, deadline)
     }
@@ -328,17 +342,39 @@ impl Core {
         work.waiting / work.jobs.max(1) * before
     }
 
-    /// Jobs of a tenant that never began and have a deadline, the least slack first.
-    fn promised(
+    /// Deadlines of a tenant in a class that were accepted on a model's workers, of jobs that never began: the least slack
+    /// first.
+    fn promises<'a>(
         &self,
-        place: u32,
+        place: Option<u32>,
         class: Class,
         model: u16,
-    ) -> impl Iterator<Item = (Millis, Slot)> + '_ {
-        let first = self.state.models[model as usize].chain[0];
-        let queue = self.index.flows[place as usize][class as usize].queue(first);
-        let keys = queue.into_iter().flat_map(Keys::iter).filter(|key| key.is_new()).take(LOOK_MAX);
-        keys.map_while(|key| Some((key.latest()?, key.slot)))
+        yet_to_come: impl IntoIterator<Item = &'a Ask>,
+    ) -> Vec<Promise> {
+        let models = (0..self.state.models.len() as u16).filter(|o| self.share_workers(model, *o));
+        let mut promises: Vec<Promise> = Vec::new();
+        for other in models {
+            let first = self.state.models[other as usize].chain[0];
+            let flow = place.map(|place| &self.index.flows[place as usize][class as usize]);
+            let queue = flow.and_then(|flow| flow.queue(first));
+            let new = queue.into_iter().flat_map(Keys::iter).filter(|key| key.is_new());
+            promises.extend(new.take(LOOK_MAX).map_while(|key| {
+                let job = &self.state.jobs[key.slot];
+                let (latest, work) = (key.latest()?, job.left_ms());
+                Some(Promise { latest, work, deadline: job.deadline? })
+            }));
+        }
+        promises.extend(yet_to_come.into_iter().take(LOOK_MAX).filter_map(|ask| {
+            let other = *self.index.models.get(&ask.model)?;
+            if ask.class != class || !self.share_workers(model, other) {
+                return None;
+            }
+            let work = whole_ms(ask, self.state.models[other as usize].chain.len());
+            let latest = Core::key_asked(ask, work).latest()?;
+            Some(Promise { latest, work, deadline: ask.deadline? })
+        }));
+        promises.sort_by_key(|promise| promise.latest);
+        promises
     }
 
     fn rivals(&self, model: u16, place: Option<u32>, class: Class) -> Option<Rivals> {

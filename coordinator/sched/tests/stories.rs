@@ -15,7 +15,7 @@
 //! | `join w1 a boot=1 session=1 vram=16G serves=1:encode,denoise held=j1/denoise@1.1 on=m` | worker 1 on node a of machine m |
 //! | `stored w1 latents:3`, `finish w1 gpu=2s`, `fail w1 stalled`, `stall w1` | reports on what w1 runs; `of=j1/denoise@1.1` names another attempt |
 //! | `lost w1`, `left w1`, `drain w1 step`, `cordon w1`, `uncordon w1` | workers |
-//! | `feasible expected=1s deadline=9s` | whether that job would be accepted, and its estimate |
+//! | `feasible expected=1s deadline=9s coming=1s@5s,2s@9s` | whether that job would be accepted, beside others that were and are not there yet; and its estimate |
 //! | `move j1`, `move j1 to=w2` | an operator's wish |
 //! | `cancel j1`, `delete j1`, `block j1`, `published j1`, `unpublished j1 dependency_down`, `gone j1 latents:3` | jobs |
 //! | `+5s` | time passes, with every wake-up on the way |
@@ -300,7 +300,16 @@ impl Story {
     /// Whether a job would be accepted, and what it would be told.
     fn promise(&mut self, words: &Words) {
         let ask = self.ask(words);
-        let kept = if self.core.feasible(self.now, &ask) { "feasible" } else { "infeasible" };
+        let coming = words.named.get("coming").into_iter().flat_map(|all| all.split(','));
+        let coming: Vec<Ask> = coming
+            .map(|one| {
+                let (expected, deadline) = one.split_once('@').expect("a time and a deadline");
+                let deadline = Some(self.now.plus(millis(deadline)));
+                Ask { expected: vec![millis(expected)], deadline, ..ask.clone() }
+            })
+            .collect();
+        let feasible = self.core.feasible(self.now, &ask, &coming);
+        let kept = if feasible { "feasible" } else { "infeasible" };
         let told = self.core.estimate(self.now, &ask).map_or("nobody knows when".to_owned(), |e| {
             format!("from {} to {}", seconds(e.start), seconds(e.end))
         });

@@ -235,7 +235,7 @@ impl DispatchState {
             learned,
             decode: model.decode(spec.render.shape()),
         };
-        if !self.books.core.feasible(now, &ask) {
+        if !self.books.core.feasible(now, &ask, self.books.intake.asks_of(spec.tenant)) {
             return Err(Refused::Because(SubmitRefused::DeadlineInfeasible));
         }
         Ok(ask)

@@ -96,6 +96,13 @@ impl Intake {
         self.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
+    /// What the core will be told of a tenant's jobs.
+    pub fn asks_of(&self, tenant: TenantId) -> impl Iterator<Item = &Ask> {
+        let some = self.tenants.contains_key(&tenant);
+        let all = self.jobs.values().filter(move |_| some).map(|waiting| &waiting.ask);
+        all.filter(move |ask| ask.tenant == tenant)
+    }
+
     /// Jobs of a class that wait.
     pub fn of_class(&self, class: Class) -> u64 {
         self.classes[class as usize]

@@ -6,6 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zoetrope_coordinator::dispatch::DispatchMsg;
+use zoetrope_coordinator::farm::SubmitRefused;
 use zoetrope_coordinator::jobs::Publication;
 use zoetrope_coordinator::moderation::ModerationMsg;
 use zoetrope_coordinator::moderation::settings::{RemoteMode, RemoteModeration};
@@ -334,6 +335,35 @@ async fn a_sidecar_that_hangs_or_lies_makes_jobs_wait() {
         farm.until(JobId(n), |view| view.moderation.input.is_some()).await;
     }
     honest.stop(None);
+    farm.running.stop().await;
+}
+
+/// Promise: a deadline is not accepted twice over while the words of the first ones are being judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_count_from_the_moment_that_they_are_accepted() {
+    let farm = TestFarm::start().await;
+    farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| !view.judging).await;
+    let (silent, _) = Actor::spawn(None, Liar, None).await.expect("spawns");
+    farm.running.dispatch.cast(DispatchMsg::ModerationUp(silent.clone())).expect("alive");
+    let mut worker = Worker::fresh(&farm, "a").await;
+    worker.order().await;
+    let deadline = Some(zoetrope_coordinator::clock::now().plus(Millis(10 * 60_000)));
+    let mut accepted = 0;
+    for job in 2..150 {
+        let mut asked = submission(job);
+        asked.spec.deadline = deadline;
+        match farm.submit(asked).await {
+            Ok(view) => assert!(view.judging),
+            Err(refused) => {
+                assert_eq!(refused, SubmitRefused::DeadlineInfeasible);
+                break;
+            }
+        }
+        accepted += 1;
+    }
+    assert!((1..140).contains(&accepted), "{accepted} jobs in ten minutes of one worker");
+    silent.stop(None);
     farm.running.stop().await;
 }
 

@@ -189,7 +189,7 @@ impl Farm {
         };
         let now = Millis(self.now);
         let queued = self.core.tenant(TenantId(tenant)).map_or(0, |view| view.unfinished);
-        if queued >= self.queue_max || !self.core.feasible(now, &ask) {
+        if queued >= self.queue_max || !self.core.feasible(now, &ask, []) {
             return;
         }
         self.fates[number].estimated_end = self.core.estimate(now, &ask).map(|known| known.end.0);
