@@ -122,7 +122,7 @@ async fn main() -> anyhow::Result<()> {
         items.push(item(&store, &policy, n).await?);
     }
     for n in RECORDS_MAX..rows {
-        let record = items[(n % RECORDS_MAX) as usize].record.clone();
+        let record = items[(n % RECORDS_MAX) as usize].record;
         items.push(RescanItem { record, ..row(&policy, n) });
     }
     let (said, batches) = channel(1);

@@ -7,8 +7,11 @@ use std::ops::Range;
 /// The way to the tables of a track.
 const WAY: [[u8; 4]; 4] = [*b"trak", *b"mdia", *b"minf", *b"stbl"];
 
+/// The boxes in a track's `stbl`: kind, and place of the content.
+type Tables = Vec<([u8; 4], Range<usize>)>;
+
 /// What is in each track's `stbl`; none if boxes do not fill theirs.
-pub fn tables_of_tracks(tables: &[u8]) -> Option<Vec<Vec<([u8; 4], Range<usize>)>>> {
+pub fn tables_of_tracks(tables: &[u8]) -> Option<Vec<Tables>> {
     let mut open: Vec<Range<usize>> = std::iter::once(8..tables.len()).collect();
     for kind in WAY {
         let mut inner = Vec::new();
