@@ -178,9 +178,10 @@ impl Watch {
         match input {
             Input::ShardFinished { worker: by, held: of, gpu: used, .. }
             | Input::ShardFailed { worker: by, held: of, gpu: used, .. } => {
-                // Others may end at the same moment without a report of theirs, having lasted just as long.
+                // Other shards may end at the same moment without a report of theirs, having lasted just as long.
                 let stopped = matches!(cause, Some(Cause::Timeout | Cause::Drained | Cause::Ended));
-                let reported = used == gpu && *used > Millis(0) && !stopped;
+                let another = stopped && held.shard != of.shard;
+                let reported = used == gpu && *used > Millis(0) && !another;
                 hold!(
                     (by, of) == (worker, held) || !reported,
                     "fenced: a report of {of:?} by {by} ended {held:?} on {worker}"
