@@ -109,6 +109,8 @@ pub(crate) struct Worker {
     pub(crate) welcome: Vec<Kept>,
     /// Whether its thumbnails and spritesheets are of clips in which something moves.
     pub(crate) moves: bool,
+    /// Whether it may be told to stop while it waits for an order.
+    pub(crate) obeys: bool,
     /// What it gives for a thumbnail instead.
     pub(crate) thumbnail: Option<Vec<u8>>,
     /// The newest version of the link that it speaks.
@@ -225,6 +227,7 @@ impl Worker {
             streams,
             welcome: Vec::new(),
             moves: false,
+            obeys: false,
             thumbnail: None,
             version,
             scored: None,
@@ -244,9 +247,15 @@ impl Worker {
     }
 
     pub(crate) async fn order(&mut self) -> Order {
-        match self.next().await {
-            ToWorker::Order(order) => order,
-            other => panic!("no order but {other:?}"),
+        loop {
+            match self.next().await {
+                ToWorker::Order(order) => return order,
+                ToWorker::Stop { held, .. } if self.obeys => {
+                    let (cause, detail, gpu) = (Cause::Ended, String::new(), Millis(0));
+                    self.say(FromWorker::Failed { held, cause, detail, gpu }).await;
+                }
+                other => panic!("no order but {other:?}"),
+            }
         }
     }
 
