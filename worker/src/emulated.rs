@@ -74,7 +74,7 @@ pub struct Emulation {
     pub vram_bytes: u64,
     /// Ids of the models that it says it has.
     pub models: Vec<String>,
-    /// Stages that it takes: `encode`, `denoise`, `finish`. Default all three.
+    /// Stages that it takes: `encode`, `denoise`, `decode`, `finish`. Default all four.
     #[serde(default = "default_stages")]
     pub stages: Vec<String>,
     /// Time to load a model, once, in milliseconds. Default 0.

@@ -28,6 +28,9 @@ use zoetrope_provenance::{expiry, private};
 const LINK_FILE: &str = "link";
 /// What says which GPUs a process may use.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+/// What workers take whose clips are finished by others, and what those take.
+const RENDER: [&str; 2] = ["--stages", "encode,denoise,decode"];
+const FINISH: [&str; 4] = ["--stages", "finish", "--device", "cpu"];
 /// More workers than this on one machine want `zoetrope serve`, and a file that says how they share it.
 const WORKERS_MAX: u32 = 64;
 /// A worker joins as soon as it has started; loading torch on a busy machine takes some seconds.
@@ -42,6 +45,10 @@ pub struct UpArgs {
     /// How many workers [default: one for each GPU, else one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(WORKERS_MAX)))]
     workers: Option<u32>,
+    /// How many workers beside them only encode, mark, moderate and sign clips, on the CPU, so that no GPU waits for that;
+    /// implies `--decode-chunks`
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(WORKERS_MAX)))]
+    finishers: u32,
     /// Folder of a model with its manifest.json [default: the toybox model of the project]
     #[arg(long, value_name = "FOLDER", env = "ZOETROPE_MODEL")]
     model: Option<PathBuf>,
@@ -111,7 +118,9 @@ pub async fn up(args: UpArgs, target: &Target) -> anyhow::Result<()> {
     {
         config.models = vec![std::path::absolute(folder)?.join("manifest.json")];
     }
-    if let Some(chunks) = args.decode_chunks {
+    // What is finished elsewhere is decoded apart, by default in one piece.
+    let apart = (args.finishers > 0).then_some(DECODE_CHUNKS_MAX);
+    if let Some(chunks) = args.decode_chunks.or(apart) {
         let models = crate::ground::models(&config)?;
         let names = models.all().iter().map(|model| model.manifest.id.clone());
         config.decode_chunks = names.map(|name| (name, chunks)).collect();
@@ -240,7 +249,8 @@ fn check_emulation(program: &Path, file: &Path) -> anyhow::Result<()> {
     bail!("--emulated {}: {}", file.display(), said.strip_prefix("error: ").unwrap_or(said))
 }
 
-/// The workers of this machine: one for each GPU, or as many as were asked for; they share the cores.
+/// The workers of this machine: one for each GPU, or as many as were asked for; they share the cores. And those beside them
+/// that finish what they render.
 fn posts(
     args: &UpArgs,
     data: &Path,
@@ -252,18 +262,18 @@ fn posts(
     let fit = u32::try_from(gpus.len()).unwrap_or(WORKERS_MAX);
     let count = args.workers.unwrap_or(fit.max(1)).min(WORKERS_MAX);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (cores / usize::try_from(count)?.max(1)).max(1);
+    let share = |count: u32| (cores / (count as usize).max(1)).max(1);
     let kind = if gpus.is_empty() { "cpu" } else { "gpu" };
-    let post = |n: u32| {
-        let node = format!("{kind}{n}");
+    let post = |node: String, threads: usize, more: &[&str], gpu: Option<&String>| {
         let folder = data.join("workers").join(&node);
         let mut arguments: Vec<String> = ["run", "--coordinator"].map(str::to_owned).to_vec();
         arguments.extend([info.link.to_string(), "--data".into(), folder.display().to_string()]);
         arguments.extend(["--name".into(), node.clone()]);
         arguments.extend(["--threads".into(), threads.to_string()]);
         arguments.extend_from_slice(engine);
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
         let mut environment = Vec::new();
-        if let Some(gpu) = gpus.get(n as usize % gpus.len().max(1)) {
+        if let Some(gpu) = gpu {
             environment.push((VISIBLE.to_owned(), gpu.clone()));
         }
         if std::env::var_os("ZOETROPE_LOG").is_none() {
@@ -271,7 +281,13 @@ fn posts(
         }
         Post { node, program: program.to_owned(), folder, arguments, environment }
     };
-    Ok((0..count).map(post).collect())
+    let render: &[&str] = if args.finishers > 0 { &RENDER } else { &[] };
+    let renders = |n: u32| {
+        let gpu = gpus.get(n as usize % gpus.len().max(1));
+        post(format!("{kind}{n}"), share(count), render, gpu)
+    };
+    let finishes = |n: u32| post(format!("finish{n}"), share(args.finishers), &FINISH, None);
+    Ok((0..count).map(renders).chain((0..args.finishers).map(finishes)).collect())
 }
 
 /// A worker without an identity, or whose certificate ends soon, gets a token to join with, by its environment: others can read arguments.

@@ -7,7 +7,7 @@ use super::state::{DispatchState, Link};
 use crate::farm::{MoveRefused, NoSuchWorker, WorkerRow};
 use crate::jobs::WorkerFacts;
 use crate::link::LinkMsg;
-use crate::models::Models;
+use crate::models::{Model, Models};
 use crate::storage::StorageMsg;
 use ractor::{ActorId, ActorRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,12 +37,23 @@ pub fn joined(
     if serves.is_empty() {
         tracing::warn!(node = identity.node, "a worker has none of the farm's models");
     }
+    for model in profile.models.iter().filter(|model| finishes_alone(&model.stages)) {
+        let whole = |m: &&Model| m.manifest.id == model.id && m.decode_chunks.is_none();
+        if models.all().iter().any(|m| whole(&m)) {
+            let (node, model) = (&identity.node, &model.id);
+            tracing::warn!(node, model, "it makes clips of what others decode, but without `decode_chunks` nobody does: it will decode");
+        }
+    }
     // A longer name is none: it would be kept for every worker.
     let known = profile.machine.len() <= MACHINE_BYTES_MAX;
     let machine = if known { profile.machine.clone() } else { String::new() };
     let capacity = Capacity { vram_bytes: profile.vram_bytes, serves, machine };
     let input = Input::WorkerJoined { worker, identity, capacity, held };
     (worker, Entry::Joined { worker, facts, input })
+}
+
+fn finishes_alone(stages: &[Stage]) -> bool {
+    stages.contains(&Stage::Finish) && !stages.contains(&Stage::Decode)
 }
 
 /// Whether this worker makes the job's clip at this moment, as this attempt.

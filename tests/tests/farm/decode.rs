@@ -1,4 +1,5 @@
-//! Promise: the decode of one clip is shared by several workers, and the clip is that of one, bit for bit.
+//! Promise: the decode of one clip is shared by several workers, and finished by another, and the clip is that of one, bit
+//! for bit.
 
 use crate::harness::{Engine, Farm, PATIENCE, eventually, signal};
 use serde_json::{Value, json};
@@ -85,4 +86,50 @@ async fn a_clip_that_several_workers_decode_is_that_of_one() {
     assert_eq!(decoded(&farm, "worker_lost").await, 1.0);
     assert_eq!(decoded(&farm, "none").await, 6.0);
     assert_eq!(streams(&farm, &id).await, expected[1]);
+}
+
+/// What was done of a job: stage, node, and when it began and ended.
+async fn attempts(farm: &Farm, id: &str) -> Vec<(String, String, u64, u64)> {
+    let history = farm.get(&format!("/farm/jobs/{id}")).await;
+    let all = history["attempts"].as_array().cloned().unwrap_or_default();
+    let word = |row: &Value, key: &str| row[key].as_str().expect("a word").to_owned();
+    let time = |row: &Value, key: &str| row[key].as_u64().expect("a time");
+    let told = |row: &Value| {
+        (word(row, "stage"), word(row, "node"), time(row, "began_at_ms"), time(row, "ended_at_ms"))
+    };
+    all.iter().map(told).collect()
+}
+
+/// Promise: beside finishers a worker that renders waits for no encoder, judge or signature: it goes on with the next clip.
+#[tokio::test]
+async fn clips_are_finished_beside_the_workers_that_render() {
+    let alone = Farm::start(Engine::Toybox, 1).await;
+    let id = submit(&alone).await;
+    let done = alone.ended(&id, PATIENCE).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    let expected = streams(&alone, &id).await;
+
+    let farm = Farm::start_like(&alone, Engine::Toybox, 1, &["--finishers", "1"]).await;
+    drop(alone);
+    let first = submit(&farm).await;
+    // Of two that wait none is the first to be marked.
+    eventually(PATIENCE, "it is rendered", async || {
+        let history = farm.get(&format!("/farm/jobs/{first}")).await;
+        history["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty())
+    })
+    .await;
+    let second = submit(&farm).await;
+    for id in [&first, &second] {
+        let done = farm.ended(id, PATIENCE).await;
+        assert_eq!(done["status"], "completed", "{done}");
+        let at: Vec<_> = attempts(&farm, id).await.into_iter().map(|(s, n, ..)| (s, n)).collect();
+        let expected = ["encode", "denoise", "decode", "finish"]
+            .map(|stage| (stage, if stage == "finish" { "finish0" } else { "cpu0" }))
+            .map(|(stage, node)| (stage.to_owned(), node.to_owned()));
+        assert_eq!(at, expected);
+    }
+    assert_eq!(streams(&farm, &first).await, expected, "the clip that one worker makes");
+    let (before, after) = (attempts(&farm, &first).await, attempts(&farm, &second).await);
+    let (finished, began) = (before[3].3, after[1].2);
+    assert!(began < finished, "denoised from {began}, while the clip before was done at {finished}");
 }

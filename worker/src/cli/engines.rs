@@ -130,6 +130,22 @@ impl Engines {
         })
     }
 
+    /// Announces only these of the stages; of an empty list all.
+    pub fn serve_only(&mut self, stages: &[Stage]) -> anyhow::Result<()> {
+        for model in self.served.iter_mut().filter(|_| !stages.is_empty()) {
+            model.stages.retain(|stage| stages.contains(stage));
+            if model.stages.is_empty() {
+                bail!("--stages: the emulation takes none of these stages");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it makes clips at all.
+    pub fn finishes(&self) -> bool {
+        self.served.iter().any(|model| model.stages.contains(&Stage::Finish))
+    }
+
     /// For a gpu thread.
     pub fn opener(&self) -> OpenEngine {
         let open = self.open.clone();

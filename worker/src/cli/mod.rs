@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use zoetrope_protocol::Stage;
 use zoetrope_protocol::clip::{FPS, SECONDS_MAX};
 use zoetrope_protocol::version::LinkVersion;
 
@@ -124,6 +125,11 @@ struct RunArgs {
     /// The operator's name for the set of workers that this one belongs to
     #[arg(long, default_value = "default", env = "ZOETROPE_WORKER_POOL")]
     pool: String,
+    /// Stages that this worker takes, of encode, denoise, decode and finish, separated by commas; default: all. A worker of
+    /// `encode,denoise,decode` needs no ffmpeg and no moderation nets; one of `finish` encodes, marks, moderates and signs on
+    /// a CPU what others decode, so that no gpu waits for it: the farm then wants `decode_chunks`
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', value_parser = stage, env = "ZOETROPE_WORKER_STAGES")]
+    stages: Vec<Stage>,
     /// Address for /metrics and /healthz, such as 127.0.0.1:9445; off by default
     #[arg(long, value_name = "ADDR", env = "ZOETROPE_WORKER_METRICS")]
     metrics: Option<SocketAddr>,
@@ -220,6 +226,11 @@ fn addresses(text: &str) -> Result<String, String> {
     }
     Err("expected HOST:PORT, such as 10.0.0.5:8443 or [::1]:8443; several are separated by commas"
         .to_owned())
+}
+
+fn stage(text: &str) -> Result<Stage, String> {
+    let known = Stage::ALL.into_iter().find(|stage| stage.word() == text.trim());
+    known.ok_or_else(|| format!("expected some of {}", Stage::ALL.map(Stage::word).join(", ")))
 }
 
 /// Runs the command line. Errors are printed here.

@@ -66,10 +66,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(&temp)
             .with_context(|| format!("cannot clean {}", temp.display()))?;
     }
-    let engines = Engines::new(&args.engine, Some(&args.data))?;
+    let mut engines = Engines::new(&args.engine, Some(&args.data))?;
+    engines.serve_only(&args.stages)?;
     let alarm = Alarm::default();
-    let judges = judges(&args.moderation, &alarm)?;
-    let finisher = engines.finisher(&args.tools, &temp, Some(judges))?;
+    let finisher = match engines.finishes() {
+        true => engines.finisher(&args.tools, &temp, Some(judges(&args.moderation, &alarm)?))?,
+        // Who makes no clips needs no encoder and no nets.
+        false => Finisher::Nobody(temp.into()),
+    };
     let models: Vec<String> = engines.served.iter().map(|served| served.id.clone()).collect();
     let metrics = Arc::new(Metrics::new(&models)?);
     let shared = Shared { engines, finisher, metrics, pool: args.pool.clone(), alarm };

@@ -28,7 +28,7 @@ pub use sink::FfmpegSink;
 use crate::engine::{ClipSink, EngineError};
 use crate::link::stream::Payload;
 use sink::Scoring;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zoetrope_protocol::job::{ClipFacts, Role};
@@ -169,21 +169,25 @@ pub enum Finisher {
     Ffmpeg(Arc<FinishSettings>),
     /// For load tests: from clips that were encoded once, whatever frames come.
     Cached(Arc<ClipCache>),
+    /// Not at all: this worker takes other stages. With where its temporary files would go.
+    Nobody(Arc<Path>),
 }
 
 impl Finisher {
     /// Where temporary files go.
-    pub fn temp(&self) -> &std::path::Path {
+    pub fn temp(&self) -> &Path {
         match self {
             Finisher::Ffmpeg(settings) => &settings.temp,
             Finisher::Cached(cache) => cache.temp(),
+            Finisher::Nobody(temp) => temp,
         }
     }
 
     /// Begins a clip that carries no marks, which no farm publishes.
     ///
     /// # Errors
-    /// `Disk` if there is no room for temporary files; `Check` if the size cannot be encoded.
+    /// `Disk` if there is no room for temporary files; `Check` if the size cannot be encoded; `Program` if this worker makes no
+    /// clips.
     pub fn begin(&self, spec: &RenderSpec) -> Result<Box<dyn FinishSink>, FinishError> {
         self.begin_with(spec, None)
     }
@@ -204,6 +208,9 @@ impl Finisher {
             Finisher::Cached(cache) => {
                 Ok(Box::new(cached::CachedSink::begin(cache.clone(), spec, marks)))
             }
+            Finisher::Nobody(_) => {
+                Err(FinishError::Program("this worker was told to make no clips".into()))
+            }
         }
     }
 }
@@ -220,7 +227,7 @@ impl TempFolder {
     ///
     /// # Errors
     /// `Disk`.
-    pub fn new(parent: &std::path::Path) -> Result<Self, FinishError> {
+    pub fn new(parent: &Path) -> Result<Self, FinishError> {
         let path = parent.join(format!("finish-{:016x}", rand::random::<u64>()));
         std::fs::create_dir_all(&path)
             .map_err(|source| FinishError::Disk { doing: "making a temporary folder", source })?;
