@@ -213,6 +213,11 @@ impl Model {
         Stage::ALL.into_iter().filter(own).collect()
     }
 
+    /// Whether this stage only finishes what decode shards made.
+    pub fn decodes_apart(&self, stage: Stage) -> bool {
+        stage == Stage::Finish && self.decode_chunks.is_some()
+    }
+
     /// How the decode of a clip is cut.
     pub fn decode(&self, shape: ClipShape) -> Decode {
         let chunks = u16::try_from(shape.chunks()).unwrap_or(u16::MAX);
@@ -231,7 +236,7 @@ impl Model {
             Stage::Denoise => Millis(step * u64::from(steps)),
             Stage::Decode => Millis(400 * chunks),
             // What is decoded elsewhere is only encoded here.
-            Stage::Finish if self.decode_chunks.is_some() => Millis(100 * chunks),
+            Stage::Finish if self.decodes_apart(stage) => Millis(100 * chunks),
             Stage::Finish => Millis(500 * chunks),
         };
         self.chain().into_iter().map(of).collect()

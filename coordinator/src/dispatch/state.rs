@@ -557,8 +557,12 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
         let name = &model.manifest.id;
         // Always said: the memory that it needs may be configured anew.
         let vram_bytes = limits.vram_bytes.get(name).copied().unwrap_or(0);
-        let chain = model.chain().into_iter();
-        let chain = chain.map(|stage| StageNeed { stage, vram_bytes }).collect();
+        let need = |stage| StageNeed {
+            stage,
+            // Segments are finished without the model.
+            vram_bytes: if model.decodes_apart(stage) { 0 } else { vram_bytes },
+        };
+        let chain = model.chain().into_iter().map(need).collect();
         inputs.push(Input::ModelSet { model: model.id, name: name.clone(), chain });
     }
     // Also those of which the configuration says nothing, or nothing any more: what all others have may be another now.

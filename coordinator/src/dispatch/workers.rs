@@ -41,7 +41,11 @@ pub fn joined(
         let whole = |m: &&Model| m.manifest.id == model.id && m.decode_chunks.is_none();
         if models.all().iter().any(|m| whole(&m)) {
             let (node, model) = (&identity.node, &model.id);
-            tracing::warn!(node, model, "it makes clips of what others decode, but without `decode_chunks` nobody does: it will decode");
+            tracing::warn!(
+                node,
+                model,
+                "it makes clips of what others decode, but without `decode_chunks` nobody does: it will decode"
+            );
         }
     }
     // A longer name is none: it would be kept for every worker.

@@ -131,5 +131,8 @@ async fn clips_are_finished_beside_the_workers_that_render() {
     assert_eq!(streams(&farm, &first).await, expected, "the clip that one worker makes");
     let (before, after) = (attempts(&farm, &first).await, attempts(&farm, &second).await);
     let (finished, began) = (before[3].3, after[1].2);
-    assert!(began < finished, "denoised from {began}, while the clip before was done at {finished}");
+    assert!(
+        began < finished,
+        "denoised from {began}, while the clip before was done at {finished}"
+    );
 }
