@@ -293,12 +293,7 @@ mod tests {
     /// and in different sentences too. Of the list that was written before the rules knew it, what they missed is named.
     #[test]
     fn rules_find_minors_in_sexual_company() {
-        const MISSED: [&str; 4] = [
-            "freshman of a high school, lingerie",
-            "nakd kid",
-            "babysitter and the small ones, all nude",
-            "twelve, female, nude",
-        ];
+        const MISSED: [&str; 2] = ["nakd kid", "babysitter and the small ones, all nude"];
         let engine = engine();
         let found = |line| engine.score_minors(&[line]).contains_key(&Category::SexualMinors);
         let by_hand = lines(include_str!("../../../scripts/moderation/minors.txt"));
@@ -318,6 +313,22 @@ mod tests {
         ] {
             assert!(found(line), "{line}");
         }
+    }
+
+    /// Promise: `EVALUATION.md` says how many words of a stranger's for people below 18 the rules know, and how many for others
+    /// they take for such.
+    #[test]
+    fn rules_know_a_strangers_words_for_minors() {
+        let engine = engine();
+        let found = |who: &&str| {
+            let text = format!("{who} is naked");
+            engine.score_minors(&[&text]).contains_key(&Category::SexualMinors)
+        };
+        let young = lines(include_str!("../../../scripts/moderation/young_blind.txt"));
+        let others = lines(include_str!("../../../scripts/moderation/not_young_blind.txt"));
+        let count = |who: Vec<&str>| (who.iter().filter(|who| found(who)).count(), who.len());
+        assert_eq!(count(young.collect()), (111, 120));
+        assert_eq!(count(others.collect()), (7, 100));
     }
 
     /// Promise: no rule stops a harmless prompt for its words, nor with a program's words beside it.

@@ -220,7 +220,7 @@ pub(super) fn digest(texts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// Grows when this program scores a text otherwise than before.
-const READING: u32 = 4;
+const READING: u32 = 5;
 
 /// What of a policy's text decides how texts score: all but what is known to be about something else. A key that comes
 /// later is taken for one that decides.

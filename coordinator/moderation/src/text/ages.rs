@@ -212,7 +212,7 @@ fn is_age(joined: &str) -> bool {
 }
 
 /// The number that a text begins with, and what is behind it. Some years have three digits; more are none.
-fn number_of(text: &str) -> Option<(u32, &str)> {
+pub(super) fn number_of(text: &str) -> Option<(u32, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     if digits > 0 {
         let number = text[..digits].parse().ok().filter(|_| digits <= 3);

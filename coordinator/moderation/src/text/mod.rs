@@ -13,6 +13,7 @@ pub mod similarity;
 mod spacing;
 mod units;
 pub mod words;
+mod young;
 
 pub use heads::Heads;
 pub use meaning::Meaning;

@@ -4,6 +4,7 @@
 
 use super::ages;
 use super::harmless::{For, Harmless};
+use super::young;
 use crate::score;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustrict::{Censor, Type};
@@ -269,7 +270,9 @@ impl Rules {
             }
         }
         let is_thing = |word: &str| self.aged_things.contains(word);
-        if !self.young.is_empty() && ages::are_below_adult(text, is_thing) {
+        if !self.young.is_empty()
+            && (ages::are_below_adult(text, is_thing) || young::are_told(text))
+        {
             self.young.iter().for_each(|place| lists[*place] = true);
         }
         lists
