@@ -277,11 +277,16 @@ impl GpuThread {
         let mut keep = |chunk, bytes| segments.keep(chunk, bytes);
         let mut sink = SegmentSink::new(spec, engine.weights(), first, &mut keep);
         let result = engine.decode_piece(spec, &latents, &piece, &mut sink, &mut watch);
-        // What is on its way is worth waiting for, unless nobody wants it.
-        let outputs = segments.settle(attempt.stops_now());
-        if matches!(result, Ok(Ended::Stopped)) {
-            return Err(stopped(attempt));
+        // What is on its way is worth waiting for, unless nobody wants it: then what was made is not whole.
+        let stop = attempt.stops_now();
+        let outputs = segments.settle(stop);
+        match result {
+            Err(error) if !matches!(error, EngineError::Sink(_)) => return Err(error.into()),
+            Ok(Ended::Stopped) => return Err(stopped(attempt)),
+            _ if stop => return Err(stopped(attempt)),
+            _ => {}
         }
+        // A segment that is not stored says why its sink failed.
         let outputs = outputs?;
         result?;
         self.metrics.finished_part("decode", began.elapsed());
