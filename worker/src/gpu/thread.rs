@@ -353,7 +353,9 @@ impl GpuThread {
         let sealing = self.seal(attempt, clip)?;
         attempt.finishing();
         let (told, wanted) = (|| attempt.finishing(), || attempt.stopped().is_none());
-        let scored = sealing.scored(Waiting { told: &told, wanted: &wanted });
+        // Whoever judges has limits of its own, and is not the gpu.
+        let waiting = Waiting { told: &told, wanted: &wanted };
+        let scored = attempt.waiting(|| sealing.scored(waiting));
         check_stop(attempt)?;
         let sealing = scored?;
         attempt.finishing();
