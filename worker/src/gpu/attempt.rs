@@ -57,6 +57,8 @@ pub struct Attempt {
     /// Its work until it last showed how far it is.
     moved_ms: AtomicU64,
     last_step_ms: AtomicU64,
+    /// Bytes that came or went for it.
+    carried: AtomicU64,
     /// Parts of finishing that are done or waited for.
     parts: AtomicU32,
     leaving: AtomicBool,
@@ -81,6 +83,7 @@ impl Attempt {
             progress: watch::Sender::new(None),
             moved_ms: AtomicU64::new(0),
             last_step_ms: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
             parts: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
         }
@@ -124,6 +127,21 @@ impl Attempt {
             clock.waited += since.elapsed();
         }
         result
+    }
+
+    /// Whether it waits for somebody else.
+    pub fn is_waiting(&self) -> bool {
+        lock(&self.clock).waiting_since.is_some()
+    }
+
+    /// More bytes came or went for it.
+    pub fn carry(&self, bytes: u64) {
+        self.carried.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Weights are being loaded from here on, or no longer. That is no work: it takes as long as a disk or a share

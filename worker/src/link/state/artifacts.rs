@@ -5,12 +5,14 @@ use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
 use super::super::transfer::{Lost, UploadId};
 use super::LinkState;
+use crate::gpu::attempt::Attempt;
 use crate::gpu::courier::{
     ClaimRequest, CourierError, FetchRequest, Given, Question, StoreRequest,
 };
 use quinn::RecvStream;
 use ractor::ActorRef;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::version::LinkVersion;
@@ -29,9 +31,15 @@ impl LinkState {
             stream.stop(close_code(CloseCode::Protocol)).ok();
             return;
         }
+        let table = &mut self.agent.table;
+        let waiting = self.transfers.who_wait(header.artifact);
+        let attempts: Vec<Arc<Attempt>> = waiting
+            .filter_map(|key| table.entry(key).map(|entry| entry.work.attempt.clone()))
+            .collect();
+        let moved = move |bytes| attempts.iter().for_each(|attempt| attempt.carry(bytes));
         let (link, path) = (myself.clone(), self.arguments.cache.temporary_path());
         tokio::spawn(async move {
-            let result = receive_artifact(stream, header, path).await;
+            let result = receive_artifact(stream, header, path, moved).await;
             let artifact = header.artifact;
             link.cast(LinkMsg::Received { session, artifact, result }).ok();
         });
@@ -93,9 +101,11 @@ impl LinkState {
             };
             let (link, session) = (myself.clone(), self.session);
             let (connection, sends) = (connection.clone(), sends.clone());
+            let attempt = entry.work.attempt.clone();
+            let moved = move |bytes| attempt.carry(bytes);
             tokio::spawn(async move {
                 let Ok(_turn) = sends.acquire().await else { return };
-                let result = send_artifact(connection, header, send.payload).await;
+                let result = send_artifact(connection, header, send.payload, moved).await;
                 link.cast(LinkMsg::Sent { session, upload: send.id, result }).ok();
             });
         }

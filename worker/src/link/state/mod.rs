@@ -50,6 +50,8 @@ struct Up {
 struct Work {
     attempt: Arc<Attempt>,
     progress: watch::Receiver<Option<Progress>>,
+    /// When the farm last heard of it, and how many bytes had moved for it then.
+    told: (Instant, u64),
 }
 
 /// The state of a link.
@@ -239,7 +241,7 @@ impl LinkState {
         }
         let entry = self.agent.table.insert(held, |key| {
             let attempt = Arc::new(Attempt::new(key, order));
-            Work { progress: attempt.progress(), attempt }
+            Work { progress: attempt.progress(), attempt, told: (Instant::now(), 0) }
         });
         let attempt = entry.work.attempt.clone();
         let Some(gpu) = &self.gpu else { return };
@@ -296,23 +298,34 @@ impl LinkState {
         }
     }
 
-    fn say_progress(&mut self) {
+    fn say_progress(&mut self, now: Instant) {
+        let moving = self.arguments.times.moving;
         let mut frames = Vec::new();
         for entry in self.agent.table.live() {
-            let mut progress = entry.work.progress.clone();
-            if !progress.has_changed().unwrap_or(false) {
-                continue;
-            }
-            let newest = *progress.borrow_and_update();
-            if let Some(Progress { phase, done, total }) = newest {
-                let frame = FromWorker::Progress { held: entry.held, phase, done, total };
-                frames.push((entry.key, progress, frame));
+            let (mut progress, (told, before)) = (entry.work.progress.clone(), entry.work.told);
+            let (attempt, held) = (&entry.work.attempt, entry.held);
+            let carried = attempt.carried();
+            let frame = if progress.has_changed().unwrap_or(false) {
+                let newest = *progress.borrow_and_update();
+                newest.map(|Progress { phase, done, total }| FromWorker::Progress {
+                    held,
+                    phase,
+                    done,
+                    total,
+                })
+            } else {
+                // Where a hand stands that waits for bytes says nothing; that they move does.
+                let due = now.saturating_duration_since(told) >= moving && carried > before;
+                (entry.begun && due && attempt.is_waiting()).then_some(FromWorker::Started(held))
+            };
+            if let Some(frame) = frame {
+                frames.push((entry.key, progress, carried, frame));
             }
         }
-        for (key, seen, frame) in frames {
+        for (key, seen, carried, frame) in frames {
             self.say(&frame);
             if let Some(entry) = self.agent.table.entry(key) {
-                entry.work.progress = seen;
+                (entry.work.progress, entry.work.told) = (seen, (now, carried));
             }
         }
     }
@@ -351,7 +364,7 @@ impl LinkState {
                     }
                     self.transfers.overdue(times.patience, now);
                     self.agent.table.forget_arrived(self.session, now);
-                    self.say_progress();
+                    self.say_progress(now);
                 }
             }
         }
