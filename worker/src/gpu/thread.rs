@@ -149,7 +149,12 @@ impl GpuThread {
                 Err(Failure { cause, detail, of_child }) => {
                     // Who ends a worker, as a service manager does, may have ended its children too.
                     let drained = of_child && attempt.is_leaving();
-                    let cause = if drained { Cause::Drained } else { cause };
+                    let cause = match (cause, attempt.stopped()) {
+                        _ if drained => Cause::Drained,
+                        // Whatever was given up, it was for this.
+                        (Cause::Ended, Some(stop)) => stop.cause,
+                        _ => cause,
+                    };
                     tracing::info!(shard = %attempt.order.shard, %cause, detail, "an attempt ended");
                     Report::Failed { cause, detail, gpu }
                 }

@@ -346,15 +346,17 @@ impl Peer {
         self.say(ToWorker::Stored { held, artifact: checkpoint.artifact }).await;
     }
 
+    pub async fn tell_terms(&self, held: Held) {
+        self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
+    }
+
     pub async fn until_over(&mut self) -> (Vec<Role>, FromWorker) {
         let mut roles = Vec::new();
         loop {
             match self.next().await {
                 Some(Event::Artifact(header)) => roles.push(header.role.unwrap()),
                 Some(Event::Frame(FromWorker::Started(_))) => {}
-                Some(Event::Frame(FromWorker::TermsAsked(held))) => {
-                    self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
-                }
+                Some(Event::Frame(FromWorker::TermsAsked(held))) => self.tell_terms(held).await,
                 Some(Event::Frame(FromWorker::SignProven { held, .. })) if self.refuses.1 > 0 => {
                     self.refuses.1 -= 1;
                     let (cause, reason) = (self.refuses.0, "not now".to_owned());

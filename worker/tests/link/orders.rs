@@ -214,6 +214,32 @@ async fn a_stop_now_ends_at_the_next_boundary_without_storing() {
     assert!(matches!(end, FromWorker::Failed { cause: Cause::Ended, .. }), "{end:?}");
 }
 
+/// A clip that is shown again when its attempt is stopped is asked for no more.
+#[tokio::test]
+async fn a_stop_ends_the_questions_to_the_signer() {
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
+    let latents = outputs(peer.carry_out(order(Stage::Denoise, prompt)).await.1);
+    let finish = order(Stage::Finish, latents);
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.say(ToWorker::Order(finish.clone())).await;
+    loop {
+        match peer.next().await {
+            Some(Event::Frame(FromWorker::TermsAsked(held))) => peer.tell_terms(held).await,
+            Some(Event::Frame(FromWorker::SignProven { held, .. })) => {
+                let (cause, reason) = (Cause::ArtifactMissing, "it was lost".to_owned());
+                peer.say(ToWorker::NotSigned { held, cause, reason }).await;
+            }
+            Some(Event::Artifact(ArtifactHeader { role: Some(Role::Draft), .. })) => break,
+            Some(_) => {}
+            None => panic!("the link is over"),
+        }
+    }
+    peer.say(ToWorker::Stop { held: held(&finish), when: StopWhen::Now }).await;
+    let end = peer.frame().await;
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Ended, .. }), "{end:?}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_done_is_refused() {
     let farm = Farm::new();

@@ -5,7 +5,7 @@ use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
 use super::super::transfer::{Lost, UploadId};
 use super::LinkState;
-use crate::gpu::attempt::Attempt;
+use crate::gpu::attempt::{Attempt, AttemptKey};
 use crate::gpu::courier::{
     ClaimRequest, CourierError, FetchRequest, Given, Question, StoreRequest,
 };
@@ -45,28 +45,30 @@ impl LinkState {
         });
     }
 
+    /// The shard of an attempt that may still have something moved or signed. Dropped or stopped meanwhile it may not: the
+    /// answer's sender is dropped with the request, and the gpu thread gives up.
+    fn wanted(&mut self, key: AttemptKey) -> Option<ShardId> {
+        let entry = self.agent.table.entry(key)?;
+        (!entry.work.attempt.stops_now()).then_some(entry.held.shard)
+    }
+
     pub(in crate::link) fn store(&mut self, myself: &ActorRef<LinkMsg>, request: StoreRequest) {
-        match self.agent.table.entry(request.key) {
-            Some(entry) => {
-                let shard = entry.held.shard;
-                self.transfers.store(request, shard, Instant::now());
-                self.show_spool();
-                self.send_due(myself);
-            }
-            // Dropped meanwhile: the answer's sender is dropped too, and the gpu thread gives up.
-            None => drop(request),
+        if let Some(shard) = self.wanted(request.key) {
+            self.transfers.store(request, shard, Instant::now());
+            self.show_spool();
+            self.send_due(myself);
         }
     }
 
     pub(in crate::link) fn fetch(&mut self, request: FetchRequest) {
-        if self.agent.table.entry(request.key).is_some() {
+        if self.wanted(request.key).is_some() {
             self.transfers.fetch(request);
             self.ask_due();
         }
     }
 
     pub(in crate::link) fn claim(&mut self, request: ClaimRequest) {
-        if self.agent.table.entry(request.key).is_some() {
+        if self.wanted(request.key).is_some() {
             self.transfers.claims.ask(request);
             self.ask_due();
         }
