@@ -4,7 +4,7 @@
 use crate::farm::{Encoded, Farm, Setup, held, order, outputs, times};
 use std::sync::atomic::Ordering;
 use zoetrope_protocol::job::Role;
-use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept};
+use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Epoch, Fence, Stage};
 
 fn renewed(of: Held, epoch: u64) -> Kept {
@@ -41,6 +41,22 @@ async fn a_running_attempt_is_re_attached() {
         FromWorker::Finished { held, .. } => assert_eq!(held, now),
         other => panic!("{other:?}"),
     }
+}
+
+/// A coordinator that has just begun to lead shows what a render is at, however long its step takes.
+#[tokio::test]
+async fn what_an_attempt_does_is_told_to_each_coordinator() {
+    let Encoded { farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
+    let denoise = order(Stage::Denoise, prompt);
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    peer.until_step(1).await;
+    peer.close(CloseCode::Stopping);
+    let (mut peer, _, _) = farm.hello().await;
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.welcome(2, vec![renewed(held(&denoise), 2)]).await;
+    peer.until_step(1).await;
 }
 
 #[tokio::test]

@@ -212,10 +212,14 @@ impl LinkState {
         if let Some(leaving) = &self.leaving {
             self.say(&FromWorker::Leaving { within: within(leaving.until) });
         }
-        let begun: Vec<Held> =
-            self.agent.table.live().filter(|entry| entry.begun).map(|entry| entry.held).collect();
-        for held in begun {
+        let begun = self.agent.table.live().filter(|entry| entry.begun);
+        let begun: Vec<(AttemptKey, Held)> = begun.map(|entry| (entry.key, entry.held)).collect();
+        for (key, held) in begun {
             self.say(&FromWorker::Started(held));
+            // What it does was told to whoever led before.
+            if let Some(entry) = self.agent.table.entry(key) {
+                entry.work.progress.mark_changed();
+            }
         }
         self.say_reports();
         self.advance(myself);
@@ -305,18 +309,18 @@ impl LinkState {
             let (mut progress, (told, before)) = (entry.work.progress.clone(), entry.work.told);
             let (attempt, held) = (&entry.work.attempt, entry.held);
             let carried = attempt.carried();
-            let frame = if progress.has_changed().unwrap_or(false) {
-                let newest = *progress.borrow_and_update();
-                newest.map(|Progress { phase, done, total }| FromWorker::Progress {
-                    held,
-                    phase,
-                    done,
-                    total,
-                })
-            } else {
-                // Where a hand stands that waits for bytes says nothing; that they move does.
-                let due = now.saturating_duration_since(told) >= moving && carried > before;
-                (entry.begun && due && attempt.is_waiting()).then_some(FromWorker::Started(held))
+            let changed = progress.has_changed().unwrap_or(false);
+            let newest = if changed { *progress.borrow_and_update() } else { None };
+            let frame = match newest {
+                Some(Progress { phase, done, total }) => {
+                    Some(FromWorker::Progress { held, phase, done, total })
+                }
+                // Where one stands that waits for bytes says nothing; that they move does.
+                None => {
+                    let due = now.saturating_duration_since(told) >= moving && carried > before;
+                    let waits = entry.begun && attempt.is_waiting();
+                    (due && waits).then_some(FromWorker::Started(held))
+                }
             };
             if let Some(frame) = frame {
                 frames.push((entry.key, progress, carried, frame));
