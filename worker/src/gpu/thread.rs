@@ -333,7 +333,7 @@ impl GpuThread {
         Ok(())
     }
 
-    fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+    fn finish(&self, attempt: &Arc<Attempt>, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let clip = match self.make(attempt, engine, Strength::Normal)? {
             Err(error @ FinishError::Unmarked(_)) => {
                 check_stop(attempt)?;
@@ -394,15 +394,23 @@ impl GpuThread {
     /// Makes a clip with marks of this strength.
     fn make(
         &self,
-        attempt: &Attempt,
+        attempt: &Arc<Attempt>,
         engine: &mut dyn Engine,
         strength: Strength,
     ) -> Result<Result<FinishedClip, FinishError>, Failure> {
         let spec = &attempt.order.spec;
         let marks = attempt.order.mark.as_ref().map(|order| ClipMarks::new(order, strength));
-        let mut sink = self.finisher.begin_with(spec, marks.transpose()?)?;
+        let of = attempt.clone();
+        let wanted = Arc::new(move || of.stopped().is_none());
+        let mut sink = self.finisher.begin_while(spec, marks.transpose()?, wanted)?;
         let began = Instant::now();
-        self.pour(attempt, engine, sink.as_mut())?;
+        match self.pour(attempt, engine, sink.as_mut()) {
+            // The sink takes nothing more of a clip that is not wanted.
+            Err(failure) if failure.of_child && attempt.stopped().is_some() => {
+                return Err(stopped(attempt));
+            }
+            poured => poured?,
+        }
         self.metrics.finished_part("decode", began.elapsed());
         check_stop(attempt)?;
         attempt.finishing();
