@@ -34,7 +34,7 @@ const ADDRESS_BYTES_MAX: usize = 260;
 const DETAIL_MAX: usize = 1_000;
 
 enum Connection {
-    Down { tries: u32, since: Instant },
+    Down { tries: u32 },
     Up(Up),
 }
 
@@ -79,7 +79,7 @@ impl LinkState {
             coordinators: arguments.coordinator.clone(),
             arguments,
             gpu: None,
-            connection: Connection::Down { tries: 0, since: Instant::now() },
+            connection: Connection::Down { tries: 0 },
             session: 0,
             worker: None,
             agent: Agent::default(),
@@ -347,14 +347,15 @@ impl LinkState {
             // This process stood still, and frames wait unread: the clock goes on from where it stood.
             up.heard = (up.heard + late).min(now);
         }
+        let offline = now.saturating_duration_since(self.offline_since) >= times.patience.offline;
+        if offline && self.up().is_none() {
+            // Links that come up without a welcome are none.
+            let reason = "the coordinator was out of reach for too long".to_string();
+            self.transfers.give_up(None, &CourierError::Down(reason));
+            self.show_spool();
+        }
         match &mut self.connection {
-            Connection::Down { since, .. } => {
-                if now.saturating_duration_since(*since) >= times.patience.offline {
-                    let reason = "the coordinator was out of reach for too long".to_string();
-                    self.transfers.give_up(None, &CourierError::Down(reason));
-                    self.show_spool();
-                }
-            }
+            Connection::Down { .. } => {}
             Connection::Up(up) => {
                 if now.saturating_duration_since(up.heard) >= times.loss_after {
                     let reason = "the coordinator is silent";
