@@ -134,7 +134,7 @@ pub enum FromWorker {
     },
     /// I am here. Sent every [`HEARTBEAT`].
     Heartbeat,
-    /// The gpu thread began the order.
+    /// The gpu thread began the order. Said again while the attempt waits for bytes that move.
     Started(Held),
     /// How far an attempt is. Only the newest counts.
     Progress {

@@ -2,6 +2,7 @@
 //!
 //! Given up, the thread goes on until its own work ends. Called by `finish` and for decoded segments.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ impl Waiting<'static> {
     /// Nobody hears of it, and it waits to the end.
     pub const QUIETLY: Waiting<'static> = Waiting { told: &|| {}, wanted: &|| true };
 }
+
+/// The same of who waits for as long as a clip takes.
+pub type Wanted = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Why nothing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,6 +60,25 @@ fn finishes_alone(stages: &[Stage]) -> bool {
     stages.contains(&Stage::Finish) && !stages.contains(&Stage::Decode)
 }
 
+/// Models of which a worker has other files than those that came before it, each with one of those. What the one makes of a
+/// render the other refuses, so jobs that meet both fail.
+pub fn other_weights<'a>(
+    before: impl Iterator<Item = &'a WorkerFacts> + Clone,
+    facts: &'a WorkerFacts,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    facts.models.iter().filter_map(move |model| {
+        // The first that has it speaks for all: thousands may be there.
+        let others = before.clone().filter(|other| other.node != facts.node);
+        let (node, other) = others
+            .filter_map(|other| {
+                let has = other.models.iter().find(|has| has.id == model.id)?;
+                Some((&*other.node, has))
+            })
+            .next()?;
+        (other.fingerprint != model.fingerprint).then_some((&*model.id, node))
+    })
+}
+
 /// Whether this worker makes the job's clip at this moment, as this attempt.
 pub fn finishes(books: &Books, worker: WorkerId, held: Held) -> bool {
     let running = books.core.worker(worker).and_then(|view| view.running);
@@ -110,6 +129,17 @@ impl DispatchState {
         profile: Profile,
         held: Vec<Held>,
     ) {
+        let facts = WorkerFacts::of(&identity.node, &profile);
+        let before = self.links.keys().filter_map(|worker| self.books.table.worker(*worker));
+        for (model, other) in other_weights(before, &facts) {
+            tracing::error!(
+                node = facts.node,
+                other,
+                model,
+                "two workers have other files under the same model: jobs that meet both fail. Give both the same model \
+                 folder, or one of the two another id"
+            );
+        }
         let (worker, entry) = joined(&self.books, &self.models, identity, &profile, held);
         // A worker chooses its pool anew each time that it comes.
         self.pools.insert(self.metrics.known_pool(&profile.pool));
@@ -303,6 +333,37 @@ fn by_shown_pool(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoetrope_protocol::id::ArtifactId;
+    use zoetrope_protocol::wire::ServedModel;
+
+    /// Promise: it is told which two workers have other files under one model, and of which.
+    #[test]
+    fn workers_with_other_weights_under_one_id_are_told() {
+        let facts = |node: &str, models: &[(&str, u8)]| WorkerFacts {
+            node: node.into(),
+            pool: "default".into(),
+            gpu_kind: "any".into(),
+            models: models
+                .iter()
+                .map(|(id, byte)| ServedModel {
+                    id: (*id).into(),
+                    fingerprint: ArtifactId([*byte; 32]),
+                    stages: vec![],
+                })
+                .collect(),
+        };
+        let before = [facts("a", &[("x", 1)]), facts("b", &[("x", 1), ("y", 2)])];
+        let told = |node: &str, models: &[(&str, u8)]| -> Vec<(String, String)> {
+            let facts = facts(node, models);
+            let told = other_weights(before.iter(), &facts);
+            told.map(|(model, other)| (model.into(), other.into())).collect()
+        };
+        assert_eq!(told("c", &[("x", 1), ("y", 2), ("z", 3)]), []);
+        assert_eq!(told("c", &[("x", 1), ("y", 3)]), [("y".to_owned(), "b".to_owned())]);
+        // The same node, started anew with another folder, is one worker.
+        assert_eq!(told("b", &[("y", 3)]), []);
+        assert_eq!(told("b", &[("x", 3)]), [("x".to_owned(), "a".to_owned())]);
+    }
 
     /// Promise: the sum over all series is the number of workers, however many pools there are.
     #[test]

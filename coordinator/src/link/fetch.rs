@@ -11,8 +11,9 @@ use zoetrope_protocol::id::ArtifactId;
 use zoetrope_protocol::metric;
 use zoetrope_protocol::wire::{ArtifactHeader, CloseCode};
 
-/// The largest artifact over a link of 100 Mbit/s takes 86 s.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// A piece that the store does not give, or the link does not take, for so long: the stream is given up. However large the
+/// artifact and slow the link, its bytes may take the time that they need as long as they move.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,16 +43,13 @@ pub async fn send(
         }
     };
     let Ok(mut stream) = connection.open_uni().await else { return Ok(()) };
-    let sent =
-        tokio::time::timeout(FETCH_TIMEOUT, stream_out(&mut stream, &store, artifact, bytes)).await;
-    match sent {
-        Ok(Ok(())) => metrics.add(&metric::LINK_BYTES, &["out", "artifact"], bytes as f64),
-        Ok(Err(error)) => {
+    match stream_out(&mut stream, &store, artifact, bytes).await {
+        Ok(()) => metrics.add(&metric::LINK_BYTES, &["out", "artifact"], bytes as f64),
+        Err(error) => {
             tracing::debug!(%artifact, %error, "an artifact was not sent");
             // Explicit, because dropping the stream would finish it as if it were whole.
             drop(stream.reset(VarInt::from_u32(CloseCode::Protocol as u32)));
         }
-        Err(_) => drop(stream.reset(VarInt::from_u32(CloseCode::Silent as u32))),
     }
     Ok(())
 }
@@ -63,12 +61,19 @@ async fn stream_out(
     bytes: u64,
 ) -> anyhow::Result<()> {
     let header = ArtifactHeader { held: None, role: None, artifact, bytes };
-    stream.write_all(&codec::frame(&header)?).await?;
-    let mut content = store.get(&artifact, None).await?;
-    while let Some(chunk) = content.try_next().await? {
-        stream.write_chunk(chunk).await?;
+    in_time(stream.write_all(&codec::frame(&header)?)).await?;
+    let mut content = in_time(store.get(&artifact, None)).await?;
+    while let Some(chunk) = in_time(content.try_next()).await? {
+        in_time(stream.write_chunk(chunk)).await?;
     }
-    stream.write_all(&artifact.0).await?;
+    in_time(stream.write_all(&artifact.0)).await?;
     stream.finish()?;
     Ok(())
+}
+
+async fn in_time<T, E>(piece: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    Ok(tokio::time::timeout(PIECE_TIMEOUT, piece).await??)
 }

@@ -243,6 +243,8 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoetrope_protocol::id::{AttemptNumber, Epoch, Fence, JobId};
+    use zoetrope_protocol::job::Stage;
 
     fn limits() -> LinkLimits {
         LinkLimits {
@@ -275,6 +277,32 @@ mod tests {
         assert_eq!(session.tick(woken), []);
         session.frame(FromWorker::Heartbeat, woken);
         assert_eq!(silent_after(&mut session, woken, 60), Some(6), "and then counts anew");
+    }
+
+    /// An attempt that waits for bytes which move says that it started, again and again.
+    #[test]
+    fn an_attempt_goes_on_as_long_as_it_says_so() {
+        let start = Instant::now();
+        let mut session = Session::new(limits(), start);
+        let shard = ShardId { job: JobId(1), stage: Stage::Finish, index: 0 };
+        let fence = Fence { epoch: Epoch(1), attempt: AttemptNumber(1) };
+        let held = Held { shard, fence };
+        session.welcome(&[Kept { held, fence }], start);
+        let sending = FromWorker::Progress { held, phase: Phase::Sending, done: 0, total: 1 };
+        session.frame(sending, start);
+        let mut stalled_after = |from: u64, says: bool| {
+            (from..from + 600).find(|second| {
+                let now = start + Duration::from_secs(*second);
+                let again = says && second % 100 == 0;
+                session.frame(
+                    if again { FromWorker::Started(held) } else { FromWorker::Heartbeat },
+                    now,
+                );
+                !session.tick(now).is_empty()
+            })
+        };
+        assert_eq!(stalled_after(1, true), None);
+        assert_eq!(stalled_after(601, false), Some(721));
     }
 
     #[test]

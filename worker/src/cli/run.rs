@@ -14,7 +14,7 @@ use crate::link::tls::link_config;
 use crate::metrics::Metrics;
 use crate::root::{RootMsg, Worker, WorkerArguments};
 use anyhow::{Context, bail};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use quinn::Endpoint;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use zoetrope_protocol::wire::{NAME_BYTES_MAX, Profile};
 use zoetrope_provenance::{expiry, private};
 
@@ -162,20 +163,27 @@ async fn serve(args: &RunArgs, token: Option<&Token>, shared: Shared) -> anyhow:
             }
         }
     });
+    let code = all_ended(workers.into_iter().map(|worker| worker.ended)).await;
+    let farewell = futures::future::join_all(sockets.iter().map(Endpoint::wait_idle));
+    tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok(); // the peer's own time-out does the rest
+    Ok(code)
+}
+
+/// Waits for the end of all workers, or of the first whose gpu or device failed: that one ends the process at once,
+/// whatever its siblings do.
+async fn all_ended(ends: impl Iterator<Item = oneshot::Receiver<ExitCode>>) -> ExitCode {
+    let mut ends: FuturesUnordered<_> = ends.collect();
     let mut code = ExitCode::Left;
-    for worker in workers {
-        let ended = worker.ended.await.unwrap_or(ExitCode::PartDied);
+    while let Some(ended) = ends.next().await {
+        let ended = ended.unwrap_or(ExitCode::PartDied);
         if ended != ExitCode::Left {
             code = ended;
         }
-        // A process whose gpu or device failed ends at once, whatever its siblings do.
         if matches!(code, ExitCode::GpuStuck | ExitCode::DeviceFailed | ExitCode::PartDied) {
             break;
         }
     }
-    let farewell = futures::future::join_all(sockets.iter().map(Endpoint::wait_idle));
-    tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok(); // the peer's own time-out does the rest
-    Ok(code)
+    code
 }
 
 /// Folder and name of each worker of this process.
@@ -302,4 +310,25 @@ fn compose(
 fn machine() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     name.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: whichever of several workers fails ends the process, and those that leave one after the other do not.
+    #[tokio::test]
+    async fn any_worker_that_fails_ends_the_process() {
+        for stuck in 0..3 {
+            let (mut told, ends): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+            told.remove(stuck).send(ExitCode::GpuStuck).expect("is waited for");
+            assert_eq!(all_ended(ends.into_iter()).await, ExitCode::GpuStuck);
+        }
+        let (told, ends): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        let codes = [ExitCode::LeftUnheard, ExitCode::Left, ExitCode::Left];
+        for (told, code) in told.into_iter().zip(codes) {
+            told.send(code).expect("is waited for");
+        }
+        assert_eq!(all_ended(ends.into_iter()).await, ExitCode::LeftUnheard);
+    }
 }

@@ -10,7 +10,7 @@ use super::mark::FrameMarks;
 use super::moderate::Moderation;
 use super::program::{FinishSettings, Programs, Running, SHORT_LIMIT};
 use super::stills::Stills;
-use crate::beside::{Beside, Nothing, Waiting};
+use crate::beside::{Beside, Nothing, Waiting, receive};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -206,10 +206,12 @@ impl Encoder {
     /// Hands over frames of the canvas.
     ///
     /// # Errors
-    /// `Encoder` if ffmpeg is gone or takes nothing.
-    pub fn feed(&mut self, rgb: &[u8]) -> Result<(), FinishError> {
-        let Ok(mut chunk) = self.empty.recv_timeout(FEED_LIMIT) else {
-            return Err(self.broken());
+    /// `Encoder` if ffmpeg is gone or takes nothing, `Unwanted`.
+    pub fn feed(&mut self, rgb: &[u8], wanted: &dyn Fn() -> bool) -> Result<(), FinishError> {
+        let mut chunk = match receive(&self.empty, FEED_LIMIT, Waiting { told: &|| {}, wanted }) {
+            Ok(chunk) => chunk,
+            Err(Nothing::Unwanted) => return Err(FinishError::Unwanted),
+            Err(Nothing::Late | Nothing::Died) => return Err(self.broken()),
         };
         chunk.rgb.clear();
         chunk.rgb.extend_from_slice(rgb);

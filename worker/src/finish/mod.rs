@@ -18,7 +18,7 @@ mod stills;
 mod tests;
 mod visible;
 
-pub use crate::beside::Waiting;
+pub use crate::beside::{Waiting, Wanted};
 pub use cached::ClipCache;
 pub use mark::{ClipMarks, FarmReader};
 pub use program::{FinishSettings, Programs};
@@ -201,9 +201,22 @@ impl Finisher {
         spec: &RenderSpec,
         marks: Option<ClipMarks>,
     ) -> Result<Box<dyn FinishSink>, FinishError> {
+        self.begin_while(spec, marks, Arc::new(|| true))
+    }
+
+    /// The same; its sink takes frames as long as the clip is wanted.
+    ///
+    /// # Errors
+    /// As [`Finisher::begin`].
+    pub fn begin_while(
+        &self,
+        spec: &RenderSpec,
+        marks: Option<ClipMarks>,
+        wanted: Wanted,
+    ) -> Result<Box<dyn FinishSink>, FinishError> {
         match self {
             Finisher::Ffmpeg(settings) => {
-                Ok(Box::new(FfmpegSink::begin(settings.clone(), spec, marks)?))
+                Ok(Box::new(FfmpegSink::begin(settings.clone(), spec, marks)?.wanted(wanted)))
             }
             Finisher::Cached(cache) => {
                 Ok(Box::new(cached::CachedSink::begin(cache.clone(), spec, marks)))

@@ -11,7 +11,7 @@ use super::moderate::Moderation;
 use super::program::FinishSettings;
 use super::stills::Stills;
 use super::{FinishError, FinishSink, FinishedClip, FinishedFile, TempFolder};
-use crate::beside::Waiting;
+use crate::beside::{Waiting, Wanted};
 use crate::engine::{ClipSink, EngineError, Frames};
 use crate::link::stream::Payload;
 use sha2::{Digest, Sha256};
@@ -30,6 +30,7 @@ pub struct FfmpegSink {
     settings: Arc<FinishSettings>,
     spec: RenderSpec,
     marks: Option<ClipMarks>,
+    wanted: Wanted,
     sound: Option<SoundFile>,
     listening: Option<Listening>,
     encoder: Option<Encoder>,
@@ -61,12 +62,18 @@ impl FfmpegSink {
             settings,
             spec: spec.clone(),
             marks,
+            wanted: Arc::new(|| true),
             sound: None,
             listening: None,
             encoder: None,
             frames: 0,
             folder,
         })
+    }
+
+    /// Takes frames as long as this says so.
+    pub fn wanted(self, wanted: Wanted) -> Self {
+        FfmpegSink { wanted, ..self }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -119,7 +126,7 @@ impl FfmpegSink {
             self.encoder = Some(Encoder::start(&self.settings, &self.spec, sound, &clip, eyes)?);
         }
         match &mut self.encoder {
-            Some(encoder) => encoder.feed(frames.rgb),
+            Some(encoder) => encoder.feed(frames.rgb, &*self.wanted),
             None => Ok(()),
         }
     }

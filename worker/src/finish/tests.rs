@@ -533,6 +533,26 @@ fn an_encoder_that_hangs_is_left_when_nobody_wants_its_clip() {
     }
 }
 
+/// The same while its frames are still being decoded.
+#[test]
+fn an_encoder_that_takes_no_frames_is_left_when_nobody_wants_its_clip() {
+    let temp = tempfile::tempdir().expect("folder");
+    let path = temp.path().join("ffmpeg");
+    std::fs::write(&path, "#!/bin/sh\nexec sleep 600\n").expect("writes");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("is ours");
+    let mut settings = (*settings(temp.path())).clone();
+    settings.programs.ffmpeg = path;
+    // More chunks than there are buffers.
+    let spec = RenderSpec { frames: 90, ..spec() };
+    let finisher = Finisher::Ffmpeg(Arc::new(settings));
+    let mut sink = finisher.begin_while(&spec, None, Arc::new(|| false)).expect("begins");
+    let began = Instant::now();
+    let left = paint(&spec, &Piece::whole(&spec), sink.as_mut(), &mut |_| true);
+    let unwanted = FinishError::Unwanted.to_string();
+    assert!(matches!(&left, Err(EngineError::Sink(why)) if *why == unwanted), "{left:?}");
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
 /// Promise: a clip that does not show its mark is not finished.
 #[test]
 fn a_mark_that_cannot_be_read_back_is_an_error() {

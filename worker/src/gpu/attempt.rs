@@ -50,10 +50,15 @@ pub struct Attempt {
     pub key: AttemptKey,
     /// What to do. Its fence is the one it was given first.
     pub order: Order,
-    stop: Mutex<Option<(StopOrder, Instant)>>,
+    /// With the time at which it came, and the work until then.
+    stop: Mutex<Option<(StopOrder, Instant, Duration)>>,
     clock: Mutex<Clock>,
     progress: watch::Sender<Option<Progress>>,
+    /// Its work until it last showed how far it is.
+    moved_ms: AtomicU64,
     last_step_ms: AtomicU64,
+    /// Bytes that came or went for it.
+    carried: AtomicU64,
     /// Parts of finishing that are done or waited for.
     parts: AtomicU32,
     leaving: AtomicBool,
@@ -76,7 +81,9 @@ impl Attempt {
             stop: Mutex::default(),
             clock: Mutex::default(),
             progress: watch::Sender::new(None),
+            moved_ms: AtomicU64::new(0),
             last_step_ms: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
             parts: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
         }
@@ -84,20 +91,21 @@ impl Attempt {
 
     /// Asks it to stop. A sooner stop replaces a later one, never the other way round.
     pub fn stop(&self, when: StopWhen, cause: Cause) {
+        let worked = self.worked();
         let mut stop = lock(&self.stop);
-        let sooner = match stop.map(|(order, _)| order.when) {
+        let sooner = match stop.map(|(order, ..)| order.when) {
             None => true,
             Some(StopWhen::AfterStep) => when == StopWhen::Now,
             Some(StopWhen::Now) => false,
         };
         if sooner {
-            *stop = Some((StopOrder { when, cause }, Instant::now()));
+            *stop = Some((StopOrder { when, cause }, Instant::now(), worked));
         }
     }
 
     /// How it was asked to stop, if it was.
     pub fn stopped(&self) -> Option<StopOrder> {
-        lock(&self.stop).map(|(order, _)| order)
+        lock(&self.stop).map(|(order, ..)| order)
     }
 
     /// Whether it is to stop at the next boundary, storing nothing.
@@ -121,6 +129,21 @@ impl Attempt {
         result
     }
 
+    /// Whether it waits for somebody else.
+    pub fn is_waiting(&self) -> bool {
+        lock(&self.clock).waiting_since.is_some()
+    }
+
+    /// More bytes came or went for it.
+    pub fn carry(&self, bytes: u64) {
+        self.carried.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
+    }
+
     /// Weights are being loaded from here on, or no longer. That is no work: it takes as long as a disk or a share
     /// needs, the coordinator says when it is too long (`link.load_seconds`), and a job that finds them loaded must
     /// not look too quick beside one that did not.
@@ -139,11 +162,27 @@ impl Attempt {
     /// For how long it has been loading since it was told to stop at once. A load cannot be interrupted.
     pub fn loading_stopped(&self) -> Duration {
         let stopped = *lock(&self.stop);
-        let Some((StopOrder { when: StopWhen::Now, .. }, at)) = stopped else {
+        let Some((StopOrder { when: StopWhen::Now, .. }, at, _)) = stopped else {
             return Duration::ZERO;
         };
         let since = lock(&self.clock).loading_since;
         since.map_or(Duration::ZERO, |since| since.max(at).elapsed())
+    }
+
+    /// For how long it has worked on since it was told to stop at once; waiting and loading are left out.
+    pub fn working_stopped(&self) -> Duration {
+        match *lock(&self.stop) {
+            Some((StopOrder { when: StopWhen::Now, .. }, _, then)) => {
+                self.worked().saturating_sub(then)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// For how long it has worked since it last showed how far it is.
+    pub fn unmoved(&self) -> Duration {
+        let then = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        self.worked().saturating_sub(then)
     }
 
     /// Time on the gpu thread so far, waiting and loading left out.
@@ -163,6 +202,7 @@ impl Attempt {
 
     /// Says how far it is. Only the newest is kept.
     pub fn show(&self, progress: Progress) {
+        self.moved_ms.store(self.worked_ms().0, Ordering::Relaxed);
         self.progress.send_replace(Some(progress));
     }
 
@@ -251,6 +291,23 @@ pub(crate) mod tests {
         attempt.begin();
         attempt.waiting(|| std::thread::sleep(Duration::from_millis(60)));
         assert!(attempt.worked() < Duration::from_millis(50));
+    }
+
+    #[test]
+    fn work_after_a_stop_is_neither_waiting_nor_what_waited_for_its_turn() {
+        let attempt = Attempt::new(AttemptKey(1), order(Stage::Denoise, 1, 1));
+        attempt.stop(StopWhen::AfterStep, Cause::Preempted);
+        std::thread::sleep(Duration::from_millis(60));
+        attempt.begin();
+        assert_eq!(attempt.working_stopped(), Duration::ZERO);
+        attempt.stop(StopWhen::Now, Cause::Ended);
+        attempt.waiting(|| std::thread::sleep(Duration::from_millis(60)));
+        assert!(attempt.working_stopped() < Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(attempt.working_stopped() >= Duration::from_millis(60));
+        assert!(attempt.unmoved() >= Duration::from_millis(60));
+        attempt.finishing();
+        assert!(attempt.unmoved() < Duration::from_millis(50));
     }
 
     #[test]

@@ -283,6 +283,9 @@ impl Courier {
     ) -> Result<Vec<u8>, CourierError> {
         let (mut drafts, mut pause, since) = (0, ASK_AGAIN[0], Instant::now());
         loop {
+            if attempt.stops_now() {
+                return Err(CourierError::GivenUp);
+            }
             let (unsigned, manifest) = (clip.artifact, manifest.to_vec());
             match self.ask(attempt, Question::Sign { unsigned, manifest, scores }) {
                 Ok(Given::Signature(signature)) => return Ok(signature),

@@ -32,9 +32,13 @@ pub type OpenEngine = Box<dyn FnMut(&str) -> Result<Box<dyn Engine>, EngineError
 const WAITING_MAX: usize = 4;
 /// How often limits are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
-/// Beyond the hard limit an attempt is told to stop; after so much longer the thread counts as stuck. A step
-/// of the largest clip takes less.
-pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// An attempt that works on for so long after it was told to stop at once, and shows nothing new, has a thread that is stuck.
+/// Before the 60 s are over after which the coordinator takes the gpu of a stopped attempt for free, and gives it the next.
+pub const STUCK_AFTER: Duration = Duration::from_secs(45);
+/// It must also have shown nothing new for so many times as long: a step of the largest clip may take 100 s.
+const STUCK_UNMOVED: u32 = 3;
+/// And for so many of its own steps, where those take longer.
+const STUCK_STEPS: u32 = 4;
 /// A load that nobody waits for any more may take so long from then on: as long as the coordinator gives one, unless it
 /// is configured otherwise. Weights that are on their way serve the next attempt.
 const LOAD_STUCK_AFTER: Duration = Duration::from_secs(900);
@@ -84,7 +88,7 @@ pub struct GpuArguments {
     pub cache: Arc<ArtifactCache>,
     /// What is measured.
     pub metrics: Arc<Metrics>,
-    /// Beyond the hard limit, when the thread counts as stuck; [`STUCK_AFTER`] outside tests.
+    /// After a stop, when the thread counts as stuck; [`STUCK_AFTER`] outside tests.
     pub stuck_after: Duration,
 }
 
@@ -101,6 +105,7 @@ pub struct GpuState {
     stuck_after: Duration,
     /// When a drain with deadline must be over.
     deadline: Option<Instant>,
+    stuck: bool,
     ended: bool,
 }
 
@@ -139,6 +144,7 @@ impl Actor for GpuActor {
             waiting: VecDeque::new(),
             stuck_after,
             deadline: None,
+            stuck: false,
             ended: false,
         })
     }
@@ -204,14 +210,18 @@ impl GpuState {
 
     fn device_failed(&mut self, detail: &str) {
         tracing::error!(detail, "the device failed: the process ends, start it again");
-        for attempt in std::mem::take(&mut self.waiting) {
-            self.report(&attempt, Cause::Refused, "the device failed".into());
-        }
         self.running = None;
-        // By way of the link, so that the report is said before the process ends.
-        let leave = LinkMsg::Leave { kind: DrainKind::Immediate, code: ExitCode::DeviceFailed };
+        self.leave(ExitCode::DeviceFailed, "the device failed");
+    }
+
+    /// Ends the process by way of the link: it takes no more orders from here on, and says the reports before the end.
+    fn leave(&mut self, code: ExitCode, why: &str) {
+        let leave = LinkMsg::Leave { kind: DrainKind::Immediate, code };
         if self.link.cast(leave).is_err() {
-            self.end(ExitCode::DeviceFailed);
+            self.end(code);
+        }
+        for attempt in std::mem::take(&mut self.waiting) {
+            self.report(&attempt, Cause::Refused, why.into());
         }
     }
 
@@ -262,27 +272,26 @@ impl GpuState {
                 self.stop_all(StopWhen::Now);
             }
         }
-        let (worked, limit) = (attempt.worked(), attempt.hard_limit());
-        if attempt.loading_stopped() > LOAD_STUCK_AFTER {
-            self.stuck(&attempt, attempt.loading_stopped());
+        if attempt.worked() > attempt.hard_limit() {
+            attempt.stop(StopWhen::Now, Cause::Timeout);
         }
-        if worked <= limit {
-            return;
-        }
-        attempt.stop(StopWhen::Now, Cause::Timeout);
-        if worked > limit + self.stuck_after {
-            self.stuck(&attempt, worked);
+        let (loads, works) = (attempt.loading_stopped(), attempt.working_stopped());
+        let still = (self.stuck_after * STUCK_UNMOVED).max(attempt.last_step() * STUCK_STEPS);
+        if loads > LOAD_STUCK_AFTER {
+            self.stuck(&attempt, loads);
+        } else if works > self.stuck_after && attempt.unmoved() > still {
+            self.stuck(&attempt, attempt.unmoved());
         }
     }
 
     fn stuck(&mut self, attempt: &Attempt, stood: Duration) {
-        if self.ended {
+        if std::mem::replace(&mut self.stuck, true) {
             return;
         }
         let detail = format!("stuck on the gpu thread for {} s", stood.as_secs());
         tracing::error!(shard = %attempt.order.shard, detail, "the process ends, start it again");
+        self.leave(ExitCode::GpuStuck, "the gpu is stuck");
         self.report(attempt, Cause::Timeout, detail);
-        self.end(ExitCode::GpuStuck);
     }
 
     fn observe(&self, reply: RpcReplyPort<GpuView>) {

@@ -149,7 +149,12 @@ impl GpuThread {
                 Err(Failure { cause, detail, of_child }) => {
                     // Who ends a worker, as a service manager does, may have ended its children too.
                     let drained = of_child && attempt.is_leaving();
-                    let cause = if drained { Cause::Drained } else { cause };
+                    let cause = match (cause, attempt.stopped()) {
+                        _ if drained => Cause::Drained,
+                        // Whatever was given up, it was for this.
+                        (Cause::Ended, Some(stop)) => stop.cause,
+                        _ => cause,
+                    };
                     tracing::info!(shard = %attempt.order.shard, %cause, detail, "an attempt ended");
                     Report::Failed { cause, detail, gpu }
                 }
@@ -277,11 +282,16 @@ impl GpuThread {
         let mut keep = |chunk, bytes| segments.keep(chunk, bytes);
         let mut sink = SegmentSink::new(spec, engine.weights(), first, &mut keep);
         let result = engine.decode_piece(spec, &latents, &piece, &mut sink, &mut watch);
-        // What is on its way is worth waiting for, unless nobody wants it.
-        let outputs = segments.settle(attempt.stops_now());
-        if matches!(result, Ok(Ended::Stopped)) {
-            return Err(stopped(attempt));
+        // What is on its way is worth waiting for, unless nobody wants it: then what was made is not whole.
+        let stop = attempt.stops_now();
+        let outputs = segments.settle(stop);
+        match result {
+            Err(error) if !matches!(error, EngineError::Sink(_)) => return Err(error.into()),
+            Ok(Ended::Stopped) => return Err(stopped(attempt)),
+            _ if stop => return Err(stopped(attempt)),
+            _ => {}
         }
+        // A segment that is not stored says why its sink failed.
         let outputs = outputs?;
         result?;
         self.metrics.finished_part("decode", began.elapsed());
@@ -323,7 +333,7 @@ impl GpuThread {
         Ok(())
     }
 
-    fn finish(&self, attempt: &Attempt, engine: &mut dyn Engine) -> Result<Made, Failure> {
+    fn finish(&self, attempt: &Arc<Attempt>, engine: &mut dyn Engine) -> Result<Made, Failure> {
         let clip = match self.make(attempt, engine, Strength::Normal)? {
             Err(error @ FinishError::Unmarked(_)) => {
                 check_stop(attempt)?;
@@ -348,7 +358,9 @@ impl GpuThread {
         let sealing = self.seal(attempt, clip)?;
         attempt.finishing();
         let (told, wanted) = (|| attempt.finishing(), || attempt.stopped().is_none());
-        let scored = sealing.scored(Waiting { told: &told, wanted: &wanted });
+        // Whoever judges has limits of its own, and is not the gpu.
+        let waiting = Waiting { told: &told, wanted: &wanted };
+        let scored = attempt.waiting(|| sealing.scored(waiting));
         check_stop(attempt)?;
         let sealing = scored?;
         attempt.finishing();
@@ -382,15 +394,23 @@ impl GpuThread {
     /// Makes a clip with marks of this strength.
     fn make(
         &self,
-        attempt: &Attempt,
+        attempt: &Arc<Attempt>,
         engine: &mut dyn Engine,
         strength: Strength,
     ) -> Result<Result<FinishedClip, FinishError>, Failure> {
         let spec = &attempt.order.spec;
         let marks = attempt.order.mark.as_ref().map(|order| ClipMarks::new(order, strength));
-        let mut sink = self.finisher.begin_with(spec, marks.transpose()?)?;
+        let of = attempt.clone();
+        let wanted = Arc::new(move || of.stopped().is_none());
+        let mut sink = self.finisher.begin_while(spec, marks.transpose()?, wanted)?;
         let began = Instant::now();
-        self.pour(attempt, engine, sink.as_mut())?;
+        match self.pour(attempt, engine, sink.as_mut()) {
+            // The sink takes nothing more of a clip that is not wanted.
+            Err(failure) if failure.of_child && attempt.stopped().is_some() => {
+                return Err(stopped(attempt));
+            }
+            poured => poured?,
+        }
         self.metrics.finished_part("decode", began.elapsed());
         check_stop(attempt)?;
         attempt.finishing();

@@ -46,6 +46,9 @@ pub struct LinkTimes {
     pub heartbeat: Duration,
     /// A coordinator that sent no frame for so long is lost.
     pub loss_after: Duration,
+    /// An attempt that waits for bytes which move is told so often to go on: the farm takes one of which it hears nothing for
+    /// `link.stall_seconds`, 120 unless configured otherwise, for stalled.
+    pub moving: Duration,
     /// Of transfers.
     pub patience: Patience,
 }
@@ -56,6 +59,7 @@ impl Default for LinkTimes {
             tick: Duration::from_millis(500),
             heartbeat: Duration::from_millis(HEARTBEAT.0),
             loss_after: Duration::from_millis(LOSS_AFTER.0),
+            moving: Duration::from_secs(20),
             patience: Patience::default(),
         }
     }

@@ -93,14 +93,16 @@ pub async fn write_frame<T: Serialize>(
     stream.write_all(&codec::frame(value)?).await.map_err(cut)
 }
 
-/// Sends an artifact on a new stream: head, bytes, digest. That it arrived, only `Stored` says.
+/// Sends an artifact on a new stream: head, bytes, digest. That it arrived, only `Stored` says. `moved` hears of its bytes as
+/// they are handed over.
 pub async fn send_artifact(
     connection: quinn::Connection,
     header: ArtifactHeader,
     payload: Payload,
+    moved: impl Fn(u64),
 ) -> Result<(), StreamError> {
     let mut stream = unless_stalled(async { connection.open_uni().await.map_err(cut) }).await?;
-    let sent = send_body(&mut stream, &header, payload).await;
+    let sent = send_body(&mut stream, &header, payload, moved).await;
     if sent.is_err() {
         // Dropping the stream would finish it, and cut-off data would end like whole data.
         stream.reset(CUT_OFF).ok();
@@ -113,13 +115,16 @@ async fn send_body(
     stream: &mut SendStream,
     header: &ArtifactHeader,
     payload: Payload,
+    moved: impl Fn(u64),
 ) -> Result<(), StreamError> {
     write_frame(stream, header).await?;
     match payload {
         Payload::Memory(mut bytes) => {
             while !bytes.is_empty() {
                 let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+                let size = piece.len() as u64;
                 unless_stalled(async { stream.write_chunk(piece).await.map_err(cut) }).await?;
+                moved(size);
             }
         }
         Payload::File { path, bytes } => {
@@ -135,6 +140,7 @@ async fn send_body(
                 unless_stalled(async { stream.write_all(&piece[..got]).await.map_err(cut) })
                     .await?;
                 left -= got as u64;
+                moved(got as u64);
             }
         }
     }
@@ -142,13 +148,14 @@ async fn send_body(
 }
 
 /// Receives an artifact's bytes into a file, and believes them only if the digest fits. The file is
-/// removed on every error.
+/// removed on every error. `moved` hears of them as they come.
 pub async fn receive_artifact(
     mut stream: RecvStream,
     header: ArtifactHeader,
     path: PathBuf,
+    moved: impl Fn(u64),
 ) -> Result<PathBuf, StreamError> {
-    let received = receive_body(&mut stream, &header, &path).await;
+    let received = receive_body(&mut stream, &header, &path, moved).await;
     if received.is_err() {
         stream.stop(CUT_OFF).ok();
         tokio::fs::remove_file(&path).await.ok();
@@ -160,6 +167,7 @@ async fn receive_body(
     stream: &mut RecvStream,
     header: &ArtifactHeader,
     path: &Path,
+    moved: impl Fn(u64),
 ) -> Result<(), StreamError> {
     if header.bytes > ARTIFACT_BYTES_MAX {
         return Err(StreamError::Damaged(header.artifact));
@@ -178,6 +186,7 @@ async fn receive_body(
         digest.update(&chunk.bytes);
         file.write_all(&chunk.bytes).await?;
         left -= chunk.bytes.len() as u64;
+        moved(chunk.bytes.len() as u64);
     }
     let mut trailer = [0; 32];
     unless_stalled(async { stream.read_exact(&mut trailer).await.map_err(cut) }).await?;

@@ -289,6 +289,11 @@ impl Transfers {
         wanted
     }
 
+    /// The attempts that wait for this artifact.
+    pub fn who_wait(&self, artifact: ArtifactId) -> impl Iterator<Item = AttemptKey> {
+        self.fetches.get(&artifact).into_iter().flatten().map(|fetch| fetch.key)
+    }
+
     /// An artifact arrived, or failed to. Returns the file if nobody waits for it any more.
     pub fn received(
         &mut self,

@@ -161,6 +161,8 @@ pub struct Peer {
     pub acknowledges: Arc<AtomicBool>,
     /// Whether heartbeats go out.
     pub beats: Arc<AtomicBool>,
+    /// Whether artifacts are given piece by piece, over a second.
+    pub gives_slowly: Arc<AtomicBool>,
     /// Why it does not sign, and how often.
     pub refuses: (Cause, u32),
     signer: Signer,
@@ -193,7 +195,8 @@ impl Peer {
             }
         });
         let (link, frames, replies) = (connection.clone(), seen.clone(), out.clone());
-        let fetched = store.clone();
+        let (fetched, gives_slowly) = (store.clone(), Arc::new(AtomicBool::new(false)));
+        let slowly = gives_slowly.clone();
         tokio::spawn(async move {
             while let Ok(frame) =
                 zoetrope_worker::link::stream::read_frame::<FromWorker>(&mut receive).await
@@ -201,7 +204,10 @@ impl Peer {
                 if let FromWorker::Fetch(artifact) = frame {
                     let bytes = fetched.lock().unwrap().get(&artifact).cloned();
                     match bytes {
-                        Some(bytes) => give(&link, artifact, bytes).await,
+                        Some(bytes) => {
+                            let pieces = if slowly.load(Ordering::SeqCst) { 20 } else { 1 };
+                            tokio::spawn(give(link.clone(), artifact, bytes, pieces));
+                        }
                         None => replies.send(ToWorker::NoArtifact(artifact)).await.unwrap(),
                     }
                 }
@@ -237,6 +243,7 @@ impl Peer {
             events,
             acknowledges,
             beats,
+            gives_slowly,
             refuses: (Cause::DependencyDown, 0),
             signer,
         }
@@ -339,15 +346,17 @@ impl Peer {
         self.say(ToWorker::Stored { held, artifact: checkpoint.artifact }).await;
     }
 
+    pub async fn tell_terms(&self, held: Held) {
+        self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
+    }
+
     pub async fn until_over(&mut self) -> (Vec<Role>, FromWorker) {
         let mut roles = Vec::new();
         loop {
             match self.next().await {
                 Some(Event::Artifact(header)) => roles.push(header.role.unwrap()),
                 Some(Event::Frame(FromWorker::Started(_))) => {}
-                Some(Event::Frame(FromWorker::TermsAsked(held))) => {
-                    self.say(ToWorker::Terms { held, terms: Box::new(terms(held)) }).await;
-                }
+                Some(Event::Frame(FromWorker::TermsAsked(held))) => self.tell_terms(held).await,
                 Some(Event::Frame(FromWorker::SignProven { held, .. })) if self.refuses.1 > 0 => {
                     self.refuses.1 -= 1;
                     let (cause, reason) = (self.refuses.0, "not now".to_owned());
@@ -369,11 +378,16 @@ impl Peer {
     }
 }
 
-async fn give(link: &Connection, artifact: ArtifactId, bytes: Vec<u8>) {
+async fn give(link: Connection, artifact: ArtifactId, bytes: Vec<u8>, pieces: usize) {
     let mut stream = link.open_uni().await.unwrap();
     let header = ArtifactHeader { held: None, role: None, artifact, bytes: bytes.len() as u64 };
     write(&mut stream, &header).await;
-    stream.write_all(&bytes).await.unwrap();
+    for piece in bytes.chunks(bytes.len().div_ceil(pieces)) {
+        stream.write_all(piece).await.unwrap();
+        if pieces > 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     // What a store says of bytes that rotted: their own digest, which is not their address.
     stream.write_all(&ArtifactId::of(&bytes).0).await.unwrap();
     stream.finish().unwrap();
@@ -438,6 +452,7 @@ pub fn times() -> LinkTimes {
         tick: Duration::from_millis(50),
         heartbeat: Duration::from_millis(200),
         loss_after: Duration::from_secs(2),
+        moving: SOON,
         patience: Patience { answer: SOON, offline: SOON, ..Patience::default() },
     }
 }

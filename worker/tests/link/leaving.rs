@@ -1,8 +1,8 @@
 //! Promise: a worker that is asked to leave finishes what it may, says so, and its last word is `Left`.
 
-use crate::farm::{Encoded, Farm, Setup, order, soon};
+use crate::farm::{Encoded, Event, Farm, Setup, order, outputs, soon};
 use zoetrope_protocol::job::{Cause, Role};
-use zoetrope_protocol::wire::{CloseCode, DrainKind, FromWorker, ToWorker};
+use zoetrope_protocol::wire::{CloseCode, DrainKind, FromWorker, Phase, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Stage};
 use zoetrope_worker::exit::ExitCode;
 use zoetrope_worker::gpu::GpuMsg;
@@ -83,4 +83,37 @@ async fn a_second_signal_is_immediate() {
     assert_eq!(peer.frame().await, FromWorker::Left);
     peer.close(CloseCode::Leaving);
     assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::Left));
+}
+
+/// A decode that is told to stop after its last boundary has no last segment: that is no end of a shard.
+#[tokio::test]
+async fn a_decode_whose_last_segment_is_given_up_is_not_finished() {
+    let setup = Setup { emulation: "decode_chunk_ms = 1500", ..Setup::default() };
+    let Encoded { farm: _farm, data: _data, worker, mut peer, prompt } = setup.encoded().await;
+    let latents = outputs(peer.carry_out(order(Stage::Denoise, prompt)).await.1);
+    peer.say(ToWorker::Order(order(Stage::Decode, latents))).await;
+    loop {
+        match soon("the last chunk", peer.raw()).await {
+            Some(Event::Frame(FromWorker::Progress {
+                phase: Phase::Decoding,
+                done,
+                total,
+                ..
+            })) if done + 1 == total => break,
+            Some(_) => {}
+            None => panic!("the link is over"),
+        }
+    }
+    worker.root.cast(RootMsg::Signal).unwrap();
+    worker.root.cast(RootMsg::Signal).unwrap();
+    let (_, gpu) = ractor::call_t!(worker.root, RootMsg::Parts, 5_000).unwrap();
+    ractor::call_t!(gpu, GpuMsg::Observe, 5_000).unwrap();
+    let end = loop {
+        match peer.next().await {
+            Some(Event::Frame(FromWorker::Leaving { .. }) | Event::Artifact(_)) => {}
+            other => break other,
+        }
+    };
+    let Some(Event::Frame(end)) = end else { panic!("{end:?}") };
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Drained, .. }), "{end:?}");
 }

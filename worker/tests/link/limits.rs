@@ -1,11 +1,11 @@
-//! Promises: an attempt ends at its hard limit; a gpu thread that does not come back ends the process; a fault
-//! of the engine is told and the worker lives on.
+//! Promises: an attempt ends at its hard limit; a gpu thread that does not come back when it is told to stop ends the
+//! process; a fault of the engine is told and the worker lives on.
 
 use crate::farm::{Encoded, Farm, Setup, held, order, soon};
 use std::time::Duration;
 use zoetrope_protocol::job::Cause;
 use zoetrope_protocol::wire::{FromWorker, StopWhen, ToWorker};
-use zoetrope_protocol::{AttemptNumber, Millis, Stage};
+use zoetrope_protocol::{AttemptNumber, JobId, Millis, Stage};
 use zoetrope_worker::exit::ExitCode;
 use zoetrope_worker::root::RootMsg;
 
@@ -76,6 +76,41 @@ async fn a_stuck_gpu_thread_ends_the_process() {
     let mut encode = order(Stage::Encode, vec![]);
     encode.hard_limit = Millis(100);
     peer.say(ToWorker::Order(encode)).await;
+    assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::GpuStuck));
+}
+
+/// A job that hangs or is cancelled while it hangs takes no other with it: what waits behind it goes back unharmed, no more is
+/// taken, and the process ends long before the hard limit.
+#[tokio::test]
+async fn a_gpu_thread_that_does_not_come_back_from_a_stop_ends_the_process() {
+    let farm = Farm::new();
+    let data = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        emulation: "encode_ms = 300000",
+        stuck_after: Duration::from_millis(300),
+        ..Setup::default()
+    };
+    let worker = setup.start(&farm, data.path()).await;
+    let mut peer = farm.welcome(1).await;
+    let mut encode = order(Stage::Encode, vec![]);
+    encode.hard_limit = Millis(7_200_000);
+    let mut next = encode.clone();
+    next.shard.job = JobId(2);
+    peer.say(ToWorker::Order(encode.clone())).await;
+    assert!(matches!(peer.frame().await, FromWorker::Started(_)));
+    peer.say(ToWorker::Order(next.clone())).await;
+    peer.say(ToWorker::Stop { held: held(&encode), when: StopWhen::Now }).await;
+    assert!(matches!(peer.frame().await, FromWorker::Leaving { .. }));
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        match peer.frame().await {
+            FromWorker::Failed { held, cause, .. } => ends.push((held, cause)),
+            other => panic!("{other:?}"),
+        }
+    }
+    ends.sort();
+    assert_eq!(ends, [(held(&encode), Cause::Timeout), (held(&next), Cause::Refused)]);
+    assert_eq!(peer.frame().await, FromWorker::Left);
     assert_eq!(soon("the end", worker.ended).await, Ok(ExitCode::GpuStuck));
 }
 

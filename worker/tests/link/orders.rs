@@ -1,12 +1,13 @@
 //! Promises: a render is a chain of artifacts; a step begins only when the one before is acknowledged; same
 //! spec, same latents, wherever the steps were made.
 
-use crate::farm::{Encoded, Event, Farm, Setup, held, order, outputs, soon, spec};
+use crate::farm::{Encoded, Event, Farm, Setup, held, order, outputs, soon, spec, times};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::wire::{ArtifactHeader, FromWorker, Order, StopWhen, ToWorker};
 use zoetrope_protocol::{ArtifactId, AttemptNumber, Epoch, Fence, Stage};
+use zoetrope_worker::link::LinkTimes;
 
 #[tokio::test]
 async fn a_render_goes_through_all_stages() {
@@ -213,6 +214,32 @@ async fn a_stop_now_ends_at_the_next_boundary_without_storing() {
     assert!(matches!(end, FromWorker::Failed { cause: Cause::Ended, .. }), "{end:?}");
 }
 
+/// A clip that is shown again when its attempt is stopped is asked for no more.
+#[tokio::test]
+async fn a_stop_ends_the_questions_to_the_signer() {
+    let Encoded { farm: _farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
+    let latents = outputs(peer.carry_out(order(Stage::Denoise, prompt)).await.1);
+    let finish = order(Stage::Finish, latents);
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.say(ToWorker::Order(finish.clone())).await;
+    loop {
+        match peer.next().await {
+            Some(Event::Frame(FromWorker::TermsAsked(held))) => peer.tell_terms(held).await,
+            Some(Event::Frame(FromWorker::SignProven { held, .. })) => {
+                let (cause, reason) = (Cause::ArtifactMissing, "it was lost".to_owned());
+                peer.say(ToWorker::NotSigned { held, cause, reason }).await;
+            }
+            Some(Event::Artifact(ArtifactHeader { role: Some(Role::Draft), .. })) => break,
+            Some(_) => {}
+            None => panic!("the link is over"),
+        }
+    }
+    peer.say(ToWorker::Stop { held: held(&finish), when: StopWhen::Now }).await;
+    let end = peer.frame().await;
+    assert!(matches!(end, FromWorker::Failed { cause: Cause::Ended, .. }), "{end:?}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_done_is_refused() {
     let farm = Farm::new();
@@ -254,6 +281,28 @@ async fn missing_and_damaged_inputs_are_told() {
     assert!(matches!(end, FromWorker::Failed { cause: Cause::DependencyDown, .. }), "{end:?}");
     let left = std::fs::read_dir(data.path().join("artifacts")).unwrap().count();
     assert_eq!(left, 0, "a damaged file is not kept");
+}
+
+/// Promise: an attempt is not taken for stalled while the bytes that it waits for move, however slowly.
+#[tokio::test]
+async fn bytes_that_move_are_told() {
+    let farm = Farm::new();
+    let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let _first = Setup::default().start(&farm, data[0].path()).await;
+    let mut peer = farm.welcome(1).await;
+    let prompt = outputs(peer.carry_out(order(Stage::Encode, vec![])).await.1);
+
+    let moving = LinkTimes { moving: Duration::from_millis(100), ..times() };
+    let setup = Setup { times: moving, ..Setup::default() };
+    let _second = setup.start(&farm, data[1].path()).await;
+    let mut other = farm.welcome(1).await;
+    other.gives_slowly.store(true, Ordering::SeqCst);
+    other.say(ToWorker::Order(order(Stage::Denoise, prompt))).await;
+    let mut told = 0;
+    while let Some(Event::Frame(FromWorker::Started(_))) = other.next().await {
+        told += 1;
+    }
+    assert!((3..20).contains(&told), "{told}");
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 
 use crate::farm::{Encoded, Farm, Setup, held, order, outputs, times};
 use std::sync::atomic::Ordering;
-use zoetrope_protocol::job::Role;
-use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept};
+use std::time::{Duration, Instant};
+use zoetrope_protocol::job::{Cause, Role};
+use zoetrope_protocol::wire::{CloseCode, FromWorker, Held, Kept, ToWorker};
 use zoetrope_protocol::{AttemptNumber, Epoch, Fence, Stage};
+use zoetrope_worker::link::LinkTimes;
+use zoetrope_worker::link::transfer::Patience;
 
 fn renewed(of: Held, epoch: u64) -> Kept {
     Kept { held: of, fence: Fence { epoch: Epoch(epoch), attempt: of.fence.attempt } }
@@ -40,6 +43,49 @@ async fn a_running_attempt_is_re_attached() {
     match end {
         FromWorker::Finished { held, .. } => assert_eq!(held, now),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A coordinator that has just begun to lead shows what a render is at, however long its step takes.
+#[tokio::test]
+async fn what_an_attempt_does_is_told_to_each_coordinator() {
+    let Encoded { farm, data: _data, worker: _worker, mut peer, prompt } =
+        Setup::default().encoded().await;
+    let denoise = order(Stage::Denoise, prompt);
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.say(ToWorker::Order(denoise.clone())).await;
+    peer.until_step(1).await;
+    peer.close(CloseCode::Stopping);
+    let (mut peer, _, _) = farm.hello().await;
+    peer.acknowledges.store(false, Ordering::SeqCst);
+    peer.welcome(2, vec![renewed(held(&denoise), 2)]).await;
+    peer.until_step(1).await;
+}
+
+/// Links that come up and are not welcomed help nobody: what waits for one is given up in time.
+#[tokio::test]
+async fn a_farm_that_never_says_welcome_is_out_of_reach() {
+    let patience = Patience { offline: Duration::from_secs(2), ..times().patience };
+    let setup = Setup { times: LinkTimes { patience, ..times() }, ..Setup::default() };
+    let Encoded { farm, data: _data, worker: _worker, mut peer, prompt } = setup.encoded().await;
+    let denoise = order(Stage::Denoise, prompt);
+    peer.hold_at_checkpoint(&denoise).await;
+    peer.close(CloseCode::Stopping);
+    let since = Instant::now();
+    let mut peer = loop {
+        let (peer, _, _) = farm.hello().await;
+        if since.elapsed() > Duration::from_secs(4) {
+            break peer;
+        }
+        peer.close(CloseCode::Stopping);
+    };
+    peer.welcome(2, vec![renewed(held(&denoise), 2)]).await;
+    loop {
+        match peer.frame().await {
+            FromWorker::Started(_) => {}
+            FromWorker::Failed { cause: Cause::DependencyDown, .. } => break,
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -5,12 +5,14 @@ use super::super::line::close_code;
 use super::super::stream::{StreamError, receive_artifact, send_artifact};
 use super::super::transfer::{Lost, UploadId};
 use super::LinkState;
+use crate::gpu::attempt::{Attempt, AttemptKey};
 use crate::gpu::courier::{
     ClaimRequest, CourierError, FetchRequest, Given, Question, StoreRequest,
 };
 use quinn::RecvStream;
 use ractor::ActorRef;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use zoetrope_protocol::job::{Cause, Role};
 use zoetrope_protocol::version::LinkVersion;
@@ -29,36 +31,44 @@ impl LinkState {
             stream.stop(close_code(CloseCode::Protocol)).ok();
             return;
         }
+        let table = &mut self.agent.table;
+        let waiting = self.transfers.who_wait(header.artifact);
+        let attempts: Vec<Arc<Attempt>> = waiting
+            .filter_map(|key| table.entry(key).map(|entry| entry.work.attempt.clone()))
+            .collect();
+        let moved = move |bytes| attempts.iter().for_each(|attempt| attempt.carry(bytes));
         let (link, path) = (myself.clone(), self.arguments.cache.temporary_path());
         tokio::spawn(async move {
-            let result = receive_artifact(stream, header, path).await;
+            let result = receive_artifact(stream, header, path, moved).await;
             let artifact = header.artifact;
             link.cast(LinkMsg::Received { session, artifact, result }).ok();
         });
     }
 
+    /// The shard of an attempt that may still have something moved or signed. Dropped or stopped meanwhile it may not: the
+    /// answer's sender is dropped with the request, and the gpu thread gives up.
+    fn wanted(&mut self, key: AttemptKey) -> Option<ShardId> {
+        let entry = self.agent.table.entry(key)?;
+        (!entry.work.attempt.stops_now()).then_some(entry.held.shard)
+    }
+
     pub(in crate::link) fn store(&mut self, myself: &ActorRef<LinkMsg>, request: StoreRequest) {
-        match self.agent.table.entry(request.key) {
-            Some(entry) => {
-                let shard = entry.held.shard;
-                self.transfers.store(request, shard, Instant::now());
-                self.show_spool();
-                self.send_due(myself);
-            }
-            // Dropped meanwhile: the answer's sender is dropped too, and the gpu thread gives up.
-            None => drop(request),
+        if let Some(shard) = self.wanted(request.key) {
+            self.transfers.store(request, shard, Instant::now());
+            self.show_spool();
+            self.send_due(myself);
         }
     }
 
     pub(in crate::link) fn fetch(&mut self, request: FetchRequest) {
-        if self.agent.table.entry(request.key).is_some() {
+        if self.wanted(request.key).is_some() {
             self.transfers.fetch(request);
             self.ask_due();
         }
     }
 
     pub(in crate::link) fn claim(&mut self, request: ClaimRequest) {
-        if self.agent.table.entry(request.key).is_some() {
+        if self.wanted(request.key).is_some() {
             self.transfers.claims.ask(request);
             self.ask_due();
         }
@@ -93,9 +103,11 @@ impl LinkState {
             };
             let (link, session) = (myself.clone(), self.session);
             let (connection, sends) = (connection.clone(), sends.clone());
+            let attempt = entry.work.attempt.clone();
+            let moved = move |bytes| attempt.carry(bytes);
             tokio::spawn(async move {
                 let Ok(_turn) = sends.acquire().await else { return };
-                let result = send_artifact(connection, header, send.payload).await;
+                let result = send_artifact(connection, header, send.payload, moved).await;
                 link.cast(LinkMsg::Sent { session, upload: send.id, result }).ok();
             });
         }

@@ -107,7 +107,7 @@ impl LinkState {
         if !leaving {
             tracing::warn!(reason, "the link is lost");
         }
-        self.connection = Connection::Down { tries, since: now };
+        self.connection = Connection::Down { tries };
         self.arguments.linked.store(false, Ordering::Relaxed);
         self.worker = None;
         self.transfers.link_lost(now);

@@ -34,7 +34,7 @@ const ADDRESS_BYTES_MAX: usize = 260;
 const DETAIL_MAX: usize = 1_000;
 
 enum Connection {
-    Down { tries: u32, since: Instant },
+    Down { tries: u32 },
     Up(Up),
 }
 
@@ -50,6 +50,8 @@ struct Up {
 struct Work {
     attempt: Arc<Attempt>,
     progress: watch::Receiver<Option<Progress>>,
+    /// When the farm last heard of it, and how many bytes had moved for it then.
+    told: (Instant, u64),
 }
 
 /// The state of a link.
@@ -77,7 +79,7 @@ impl LinkState {
             coordinators: arguments.coordinator.clone(),
             arguments,
             gpu: None,
-            connection: Connection::Down { tries: 0, since: Instant::now() },
+            connection: Connection::Down { tries: 0 },
             session: 0,
             worker: None,
             agent: Agent::default(),
@@ -210,10 +212,14 @@ impl LinkState {
         if let Some(leaving) = &self.leaving {
             self.say(&FromWorker::Leaving { within: within(leaving.until) });
         }
-        let begun: Vec<Held> =
-            self.agent.table.live().filter(|entry| entry.begun).map(|entry| entry.held).collect();
-        for held in begun {
+        let begun = self.agent.table.live().filter(|entry| entry.begun);
+        let begun: Vec<(AttemptKey, Held)> = begun.map(|entry| (entry.key, entry.held)).collect();
+        for (key, held) in begun {
             self.say(&FromWorker::Started(held));
+            // What it does was told to whoever led before.
+            if let Some(entry) = self.agent.table.entry(key) {
+                entry.work.progress.mark_changed();
+            }
         }
         self.say_reports();
         self.advance(myself);
@@ -239,7 +245,7 @@ impl LinkState {
         }
         let entry = self.agent.table.insert(held, |key| {
             let attempt = Arc::new(Attempt::new(key, order));
-            Work { progress: attempt.progress(), attempt }
+            Work { progress: attempt.progress(), attempt, told: (Instant::now(), 0) }
         });
         let attempt = entry.work.attempt.clone();
         let Some(gpu) = &self.gpu else { return };
@@ -296,23 +302,34 @@ impl LinkState {
         }
     }
 
-    fn say_progress(&mut self) {
+    fn say_progress(&mut self, now: Instant) {
+        let moving = self.arguments.times.moving;
         let mut frames = Vec::new();
         for entry in self.agent.table.live() {
-            let mut progress = entry.work.progress.clone();
-            if !progress.has_changed().unwrap_or(false) {
-                continue;
-            }
-            let newest = *progress.borrow_and_update();
-            if let Some(Progress { phase, done, total }) = newest {
-                let frame = FromWorker::Progress { held: entry.held, phase, done, total };
-                frames.push((entry.key, progress, frame));
+            let (mut progress, (told, before)) = (entry.work.progress.clone(), entry.work.told);
+            let (attempt, held) = (&entry.work.attempt, entry.held);
+            let carried = attempt.carried();
+            let changed = progress.has_changed().unwrap_or(false);
+            let newest = if changed { *progress.borrow_and_update() } else { None };
+            let frame = match newest {
+                Some(Progress { phase, done, total }) => {
+                    Some(FromWorker::Progress { held, phase, done, total })
+                }
+                // Where one stands that waits for bytes says nothing; that they move does.
+                None => {
+                    let due = now.saturating_duration_since(told) >= moving && carried > before;
+                    let waits = entry.begun && attempt.is_waiting();
+                    (due && waits).then_some(FromWorker::Started(held))
+                }
+            };
+            if let Some(frame) = frame {
+                frames.push((entry.key, progress, carried, frame));
             }
         }
-        for (key, seen, frame) in frames {
+        for (key, seen, carried, frame) in frames {
             self.say(&frame);
             if let Some(entry) = self.agent.table.entry(key) {
-                entry.work.progress = seen;
+                (entry.work.progress, entry.work.told) = (seen, (now, carried));
             }
         }
     }
@@ -330,14 +347,15 @@ impl LinkState {
             // This process stood still, and frames wait unread: the clock goes on from where it stood.
             up.heard = (up.heard + late).min(now);
         }
+        let offline = now.saturating_duration_since(self.offline_since) >= times.patience.offline;
+        if offline && self.up().is_none() {
+            // Links that come up without a welcome are none.
+            let reason = "the coordinator was out of reach for too long".to_string();
+            self.transfers.give_up(None, &CourierError::Down(reason));
+            self.show_spool();
+        }
         match &mut self.connection {
-            Connection::Down { since, .. } => {
-                if now.saturating_duration_since(*since) >= times.patience.offline {
-                    let reason = "the coordinator was out of reach for too long".to_string();
-                    self.transfers.give_up(None, &CourierError::Down(reason));
-                    self.show_spool();
-                }
-            }
+            Connection::Down { .. } => {}
             Connection::Up(up) => {
                 if now.saturating_duration_since(up.heard) >= times.loss_after {
                     let reason = "the coordinator is silent";
@@ -351,7 +369,7 @@ impl LinkState {
                     }
                     self.transfers.overdue(times.patience, now);
                     self.agent.table.forget_arrived(self.session, now);
-                    self.say_progress();
+                    self.say_progress(now);
                 }
             }
         }
