@@ -32,9 +32,9 @@ use tokio::task::JoinHandle;
 use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, ShardId, TenantId, WorkerId};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
-use zoetrope_sched::Input;
 use zoetrope_sched::input::{StageNeed, TenantPolicy};
 use zoetrope_sched::output::{JobState, Output};
+use zoetrope_sched::{DECISIONS, Input};
 
 /// The soonest that a wake-up follows another: a core that asks for the past must not spin.
 const WAKE_MIN: Duration = Duration::from_millis(10);
@@ -545,7 +545,8 @@ fn next_epoch(books: &Books) -> Epoch {
     Epoch(if on(Mutant::EpochReused) { last.max(1) } else { last + 1 })
 }
 
-/// The first entries of a start: a new epoch, and the limits, models and tenants as they are configured now.
+/// The first entries of a start: who decides from here on, a new epoch, and the limits, models and tenants as they are
+/// configured now.
 pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<Entry> {
     let mut inputs = vec![Input::EpochBegan { epoch: next_epoch(books) }];
     // Journalled, for a replay knows no settings: what was decided by one it would decide by another.
@@ -572,7 +573,8 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
             inputs.push(Input::TenantSet { tenant, policy });
         }
     }
-    inputs.into_iter().map(Entry::Core).collect()
+    let decides = Entry::DecisionsSet { decisions: DECISIONS };
+    std::iter::once(decides).chain(inputs.into_iter().map(Entry::Core)).collect()
 }
 
 async fn watch_sync(mut synced: watch::Receiver<u64>, dispatch: ActorRef<DispatchMsg>) {
