@@ -260,7 +260,7 @@ impl Core {
         let hot = self.state.workers[to].hot == Some(kind);
         let affinity = if hot { Affinity::Hot } else { Affinity::Load };
         let fence = self.run(slot, to, out);
-        self.passed_gate(slot);
+        self.passed_gate(slot, self.state.workers[to].id);
         let job = &self.state.jobs[slot];
         let stage = self.state.stage_of(job);
         let inputs = job.live.as_ref().map(|live| live.inputs_of(stage)).unwrap_or_default();
