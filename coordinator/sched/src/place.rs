@@ -304,11 +304,12 @@ impl Core {
         if first {
             tenant.queued -= 1;
         }
-        let charge = tenant.charge(charged_ms);
+        let (charge, lag) = (tenant.charge(charged_ms), tenant.charge(self.state.config.lag_max.0));
         let clock = self.state.kinds[kind as usize].clock;
         let of = &mut self.state.clocks[clock as usize];
+        let least = of.now[class as usize].saturating_sub(lag);
         let time = of.time_mut(place, class);
-        let start = *time;
+        let start = least.max(*time);
         *time = start.saturating_add(charge);
         let charged = *time;
         let virtual_now = &mut of.now[class as usize];
