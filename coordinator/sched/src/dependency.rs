@@ -47,7 +47,9 @@ impl Core {
     pub(crate) fn suspect(&mut self, node: NodeId, slot: Slot) -> bool {
         self.state.suspects.insert(node);
         let connected = self.state.workers.iter().filter(|(_, worker)| worker.connected).count();
-        if self.state.gate.is_none() && self.state.suspects.len() < connected.clamp(1, SUSPECTS) {
+        // While it opens too: one node alone throws nobody back.
+        let down = self.state.gate.is_some_and(|gate| gate.rate.is_none());
+        if !down && self.state.suspects.len() < connected.clamp(1, SUSPECTS) {
             return false;
         }
         let seq = self.state.jobs[slot].seq;
