@@ -115,8 +115,12 @@ impl Core {
                     self.limit_waiting(slot, seq);
                 }
                 (Some(until), false) => {
-                    // The others do not say so: this node may be the only one that cannot reach it.
-                    self.live(slot).shun(node);
+                    // The others do not say so. The second time this node may be the only one that cannot reach it; a
+                    // hiccup is no reason to leave a good worker idle for the rest of the shard.
+                    let live = self.live(slot);
+                    if live.outage.as_ref().is_some_and(|outage| outage.tries > 1) {
+                        live.shun(node);
+                    }
                     self.wait(slot, Standing::BackingOff { until }, until);
                 }
             },
