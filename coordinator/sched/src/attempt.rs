@@ -119,7 +119,7 @@ impl Core {
         let chain = &self.state.models[job.model as usize].chain;
         let (steps, chunks) = (job.steps, job.chunks);
         let last = job.position as usize + 1 == chain.len();
-        if self.is_too_quick(&running, gpu) && !self.is_confirmed(&running, &outputs) {
+        if !self.is_confirmed(&running, &outputs) && self.is_too_quick(&running, gpu) {
             self.drop_quick(slot, &running, &outputs, gpu, out);
             return;
         }

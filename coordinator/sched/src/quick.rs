@@ -24,9 +24,13 @@ impl Core {
             && gpu.0 < limit
     }
 
-    /// Whether the same bytes came too quickly before. Then all who made them are absolved, and the time is learned
-    /// anew.
+    /// Whether the same bytes came too quickly before, however long they took now. Then all who made them are absolved, and
+    /// the time is learned anew.
     pub(crate) fn is_confirmed(&mut self, running: &Running, outputs: &[ArtifactRef]) -> bool {
+        let live = self.state.jobs[running.job].live.as_ref();
+        if live.is_none_or(|live| live.quick.is_empty()) {
+            return false;
+        }
         let made = self.result_of(running, outputs);
         let relearn = self.state.config.quick_relearn;
         let shard = self.held(running).shard;
