@@ -160,8 +160,6 @@ pub struct DispatchState {
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
-    /// The last record in a snapshot that is there or was ordered.
-    saved: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
     /// Held by the batch of deletions that is out.
     deleting: Arc<Semaphore>,
@@ -230,7 +228,6 @@ impl DispatchState {
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
-            saved: next.saturating_sub(1).saturating_sub(replayed),
             deletes: VecDeque::new(),
             deleting: Arc::new(Semaphore::new(1)),
             publishing: BTreeSet::new(),
@@ -340,7 +337,6 @@ impl DispatchState {
         let body = Box::new(move |form| {
             snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
         });
-        self.saved = self.ledger.recorded();
         Ok(self.journal.cast(how(body)).map_err(|_| "the journal is gone")?)
     }
 
@@ -348,7 +344,7 @@ impl DispatchState {
     /// what was decided here. Only a leader's: another may have gone on from what this one wrote.
     pub(super) fn save_last(&mut self, reply: RpcReplyPort<()>) -> Result<(), ActorProcessingErr> {
         self.commit()?;
-        if self.leadership.is_held() && self.ledger.recorded() > self.saved {
+        if self.leadership.is_held() {
             self.save(JournalMsg::LastSnapshot)?;
         }
         // Who asked may have waited long enough.
