@@ -218,7 +218,7 @@ impl Core {
         let lag = turns.saturating_add(rivals.higher * 1_000 / gpus.max(1));
         let in_time = |before: u64, own: u64, deadline: Millis| {
             // More tenants than workers: a job's own shards wait for their turns too.
-            let own = own * OWN_PERCENT / 100;
+            let own = own.saturating_mul(OWN_PERCENT) / 100;
             let own = own.max(own.saturating_mul(1_000) / mine.max(1));
             let queue = u64::try_from(u128::from(before) * 1_000 / u128::from(mine.max(1)));
             let end = now.0.saturating_add(lag).saturating_add(queue.unwrap_or(u64::MAX));
@@ -234,12 +234,12 @@ impl Core {
                 if !in_time(before, whole, deadline) {
                     return false;
                 }
-                before += whole;
+                before = before.saturating_add(whole);
             }
             if met && !in_time(before, work, at) {
                 return false;
             }
-            before += work;
+            before = before.saturating_add(work);
         }
         met || in_time(before, whole, deadline)
     }

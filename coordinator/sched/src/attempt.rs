@@ -119,7 +119,7 @@ impl Core {
         let chain = &self.state.models[job.model as usize].chain;
         let (steps, chunks) = (job.steps, job.chunks);
         let last = job.position as usize + 1 == chain.len();
-        if self.is_too_quick(&running, gpu) && !self.is_confirmed(&running, &outputs) {
+        if !self.is_confirmed(&running, &outputs) && self.is_too_quick(&running, gpu) {
             self.drop_quick(slot, &running, &outputs, gpu, out);
             return;
         }
@@ -233,9 +233,11 @@ impl Core {
         let worker = &self.state.workers[slot];
         let running = *worker.running()?;
         let held = self.held(&running);
-        let Running { job, rank, kind, since, charged_ms, .. } = running;
-        // One without a report took the gpu all the while.
-        let gpu = reported.unwrap_or_else(|| self.state.now.minus(since));
+        let Running { job, rank, kind, since, charged_ms, hard_limit, .. } = running;
+        // One without a report took the gpu all the while. No report is taken that says more than can be: what is told is
+        // learned from. But for its limit, since an attempt also ran while no leader was there to see it.
+        let elapsed = self.state.now.minus(since);
+        let gpu = reported.map_or(elapsed, |reported| reported.min(elapsed.max(hard_limit)));
         out.push(Output::AttemptEnded { held, worker: worker.id, cause, gpu });
         self.live(job).lost = None;
         self.leave_victims(slot);

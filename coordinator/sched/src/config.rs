@@ -111,6 +111,9 @@ pub struct Config {
     pub machine_failures: u32,
     /// A machine that is lost twice within this time puts its workers on probation.
     pub machine_again: Millis,
+    /// A tenant is behind the clock that it goes by for at most so much of its GPU time: who can use fewer of the workers
+    /// than others saves up no more, and so keeps those others from its workers for no longer.
+    pub lag_max: Millis,
 }
 
 impl Default for Config {
@@ -162,6 +165,7 @@ impl Default for Config {
             machine_window: Millis(10 * SECOND),
             machine_failures: 3,
             machine_again: Millis(24 * HOUR),
+            lag_max: Millis(HOUR),
         }
     }
 }

@@ -138,26 +138,27 @@ impl Core {
             let model = &self.state.models[place as usize];
             let stages = model.chain.iter().map(|kind| self.state.kinds[*kind as usize].stage);
             let other = !stages.eq(chain.iter().map(|need| need.stage));
-            if other {
-                if self.state.jobs.iter().any(|(_, job)| job.model == place) {
-                    // Jobs are on their way through the old chain.
-                    out.push(Output::Ignored { why: Ignored::Senseless });
-                    return;
-                }
+            // Jobs are on their way through the old chain: it stays, with the name and the needs of now.
+            let stays = other && self.state.jobs.iter().any(|(_, job)| job.model == place);
+            if other && !stays {
                 let kinds = chain.iter().map(|need| self.kind(id, *need)).collect();
                 self.state.models[place as usize].chain = kinds;
             }
             let model = &mut self.state.models[place as usize];
             let kinds = &mut self.state.kinds;
-            let mut changed = other || model.name != name;
+            let mut changed = (other && !stays) || model.name != name;
             model.name = name;
-            for (kind, need) in model.chain.iter().zip(chain) {
+            for kind in &model.chain {
                 let kind = &mut kinds[*kind as usize];
+                let Some(need) = chain.iter().find(|need| need.stage == kind.stage) else {
+                    continue;
+                };
                 changed |= kind.vram_bytes != need.vram_bytes;
                 kind.vram_bytes = need.vram_bytes;
             }
             if !changed {
-                out.push(Output::Ignored { why: Ignored::NothingToDo });
+                let why = if stays { Ignored::Senseless } else { Ignored::NothingToDo };
+                out.push(Output::Ignored { why });
                 return;
             }
         } else {

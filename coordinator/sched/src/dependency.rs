@@ -1,8 +1,9 @@
 //! A dependency of all shards is down (the store, a sidecar): the timer belongs to the dependency, not to the shard.
 //!
 //! Two nodes that say so with no good word in between, or the only one, close the gate: nothing is placed but one
-//! probe at a time, after 1 s and then ever longer. The first artifact that is stored opens it, little by little, so
-//! that no herd throws it down again. One bad worker closes nothing: the others' artifacts speak against it.
+//! probe at a time, after 1 s and then ever longer, and each on another worker, for one may be bad. The first artifact
+//! that is stored opens it, little by little, so that no herd throws it down again. One bad worker closes nothing: the
+//! others' artifacts speak against it.
 
 use crate::core::Core;
 use crate::fail::hash;
@@ -11,7 +12,7 @@ use crate::node::NodeId;
 use crate::slab::Slot;
 use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::Millis;
+use zoetrope_protocol::id::{Millis, WorkerId};
 
 /// Nodes that must have said it.
 const SUSPECTS: usize = 2;
@@ -32,6 +33,8 @@ pub(crate) struct Gate {
     pub rate: Option<u32>,
     /// The job that tries it, by place and number.
     pub probe: Option<(Slot, u64)>,
+    /// The worker that tried it last, for the next one is another.
+    pub tried: Option<WorkerId>,
 }
 
 impl Core {
@@ -44,7 +47,9 @@ impl Core {
     pub(crate) fn suspect(&mut self, node: NodeId, slot: Slot) -> bool {
         self.state.suspects.insert(node);
         let connected = self.state.workers.iter().filter(|(_, worker)| worker.connected).count();
-        if self.state.gate.is_none() && self.state.suspects.len() < connected.clamp(1, SUSPECTS) {
+        // While it opens too: one node alone throws nobody back.
+        let down = self.state.gate.is_some_and(|gate| gate.rate.is_none());
+        if !down && self.state.suspects.len() < connected.clamp(1, SUSPECTS) {
             return false;
         }
         let seq = self.state.jobs[slot].seq;
@@ -67,7 +72,8 @@ impl Core {
         let spread = wait.saturating_mul(config.backoff_jitter_percent.into()) / 100;
         let wait = wait - spread + hash(self.state.now.0, tries) % (2 * spread + 1);
         let at = self.state.now.plus(Millis(wait));
-        self.state.gate = Some(Gate { tries, tokens: 0, at, rate: None, probe: None });
+        let tried = self.state.gate.and_then(|gate| gate.tried);
+        self.state.gate = Some(Gate { tries, tokens: 0, at, rate: None, probe: None, tried });
         self.set_timer(at, Timer::Gate);
     }
 
@@ -128,14 +134,19 @@ impl Core {
         }
     }
 
-    /// A shard was placed.
-    pub(crate) fn passed_gate(&mut self, slot: Slot) {
+    /// The worker behind whose turn the next probe goes; none where nothing was tried yet, or nothing is down.
+    pub(crate) fn tried_last(&self) -> Option<WorkerId> {
+        self.state.gate.filter(|gate| gate.rate.is_none())?.tried
+    }
+
+    /// A shard was placed on a worker.
+    pub(crate) fn passed_gate(&mut self, slot: Slot, on: WorkerId) {
         let seq = self.state.jobs[slot].seq;
         let again = self.state.now.plus(self.state.config.backoff_max);
         let Some(gate) = &mut self.state.gate else { return };
         gate.tokens = gate.tokens.saturating_sub(1);
         if gate.rate.is_none() {
-            (gate.probe, gate.at) = (Some((slot, seq)), again);
+            (gate.probe, gate.tried, gate.at) = (Some((slot, seq)), Some(on), again);
             self.set_timer(again, Timer::Gate);
         }
     }
@@ -147,7 +158,8 @@ impl Core {
         let (now, first) = (self.state.now, self.state.config.release_first.max(1));
         let at = now.plus(SECOND);
         let rate = Some(first.saturating_mul(2));
-        self.state.gate = Some(Gate { tokens: first, at, rate, probe: None, ..gate });
+        let open = Gate { tokens: first, at, rate, probe: None, tried: None, ..gate };
+        self.state.gate = Some(open);
         self.set_timer(at, Timer::Gate);
         self.look_everywhere();
     }

@@ -8,7 +8,7 @@ use crate::quarantine::End;
 use crate::slab::Slot;
 use crate::timer::Timer;
 use crate::worker::Running;
-use zoetrope_protocol::id::{AttemptNumber, Fence, Millis};
+use zoetrope_protocol::id::{AttemptNumber, Fence, Millis, ShardId};
 use zoetrope_protocol::job::{ArtifactRef, Cause, Role, Stage};
 
 /// A role may be lost so often.
@@ -115,8 +115,12 @@ impl Core {
                     self.limit_waiting(slot, seq);
                 }
                 (Some(until), false) => {
-                    // The others do not say so: this node may be the only one that cannot reach it.
-                    self.live(slot).shun(node);
+                    // The others do not say so. The second time this node may be the only one that cannot reach it; a
+                    // hiccup is no reason to leave a good worker idle for the rest of the shard.
+                    let live = self.live(slot);
+                    if live.outage.as_ref().is_some_and(|outage| outage.tries > 1) {
+                        live.shun(node);
+                    }
                     self.wait(slot, Standing::BackingOff { until }, until);
                 }
             },
@@ -233,7 +237,8 @@ impl Core {
         let position = usize::from(job.position);
         // Whoever finished a shard last made what is published.
         if let Some(node) = self.live(slot).maker {
-            self.blame(node, kind, (id, attempt), out);
+            let shard = ShardId { job: id, stage, index: 0 };
+            self.blame(node, kind, (shard, attempt), out);
             let live = self.live(slot);
             live.soft.push(SoftFailure { node, stage, attempt, cause });
             live.shun(node);
@@ -324,7 +329,8 @@ impl Core {
     /// A lost attempt goes on after all: its loss is counted against nobody. What it was, to be remembered.
     pub(crate) fn undo_loss(&mut self, slot: Slot) -> Option<Box<Lost>> {
         let job = &mut self.state.jobs[slot];
-        let (id, model, position) = (job.id, job.model, usize::from(job.position));
+        let (id, index) = (job.id, job.index());
+        let (model, position) = (job.model, usize::from(job.position));
         let lost = job.live.as_mut()?.lost.take()?;
         let kind = self.state.models[model as usize].chain[lost.position as usize];
         let stage = self.state.kinds[kind as usize].stage;
@@ -336,7 +342,8 @@ impl Core {
         let gone = [Cause::WorkerLost, Cause::MachineLost];
         live.soft.retain(|soft| !(was(soft) && gone.contains(&soft.cause)));
         live.avoid.retain(|node| *node != lost.node);
-        self.forgive_attempt(lost.node, kind, (id, attempt));
+        let shard = ShardId { job: id, stage, index };
+        self.forgive_attempt(lost.node, kind, (shard, attempt));
         Some(lost)
     }
 }

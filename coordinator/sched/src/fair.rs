@@ -5,7 +5,8 @@
 //! weight. The flow with the smallest goes first. It is charged the expected time when a shard is placed, and
 //! corrected by the reported time at its end. A flow that begins to wait starts no earlier than the one that is
 //! served next, so an idle tenant saves up no credit; two flows that both wait for the same workers all the time
-//! never differ by more than one longest shard each (and the slack of affinity).
+//! never differ by more than one longest shard each (and the slack of affinity). One that can use but a few of the
+//! workers of its clock falls behind those that can use more; by how much is bounded (`lag_max`).
 
 use crate::clocks::ClockIx;
 use crate::core::Core;

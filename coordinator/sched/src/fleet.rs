@@ -5,6 +5,7 @@ use crate::job::Job;
 use crate::slab::Slot;
 use crate::state::KindIx;
 use crate::worker::{Doing, Worker};
+use zoetrope_protocol::id::WorkerId;
 use zoetrope_protocol::job::Class;
 
 /// In quarantine for so many kinds at once, a worker gets nothing at all.
@@ -164,13 +165,19 @@ impl Core {
         }
         let job = &self.state.jobs[slot];
         let (kind, need) = (self.state.kind_of(job), self.need(job));
-        let good = |free: &&(u32, _, Slot)| {
+        let good = |free: &&(u32, WorkerId, Slot)| {
             let worker = &self.state.workers[free.2];
             self.may_take(job, worker) && !worker.barred.contains(&kind)
         };
+        if let Some(last) = self.tried_last() {
+            // One after the other: a worker that alone cannot reach what is down holds nobody for long.
+            let free = self.index.fitting(kind, need).flat_map(|group| group.free.iter());
+            let next = free.filter(good).min_by_key(|(_, id, _)| (*id <= last, *id));
+            return next.map(|free| free.2);
+        }
         let hot = hot_number(Some(kind));
         for group in self.index.fitting(kind, need) {
-            let range = group.free.range((hot, zoetrope_protocol::WorkerId(0), 0)..);
+            let range = group.free.range((hot, WorkerId(0), 0)..);
             if let Some(found) = range.take_while(|free| free.0 == hot).find(good) {
                 return Some(found.2);
             }
@@ -214,6 +221,6 @@ fn hot_number(hot: Option<KindIx>) -> u32 {
     hot.map_or(0, |kind| u32::from(kind) + 1)
 }
 
-pub(crate) fn free_key(worker: &Worker, slot: Slot) -> (u32, zoetrope_protocol::WorkerId, Slot) {
+pub(crate) fn free_key(worker: &Worker, slot: Slot) -> (u32, WorkerId, Slot) {
     (hot_number(worker.hot), worker.id, slot)
 }

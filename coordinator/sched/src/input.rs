@@ -15,7 +15,8 @@ pub enum Input {
         /// Greater than every epoch before.
         epoch: Epoch,
     },
-    /// A model is in the coordinator's table. Repeating it changes nothing.
+    /// A model is in the coordinator's table. Repeating it changes nothing. As long as jobs are on their way through another
+    /// chain that one stays, with this name and what its stages need now.
     ModelSet {
         /// Its number.
         model: ModelId,

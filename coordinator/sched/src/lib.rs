@@ -43,6 +43,10 @@ pub mod view;
 pub mod why;
 mod worker;
 
+/// Numbers what is decided: by the core, and by the books around it. Whoever makes the same inputs lead to anything else
+/// raises it, for the records of a journal tell what happened only by the decisions that they were written under.
+pub const DECISIONS: u32 = 1;
+
 pub use crate::core::Core;
 pub use crate::state::State;
 pub use admission::Estimate;

@@ -6,7 +6,7 @@ use crate::node::NodeId;
 use crate::slab::Slot;
 use crate::state::KindIx;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
+use zoetrope_protocol::id::{AttemptNumber, Millis, ShardId};
 use zoetrope_protocol::job::Cause;
 
 /// A worker that was lost a moment ago.
@@ -15,7 +15,7 @@ pub(crate) struct Loss {
     pub node: NodeId,
     pub at: Millis,
     /// What it ran.
-    pub attempt: Option<(JobId, KindIx, AttemptNumber)>,
+    pub attempt: Option<(ShardId, KindIx, AttemptNumber)>,
     /// It counts as lost with its machine.
     pub with_machine: bool,
 }
@@ -31,7 +31,7 @@ impl Core {
         let (now, node) = (self.state.now, worker.node);
         let attempt = worker
             .running()
-            .map(|running| (self.state.jobs[running.job].id, running.kind, running.fence.attempt));
+            .map(|running| (self.held(running).shard, running.kind, running.fence.attempt));
         let machine = worker.said.machine.clone();
         let window = self.state.config.machine_window;
         let mut losses = self.state.losses.remove(&machine).unwrap_or_default();
@@ -52,14 +52,14 @@ impl Core {
     /// A node was lost with its machine: what it ran then counts against nobody. The second time within a day it has
     /// to prove itself at all that it ran.
     fn blame_machine(&mut self, loss: Loss) {
-        if let Some((job, kind, attempt)) = loss.attempt {
-            self.forgive_attempt(loss.node, kind, (job, attempt));
-            let stage = self.state.kinds[kind as usize].stage;
-            if let Some(slot) = self.job_slot(job)
+        if let Some((shard, kind, attempt)) = loss.attempt {
+            self.forgive_attempt(loss.node, kind, (shard, attempt));
+            // Of a part it is the part that remembers.
+            if let Some(slot) = self.shard_slot(shard)
                 && let Some(live) = &mut self.state.jobs[slot].live
             {
                 let before = live.soft.len();
-                let lost = (loss.node, stage, attempt, Cause::WorkerLost);
+                let lost = (loss.node, shard.stage, attempt, Cause::WorkerLost);
                 live.soft.retain(|soft| (soft.node, soft.stage, soft.attempt, soft.cause) != lost);
                 live.machine_losses += u32::from(live.soft.len() < before);
             }

@@ -148,12 +148,12 @@ impl Core {
                 if self.state.paused(*kind) {
                     continue;
                 }
-                // Of those that did not begin no more than there are workers for; others may avoid some of these.
+                // Of those that go anywhere no more than there are workers for; others may not take some of these.
                 let free = self.count_free(*kind);
-                let mut new = 0;
+                let mut any = 0;
                 first.extend(keys.iter().copied().take_while(|key| {
-                    new += usize::from(key.is_new());
-                    free > 0 && new <= free
+                    any += usize::from(key.is_new() || self.goes_anywhere(key.slot));
+                    free > 0 && any <= free
                 }));
                 self.todo.preempt = true;
             }
@@ -165,6 +165,12 @@ impl Core {
                 self.place_shard(key.slot, out);
             }
         }
+    }
+
+    /// Whether any worker may run a begun job's shard that serves its kind.
+    fn goes_anywhere(&self, slot: Slot) -> bool {
+        let live = self.state.jobs[slot].live.as_ref();
+        live.is_none_or(|live| !live.choosy() && live.shard_memory_failures < 2)
     }
 
     /// The shard that a free worker should run: the one that is due, and the one that affinity makes of it.
@@ -260,7 +266,7 @@ impl Core {
         let hot = self.state.workers[to].hot == Some(kind);
         let affinity = if hot { Affinity::Hot } else { Affinity::Load };
         let fence = self.run(slot, to, out);
-        self.passed_gate(slot);
+        self.passed_gate(slot, self.state.workers[to].id);
         let job = &self.state.jobs[slot];
         let stage = self.state.stage_of(job);
         let inputs = job.live.as_ref().map(|live| live.inputs_of(stage)).unwrap_or_default();
@@ -304,11 +310,12 @@ impl Core {
         if first {
             tenant.queued -= 1;
         }
-        let charge = tenant.charge(charged_ms);
+        let (charge, lag) = (tenant.charge(charged_ms), tenant.charge(self.state.config.lag_max.0));
         let clock = self.state.kinds[kind as usize].clock;
         let of = &mut self.state.clocks[clock as usize];
+        let least = of.now[class as usize].saturating_sub(lag);
         let time = of.time_mut(place, class);
-        let start = *time;
+        let start = least.max(*time);
         *time = start.saturating_add(charge);
         let charged = *time;
         let virtual_now = &mut of.now[class as usize];

@@ -9,7 +9,7 @@ use crate::state::KindIx;
 use crate::timer::Timer;
 use crate::worker::{Running, Worker};
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{AttemptNumber, JobId, Millis};
+use zoetrope_protocol::id::{AttemptNumber, JobId, Millis, ShardId};
 
 /// How a node did at a kind.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub(crate) struct Record {
 pub(crate) struct Fault {
     /// Its number among the node's attempts of the kind.
     pub number: u64,
-    pub job: JobId,
+    pub shard: ShardId,
     pub attempt: AttemptNumber,
     pub at: Millis,
 }
@@ -69,7 +69,7 @@ impl Node {
 
 impl Record {
     fn jobs(&self) -> usize {
-        let mut jobs: Vec<JobId> = self.faults.iter().map(|fault| fault.job).collect();
+        let mut jobs: Vec<JobId> = self.faults.iter().map(|fault| fault.shard.job).collect();
         jobs.sort_unstable();
         jobs.dedup();
         jobs.len()
@@ -91,8 +91,8 @@ impl Core {
         match end {
             End::Good => record.trial = record.trial.saturating_sub(1),
             End::Fault => {
-                let job = self.state.jobs[running.job].id;
-                self.blame(node, running.kind, (job, running.fence.attempt), out);
+                let shard = self.held(running).shard;
+                self.blame(node, running.kind, (shard, running.fence.attempt), out);
             }
             End::Other => {}
         }
@@ -104,14 +104,14 @@ impl Core {
         &mut self,
         node: NodeId,
         kind: KindIx,
-        (job, attempt): (JobId, AttemptNumber),
+        (shard, attempt): (ShardId, AttemptNumber),
         out: &mut Vec<Output>,
     ) {
         let (now, config) = (self.state.now, &self.state.config);
         let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.record(kind);
         let number = record.attempts;
-        record.faults.push(Fault { number, job, attempt, at: now });
+        record.faults.push(Fault { number, shard, attempt, at: now });
         let window = u64::from(config.fault_window);
         record.faults.retain(|fault| {
             fault.number + window > number && fault.at.plus(config.fault_forgotten) > now
@@ -147,7 +147,7 @@ impl Core {
         record.strikes += 1;
         record.trial = 0;
         record.until = Some(until);
-        let jobs: Vec<JobId> = record.faults.iter().map(|fault| fault.job).collect();
+        let jobs: Vec<JobId> = record.faults.iter().map(|fault| fault.shard.job).collect();
         if let Some(slot) = worker {
             self.enter_fleet(slot);
             self.todo.workers.push(slot);
@@ -275,7 +275,7 @@ impl Core {
         let mut lifted = Vec::new();
         for (kind, record) in &mut known.records {
             let before = record.faults.len();
-            record.faults.retain(|fault| fault.job != job);
+            record.faults.retain(|fault| fault.shard.job != job);
             let less = record.faults.len() < before;
             if less && record.until.is_some() && record.jobs() < enough {
                 record.strikes -= 1;
@@ -292,17 +292,17 @@ impl Core {
         }
     }
 
-    /// Takes one attempt's fault off a node. Each stage of a job numbers its attempts from one.
+    /// Takes one attempt's fault off a node. Each shard numbers its attempts from one.
     pub(crate) fn forgive_attempt(
         &mut self,
         node: NodeId,
         kind: KindIx,
-        (job, attempt): (JobId, AttemptNumber),
+        (shard, attempt): (ShardId, AttemptNumber),
     ) {
         let Some(known) = self.state.nodes.get_mut(node) else { return };
         let record = known.records.iter_mut().find(|(of, _)| *of == kind);
         if let Some((_, record)) = record.filter(|(_, record)| record.until.is_none()) {
-            record.faults.retain(|fault| (fault.job, fault.attempt) != (job, attempt));
+            record.faults.retain(|fault| (fault.shard, fault.attempt) != (shard, attempt));
         }
     }
 }

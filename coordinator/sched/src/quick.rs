@@ -24,14 +24,17 @@ impl Core {
             && gpu.0 < limit
     }
 
-    /// Whether the same bytes came too quickly before. Then all who made them are absolved, and the time is learned
-    /// anew.
+    /// Whether the same bytes came too quickly before, however long they took now. Then all who made them are absolved, and
+    /// the time is learned anew.
     pub(crate) fn is_confirmed(&mut self, running: &Running, outputs: &[ArtifactRef]) -> bool {
+        let live = self.state.jobs[running.job].live.as_ref();
+        if live.is_none_or(|live| live.quick.is_empty()) {
+            return false;
+        }
         let made = self.result_of(running, outputs);
         let relearn = self.state.config.quick_relearn;
-        let job = &mut self.state.jobs[running.job];
-        let id = job.id;
-        let Some(live) = &mut job.live else { return false };
+        let shard = self.held(running).shard;
+        let Some(live) = &mut self.state.jobs[running.job].live else { return false };
         let same = |quick: &Quick| Some(quick.artifact) == made;
         if !live.quick.iter().any(same) {
             return false;
@@ -44,7 +47,7 @@ impl Core {
             !quick || !right.iter().any(of)
         });
         for quick in right {
-            self.forgive_attempt(quick.node, running.kind, (id, quick.attempt));
+            self.forgive_attempt(quick.node, running.kind, (shard, quick.attempt));
         }
         self.state.kinds[running.kind as usize].relearn = relearn;
         true

@@ -174,3 +174,68 @@ fn a_placement_says_whether_the_weights_are_loaded() {
     farm.step();
     assert_eq!(farm.loaded[WORKERS as usize..], [Affinity::Hot]);
 }
+
+/// Who can use one worker of a clock does not save up what the others give to somebody else, whose job for that worker then
+/// waits for no more than the bound on lag.
+#[test]
+fn a_tenant_with_few_workers_saves_up_an_hour_and_no_more() {
+    const SHARD: u64 = 600_000;
+    let (wide, narrow) = (0, 1);
+    let mut farm = Farm {
+        core: Core::new(Config::default()),
+        now: Millis(1),
+        jobs: BTreeMap::new(),
+        running: Vec::new(),
+        given: vec![0; 2],
+        weights: vec![1; 2],
+        loaded: Vec::new(),
+    };
+    farm.take(Input::EpochBegan { epoch: Epoch(1) });
+    for model in [1, 2] {
+        let chain = vec![StageNeed { stage: Stage::Finish, vram_bytes: 1 }];
+        farm.take(Input::ModelSet { model: ModelId(model), name: format!("model{model}"), chain });
+    }
+    for tenant in [wide, narrow] {
+        let policy = TenantPolicy { weight: 1, running_max: 1_000 };
+        farm.take(Input::TenantSet { tenant: TenantId(tenant), policy });
+    }
+    let submit = |farm: &mut Farm, job: u128, tenant: u32, model: u16| {
+        farm.jobs.insert(JobId(job), (tenant as usize, SHARD));
+        let ask = Ask {
+            tenant: TenantId(tenant),
+            class: Class::Default,
+            model: ModelId(model),
+            steps: 1,
+            expected: vec![Millis(SHARD)],
+            deadline: None,
+            learned: false,
+            decode: Decode::default(),
+        };
+        farm.take(Input::Submitted { job: JobId(job), ask });
+    };
+    // Ten hours of the nine workers that serve nothing else.
+    (0..9 * 60).for_each(|job| submit(&mut farm, job, wide, 2));
+    (0..1_000).for_each(|job| submit(&mut farm, 10_000 + job, narrow, 1));
+    for worker in 1..=10 {
+        let identity = Identity { node: format!("node{worker}"), boot: 1, session: 1 };
+        let mut serves = vec![(ModelId(2), vec![Stage::Finish])];
+        if worker == 1 {
+            serves.insert(0, (ModelId(1), vec![Stage::Finish]));
+        }
+        let capacity = Capacity { vram_bytes: 1, serves, machine: String::new() };
+        let worker = WorkerId(worker);
+        farm.take(Input::WorkerJoined { worker, identity, capacity, held: Vec::new() });
+    }
+    while farm.now < Millis(10 * 3_600_000) {
+        farm.step();
+    }
+    let [ahead, behind] = [wide, narrow].map(|tenant| farm.given[tenant as usize]);
+    assert!(ahead > 8 * behind && behind >= 60 * SHARD, "{ahead} and {behind}");
+    submit(&mut farm, 20_000, wide, 1);
+    let placed = |farm: &Farm| farm.running.iter().any(|(_, _, h)| h.shard.job == JobId(20_000));
+    while !placed(&farm) {
+        farm.step();
+    }
+    let waited = farm.given[narrow as usize] - behind;
+    assert!(waited <= 3_600_000 + 2 * SHARD, "{waited} ms of the other tenant's came first");
+}

@@ -32,11 +32,20 @@ use zoetrope_protocol::job::{ArtifactRef, Cause, Class, Role, Stage};
 use zoetrope_protocol::wire::{DrainKind, Held, Identity};
 use zoetrope_sched::input::*;
 use zoetrope_sched::output::GoneHow;
-use zoetrope_sched::{Config, Core, Output, State};
+use zoetrope_sched::{Config, Core, DECISIONS, Input, Output, State};
+
+/// The number of the decisions, and the digest of what the core answers to the inputs in `decisions.bin`: those of the
+/// stories as they were when it was written. A test that fails here says that a journal would be replayed otherwise than it
+/// was written: raise `DECISIONS`, unless no release was made since that was done last; then write the file anew by
+/// `ZOETROPE_BLESS=1`, and here what the test tells.
+const PINNED: (u32, &str) = (1, "d6d5141a5d1a122470e50efd5c2061e49e580ff01e70413adcc30e62d61296eb");
+
+type Journal = Vec<(Millis, Input)>;
 
 struct Story {
     core: Core,
     now: Millis,
+    journal: Journal,
     told: String,
     decodes: BTreeMap<JobId, Decode>,
 }
@@ -196,6 +205,7 @@ impl Story {
         Story {
             core: Core::new(Config::default()),
             now: Millis(0),
+            journal: Vec::new(),
             told: String::new(),
             decodes: BTreeMap::new(),
         }
@@ -203,6 +213,7 @@ impl Story {
 
     fn take(&mut self, input: Input) {
         let mut out = Vec::new();
+        self.journal.push((self.now, input.clone()));
         self.core.handle(self.now, input, &mut out);
         for output in &out {
             writeln!(self.told, "{}", show(output)).expect("a string takes all");
@@ -457,8 +468,8 @@ impl Story {
     }
 }
 
-/// Tells a story and gives it back with the answers that the core gave.
-fn tell(text: &str) -> String {
+/// Tells a story and gives it back with the answers that the core gave, and the inputs.
+fn tell(text: &str) -> (String, Journal) {
     let mut story = Story::new();
     let mut told = String::new();
     let mut in_answers = false;
@@ -480,24 +491,30 @@ fn tell(text: &str) -> String {
             story.command(line);
         }
     }
-    told
+    (told, story.journal)
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories")
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// All stories, by name.
+fn paths() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(tests().join("stories")).expect("the folder of stories");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a story").path()).collect();
+    paths.sort();
+    paths
 }
 
 /// Every story is told as it is written.
 #[test]
 fn stories() {
     let write = std::env::var("ZOETROPE_STORIES").is_ok_and(|word| word == "write");
-    let entries = std::fs::read_dir(folder()).expect("the folder of stories");
-    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a story").path()).collect();
-    paths.sort();
+    let paths = paths();
     let mut wrong = Vec::new();
     for path in &paths {
         let text = std::fs::read_to_string(path).expect("a story");
-        let told = tell(&text);
+        let (told, _) = tell(&text);
         if write {
             std::fs::write(path, &told).expect("a story can be written");
         } else if told != text || told.contains("a mistake in the story") {
@@ -510,4 +527,27 @@ fn stories() {
     }
     assert!(paths.len() >= 20, "stories are missing");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// No journal is replayed by other decisions than it was written under: whoever changes one raises their number.
+#[test]
+fn the_answers_to_fixed_journals_are_those_of_the_number() {
+    let file = tests().join("decisions.bin");
+    if std::env::var_os("ZOETROPE_BLESS").is_some() {
+        let texts = paths().into_iter().map(|path| std::fs::read_to_string(path).expect("a story"));
+        let journals: Vec<Journal> = texts.map(|text| tell(&text).1).collect();
+        let bytes = codec::encode(&journals).expect("inputs encode");
+        std::fs::write(&file, bytes).expect("the journals can be written");
+    }
+    let bytes = std::fs::read(&file).expect("the journals");
+    let journals: Vec<Journal> = codec::decode_trusted(&bytes).expect("they stay readable");
+    let mut out = Vec::new();
+    for journal in journals {
+        let mut core = Core::new(Config::default());
+        for (now, input) in journal {
+            core.handle(now, input, &mut out);
+        }
+    }
+    let digest = ArtifactId::of(&codec::encode(&out).expect("outputs encode")).to_string();
+    assert_eq!((DECISIONS, digest.as_str()), PINNED, "the core decides otherwise");
 }

@@ -168,6 +168,11 @@ pub enum Entry {
         /// The verdict.
         verdict: Verdict,
     },
+    /// Who goes on with the journal, and by which decisions: the first entry of a start.
+    DecisionsSet {
+        /// Their number.
+        decisions: u32,
+    },
 }
 
 /// What an entry caused.
@@ -193,6 +198,7 @@ pub struct Books {
     pub moderation: ModerationTable,
     /// The rescan that goes on, or the last one.
     pub rescan: Option<Rescan>,
+    decisions: Option<u32>,
     now: Millis,
 }
 
@@ -209,9 +215,10 @@ pub struct Snapshot {
     rescan: Option<Rescan>,
     shares: Vec<(JobId, Vec<Share>)>,
     marks: MarkRows,
+    decisions: Option<u32>,
 }
 
-const SNAPSHOT_VERSION: u32 = 7;
+const SNAPSHOT_VERSION: u32 = 8;
 /// Rows of moderation beyond those of the job table, before they are swept.
 const MODERATION_SLACK: usize = 10_000;
 
@@ -238,12 +245,18 @@ impl Books {
             intake: Intake::default(),
             moderation: ModerationTable::default(),
             rescan: None,
+            decisions: None,
             now: Millis(0),
         }
     }
 
     /// Takes in one entry.
     pub fn apply(&mut self, now: Millis, entry: Entry) -> Effects {
+        if let Entry::DecisionsSet { decisions } = entry {
+            self.decisions = Some(decisions);
+            // No time passes by it: how long nobody led is told by the epoch that begins next.
+            return Effects::default();
+        }
         let before = self.now;
         let now = now.max(before);
         self.now = now;
@@ -318,6 +331,7 @@ impl Books {
                     rescan.end(now, RescanState::Cancelled);
                 }
             }
+            Entry::DecisionsSet { .. } => {}
         }
         let fired = self.intake.fire(now);
         effects.judge.extend(fired.ask);
@@ -428,6 +442,16 @@ impl Books {
         }
     }
 
+    /// The decisions by which whatever follows is told, as far as anybody said.
+    pub fn decisions(&self) -> Option<u32> {
+        self.decisions
+    }
+
+    /// Takes these for the decisions of whatever follows, if nobody said.
+    pub fn presume_decisions(&mut self, decisions: u32) {
+        self.decisions.get_or_insert(decisions);
+    }
+
     /// The newest moment that an entry carried.
     pub fn now(&self) -> Millis {
         self.now
@@ -446,6 +470,7 @@ impl Books {
             rescan: self.rescan.clone(),
             shares: self.table.shares().to_rows(),
             marks: self.table.marks().to_rows(),
+            decisions: self.decisions,
         }
     }
 
@@ -481,6 +506,7 @@ impl Books {
             intake: Intake::from_rows(snapshot.intake),
             moderation: ModerationTable::from_rows(snapshot.moderation),
             rescan: snapshot.rescan,
+            decisions: snapshot.decisions,
             now: snapshot.now,
         }
     }

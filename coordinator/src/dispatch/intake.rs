@@ -56,7 +56,8 @@ pub struct Fired {
 pub struct Intake {
     jobs: BTreeMap<JobId, Waiting>,
     wakeups: BTreeSet<(Millis, JobId)>,
-    tenants: BTreeMap<TenantId, u32>,
+    /// Each tenant's, by id. No set is empty.
+    tenants: BTreeMap<TenantId, BTreeSet<JobId>>,
     /// By the class's place in `Class::ALL`.
     classes: [u64; Class::ALL.len()],
 }
@@ -93,14 +94,13 @@ impl Intake {
 
     /// Jobs of a tenant that wait.
     pub fn of_tenant(&self, tenant: TenantId) -> u32 {
-        self.tenants.get(&tenant).copied().unwrap_or(0)
+        self.tenants.get(&tenant).map_or(0, |jobs| jobs.len() as u32)
     }
 
     /// What the core will be told of a tenant's jobs.
     pub fn asks_of(&self, tenant: TenantId) -> impl Iterator<Item = &Ask> {
-        let some = self.tenants.contains_key(&tenant);
-        let all = self.jobs.values().filter(move |_| some).map(|waiting| &waiting.ask);
-        all.filter(move |ask| ask.tenant == tenant)
+        let jobs = self.tenants.get(&tenant).into_iter().flatten();
+        jobs.map(|job| &self.jobs[job].ask)
     }
 
     /// Jobs of a class that wait.
@@ -124,9 +124,9 @@ impl Intake {
         let waiting = self.jobs.remove(&job)?;
         self.wakeups.remove(&(waiting.wakes(), job));
         self.classes[waiting.ask.class as usize] -= 1;
-        if let Some(count) = self.tenants.get_mut(&waiting.ask.tenant) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(jobs) = self.tenants.get_mut(&waiting.ask.tenant) {
+            jobs.remove(&job);
+            if jobs.is_empty() {
                 self.tenants.remove(&waiting.ask.tenant);
             }
         }
@@ -207,7 +207,7 @@ impl Intake {
     fn insert(&mut self, job: JobId, waiting: Waiting) {
         self.wakeups.insert((waiting.wakes(), job));
         self.classes[waiting.ask.class as usize] += 1;
-        *self.tenants.entry(waiting.ask.tenant).or_default() += 1;
+        self.tenants.entry(waiting.ask.tenant).or_default().insert(job);
         self.jobs.insert(job, waiting);
     }
 }
@@ -287,6 +287,8 @@ mod tests {
         let mut again = Intake::from_rows(intake.to_rows());
         assert_eq!(again.next_wakeup(), intake.next_wakeup());
         assert_eq!((again.of_tenant(TenantId(1)), again.of_class(Class::Default)), (3, 3));
+        let asks = |tenant| again.asks_of(TenantId(tenant)).count();
+        assert_eq!((asks(1), asks(2)), (3, 0));
         assert_eq!(again.ask_all(Millis(20)).len(), 3);
         assert!(again.take(JobId(2)).is_some_and(|waiting| waiting.asked));
     }

@@ -1,12 +1,12 @@
 //! Recovery: the books as the journal tells them.
 
-use super::books::{Books, Record, SnapshotError};
+use super::books::{Books, Entry, Record, SnapshotError};
 use crate::journal::writer::Writer;
 use crate::journal::{JournalError, Loss, Recovered};
 use std::time::{Duration, Instant};
 use zoetrope_protocol::codec::{self, CodecError};
 use zoetrope_protocol::id::Millis;
-use zoetrope_sched::Config;
+use zoetrope_sched::{Config, DECISIONS};
 
 /// What recovery gives.
 pub struct Recovery {
@@ -43,12 +43,27 @@ pub enum RecoveryError {
         /// What the codec says.
         source: CodecError,
     },
+    /// A record that tells something else here than where it was written.
+    #[error(
+        "journal record {seq} was written by a release whose decisions have {}, those of this program have number          {DECISIONS}: start the release that wrote it once more and stop it in good order, for it then leaves a snapshot          that stands for all records",
+        number(of)
+    )]
+    Decisions {
+        /// Its number.
+        seq: u64,
+        /// The number of the decisions, as far as anybody said.
+        of: Option<u32>,
+    },
+}
+
+fn number(of: &Option<u32>) -> String {
+    of.map_or_else(|| "no number".to_owned(), |of| format!("number {of}"))
 }
 
 /// The books behind a snapshot and the records that follow it. No setting of now has a say in what they tell.
 ///
 /// # Errors
-/// `Snapshot`, `Record`.
+/// `Snapshot`, `Record`, `Decisions`.
 pub fn rebuild(
     snapshot: Option<&[u8]>,
     records: Vec<(u64, Vec<u8>)>,
@@ -65,6 +80,11 @@ fn replay(mut books: Books, records: Vec<(u64, Vec<u8>)>) -> Result<Books, Recov
         // Proven whole by the journal, and written without a limit: one must not refuse here what it acknowledged there.
         let record: Record = codec::decode_trusted(&bytes)
             .map_err(|source| RecoveryError::Record { seq, source })?;
+        // Other decisions would place shards elsewhere, and what was made and reported since would be nobody's.
+        let says = matches!(record.entry, Entry::DecisionsSet { .. });
+        if !says && books.decisions() != Some(DECISIONS) {
+            return Err(RecoveryError::Decisions { seq, of: books.decisions() });
+        }
         // What it caused was carried out then, or is caused again by the new epoch.
         drop(books.apply(record.now, record.entry));
     }
@@ -80,10 +100,14 @@ pub fn recover(
 ) -> Result<Recovery, RecoveryError> {
     let began = Instant::now();
     let recovered = open()?;
-    let books = match &recovered.snapshot {
+    let mut books = match &recovered.snapshot {
         Some((_, bytes)) => Books::restore(bytes)?,
         None => Books::new(Config::default()),
     };
+    if recovered.loss.is_some() {
+        // The word of it may be among what is lost, and an operator wants what is left.
+        books.presume_decisions(DECISIONS);
+    }
     let snapshot = recovered.snapshot.is_some().then(|| books.now());
     let replayed = recovered.records.len();
     let books = replay(books, recovered.records)?;
@@ -101,7 +125,6 @@ pub fn recover(
 mod tests {
     use super::*;
     use crate::config::ServeConfig;
-    use crate::dispatch::books::Entry;
     use crate::dispatch::{DispatchLimits, opening};
     use crate::jobs::WorkerFacts;
     use crate::models::Models;
@@ -117,10 +140,40 @@ mod tests {
         let words = || "cpu".to_owned();
         let facts = WorkerFacts { node, pool: words(), gpu_kind: words(), models: Vec::new() };
         let entry = Entry::Joined { worker, facts, input: Input::WorkerLeft { worker } };
-        let bytes = codec::encode(&Record { now: Millis(1), epoch: Epoch(1), entry });
-        let records = vec![(1, bytes.expect("encodes"))];
-        let books = rebuild(None, records).expect("is replayed");
+        let books = rebuild(None, journal([by(DECISIONS), entry])).expect("is replayed");
         assert!(books.table.worker(worker).is_some());
+    }
+
+    fn by(decisions: u32) -> Entry {
+        Entry::DecisionsSet { decisions }
+    }
+
+    fn journal<const N: usize>(entries: [Entry; N]) -> Vec<(u64, Vec<u8>)> {
+        let record = |entry| Record { now: Millis(1), epoch: Epoch(1), entry };
+        let bytes = entries.map(|entry| codec::encode(&record(entry)).expect("encodes"));
+        (1..).zip(bytes).collect()
+    }
+
+    /// Promise: what another release decided is not decided once more; a snapshot that stands for all of it is taken up.
+    #[test]
+    fn records_of_other_decisions_are_refused_and_a_snapshot_of_theirs_is_not() {
+        let began = || Entry::Core(Input::EpochBegan { epoch: Epoch(1) });
+        let refused = |snapshot: Option<&[u8]>, records| match rebuild(snapshot, records) {
+            Err(RecoveryError::Decisions { seq, of }) => (seq, of),
+            other => panic!("{:?}", other.err()),
+        };
+        let other = DECISIONS + 1;
+        assert_eq!(refused(None, journal([began()])), (1, None));
+        assert_eq!(refused(None, journal([by(other), began()])), (2, Some(other)));
+        let changed = journal([by(DECISIONS), began(), by(other), began(), by(DECISIONS)]);
+        assert_eq!(refused(None, changed), (4, Some(other)));
+
+        let mut theirs = rebuild(None, journal([by(other)])).expect("nothing was decided");
+        drop(theirs.apply(Millis(1), began()));
+        let theirs = theirs.snapshot().encode().expect("encodes");
+        assert_eq!(refused(Some(&theirs), journal([began()])), (1, Some(other)));
+        let again = rebuild(Some(&theirs), journal([by(DECISIONS), began()])).expect("is ours");
+        assert_eq!(again.decisions(), Some(DECISIONS));
     }
 
     /// Promise: a replay decides as the farm did, whatever is configured meanwhile; and what is configured is in force.

@@ -32,9 +32,9 @@ use tokio::task::JoinHandle;
 use zoetrope_protocol::id::{ArtifactId, Epoch, JobId, Millis, ShardId, TenantId, WorkerId};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::mutant::{Mutant, on};
-use zoetrope_sched::Input;
 use zoetrope_sched::input::{StageNeed, TenantPolicy};
 use zoetrope_sched::output::{JobState, Output};
+use zoetrope_sched::{DECISIONS, Input};
 
 /// The soonest that a wake-up follows another: a core that asks for the past must not spin.
 const WAKE_MIN: Duration = Duration::from_millis(10);
@@ -160,8 +160,6 @@ pub struct DispatchState {
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
-    /// The last record in a snapshot that is there or was ordered.
-    saved: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
     /// Held by the batch of deletions that is out.
     deleting: Arc<Semaphore>,
@@ -230,7 +228,6 @@ impl DispatchState {
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
-            saved: next.saturating_sub(1).saturating_sub(replayed),
             deletes: VecDeque::new(),
             deleting: Arc::new(Semaphore::new(1)),
             publishing: BTreeSet::new(),
@@ -340,7 +337,6 @@ impl DispatchState {
         let body = Box::new(move |form| {
             snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
         });
-        self.saved = self.ledger.recorded();
         Ok(self.journal.cast(how(body)).map_err(|_| "the journal is gone")?)
     }
 
@@ -348,7 +344,7 @@ impl DispatchState {
     /// what was decided here. Only a leader's: another may have gone on from what this one wrote.
     pub(super) fn save_last(&mut self, reply: RpcReplyPort<()>) -> Result<(), ActorProcessingErr> {
         self.commit()?;
-        if self.leadership.is_held() && self.ledger.recorded() > self.saved {
+        if self.leadership.is_held() {
             self.save(JournalMsg::LastSnapshot)?;
         }
         // Who asked may have waited long enough.
@@ -545,7 +541,8 @@ fn next_epoch(books: &Books) -> Epoch {
     Epoch(if on(Mutant::EpochReused) { last.max(1) } else { last + 1 })
 }
 
-/// The first entries of a start: a new epoch, and the limits, models and tenants as they are configured now.
+/// The first entries of a start: who decides from here on, a new epoch, and the limits, models and tenants as they are
+/// configured now.
 pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<Entry> {
     let mut inputs = vec![Input::EpochBegan { epoch: next_epoch(books) }];
     // Journalled, for a replay knows no settings: what was decided by one it would decide by another.
@@ -576,7 +573,8 @@ pub fn opening(books: &Books, models: &Models, limits: &DispatchLimits) -> Vec<E
             inputs.push(Input::TenantSet { tenant, policy });
         }
     }
-    inputs.into_iter().map(Entry::Core).collect()
+    let decides = Entry::DecisionsSet { decisions: DECISIONS };
+    std::iter::once(decides).chain(inputs.into_iter().map(Entry::Core)).collect()
 }
 
 async fn watch_sync(mut synced: watch::Receiver<u64>, dispatch: ActorRef<DispatchMsg>) {

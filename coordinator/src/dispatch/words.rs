@@ -83,6 +83,8 @@ words! {
         MoveAsked = "move_asked",
         /// How long verdicts are waited for is another.
         VerdictGraceSet = "verdict_grace_set",
+        /// By which decisions the journal goes on.
+        DecisionsSet = "decisions_set",
     }
 }
 
@@ -110,6 +112,7 @@ impl InputWord {
             Entry::RescanBegan { .. } | Entry::RescanCancelled => InputWord::Rescan,
             Entry::RescanWent { .. } => InputWord::Rescanned,
             Entry::Marked { .. } => InputWord::Marked,
+            Entry::DecisionsSet { .. } => InputWord::DecisionsSet,
             Entry::Core(input) => match input {
                 Input::EpochBegan { .. } => InputWord::EpochBegan,
                 Input::ModelSet { .. } => InputWord::ModelSet,

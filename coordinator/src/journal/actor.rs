@@ -20,7 +20,7 @@ pub enum JournalMsg {
     Append(Vec<Vec<u8>>),
     /// Save the state behind all records so far; skipped while one is being saved.
     Snapshot(SnapshotBody),
-    /// The same before the end, for which the thread waits with its own.
+    /// The same before the end, for which the thread waits with its own; never skipped for one that knows less.
     LastSnapshot(SnapshotBody),
     /// The thread gave up: the actor dies of it.
     Died(super::JournalError),

@@ -206,6 +206,36 @@ fn the_end_waits_for_the_last_snapshot() {
     assert!(found.records.is_empty());
 }
 
+/// Promise: nor does it matter that another one is being saved: the last one follows it, or is it where nothing came since.
+#[test]
+fn the_last_snapshot_comes_behind_one_that_is_being_saved() {
+    for (since, state) in [(0, &b"one"[..]), (2, b"last")] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let writer = open(folder.path(), false).expect("opens").writer;
+        let (commands, queue) = channel();
+        let back = commands.clone();
+        let waiting = Arc::new(AtomicU64::new(u64::MAX / 2));
+        let slow = |state: &'static [u8]| {
+            let body = move |_| {
+                std::thread::sleep(Duration::from_millis(100));
+                Ok(state.to_vec().into())
+            };
+            Box::new(body)
+        };
+        commands.send(Command::Append((1..=3).map(body).collect())).expect("runs");
+        commands.send(Command::Snapshot(slow(b"one"))).expect("runs");
+        commands.send(Command::Append((4..=3 + since).map(body).collect())).expect("runs");
+        // Skipped: the next one is due when it is.
+        commands.send(Command::Snapshot(slow(b"two"))).expect("runs");
+        commands.send(Command::LastSnapshot(slow(b"last"))).expect("runs");
+        commands.send(Command::Stop).expect("runs");
+        writer.run(&queue, &back, &waiting, &|_| {});
+        let found = open(folder.path(), false).expect("opens");
+        assert_eq!(found.snapshot, Some((3 + since, state.to_vec().into())));
+        assert!(found.records.is_empty());
+    }
+}
+
 /// Flips a bit in the value of a record, below the storage engine's own checksum.
 fn damage(folder: &Path, segment: u64, seq: u64) {
     let path = recovery::segment_path(folder, segment);

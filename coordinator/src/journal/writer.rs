@@ -19,7 +19,7 @@ pub enum Command {
     Append(Vec<Vec<u8>>),
     /// Save the state behind all records so far.
     Snapshot(SnapshotBody),
-    /// The same, and end only when it is on disk; or the one that is being saved.
+    /// The same, behind one that is being saved if there is, and end only when it is on disk.
     LastSnapshot(SnapshotBody),
     /// The snapshot behind this record is on disk, or why not.
     SnapshotEnded(u64, Result<(), JournalError>),
@@ -58,7 +58,12 @@ enum Going {
 pub struct Writer {
     log: Box<dyn Log>,
     next: u64,
-    saving: bool,
+    /// The snapshot behind this record is being saved.
+    saving: Option<u64>,
+    /// The newest one that this thread saved; 0 of none.
+    saved: u64,
+    /// The last one, behind this record, waits for the one that is being saved.
+    last: Option<(u64, SnapshotBody)>,
     ending: Ending,
 }
 
@@ -75,7 +80,8 @@ enum Ending {
 
 impl Writer {
     pub(super) fn new(log: impl Log + 'static, next: u64) -> Writer {
-        Writer { log: Box::new(log), next, saving: false, ending: Ending::Far }
+        let (log, ending) = (Box::new(log), Ending::Far);
+        Writer { log, next, saving: None, saved: 0, last: None, ending }
     }
 
     /// The number that the next record gets.
@@ -149,18 +155,30 @@ impl Writer {
         match other {
             None => {}
             Some(Command::Append(more)) => self.write(&more, waiting, report)?,
-            Some(Command::Snapshot(body)) => self.snapshot(body, back)?,
+            Some(Command::Snapshot(body)) if self.saving.is_none() => self.snapshot(body, back)?,
+            Some(Command::Snapshot(_)) => {}
             Some(Command::LastSnapshot(body)) => {
                 self.ending = Ending::Near;
-                self.snapshot(body, back)?;
+                let through = self.next - 1;
+                match self.saving {
+                    Some(saving) if saving < through => self.last = Some((through, body)),
+                    None if self.saved < through => self.snapshot(body, back)?,
+                    // That one says the same.
+                    _ => {}
+                }
             }
             Some(Command::SnapshotEnded(through, result)) => {
                 self.snapshot_ended(through, result, report)?;
-                if self.ending == Ending::Due {
+                // One with records behind it that it knows nothing of is none: they say the same.
+                if let Some((_, body)) = self.last.take_if(|(through, _)| *through + 1 == self.next)
+                {
+                    self.snapshot(body, back)?;
+                }
+                if self.ending == Ending::Due && self.saving.is_none() {
                     return Ok(Going::Stop);
                 }
             }
-            Some(Command::Stop) if self.ending == Ending::Near && self.saving => {
+            Some(Command::Stop) if self.ending == Ending::Near && self.saving.is_some() => {
                 self.ending = Ending::Due;
             }
             Some(Command::Stop) => return Ok(Going::Stop),
@@ -184,11 +202,11 @@ impl Writer {
 
     fn snapshot(&mut self, body: SnapshotBody, back: &Sender<Command>) -> Result<(), JournalError> {
         let through = self.next - 1;
-        if self.saving || through == 0 {
+        if through == 0 {
             return Ok(());
         }
         let save = self.log.begin_snapshot(through)?;
-        self.saving = true;
+        self.saving = Some(through);
         let back = back.clone();
         std::thread::spawn(move || {
             let result = save(body);
@@ -204,8 +222,9 @@ impl Writer {
         result: Result<(), JournalError>,
         report: &dyn Fn(Report),
     ) -> Result<(), JournalError> {
-        self.saving = false;
+        self.saving = None;
         result?;
+        self.saved = through;
         report(Report::SnapshotTaken { through });
         self.log.forget()
     }

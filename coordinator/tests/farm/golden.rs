@@ -229,6 +229,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("cleaned_up", Entry::CleanedUp { job }),
         ("rejudged", Entry::Rejudged { job: JobId(2), verdict: blocked }),
         ("verdict_grace_set", core(Input::VerdictGraceSet { grace: Millis(960_000) })),
+        ("decisions_set", Entry::DecisionsSet { decisions: 1 }),
     ]
 }
 
