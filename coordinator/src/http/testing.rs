@@ -7,6 +7,7 @@ use crate::farm::{
     RescanRefused, SubmitRefused, WorkerRow,
 };
 use crate::jobs::rescan::Left;
+use crate::jobs::shares::{Closed, Variant};
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
     PhaseView, Rescan, RescanState, Share, Submission,
@@ -139,6 +140,8 @@ pub struct Table {
     pub asked_ready: usize,
     /// Panics of the test's own making in the store.
     pub broken_store: bool,
+    /// Answers of files stop behind their first piece.
+    pub stuck_store: bool,
     /// The rescan.
     pub rescan: Option<Rescan>,
     /// Share links, of whichever video.
@@ -250,6 +253,13 @@ fn answer(shared: Shared, message: FarmMsg) {
                     share.clone()
                 }),
             );
+        }
+        // Every link is one to the first video.
+        FarmMsg::OpenShare(id, variant, _, reply) => {
+            let open = table.shares.iter().any(|share| share.id == id && share.revoked.is_none());
+            let first = table.jobs.first().filter(|_| open).map(|held| held.view.clone());
+            let variant = variant.unwrap_or(Variant::Video);
+            say(reply, first.map(|view| (Box::new(view), variant, false)).ok_or(Closed::Gone));
         }
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
@@ -433,7 +443,12 @@ impl AssetReader for FakeStore {
         }
         let bytes = &CLIP[range.start as usize..range.end as usize];
         // In small pieces, as a disk might give them.
-        futures::stream::iter(bytes.chunks(7).map(|piece| Ok(Bytes::from_static(piece)))).boxed()
+        let pieces = bytes.chunks(7).map(|piece| Ok(Bytes::from_static(piece)));
+        if self.0.lock().unwrap().stuck_store {
+            let first = futures::stream::iter(pieces.take(1));
+            return first.chain(futures::stream::pending()).boxed();
+        }
+        futures::stream::iter(pieces).boxed()
     }
 }
 
