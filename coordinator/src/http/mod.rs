@@ -47,6 +47,7 @@ pub use role::Roles;
 pub use shares::Links;
 pub use words::{Code, Replay};
 
+use crate::config::Classes;
 use crate::farm::Farm;
 use crate::fsck::Fsck;
 use crate::inspect::Inspector;
@@ -68,6 +69,8 @@ pub struct DoorState {
     pub farm: Farm,
     /// What requests are checked by.
     pub models: Arc<Models>,
+    /// The classes that projects may ask for.
+    pub classes: Arc<Classes>,
     /// Who may ask.
     pub keys: Arc<KeyStore>,
     /// How much, how fast, how long.

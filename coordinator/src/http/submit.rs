@@ -154,7 +154,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
     let tenant = request.caller.tenant;
-    let about = Circumstances { tenant, models: &state.models, seed, now: (state.now)() };
+    let (classes, models) = (&*state.classes, &*state.models);
+    let about = Circumstances { tenant, classes, models, seed, now: (state.now)() };
     let ask = create::read(request.fields)?;
     let said = ask.clone();
     let asked = create::audience(&ask)?;

@@ -1,6 +1,7 @@
 //! A farm of one table, and a client: what the tests of the door share.
 
 use super::{Code, DoorLimits, DoorMetrics, DoorState, Replay, serve};
+use crate::config::Classes;
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NewShare, NoSuchCursor, NoSuchWorker,
@@ -562,10 +563,16 @@ impl Stand {
         let tenant = key(Project::Known(TenantId(1)), Role::Tenant);
         let (dispatch, _) = Actor::spawn(None, FakeDispatch, table.clone()).await.unwrap();
         let counted = Arc::new(Counted::default());
+        let classes = Classes {
+            most: Class::Priority,
+            // The stranger's project.
+            named: [(TenantId(2), Class::Default)].into(),
+        };
         let state = DoorState {
             finder: None,
             farm: Farm { dispatch: dispatch.clone(), assets: Arc::new(FakeStore(table.clone())) },
             models: Arc::new(Models::with(&[]).unwrap()),
+            classes: Arc::new(classes),
             keys,
             limits,
             metrics: counted.clone(),
