@@ -210,7 +210,8 @@ impl DispatchState {
         }
         let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished)
             + self.books.intake.of_tenant(spec.tenant);
-        if unfinished >= self.limits.jobs_of_tenant {
+        let words = self.books.table.is_full_of(spec.tenant);
+        if unfinished >= self.limits.jobs_of_tenant || words {
             let seconds = self.retry_seconds(Some(spec.tenant));
             return Err(Refused::Because(SubmitRefused::TenantQueueFull { seconds }));
         }

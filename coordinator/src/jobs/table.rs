@@ -153,7 +153,7 @@ impl JobTable {
 
     /// A job was admitted.
     pub fn admit(&mut self, now: Millis, submission: Submission) {
-        self.forget_old(now);
+        self.forget_old(now, submission.spec.tenant);
         let Submission { job, spec, content, idempotency } = submission;
         let row = JobRow {
             job,
@@ -181,7 +181,8 @@ impl JobTable {
         self.rows.insert(job, Arc::new(row));
     }
 
-    fn forget_old(&mut self, now: Millis) {
+    /// Makes room for a row of this tenant.
+    fn forget_old(&mut self, now: Millis, tenant: TenantId) {
         while let Some((at, key)) =
             self.keys_age.first().copied().filter(|k| k.0.plus(KEY_KEPT) <= now)
         {
@@ -194,7 +195,7 @@ impl JobTable {
             self.contents_age.remove(&place);
             self.drop_content(place);
         }
-        while let Some(place) = self.leaving.next(self.rows.len()) {
+        while let Some(place) = self.leaving.next(self.rows.len(), tenant) {
             self.remove_row(place);
         }
     }
@@ -202,6 +203,11 @@ impl JobTable {
     /// Whether there is no room for another job's words.
     pub fn is_full(&self) -> bool {
         self.leaving.is_full()
+    }
+
+    /// Whether this tenant's words leave no room for another job of it.
+    pub fn is_full_of(&self, tenant: TenantId) -> bool {
+        self.leaving.is_full_of(tenant)
     }
 
     fn drop_content(&mut self, place: (Millis, JobId)) {
@@ -373,7 +379,7 @@ impl JobTable {
     /// Hides a job for ever and forgets what its caller wrote. Returns artifacts that nobody uses any more.
     pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
         if let Some(row) = self.rows.get(&job).cloned() {
-            self.leaving.forgot_words(row.words_bytes());
+            self.leaving.forgot_words(&row);
             self.unlist(&row);
         }
         self.change(job, |row| {
