@@ -288,8 +288,13 @@ impl DispatchState {
         if row.is_terminal() {
             return Some(ended(row));
         }
-        let waits = self.books.intake.why(clock::now(), job);
-        waits.or_else(|| self.books.core.why(clock::now(), job).map(|why| why.to_string()))
+        let (now, core) = (clock::now(), &self.books.core);
+        let stands = || match tenant {
+            None => core.why(now, job),
+            // What others do and what runs where is not a tenant's to know.
+            Some(_) => core.why_for_tenant(now, job),
+        };
+        self.books.intake.why(now, job).or_else(|| stands().map(|why| why.to_string()))
     }
 
     fn list(
