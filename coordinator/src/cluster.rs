@@ -75,7 +75,6 @@ struct Coordinator {
     registry: ActorRef<RegistryMsg>,
     registry_ended: JoinHandle<()>,
     budget: RestartBudget,
-    aside: Arc<Notify>,
     first_key: FirstKey,
 }
 
@@ -122,7 +121,6 @@ pub async fn serve(
         registry,
         registry_ended,
         budget: RestartBudget::new(REGISTRY_RESTARTS_MAX, REGISTRY_WINDOW),
-        aside: Arc::new(Notify::new()),
         first_key,
     };
     listening(http);
@@ -198,7 +196,9 @@ impl Coordinator {
             }
             Err(error) => return Err(error),
         };
-        let cluster = ClusterHandle { registry: self.registry.clone(), aside: self.aside.clone() };
+        // Anew for each term: what was asked of the last one too late is nothing to this one.
+        let aside = Arc::new(Notify::new());
+        let cluster = ClusterHandle { registry: self.registry.clone(), aside: aside.clone() };
         let mut door = running.door(&self.config);
         door.cluster = Some(cluster);
         self.roles.lead(door, leadership.clone());
@@ -208,7 +208,7 @@ impl Coordinator {
             biased;
             () = &mut *asked => Ended::Asked,
             () = leadership.lost().cancelled() => Ended::Deposed("the leadership is lost".to_owned()),
-            () = self.aside.notified() => Ended::Aside,
+            () = aside.notified() => Ended::Aside,
             why = running.failed() => Ended::Deposed(why),
             _ = &mut self.registry_ended => Ended::Deposed("the registry ended".to_owned()),
         };

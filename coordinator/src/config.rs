@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zoetrope_protocol::id::{Millis, TenantId};
+use zoetrope_protocol::job::Class;
 use zoetrope_sched::input::TenantPolicy;
 
 /// What `zoetrope serve` is told.
@@ -173,6 +174,23 @@ pub enum ConfigError {
     },
 }
 
+/// The highest class that each tenant may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classes {
+    /// Of a tenant that is not named.
+    pub most: Class,
+    /// Of one that is.
+    pub named: BTreeMap<TenantId, Class>,
+}
+
+impl Classes {
+    /// The class of a job of this tenant that asks for this one.
+    pub fn allowed(&self, tenant: TenantId, asked: Class) -> Class {
+        // The order of classes is that of service.
+        asked.max(self.named.get(&tenant).copied().unwrap_or(self.most))
+    }
+}
+
 impl ServeConfig {
     /// Reads and checks a file. Relative paths are relative to it.
     ///
@@ -228,12 +246,19 @@ impl ServeConfig {
             let key = format!("tenants.named.{name}");
             let refused = |range: &str| ConfigError::Range { key, range: range.to_owned() };
             let Some(tenant) = tenant(name) else { return Err(refused(TENANT_NAMES)) };
-            let Share { weight, running_max } = *share;
+            let Share { weight, running_max, .. } = *share;
             if named.insert(tenant, TenantPolicy { weight, running_max }).is_some() {
                 return Err(refused(TENANT_TWICE));
             }
         }
         Ok(named)
+    }
+
+    /// The classes that tenants may ask for.
+    pub fn classes(&self) -> Classes {
+        let own = |(name, share): (&String, &Share)| Some((tenant(name)?, share.class_max?.into()));
+        let named = self.tenants.named.iter().filter_map(own).collect();
+        Classes { most: self.tenants.class_max.into(), named }
     }
 
     /// The dispatch actor's limits.
@@ -335,6 +360,20 @@ mod tests {
         let config = ServeConfig::parse(&other).expect("the other examples are right too");
         assert!(config.provenance.chain.is_some() && config.provenance.ocsp.is_some());
         config.check().expect("in range");
+    }
+
+    /// Promise: a project has no higher class than the configuration gives it.
+    #[test]
+    fn classes_are_lowered_to_what_a_tenant_may_have() {
+        let text = "[tenants]\nclass_max = \"default\"\n[tenants.named.proj_7]\nweight = 1\n\
+                    [tenants.named.8]\nclass_max = \"priority\"\n[tenants.named.9]\nclass_max = \"flex\"\n";
+        let classes = ServeConfig::parse(text).expect("parses").classes();
+        let of = |tenant| Class::ALL.map(|asked| classes.allowed(TenantId(tenant), asked));
+        let (priority, default, flex) = (Class::Priority, Class::Default, Class::Flex);
+        assert_eq!([of(1), of(7)], [[default, default, flex]; 2]);
+        assert_eq!((of(8), of(9)), ([priority, default, flex], [flex; 3]));
+        let classes = ServeConfig::default().classes();
+        assert_eq!(classes.allowed(TenantId(1), priority), priority);
     }
 
     /// Promise: a load takes as long as `link.load_seconds` allows, whatever the hard limit of its attempt.

@@ -27,6 +27,11 @@ const BOXES_MAX: usize = 4_096;
 const CHECKS_MAX: usize = 2;
 /// Files of our own that are read at a time: room that no file of a stranger takes.
 const OWN_MAX: usize = 2;
+/// The same with those that wait for their turn: at two at a time, each below a second, the last waits no longer than
+/// [`OWN_TURN_LIMIT`].
+const OWN_WAITING_MAX: usize = 16;
+/// A project has one of so many, four: whoever asks for all of its clips at once keeps nobody else waiting for long.
+const OWN_SHARE: usize = 4;
 /// Uploads at a time, with those that wait for their turn: of 512 MiB each they are 4 GiB of disk.
 const UPLOADS_MAX: usize = 8;
 /// A project has one of so many, two: who sends slowly keeps nobody but its own project waiting.
@@ -66,6 +71,7 @@ pub struct Inspector {
     scratch: PathBuf,
     checks: Semaphore,
     own: Semaphore,
+    own_waiting: Arc<Room>,
     uploads: Arc<Room>,
 }
 
@@ -102,6 +108,7 @@ impl Inspector {
             scratch,
             checks: Semaphore::new(CHECKS_MAX),
             own: Semaphore::new(OWN_MAX),
+            own_waiting: Room::new(OWN_WAITING_MAX, OWN_SHARE, 0),
             uploads: Room::new(UPLOADS_MAX, UPLOADS_SHARE, 0),
         }
     }
@@ -124,13 +131,15 @@ impl Inspector {
         turn(&self.checks, TURN_LIMIT).await
     }
 
-    /// Room for one of our own files, to be read at once.
+    /// Room for one of our own files, to be read at once for this caller. First come, first served, within a project's
+    /// share of the line.
     ///
     /// # Errors
     /// `Busy`.
-    pub async fn own(&self) -> Result<Spooled<'_>, InspectError> {
+    pub async fn own(&self, who: Who) -> Result<Spooled<'_>, InspectError> {
+        let place = self.own_waiting.take(who).ok_or(InspectError::Busy)?;
         let turn = turn(&self.own, OWN_TURN_LIMIT).await?;
-        Ok(Spooled { path: self.path(), _turn: Some(turn), _place: None })
+        Ok(Spooled { path: self.path(), _turn: Some(turn), _place: Some(place) })
     }
 
     fn path(&self) -> PathBuf {
@@ -293,12 +302,41 @@ mod tests {
         }
         let turns = [inspector.turn().await, inspector.turn().await];
         assert!(turns.iter().all(Result::is_ok));
-        assert!(inspector.own().await.is_ok(), "our own files are read meanwhile");
+        assert!(inspector.own(Who::Guest).await.is_ok(), "our own files are read meanwhile");
         drop((turns, held));
         assert!(inspector.turn().await.is_ok());
         let again: Vec<_> =
             (1..=UPLOADS_MAX as u32).map_while(|project| of(project).ok()).collect();
         assert_eq!(again.len(), UPLOADS_MAX, "no place was lost");
+    }
+
+    /// Promise: a project that asks for all of its clips at once waits behind itself, and another one's turn comes soon.
+    #[tokio::test]
+    async fn our_own_files_are_read_for_one_project_as_for_another() {
+        use futures::FutureExt;
+        let inspector = inspector();
+        let own = |project| Box::pin(inspector.own(Who::Project(TenantId(project))));
+        let mut many: Vec<_> = (0..OWN_WAITING_MAX).map(|_| own(1)).collect();
+        let (mut held, mut refused) = (Vec::new(), 0);
+        // Each stands in line from its first poll on.
+        many.retain_mut(|asked| match asked.as_mut().now_or_never() {
+            Some(Ok(read)) => {
+                held.push(read);
+                false
+            }
+            Some(Err(_)) => {
+                refused += 1;
+                false
+            }
+            None => true,
+        });
+        let share = OWN_WAITING_MAX / OWN_SHARE;
+        assert_eq!((held.len(), many.len()), (OWN_MAX, share - OWN_MAX));
+        assert_eq!(refused, OWN_WAITING_MAX - share);
+        let mut other = own(2);
+        assert!((&mut other).now_or_never().is_none(), "it waits behind what came before");
+        drop((held, many));
+        assert!(other.await.is_ok());
     }
 
     /// Promise: an MP4 that is made to keep its reader busy does not reach it.

@@ -66,12 +66,18 @@ pub enum Unjudged {
 /// Who wants a judgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asker {
-    /// A request, for itself.
-    Door,
+    /// A request of this tenant, for itself.
+    Door(TenantId),
     /// A job of this tenant, for its words or its clip.
     Job(TenantId),
     /// What is stored, to be judged anew.
     Rescan,
+}
+
+impl Asker {
+    fn is_door(&self) -> bool {
+        matches!(self, Asker::Door(_))
+    }
 }
 
 type Key = (Audience, ArtifactId);
@@ -272,7 +278,7 @@ impl Desk {
         .await
     }
 
-    /// Judges an image of at most `frames_max` different frames, for the door; beside the verdict are those it has.
+    /// Judges an image of at most `frames_max` different frames, for a request of this tenant; beside the verdict are those it has.
     ///
     /// # Errors
     /// `Unjudged`; `Engine` with an `Image` error for one that is refused.
@@ -281,8 +287,10 @@ impl Desk {
         bytes: Vec<u8>,
         audience: Audience,
         frames_max: usize,
+        tenant: TenantId,
     ) -> Result<(Verdict, usize), Unjudged> {
-        self.run(Asker::Door, move |engine| engine.judge_image(&bytes, audience, frames_max)).await
+        let judge = move |engine: &Engine| engine.judge_image(&bytes, audience, frames_max);
+        self.run(Asker::Door(tenant), judge).await
     }
 
     /// Runs a judgement on a blocking thread. One that takes too long keeps its place until it ends, so stuck

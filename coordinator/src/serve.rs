@@ -357,6 +357,7 @@ impl Running {
                 assets: Arc::new(StoreReader::new(self.store.clone())),
             },
             models: self.models.clone(),
+            classes: Arc::new(config.classes()),
             keys: self.keys.clone(),
             limits: door_limits(config),
             metrics: self.metrics.clone(),

@@ -19,9 +19,25 @@ enum Before {
     Class(Reverse<Class>),
 }
 
+/// Whether the reader may know other tenants and the farm's nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Told,
+    Hidden,
+}
+
 impl Core {
-    /// Why an unfinished job stands as it does.
+    /// Why an unfinished job stands as it does, for an operator.
     pub fn why(&self, now: Millis, job: JobId) -> Option<Why> {
+        self.tell_why(now, job, Names::Told)
+    }
+
+    /// The same for the tenant itself: without the names of others, and of workers.
+    pub fn why_for_tenant(&self, now: Millis, job: JobId) -> Option<Why> {
+        self.tell_why(now, job, Names::Hidden)
+    }
+
+    fn tell_why(&self, now: Millis, job: JobId, names: Names) -> Option<Why> {
         let slot = self.job_slot(job)?;
         let job = &self.state.jobs[slot];
         let standing = job.standing();
@@ -37,7 +53,7 @@ impl Core {
         let mut shards = Vec::new();
         for slot in self.shards_of(slot) {
             let job = &self.state.jobs[slot];
-            let (reason, frees, who) = self.explain(slot, job, now);
+            let (reason, frees, who) = self.explain(slot, job, now, names);
             let (shard, since) = (shard(before, job.index()), job.since());
             shards.push(ShardWhy { shard, reason, since, frees, who });
         }
@@ -51,7 +67,7 @@ impl Core {
         Some(Why { job: job.id, phase, now, shards })
     }
 
-    fn explain(&self, slot: Slot, job: &Job, now: Millis) -> (Reason, String, Who) {
+    fn explain(&self, slot: Slot, job: &Job, now: Millis, names: Names) -> (Reason, String, Who) {
         let seconds = |at: Millis| at.minus(now).0.div_ceil(1000);
         match job.standing() {
             Standing::Running { worker } => {
@@ -61,8 +77,11 @@ impl Core {
                 let slow = if slow { ", far slower than expected" } else { "" };
                 let again = job.live.as_ref().is_some_and(|live| !live.quick.is_empty());
                 let again = if again { ", again: a result came too quickly" } else { "" };
-                let told =
-                    format!("{at} {} ({}){slow}{again}", worker.id, worker.said.identity.node);
+                let on = match names {
+                    Names::Told => format!("{} ({})", worker.id, worker.said.identity.node),
+                    Names::Hidden => "a worker".to_owned(),
+                };
+                let told = format!("{at} {on}{slow}{again}");
                 (Reason::Running, told, Who::Nobody)
             }
             Standing::Publishing => {
@@ -76,11 +95,17 @@ impl Core {
                 );
                 (Reason::DependencyDown, told, Who::Operator)
             }
-            Standing::Ready | Standing::Parted => self.explain_ready(slot, job, now),
+            Standing::Ready | Standing::Parted => self.explain_ready(slot, job, now, names),
         }
     }
 
-    fn explain_ready(&self, slot: Slot, job: &Job, now: Millis) -> (Reason, String, Who) {
+    fn explain_ready(
+        &self,
+        slot: Slot,
+        job: &Job,
+        now: Millis,
+        names: Names,
+    ) -> (Reason, String, Who) {
         let seconds = |at: Millis| at.minus(now).0.div_ceil(1000);
         let kind = self.state.kind_of(job);
         let of = &self.state.kinds[kind as usize];
@@ -122,7 +147,8 @@ impl Core {
             );
             return (Reason::Quota, told, Who::Operator);
         }
-        self.explain_workers(job, kind, need, fitting).unwrap_or_else(|| self.explain_turn(slot))
+        let workers = self.explain_workers(job, kind, need, fitting);
+        workers.unwrap_or_else(|| self.explain_turn(slot, names))
     }
 
     /// The reasons that lie with the workers, but for being busy.
@@ -155,7 +181,7 @@ impl Core {
     }
 
     /// All workers that fit are taken: whose turn is next? Told of the workers that are the nearest to serve it.
-    fn explain_turn(&self, slot: Slot) -> (Reason, String, Who) {
+    fn explain_turn(&self, slot: Slot, names: Names) -> (Reason, String, Who) {
         let job = &self.state.jobs[slot];
         let (kind, need) = (self.state.kind_of(job), self.need(job));
         let groups = self.index.fitting(kind, need).filter(|group| group.gives(kind));
@@ -165,7 +191,11 @@ impl Core {
                 (Reason::ClassTurn, told, Who::Caller)
             }
             Some(Before::Tenant(turn)) => {
-                let told = format!("{} has had less than its share and goes first", turn.tenant);
+                let first = match names {
+                    Names::Told => turn.tenant.to_string(),
+                    Names::Hidden => "another project".to_owned(),
+                };
+                let told = format!("{first} has had less than its share and goes first");
                 (Reason::TenantTurn, told, Who::Nobody)
             }
             Some(Before::Nobody) | None => {

@@ -20,7 +20,7 @@
 //! | `cancel j1`, `delete j1`, `block j1`, `published j1`, `unpublished j1 dependency_down`, `gone j1 latents:3` | jobs |
 //! | `+5s` | time passes, with every wake-up on the way |
 //! | `down 5s` | time passes, and nobody is there to be woken |
-//! | `why j1`, `job j1`, `workers`, `position j1`, `counts`, `restore` | looks, changes nothing |
+//! | `why j1`, `why_for_tenant j1`, `job j1`, `workers`, `position j1`, `counts`, `restore` | looks, changes nothing |
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -274,7 +274,9 @@ impl Story {
             "join" => self.join(&words),
             "stored" | "finish" | "fail" | "stall" => self.report(&words),
             "lost" | "left" | "drain" | "cordon" | "uncordon" => self.about_worker(&words),
-            "why" | "job" | "workers" | "position" | "counts" | "restore" => self.look(&words),
+            "why" | "why_for_tenant" | "job" | "workers" | "position" | "counts" | "restore" => {
+                self.look(&words)
+            }
             _ => self.about_job(&words),
         }
     }
@@ -437,10 +439,16 @@ impl Story {
             }
             ("workers", _) => self.workers(),
             ("counts", _) => format!("{:?}\n", self.core.counts()),
-            ("why", Some(job)) => self.core.why(self.now, job).map_or_else(
-                || "unknown\n".to_owned(),
-                |why| why.to_string().replace(&job.to_string(), &format!("j{}", job.0)),
-            ),
+            ("why" | "why_for_tenant", Some(job)) => {
+                let why = match words.plain[0] {
+                    "why" => self.core.why(self.now, job),
+                    _ => self.core.why_for_tenant(self.now, job),
+                };
+                why.map_or_else(
+                    || "unknown\n".to_owned(),
+                    |why| why.to_string().replace(&job.to_string(), &format!("j{}", job.0)),
+                )
+            }
             ("position", Some(job)) => format!("{:?}\n", self.core.queue_position(job)),
             (_, Some(job)) => self.core.job(job).map_or_else(
                 || "unknown\n".to_owned(),

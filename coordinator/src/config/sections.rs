@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use zoetrope_protocol::job::Class;
 use zoetrope_protocol::version::LinkVersion;
 
 /// Limits of the farm.
@@ -53,13 +54,38 @@ pub struct Tenants {
     pub weight: u32,
     /// Shards that it may run at one time.
     pub running_max: u32,
+    /// The highest class that it may ask for; a higher one becomes this.
+    pub class_max: ClassMax,
     /// Tenants with a share of their own, by number of the project.
     pub named: BTreeMap<String, Share>,
 }
 
 impl Default for Tenants {
     fn default() -> Self {
-        Tenants { weight: 100, running_max: 10_000, named: BTreeMap::new() }
+        let class_max = ClassMax::Priority;
+        Tenants { weight: 100, running_max: 10_000, class_max, named: BTreeMap::new() }
+    }
+}
+
+/// A queue class, as the API calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassMax {
+    /// Any.
+    Priority,
+    /// None before `default`.
+    Default,
+    /// None before `flex`.
+    Flex,
+}
+
+impl From<ClassMax> for Class {
+    fn from(class: ClassMax) -> Class {
+        match class {
+            ClassMax::Priority => Class::Priority,
+            ClassMax::Default => Class::Default,
+            ClassMax::Flex => Class::Flex,
+        }
     }
 }
 
@@ -71,12 +97,14 @@ pub struct Share {
     pub weight: u32,
     /// Shards that may run at one time.
     pub running_max: u32,
+    /// The highest class that it may ask for; none: as all others.
+    pub class_max: Option<ClassMax>,
 }
 
 impl Default for Share {
     fn default() -> Self {
         let Tenants { weight, running_max, .. } = Tenants::default();
-        Share { weight, running_max }
+        Share { weight, running_max, class_max: None }
     }
 }
 

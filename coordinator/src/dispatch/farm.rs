@@ -210,7 +210,8 @@ impl DispatchState {
         }
         let unfinished = self.books.core.tenant(spec.tenant).map_or(0, |tenant| tenant.unfinished)
             + self.books.intake.of_tenant(spec.tenant);
-        if unfinished >= self.limits.jobs_of_tenant {
+        let words = self.books.table.is_full_of(spec.tenant);
+        if unfinished >= self.limits.jobs_of_tenant || words {
             let seconds = self.retry_seconds(Some(spec.tenant));
             return Err(Refused::Because(SubmitRefused::TenantQueueFull { seconds }));
         }
@@ -287,8 +288,13 @@ impl DispatchState {
         if row.is_terminal() {
             return Some(ended(row));
         }
-        let waits = self.books.intake.why(clock::now(), job);
-        waits.or_else(|| self.books.core.why(clock::now(), job).map(|why| why.to_string()))
+        let (now, core) = (clock::now(), &self.books.core);
+        let stands = || match tenant {
+            None => core.why(now, job),
+            // What others do and what runs where is not a tenant's to know.
+            Some(_) => core.why_for_tenant(now, job),
+        };
+        self.books.intake.why(now, job).or_else(|| stands().map(|why| why.to_string()))
     }
 
     fn list(

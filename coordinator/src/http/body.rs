@@ -7,7 +7,7 @@ use super::Door;
 use super::envelope::ApiError;
 use super::fields::Fields;
 use super::multipart::{self, Event, Malformed, Parser};
-use super::node::{FileFacts, Node, join};
+use super::node::{FileFacts, Node, Values, join};
 use super::pace::TooSlow;
 use crate::room::{Place, Who};
 use axum::body::{Body, BodyDataStream};
@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const PARTS_MAX: usize = 1000;
 /// Text above which a body needs one of the few places for large bodies, and a thread to parse it.
 pub const LARGE_BYTES: u64 = 1 << 20;
-/// Large bodies at once: with the limit of text, and twice that while one is parsed, 400 MB.
+/// Large bodies at once, until what was made of them is gone: with the limit of text, twice that while one is parsed, and
+/// the tree of as many values as a body may have, 500 MB.
 pub const LARGE_BODIES: usize = 4;
 /// A project has one of so many: half of them.
 pub const LARGE_SHARE: usize = 2;
@@ -43,10 +44,10 @@ pub async fn read(
     coded(headers)?;
     let (kind, media) = kind(headers);
     if media.eq_ignore_ascii_case("application/json") {
-        return Fields::of(json(incoming, held, first).await?);
+        return json(incoming, held, first).await;
     }
     if media.eq_ignore_ascii_case(MULTIPART) {
-        return Fields::of(form(incoming, held, first, &boundary(kind)?).await?);
+        return form(incoming, held, first, &boundary(kind)?).await;
     }
     Err(ApiError::media_type(media))
 }
@@ -202,13 +203,26 @@ impl Held<'_> {
         }
         Ok(())
     }
+
+    /// The fields of what was read, which keep the place that it took.
+    async fn fields(
+        self,
+        parse: impl FnOnce() -> Result<Node, ApiError> + Send + 'static,
+    ) -> Result<Fields, ApiError> {
+        let make = || Fields::of(parse()?).map(Fields::hashed);
+        let made = match self.place {
+            None => make(),
+            Some(_) => tokio::task::spawn_blocking(make).await.map_err(|_| ApiError::internal())?,
+        };
+        made.map(|fields| fields.placed(self.place))
+    }
 }
 
 async fn json(
     mut incoming: Incoming<'_>,
     mut held: Held<'_>,
     first: Bytes,
-) -> Result<Node, ApiError> {
+) -> Result<Fields, ApiError> {
     let mut text = Vec::new();
     let mut next = Some(first);
     while let Some(bytes) = next {
@@ -216,20 +230,19 @@ async fn json(
         text.extend_from_slice(&bytes);
         next = incoming.next().await?;
     }
-    let parse = move || {
+    held.fields(move || {
         // Spaces alone are an empty body too.
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(Node::Map(Vec::new()));
         }
-        serde_json::from_slice(&text)
-    };
-    let parsed = if held.bytes > LARGE_BYTES {
-        tokio::task::spawn_blocking(parse).await.map_err(|_| ApiError::internal())?
-    } else {
-        parse()
-    };
-    // The parser's words name a place in the caller's own text; they carry nothing of ours.
-    parsed.map_err(|e| ApiError::unreadable(format!("The body is not valid JSON: {e}.")))
+        let values = Values::new();
+        values.parse(&text).map_err(|error| match values.are_spent() {
+            true => ApiError::many_values(),
+            // The parser's words name a place in the caller's own text; they carry nothing of ours.
+            false => ApiError::unreadable(format!("The body is not valid JSON: {error}.")),
+        })
+    })
+    .await
 }
 
 async fn form(
@@ -237,7 +250,7 @@ async fn form(
     held: Held<'_>,
     first: Bytes,
     boundary: &str,
-) -> Result<Node, ApiError> {
+) -> Result<Fields, ApiError> {
     let mut parts = Parts { held, done: Vec::new(), open: None };
     let mut parser = Parser::new(boundary);
     let mut next = Some(first);
@@ -246,7 +259,8 @@ async fn form(
         next = incoming.next().await?;
     }
     parser.finish()?;
-    Ok(join(parts.done))
+    let Parts { held, done, .. } = parts;
+    held.fields(move || Ok(join(done))).await
 }
 
 struct Parts<'a> {

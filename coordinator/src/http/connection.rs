@@ -6,6 +6,7 @@
 //! ([`Writing`]).
 
 use super::envelope::ApiError;
+use super::pace::Window;
 use super::places::{Places, Seat};
 use super::unread::End;
 use super::{Door, DoorLimits, DoorState, route};
@@ -34,6 +35,9 @@ use tower::ServiceExt;
 /// How long a connection that we end may still send: closing it with unread bytes would take the
 /// answer from a client that is still busy with its request.
 const LINGER: Duration = Duration::from_secs(5);
+/// Bytes of answers that a peer must take within [`DoorLimits::stall_timeout`], 30 s: 4 KiB/s, as pace.rs asks of who
+/// sends. An answer holds a place as long as it is being taken.
+const TAKEN_BYTES: u64 = 120 << 10;
 /// Lines in the head of a request. Proxies in a row and the SDKs add some dozens; all together have 400 KiB at most.
 const HEADERS_MAX: usize = 500;
 /// The pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
@@ -126,7 +130,7 @@ impl Connection {
                 let answering = Answering(seat);
                 request.extensions_mut().insert(peer);
                 let response = answer(router, request).await;
-                Ok(response.map(|body| Body::new(Held { body, _answering: answering })))
+                Ok(response.map(|body| hold(body, answering)))
             })
         });
         let io = TokioIo::new(Writing::new(stream, self.stall_timeout, seat.clone()));
@@ -220,13 +224,18 @@ impl Drop for Answering {
     }
 }
 
-/// The body of an answer, and that it is being sent.
-struct Held {
-    body: Body,
-    _answering: Answering,
+/// The same body, with what is held until the last byte of it was made.
+pub fn hold<T: Send + Unpin + 'static>(body: Body, with: T) -> Body {
+    Body::new(Held { body, _with: with })
 }
 
-impl HttpBody for Held {
+/// The body of an answer, and what is held as long as it is being sent.
+struct Held<T> {
+    body: Body,
+    _with: T,
+}
+
+impl<T: Unpin> HttpBody for Held<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -246,33 +255,38 @@ impl HttpBody for Held {
     }
 }
 
-/// A stream whose peer must take what is written within a time.
+/// A stream whose peer must take what is written at a least rate. Only the time in which we wait for it counts.
 struct Writing {
     stream: TcpStream,
-    limit: Duration,
+    window: Window,
+    /// Since when we wait.
+    since: Option<Instant>,
     patience: Pin<Box<Sleep>>,
-    waiting: bool,
     seat: Arc<Seat>,
 }
 
 impl Writing {
     fn new(stream: TcpStream, limit: Duration, seat: Arc<Seat>) -> Writing {
-        Writing { stream, limit, patience: Box::pin(sleep(limit)), waiting: false, seat }
+        let window = Window::new(limit, TAKEN_BYTES);
+        Writing { stream, window, since: None, patience: Box::pin(sleep(limit)), seat }
     }
 
-    /// Fails when the peer has taken nothing for too long.
-    fn watch<T>(
+    /// Fails when the peer has taken too little for too long.
+    fn watch<T: Copy>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
+        bytes: impl FnOnce(T) -> usize,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.waiting = false;
-            return written;
+        if let Poll::Ready(written) = written {
+            let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            self.window.moved(written.as_ref().map_or(0, |taken| bytes(*taken)) as u64, waited);
+            return Poll::Ready(written);
         }
-        if !self.waiting {
-            self.waiting = true;
-            self.patience.as_mut().reset(Instant::now() + self.limit);
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            self.patience.as_mut().reset(now + self.window.left);
         }
         match self.patience.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -298,7 +312,7 @@ impl AsyncWrite for Writing {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, written)
+        self.watch(context, written, |taken| taken)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -307,7 +321,7 @@ impl AsyncWrite for Writing {
         if flushed.is_ready() {
             self.seat.flushed();
         }
-        self.watch(context, flushed)
+        self.watch(context, flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -320,10 +334,51 @@ impl AsyncWrite for Writing {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(context, written)
+        self.watch(context, written, |taken| taken)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: who takes an answer in drips that are never far apart is given up as one who takes nothing.
+    #[tokio::test]
+    async fn a_reader_has_a_least_rate() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let seat = Arc::new(Places::new(1).seat().await);
+        let limit = Duration::from_millis(300);
+        let mut writing = Writing::new(stream, limit, seat);
+        let began = Instant::now();
+        // Each drip comes after a wait, and long before the limit.
+        let mut drip = async |bytes: usize| {
+            let wait = std::future::poll_fn(|context| writing.watch(context, Poll::Pending, |n| n));
+            match timeout(Duration::from_millis(20), wait).await {
+                Ok(broken) => broken.map(|_: usize| ()),
+                Err(_) => std::future::poll_fn(|context| {
+                    writing.watch(context, Poll::Ready(Ok(bytes)), |n| n)
+                })
+                .await
+                .map(|_| ()),
+            }
+        };
+        for _ in 0..30 {
+            drip(TAKEN_BYTES as usize / 3).await.expect("fast enough");
+        }
+        assert!(began.elapsed() > limit);
+        let mut drips = 0;
+        let ended = loop {
+            match drip(1).await {
+                Ok(()) => drips += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!(drips <= 15, "{drips}");
     }
 }

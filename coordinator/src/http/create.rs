@@ -4,6 +4,7 @@
 use super::envelope::ApiError;
 use super::fields::{Fields, Media};
 use super::node::FileFacts;
+use crate::config::Classes;
 use crate::models::{Model, Models};
 use zoetrope_protocol::clip::{FPS, Size};
 use zoetrope_protocol::id::{Millis, TenantId};
@@ -91,6 +92,8 @@ struct Lifetime {
 pub struct Circumstances<'a> {
     /// Whose job it will be.
     pub tenant: TenantId,
+    /// What it may ask for.
+    pub classes: &'a Classes,
     /// The table of models.
     pub models: &'a Models,
     /// The seed, if the request has none.
@@ -230,7 +233,7 @@ pub fn check(ask: Ask, about: Circumstances<'_>) -> Result<JobSpec, ApiError> {
     }
     Ok(JobSpec {
         tenant: about.tenant,
-        class: class(ask.tier.as_deref())?,
+        class: about.classes.allowed(about.tenant, class(ask.tier.as_deref())?),
         deadline: ask.deadline.map(|at| deadline(at, about.now)).transpose()?,
         expires_after,
         warnings: warnings(&ask.prompt, model),

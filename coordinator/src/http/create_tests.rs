@@ -13,7 +13,9 @@ fn models() -> Models {
 
 fn run(node: Node) -> Result<JobSpec, ApiError> {
     let models = models();
-    let about = Circumstances { tenant: TenantId(1), models: &models, seed: 42, now: NOW };
+    let named = [(TenantId(1), Class::Priority)].into();
+    let classes = &Classes { most: Class::Default, named };
+    let about = Circumstances { tenant: TenantId(1), classes, models: &models, seed: 42, now: NOW };
     check(read(Fields::of(node)?)?, about)
 }
 

@@ -4,6 +4,7 @@
 //! Every 4xx and 5xx of the door is an [`ApiError`]. Messages carry nothing of the farm's inside.
 
 use super::DoorMetrics;
+use super::node::VALUES_MAX;
 use super::words::Code;
 use crate::farm::Unavailable;
 use axum::body::Body;
@@ -70,6 +71,11 @@ impl ApiError {
     /// A body that cannot be parsed: 400 without a code.
     pub fn unreadable(message: impl Into<Box<str>>) -> Self {
         ApiError::new(StatusCode::BAD_REQUEST, None, message)
+    }
+
+    /// A body of more values than any request needs.
+    pub fn many_values() -> Self {
+        ApiError::unreadable(format!("The body has more than {VALUES_MAX} values."))
     }
 
     /// A required field is absent.

@@ -6,10 +6,12 @@
 
 use super::envelope::ApiError;
 use super::kind::{self, unfolded};
-use super::node::{FileFacts, Node, digest_object};
+use super::node::{FileFacts, Node, Values, digest_object};
 use super::words::Code;
+use crate::room::Place;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The fields of a request, or of an object in it.
 #[derive(Clone, Debug)]
@@ -19,6 +21,10 @@ pub struct Fields {
     /// In the order in which they were sent.
     order: Vec<String>,
     nodes: BTreeMap<String, Node>,
+    /// Their hash as they were read.
+    hash: Option<[u8; 32]>,
+    /// That of a large body, until what was made of it is gone.
+    place: Option<Arc<Place>>,
 }
 
 /// A picture in a request.
@@ -38,15 +44,20 @@ impl Fields {
     /// The fields of a request's body, each as its kind is taken.
     ///
     /// # Errors
-    /// 400 without a code if the body is no object.
+    /// 400 without a code if the body is no object, or if the JSON texts in it have too many values.
     pub fn of(body: Node) -> Result<Fields, ApiError> {
         match body {
             Node::Map(pairs) => {
+                let values = Values::new();
                 let decoded = pairs.into_iter().map(|(name, node)| {
-                    let node = kind::decoded(&name, node);
+                    let node = kind::decoded(&name, node, &values);
                     (name, node)
                 });
-                Ok(Fields::nested(String::new(), decoded.collect()))
+                let decoded = decoded.collect();
+                if values.are_spent() {
+                    return Err(ApiError::many_values());
+                }
+                Ok(Fields::nested(String::new(), decoded))
             }
             other => Err(ApiError::unreadable(format!(
                 "The body must be a JSON object, but it is {}.",
@@ -58,11 +69,30 @@ impl Fields {
     /// The fields of an object in it; `prefix` stands before each name in messages.
     pub fn nested(prefix: String, pairs: Vec<(String, Node)>) -> Fields {
         let order = pairs.iter().map(|(name, _)| name.clone()).collect();
-        Fields { prefix, order, nodes: pairs.into_iter().collect() }
+        let nodes = pairs.into_iter().collect();
+        Fields { prefix, order, nodes, hash: None, place: None }
+    }
+
+    /// The same, with their hash made: for a large body that is some work, and not for a thread of the runtime.
+    pub fn hashed(self) -> Fields {
+        Fields { hash: Some(self.hash()), ..self }
+    }
+
+    /// The same, with the place of a large body.
+    pub fn placed(self, place: Option<Place>) -> Fields {
+        Fields { place: place.map(Arc::new), ..self }
+    }
+
+    /// The place of a large body: whoever keeps what was written in it keeps this too.
+    pub fn place(&self) -> Option<Arc<Place>> {
+        self.place.clone()
     }
 
     /// The hash of all fields, whichever way and in whichever order they were sent.
     pub fn hash(&self) -> [u8; 32] {
+        if let Some(hash) = self.hash {
+            return hash;
+        }
         let mut hash = Sha256::new();
         digest_object(self.nodes.iter().map(|(name, node)| (name.as_str(), node)), &mut hash);
         hash.finalize().into()
@@ -191,7 +221,7 @@ impl Fields {
     pub fn object(&mut self, name: &str) -> Read<Fields> {
         let (param, node) = self.take_no_text(name);
         let prefix = format!("{param}.");
-        node.map(|node| match unfolded(node) {
+        node.map(|node| match unfolded(node, &Values::new()) {
             Node::Map(pairs) => Ok(Fields::nested(prefix, pairs)),
             other => Err(mismatch(&param, "an object", &other)),
         })
@@ -217,7 +247,7 @@ impl Fields {
     /// `invalid_type`; `invalid_value` for two forms at once.
     pub fn array(&mut self, name: &str) -> Read<Vec<Node>> {
         let (param, node) = self.take_no_text(name);
-        node.map(|node| match unfolded(node) {
+        node.map(|node| match unfolded(node, &Values::new()) {
             Node::List(nodes) => Ok(nodes),
             Node::Ambiguous => Err(ApiError {
                 code: Some(Code::InvalidType),
@@ -241,7 +271,7 @@ impl Fields {
     pub fn media(&mut self, name: &str) -> Read<Media> {
         let (param, node) = self.take_no_text(name);
         let Some(node) = node else { return Ok(None) };
-        let pairs = match unfolded(node) {
+        let pairs = match unfolded(node, &Values::new()) {
             Node::File(file) => return Ok(Some(Media::File(file))),
             Node::Map(pairs) => pairs,
             other => return Err(mismatch(&param, "a file", &other)),

@@ -5,7 +5,7 @@
 //! a text may stand for an object. What a field must be is its reader's to say. Pure.
 
 use super::fields::decimal;
-use super::node::Node;
+use super::node::{Node, Values};
 
 /// How the text of a field is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +51,12 @@ fn inside(object: &str, name: &str) -> Kind {
     if (object, name) == ("expires_after", "seconds") { Kind::Whole } else { of(name) }
 }
 
-/// The value of a field, as its reader will take it.
-pub fn decoded(name: &str, node: Node) -> Node {
-    decoded_as(of(name), name, node)
+/// The value of a field, as its reader will take it. The values of JSON texts are counted.
+pub fn decoded(name: &str, node: Node, values: &Values) -> Node {
+    decoded_as(of(name), name, node, values)
 }
 
-fn decoded_as(kind: Kind, name: &str, node: Node) -> Node {
+fn decoded_as(kind: Kind, name: &str, node: Node, values: &Values) -> Node {
     match (kind, node) {
         (Kind::Text, node) => node,
         (_, Node::Form(text)) if text == "null" => Node::Null,
@@ -65,33 +65,33 @@ fn decoded_as(kind: Kind, name: &str, node: Node) -> Node {
             Ok(value) if value.is_finite() => Node::Float(value),
             _ => Node::Form(text),
         },
-        (Kind::Tree, node) => named(name, unfolded(node)),
-        (Kind::Pairs, node) => unfolded(node),
+        (Kind::Tree, node) => named(name, unfolded(node, values), values),
+        (Kind::Pairs, node) => unfolded(node, values),
         (Kind::Value | Kind::Whole | Kind::Number, node) => node,
     }
 }
 
-fn named(object: &str, node: Node) -> Node {
+fn named(object: &str, node: Node, values: &Values) -> Node {
     match node {
         Node::Map(pairs) => {
             let named = pairs.into_iter().map(|(name, node)| {
-                let node = decoded_as(inside(object, &name), &name, node);
+                let node = decoded_as(inside(object, &name), &name, node, values);
                 (name, node)
             });
             Node::Map(named.collect())
         }
         Node::List(nodes) => {
-            Node::List(nodes.into_iter().map(|node| named(object, node)).collect())
+            Node::List(nodes.into_iter().map(|node| named(object, node, values)).collect())
         }
         node => node,
     }
 }
 
-/// JSON text of an object or array becomes that; all else stays.
-pub fn unfolded(node: Node) -> Node {
+/// JSON text of an object or array becomes that; all else stays, and so does one of too many values.
+pub fn unfolded(node: Node, values: &Values) -> Node {
     let (Node::Text(text) | Node::Form(text)) = &node else { return node };
     if !text.trim_start().starts_with(['{', '[']) {
         return node;
     }
-    serde_json::from_str(text).unwrap_or(node)
+    values.parse(text.as_bytes()).unwrap_or(node)
 }

@@ -22,7 +22,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct ClusterHandle {
     /// Who knows all coordinators.
     pub registry: ActorRef<RegistryMsg>,
-    /// Asks this coordinator to let another lead.
+    /// Asks this coordinator to let another lead; of this term alone.
     pub aside: Arc<Notify>,
 }
 

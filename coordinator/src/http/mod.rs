@@ -47,6 +47,7 @@ pub use role::Roles;
 pub use shares::Links;
 pub use words::{Code, Replay};
 
+use crate::config::Classes;
 use crate::farm::Farm;
 use crate::fsck::Fsck;
 use crate::inspect::Inspector;
@@ -68,6 +69,8 @@ pub struct DoorState {
     pub farm: Farm,
     /// What requests are checked by.
     pub models: Arc<Models>,
+    /// The classes that projects may ask for.
+    pub classes: Arc<Classes>,
     /// Who may ask.
     pub keys: Arc<KeyStore>,
     /// How much, how fast, how long.
@@ -105,13 +108,13 @@ pub struct DoorLimits {
     pub text_bytes: u64,
     /// Connections at once; for one more, the one that waits longest for a request is closed.
     pub connections: usize,
-    /// Requests being handled at once; more get 503.
+    /// Requests being handled or answered at once; more get 503.
     pub in_flight: usize,
     /// From the first byte of a request, or from the end of the one before, to the end of its head.
     pub head_timeout: Duration,
     /// How long the next 40 KiB of a body may take to come.
     pub pace_timeout: Duration,
-    /// The longest pause inside a body, and of a reader of an answer.
+    /// The longest pause inside a body, and how long the next 120 KiB of an answer may wait for its reader.
     pub stall_timeout: Duration,
     /// From the head of a request to the end of its body.
     pub body_timeout: Duration,
@@ -178,8 +181,8 @@ impl DoorMetrics for Metrics {
     }
 }
 
-/// A project, or all who follow share links, may have a quarter of the requests being handled: 128 of 512, more than
-/// two seconds' worth of what one key may send, so that three projects at their limit leave room for a fourth.
+/// A project, or all who follow share links, may have a quarter of the requests being handled or answered: 128 of 512,
+/// more than two seconds' worth of what one key may send, so that three projects at their limit leave room for a fourth.
 const ROOM_SHARE: usize = 4;
 /// One in so many (64 of 512) is for operators' keys alone.
 const ROOM_RESERVE: usize = 8;
@@ -195,7 +198,7 @@ struct Door {
     readers: readers::Readers,
     cancels: cancel::Cancels,
     readiness: health::Readiness,
-    /// Requests that may be handled at once.
+    /// Requests that may be handled or answered at once.
     room: Arc<Room>,
     /// Requests that are being handled.
     handled: std::sync::atomic::AtomicUsize,

@@ -5,8 +5,9 @@ use super::envelope::ApiError;
 use super::fields::Fields;
 use super::node::Node;
 use super::once;
-use super::route;
+use super::route::{self, Caller};
 use crate::moderation::{Asker, Unjudged};
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use zoetrope_moderation::EngineError;
 use zoetrope_moderation::image_in::REQUEST_FRAMES_MAX;
+use zoetrope_protocol::id::TenantId;
 use zoetrope_protocol::moderation::{Audience, Category, SCORE_ONE, Verdict};
 
 /// Upstream's names. Those of the second half take no images.
@@ -49,8 +51,10 @@ enum Input {
 /// 400 for what cannot be judged, and `moderation_blocked` for an image with a face; 503 without a verdict.
 pub async fn create(
     State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
+    let tenant = caller.tenant;
     let mut fields = once::fields(&mut request);
     fields.only(&["input", "model"])?;
     let model = fields.text("model")?.unwrap_or_else(|| MODELS[0].to_owned());
@@ -62,7 +66,7 @@ pub async fn create(
         Input::Each(texts) => {
             let mut results = Vec::new();
             for text in texts {
-                let verdict = judge_texts(&door, vec![text]).await?;
+                let verdict = judge_texts(&door, tenant, vec![text]).await?;
                 results.push(result(&[(verdict, "text")]));
             }
             results
@@ -71,12 +75,12 @@ pub async fn create(
             let (mut verdicts, mut frames_max) = (Vec::new(), REQUEST_FRAMES_MAX);
             // Faces first: a refused image gets no other answer.
             for (param, bytes) in images {
-                let (verdict, seen) = judge_image(&door, &param, bytes, frames_max).await?;
+                let (verdict, seen) = judge_image(&door, tenant, &param, bytes, frames_max).await?;
                 frames_max = frames_max.saturating_sub(seen);
                 verdicts.push((verdict, "image"));
             }
             if !texts.is_empty() {
-                verdicts.push((judge_texts(&door, texts).await?, "text"));
+                verdicts.push((judge_texts(&door, tenant, texts).await?, "text"));
             }
             vec![result(&verdicts)]
         }
@@ -176,10 +180,14 @@ fn data_url(param: &str, url: &str) -> Result<Vec<u8>, ApiError> {
     STANDARD.decode(data.trim()).map_err(|_| wrong("is no valid base64."))
 }
 
-async fn judge_texts(door: &Door, texts: Vec<String>) -> Result<Verdict, ApiError> {
+async fn judge_texts(
+    door: &Door,
+    tenant: TenantId,
+    texts: Vec<String>,
+) -> Result<Verdict, ApiError> {
     door.state
         .desk
-        .texts(texts, AUDIENCE, Asker::Door)
+        .texts(texts, AUDIENCE, Asker::Door(tenant))
         .await
         .map_err(|error| unjudged("input", &error))
 }
@@ -187,11 +195,12 @@ async fn judge_texts(door: &Door, texts: Vec<String>) -> Result<Verdict, ApiErro
 /// The verdict on an image of at most so many different frames, and how many it has.
 async fn judge_image(
     door: &Door,
+    tenant: TenantId,
     param: &str,
     bytes: Vec<u8>,
     frames_max: usize,
 ) -> Result<(Verdict, usize), ApiError> {
-    let judged = door.state.desk.image(bytes, AUDIENCE, frames_max).await;
+    let judged = door.state.desk.image(bytes, AUDIENCE, frames_max, tenant).await;
     let (verdict, seen) = judged.map_err(|error| unjudged(param, &error))?;
     let face = Category::LikenessUnconsented;
     if verdict.categories.contains(&face) {

@@ -5,10 +5,14 @@
 //! be joined (a scalar sent twice, two forms of one field) stays visible in the tree, because only
 //! the reader of the field can say what was expected. Pure: no IO.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::fmt;
 
+/// Values of one body: each takes 64 bytes of memory or more, and two of text. The most that any request can need is a
+/// few hundred.
+pub const VALUES_MAX: usize = 100_000;
 /// Segments of one bracket name that are looked at; a name with more is taken as it is.
 const SEGMENTS_MAX: usize = 4;
 
@@ -221,16 +225,65 @@ fn list(parts: Vec<Part>) -> Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
-        deserializer.deserialize_any(AnyNode)
+/// Counts the values of JSON while it is parsed, in one text or in several of one body.
+#[derive(Debug)]
+pub struct Values {
+    left: Cell<usize>,
+    spent: Cell<bool>,
+}
+
+impl Values {
+    /// [`VALUES_MAX`] may come.
+    pub fn new() -> Values {
+        Values { left: Cell::new(VALUES_MAX), spent: Cell::new(false) }
+    }
+
+    /// The value of this text.
+    ///
+    /// # Errors
+    /// Those of the parser, and that there are too many values.
+    pub fn parse(&self, text: &[u8]) -> serde_json::Result<Node> {
+        let mut parser = serde_json::Deserializer::from_slice(text);
+        let node = AnyNode(self).deserialize(&mut parser)?;
+        parser.end()?;
+        Ok(node)
+    }
+
+    /// Whether more came than may.
+    pub fn are_spent(&self) -> bool {
+        self.spent.get()
+    }
+
+    fn count(&self) -> bool {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.unwrap_or(0));
+        self.spent.set(self.spent.get() || left.is_none());
+        left.is_some()
     }
 }
 
-/// Unlike `serde_json::Value`, this notices a key that stands twice.
-struct AnyNode;
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        AnyNode(&Values::new()).deserialize(deserializer)
+    }
+}
 
-impl<'de> Visitor<'de> for AnyNode {
+/// Unlike `serde_json::Value`, this notices a key that stands twice, and counts.
+#[derive(Clone, Copy)]
+struct AnyNode<'a>(&'a Values);
+
+impl<'de> DeserializeSeed<'de> for AnyNode<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        if !self.0.count() {
+            return Err(D::Error::custom(format!("more than {VALUES_MAX} values")));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyNode<'_> {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,7 +326,7 @@ impl<'de> Visitor<'de> for AnyNode {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
         let mut nodes = Vec::new();
-        while let Some(node) = items.next_element()? {
+        while let Some(node) = items.next_element_seed(self)? {
             nodes.push(node);
         }
         Ok(Node::List(nodes))
@@ -282,7 +335,8 @@ impl<'de> Visitor<'de> for AnyNode {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
         let mut pairs: Vec<(String, Node)> = Vec::new();
         let mut places = std::collections::BTreeMap::new();
-        while let Some((key, node)) = entries.next_entry::<String, Node>()? {
+        while let Some(key) = entries.next_key::<String>()? {
+            let node = entries.next_value_seed(self)?;
             let place = *places.entry(key.clone()).or_insert(pairs.len());
             if place < pairs.len() {
                 pairs[place].1 = Node::Twice;

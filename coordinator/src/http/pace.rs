@@ -42,24 +42,28 @@ impl TooSlow {
     }
 }
 
-/// What the sender has to send, and what is left of the time for it.
+/// What a peer has to send or to take, and what is left of the time for it.
 #[derive(Debug, PartialEq, Eq)]
-struct Window {
+pub struct Window {
     whole: Duration,
-    left: Duration,
+    least: u64,
+    /// How long it may still keep us waiting.
+    pub left: Duration,
     bytes: u64,
 }
 
 impl Window {
-    fn new(whole: Duration) -> Window {
-        Window { whole, left: whole, bytes: 0 }
+    /// So many bytes in a time.
+    pub fn new(whole: Duration, least: u64) -> Window {
+        Window { whole, least, left: whole, bytes: 0 }
     }
 
-    fn came(&mut self, bytes: u64, waited: Duration) {
+    /// So many came or went when we had waited so long.
+    pub fn moved(&mut self, bytes: u64, waited: Duration) {
         self.left = self.left.saturating_sub(waited);
         self.bytes += bytes;
-        if self.bytes >= PACE_BYTES {
-            *self = Window::new(self.whole);
+        if self.bytes >= self.least {
+            *self = Window::new(self.whole, self.least);
         }
     }
 }
@@ -77,7 +81,7 @@ impl Paced {
     /// The same body, which fails with [`TooSlow`] when too little came in a window of this length.
     pub fn over(body: Body, window: Duration) -> Body {
         let timer = Box::pin(sleep(window));
-        Body::new(Paced { body, window: Window::new(window), since: None, timer })
+        Body::new(Paced { body, window: Window::new(window, PACE_BYTES), since: None, timer })
     }
 }
 
@@ -95,7 +99,7 @@ impl HttpBody for Paced {
                 Some(Err(_)) | None => 0,
             };
             let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            self.window.came(bytes as u64, waited);
+            self.window.moved(bytes as u64, waited);
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.since.is_none() {
@@ -127,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_window_begins_anew_when_enough_came() {
-        let mut window = Window::new(10 * SECOND);
-        window.came(1, 4 * SECOND);
-        window.came(PACE_BYTES - 2, 5 * SECOND);
+        let mut window = Window::new(10 * SECOND, PACE_BYTES);
+        window.moved(1, 4 * SECOND);
+        window.moved(PACE_BYTES - 2, 5 * SECOND);
         assert_eq!(window.left, SECOND, "drips buy no time");
-        window.came(1, SECOND);
-        assert_eq!(window, Window::new(10 * SECOND));
-        window.came(1, 60 * SECOND);
+        window.moved(1, SECOND);
+        assert_eq!(window, Window::new(10 * SECOND, PACE_BYTES));
+        window.moved(1, 60 * SECOND);
         assert_eq!(window.left, Duration::ZERO);
     }
 

@@ -41,7 +41,7 @@ pub async fn provenance(
     let (tenant, job) = (caller.tenant, view.job);
     let proofs = door.state.farm.ask(|reply| FarmMsg::Proofs(tenant, job, reply)).await?;
     let history = door.state.farm.ask(|reply| FarmMsg::History(job, reply)).await?;
-    let spooled = door.state.inspector.own().await?;
+    let spooled = door.state.inspector.own(Who::from(&caller)).await?;
     let clip = assets.video.clone();
     spool(&door, &clip, &spooled.path).await?;
     let verdict = door.state.inspector.read(&spooled.path, "video/mp4").await?;

@@ -1,6 +1,7 @@
 //! All routes, and what happens around each: request id, panics, limits, authentication, headers,
 //! metrics.
 
+use super::connection::hold;
 use super::envelope::{self, ApiError, echo};
 use super::limits::{Left, duration_text};
 use super::pace::Paced;
@@ -252,10 +253,12 @@ async fn admit(State(door): State<Arc<Door>>, mut request: Request, next: Next) 
         ApiError::operators_only().into_response()
     } else if is_later(path) {
         no_route(request).await.into_response()
-    } else if let Some(_place) = door.room.take(Who::from(&caller)) {
+    } else if let Some(place) = door.room.take(Who::from(&caller)) {
         request.extensions_mut().insert(caller);
         let window = door.state.limits.pace_timeout;
-        next.run(request.map(|body| Paced::over(body, window))).await
+        let answer = next.run(request.map(|body| Paced::over(body, window))).await;
+        // Whoever takes a long answer slowly holds a place too.
+        answer.map(|body| hold(body, place))
     } else {
         ApiError::overloaded(1).into_response()
     };

@@ -3,7 +3,7 @@
 //! The signature is checked before anything is asked of the farm: who guesses gets no further. It says that this
 //! farm made the address; whether the link is still open is the farm's to say at each request.
 
-use super::connection::Peer;
+use super::connection::{Peer, hold};
 use super::content::{self, File};
 use super::envelope::ApiError;
 use super::fields::Fields;
@@ -301,7 +301,7 @@ pub async fn open(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Some(_place) = door.room.take(Who::Guest) else {
+    let Some(place) = door.room.take(Who::Guest) else {
         return Err(ApiError::overloaded(1));
     };
     let share = id.parse::<ShareId>().ok().filter(|id| door.state.links.is_ours(*id, &query));
@@ -331,7 +331,8 @@ pub async fn open(
     if counted {
         door.readers.began(share, peer, (door.state.now)());
     }
-    file.answer(&door, &method, &headers).await
+    let answer = file.answer(&door, &method, &headers).await?;
+    Ok(answer.map(|body| hold(body, place)))
 }
 
 fn no_link() -> ApiError {

@@ -72,6 +72,8 @@ pub async fn create(
 
 async fn handle(door: &Door, request: Create) -> Result<Response, ApiError> {
     let content = request.content;
+    // What is read of the fields may be as large as they are.
+    let _place = request.fields.place();
     match request.key {
         Some(key) => keyed(door, request, key).await,
         None => {
@@ -152,7 +154,8 @@ async fn submit(door: &Door, request: Create) -> Result<Made, ApiError> {
         (JobId(random.random()), random.random_range(0..1_u64 << 53))
     };
     let tenant = request.caller.tenant;
-    let about = Circumstances { tenant, models: &state.models, seed, now: (state.now)() };
+    let (classes, models) = (&*state.classes, &*state.models);
+    let about = Circumstances { tenant, classes, models, seed, now: (state.now)() };
     let ask = create::read(request.fields)?;
     let said = ask.clone();
     let asked = create::audience(&ask)?;

@@ -1,12 +1,14 @@
 //! A farm of one table, and a client: what the tests of the door share.
 
 use super::{Code, DoorLimits, DoorMetrics, DoorState, Replay, serve};
+use crate::config::Classes;
 use crate::dispatch::DispatchMsg;
 use crate::farm::{
     AssetReader, CancelRefused, Farm, FarmMsg, MoveRefused, NewShare, NoSuchCursor, NoSuchWorker,
     RescanRefused, SubmitRefused, WorkerRow,
 };
 use crate::jobs::rescan::Left;
+use crate::jobs::shares::{Closed, Variant};
 use crate::jobs::{
     ArtifactRecord, Asset, Assets, AttemptRecord, History, JobView, ListQuery, Moderation, Page,
     PhaseView, Rescan, RescanState, Share, Submission,
@@ -139,6 +141,8 @@ pub struct Table {
     pub asked_ready: usize,
     /// Panics of the test's own making in the store.
     pub broken_store: bool,
+    /// Answers of files stop behind their first piece.
+    pub stuck_store: bool,
     /// The rescan.
     pub rescan: Option<Rescan>,
     /// Share links, of whichever video.
@@ -250,6 +254,13 @@ fn answer(shared: Shared, message: FarmMsg) {
                     share.clone()
                 }),
             );
+        }
+        // Every link is one to the first video.
+        FarmMsg::OpenShare(id, variant, _, reply) => {
+            let open = table.shares.iter().any(|share| share.id == id && share.revoked.is_none());
+            let first = table.jobs.first().filter(|_| open).map(|held| held.view.clone());
+            let variant = variant.unwrap_or(Variant::Video);
+            say(reply, first.map(|view| (Box::new(view), variant, false)).ok_or(Closed::Gone));
         }
         FarmMsg::Why(tenant, job, reply) => {
             say(reply, table.find(tenant, job).map(|_| "no worker is free".to_owned()));
@@ -433,7 +444,12 @@ impl AssetReader for FakeStore {
         }
         let bytes = &CLIP[range.start as usize..range.end as usize];
         // In small pieces, as a disk might give them.
-        futures::stream::iter(bytes.chunks(7).map(|piece| Ok(Bytes::from_static(piece)))).boxed()
+        let pieces = bytes.chunks(7).map(|piece| Ok(Bytes::from_static(piece)));
+        if self.0.lock().unwrap().stuck_store {
+            let first = futures::stream::iter(pieces.take(1));
+            return first.chain(futures::stream::pending()).boxed();
+        }
+        futures::stream::iter(pieces).boxed()
     }
 }
 
@@ -547,10 +563,16 @@ impl Stand {
         let tenant = key(Project::Known(TenantId(1)), Role::Tenant);
         let (dispatch, _) = Actor::spawn(None, FakeDispatch, table.clone()).await.unwrap();
         let counted = Arc::new(Counted::default());
+        let classes = Classes {
+            most: Class::Priority,
+            // The stranger's project.
+            named: [(TenantId(2), Class::Default)].into(),
+        };
         let state = DoorState {
             finder: None,
             farm: Farm { dispatch: dispatch.clone(), assets: Arc::new(FakeStore(table.clone())) },
             models: Arc::new(Models::with(&[]).unwrap()),
+            classes: Arc::new(classes),
             keys,
             limits,
             metrics: counted.clone(),

@@ -82,7 +82,8 @@ type Content = (TenantId, [u8; 32]);
 pub struct JobTable {
     rows: BTreeMap<JobId, Arc<JobRow>>,
     order: BTreeSet<Place>,
-    /// The same by the seconds that callers see, as lists are: of all, and of each tenant.
+    /// The same by the seconds that callers see, as lists are: of all, and of each tenant. Without the deleted ones,
+    /// which a page would have to walk by.
     listed: BTreeSet<Place>,
     of_tenant: BTreeMap<TenantId, BTreeSet<Place>>,
     keys: BTreeMap<[u8; 32], (Millis, JobId)>,
@@ -128,8 +129,10 @@ impl JobTable {
     fn index(&mut self, row: &JobRow, now: Millis) {
         let place = (row.created, row.job);
         self.order.insert(place);
-        self.listed.insert(listed(row));
-        self.of_tenant.entry(row.spec.tenant).or_default().insert(listed(row));
+        if !row.deleted {
+            self.listed.insert(listed(row));
+            self.of_tenant.entry(row.spec.tenant).or_default().insert(listed(row));
+        }
         if let Some(key) = row.idempotency.filter(|_| row.created.plus(KEY_KEPT) > now) {
             self.keys.insert(key, place);
             self.keys_age.insert((row.created, key));
@@ -150,7 +153,7 @@ impl JobTable {
 
     /// A job was admitted.
     pub fn admit(&mut self, now: Millis, submission: Submission) {
-        self.forget_old(now);
+        self.forget_old(now, submission.spec.tenant);
         let Submission { job, spec, content, idempotency } = submission;
         let row = JobRow {
             job,
@@ -178,7 +181,8 @@ impl JobTable {
         self.rows.insert(job, Arc::new(row));
     }
 
-    fn forget_old(&mut self, now: Millis) {
+    /// Makes room for a row of this tenant.
+    fn forget_old(&mut self, now: Millis, tenant: TenantId) {
         while let Some((at, key)) =
             self.keys_age.first().copied().filter(|k| k.0.plus(KEY_KEPT) <= now)
         {
@@ -191,7 +195,7 @@ impl JobTable {
             self.contents_age.remove(&place);
             self.drop_content(place);
         }
-        while let Some(place) = self.leaving.next(self.rows.len()) {
+        while let Some(place) = self.leaving.next(self.rows.len(), tenant) {
             self.remove_row(place);
         }
     }
@@ -199,6 +203,11 @@ impl JobTable {
     /// Whether there is no room for another job's words.
     pub fn is_full(&self) -> bool {
         self.leaving.is_full()
+    }
+
+    /// Whether this tenant's words leave no room for another job of it.
+    pub fn is_full_of(&self, tenant: TenantId) -> bool {
+        self.leaving.is_full_of(tenant)
     }
 
     fn drop_content(&mut self, place: (Millis, JobId)) {
@@ -221,16 +230,24 @@ impl JobTable {
         self.proofs.forget(row.job);
         self.shares.forget(row.job);
         self.marks.forget(row.job);
-        self.listed.remove(&listed(&row));
-        if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
-            places.remove(&listed(&row));
-        }
+        self.unlist(&row);
         if let Some(key) = row.idempotency {
             // A key that was forgotten after its day may have made another job since.
             if self.keys.get(&key) == Some(&place) {
                 self.keys.remove(&key);
             }
             self.keys_age.remove(&(row.created, key));
+        }
+    }
+
+    fn unlist(&mut self, row: &JobRow) {
+        let place = listed(row);
+        self.listed.remove(&place);
+        if let Some(places) = self.of_tenant.get_mut(&row.spec.tenant) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.of_tenant.remove(&row.spec.tenant);
+            }
         }
     }
 
@@ -361,12 +378,14 @@ impl JobTable {
 
     /// Hides a job for ever and forgets what its caller wrote. Returns artifacts that nobody uses any more.
     pub fn delete(&mut self, job: JobId) -> Vec<ArtifactId> {
-        let words = self.row(job).map_or(0, JobRow::words_bytes);
+        if let Some(row) = self.rows.get(&job).cloned() {
+            self.leaving.forgot_words(&row);
+            self.unlist(&row);
+        }
         self.change(job, |row| {
             row.deleted = true;
             row.forget_words();
         });
-        self.leaving.forgot_words(words);
         self.proofs.forget(job);
         self.shares.forget(job);
         self.marks.forget(job);
@@ -618,8 +637,7 @@ impl JobTable {
             (Some(at), true) => Box::new(places.range((Bound::Excluded(at), Bound::Unbounded))),
             (Some(at), false) => Box::new(places.range(..at).rev()),
         };
-        let mut rows =
-            range.by_ref().filter_map(|(_, job)| self.row(*job)).filter(|row| !row.deleted);
+        let mut rows = range.by_ref().filter_map(|(_, job)| self.row(*job));
         let jobs = rows.by_ref().take(query.limit).map(view).collect();
         Ok(Page { jobs, has_more: rows.next().is_some() })
     }

@@ -32,6 +32,23 @@ fn pages_are_in_total_order_and_a_deleted_job_stays_a_cursor() {
     assert!(table.of(TenantId(2), JobId(1)).is_none());
 }
 
+/// Promise: a page is found as quickly as if what was deleted had never been.
+#[test]
+fn deleted_jobs_stand_in_no_list() {
+    let mut table = JobTable::default();
+    for job in 1..=3 {
+        table.admit(Millis(job as u64), submission(job, job as u8));
+        table.delete(JobId(job));
+    }
+    for table in [JobTable::from_rows(table.to_rows()), table] {
+        assert_eq!(table.len(), 3);
+        assert!(table.listed.is_empty() && table.of_tenant.is_empty());
+        let query = ListQuery { after: Some(JobId(2)), limit: 5, ascending: true };
+        let page = table.list(Some(TenantId(1)), query, JobRow::view).expect("still a cursor");
+        assert_eq!((ids(&page), page.has_more), (vec![], false));
+    }
+}
+
 /// Promise: lists are in the order of what they show, `created_at` in whole seconds and then the id, in both directions.
 #[test]
 fn within_a_second_lists_are_in_the_order_of_ids() {

@@ -40,15 +40,20 @@ impl Line {
 
     /// Makes room for one more of this asker, if there is none.
     fn make_room(&mut self, asker: Asker) -> Result<(), Unjudged> {
-        let is_door = |asker: &Asker| *asker == Asker::Door;
-        if is_door(&asker) && self.waiting(is_door) >= WAITING_DOOR_MAX {
-            return Err(Unjudged::Late);
+        if asker.is_door() && self.waiting(Asker::is_door) >= WAITING_DOOR_MAX {
+            return self.shorten(asker, Asker::is_door);
         }
         if self.waiting(|_| true) < WAITING_MAX {
             return Ok(());
         }
+        self.shorten(asker, |_| true)
+    }
+
+    /// Sends the end of the longest of these rows away, if that is longer than this asker's will be.
+    fn shorten(&mut self, asker: Asker, among: impl Fn(&Asker) -> bool) -> Result<(), Unjudged> {
         let own = self.rows.get(&asker).map_or(0, Row::len);
-        let longest = self.rows.iter().max_by_key(|(_, row)| row.len());
+        let rows = self.rows.iter().filter(|(asker, _)| among(asker));
+        let longest = rows.max_by_key(|(_, row)| row.len());
         let longest = longest.filter(|(_, row)| row.len() > own + 1).map(|(asker, _)| *asker);
         let (longest, last) = longest
             .and_then(|longest| Some((longest, *self.rows.get(&longest)?.last_key_value()?.0)))
@@ -73,14 +78,14 @@ impl Line {
         if self.taken >= AT_ONCE {
             return None;
         }
-        let may = |asker: &Asker| *asker != Asker::Door || self.taken_door < AT_ONCE_DOOR;
+        let may = |asker: &Asker| !asker.is_door() || self.taken_door < AT_ONCE_DOOR;
         let at = self.turns.iter().position(may)?;
         let asker = self.turns.remove(at)?;
         self.turns.push_back(asker);
         let first = *self.rows.get(&asker)?.first_key_value()?.0;
         let called = self.remove(asker, first)?;
         self.taken += 1;
-        self.taken_door += usize::from(asker == Asker::Door);
+        self.taken_door += usize::from(asker.is_door());
         Some((asker, called))
     }
 }
@@ -165,7 +170,7 @@ impl Drop for Place {
         {
             let mut line = self.places.lock();
             line.taken -= 1;
-            line.taken_door -= usize::from(self.asker == Asker::Door);
+            line.taken_door -= usize::from(self.asker.is_door());
         }
         self.places.call();
     }
@@ -179,6 +184,8 @@ mod tests {
 
     const ONE: Asker = Asker::Job(TenantId(1));
     const OTHER: Asker = Asker::Job(TenantId(2));
+    const DOOR: Asker = Asker::Door(TenantId(1));
+    const OTHER_DOOR: Asker = Asker::Door(TenantId(2));
 
     /// The place of a ticket, if it is its turn.
     fn called(ticket: Ticket) -> Option<Place> {
@@ -193,10 +200,9 @@ mod tests {
     #[test]
     fn requests_leave_a_place_for_jobs() {
         let places = Places::default();
-        let door: Vec<Place> =
-            (0..AT_ONCE_DOOR).filter_map(|_| now(&places, Asker::Door)).collect();
+        let door: Vec<Place> = (0..AT_ONCE_DOOR).filter_map(|_| now(&places, DOOR)).collect();
         assert_eq!(door.len(), AT_ONCE_DOOR);
-        assert!(now(&places, Asker::Door).is_none(), "the door has had its places");
+        assert!(now(&places, DOOR).is_none(), "the door has had its places");
         let job = now(&places, ONE);
         assert!(job.is_some(), "one is left for jobs");
         assert!(now(&places, ONE).is_none());
@@ -204,7 +210,7 @@ mod tests {
         let jobs: Vec<Place> = (0..AT_ONCE).filter_map(|_| now(&places, ONE)).collect();
         assert_eq!(jobs.len(), AT_ONCE, "where the door asks for nothing jobs have all of them");
         let waiting = |asker| std::iter::from_fn(|| places.wait(asker).ok()).collect::<Vec<_>>();
-        let door = waiting(Asker::Door);
+        let door = waiting(DOOR);
         assert_eq!(door.len(), WAITING_DOOR_MAX);
         assert_eq!(waiting(ONE).len(), WAITING_MAX - WAITING_DOOR_MAX);
         drop((door, jobs));
@@ -242,6 +248,27 @@ mod tests {
             }
         }
         assert_eq!(order, [ONE, OTHER, ONE, OTHER, ONE, ONE]);
+    }
+
+    /// Promise: requests of one project hold up those of no other: it has its turn, and room in the line, and the door has
+    /// no more places than before.
+    #[test]
+    fn requests_of_tenants_are_called_in_turn() {
+        let places = Places::default();
+        let running = now(&places, DOOR).expect("free");
+        assert!(now(&places, OTHER_DOOR).is_none(), "the door has had its places");
+        let mut many: VecDeque<Ticket> =
+            (0..WAITING_DOOR_MAX).map(|_| places.wait(DOOR).expect("room")).collect();
+        assert!(places.wait(DOOR).is_err(), "its row is the longest");
+        let mut other = places.wait(OTHER_DOOR).expect("the longest row makes room");
+        let late = many.pop_back().expect("the newest").place().now_or_never();
+        assert!(matches!(late, Some(Err(Unjudged::Late))));
+        assert_eq!(places.lock().waiting(Asker::is_door), WAITING_DOOR_MAX);
+        drop(running);
+        let first = many.pop_front().and_then(called).expect("it was first");
+        assert!(other.called.try_recv().is_err(), "the door has one place");
+        drop(first);
+        assert!(called(other).is_some(), "and then it is the other's turn");
     }
 
     /// Promise: who does not wait any more leaves no trace, also if the place was given just then.

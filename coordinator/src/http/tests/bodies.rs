@@ -194,6 +194,39 @@ async fn a_project_has_half_of_the_places_for_large_bodies() {
     assert_eq!(&answer[9..], b"400", "it was read: it has no prompt");
 }
 
+/// Promise: a body of many small values takes no memory beyond its share, whichever way they come.
+#[tokio::test]
+async fn too_many_values_are_refused() {
+    let stand = Stand::new().await;
+    let zeros = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+    // The object and the array are values too, and so is the prompt.
+    let json = |count| format!(r#"{{"prompt":"ball","shots":{}}}"#, zeros(count));
+    let message = "The body has more than 100000 values.";
+    for answer in [
+        stand.create(&json(99_998)).await,
+        stand.create(&json(1 << 20)).await,
+        stand.create_form(&[("prompt", "ball"), ("shots", &zeros(100_000))]).await,
+    ] {
+        assert_eq!(answer.code(), (400, None));
+        assert_eq!(answer.json()["error"]["message"], message);
+    }
+    let fewer = stand.create(&json(99_997)).await;
+    assert_eq!(fewer.code(), (400, Some("unsupported_parameter".to_owned())));
+}
+
+/// Promise: the place of a large body is taken as long as what was made of it lives.
+#[tokio::test]
+async fn the_fields_of_a_large_body_keep_its_place() {
+    let room = crate::room::Room::new(1, 1, 0);
+    let take = || room.take(crate::room::Who::Guest);
+    let fields = crate::http::fields::Fields::nested(String::new(), Vec::new()).placed(take());
+    let place = fields.place();
+    drop(fields);
+    assert!(take().is_none());
+    drop(place);
+    assert!(take().is_some());
+}
+
 #[tokio::test]
 async fn too_many_parts_are_refused() {
     let stand = Stand::new().await;

@@ -76,6 +76,35 @@ async fn a_body_has_a_least_rate() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
+/// Promise: an answer that is not taken yet holds a place, as a request does that is not sent yet: of the guests' where it
+/// is that of a share link.
+#[tokio::test]
+async fn an_answer_that_is_being_taken_holds_its_place() {
+    // One place for each project, and one for all guests.
+    let stand = Stand::with(DoorLimits { in_flight: 4, ..DoorLimits::default() }).await;
+    let id = stand.put(1, zoetrope_sched::output::JobState::Completed);
+    let path = format!("/v1/videos/{id}");
+    let share = send(stand.request("POST", &format!("{path}/share_links"))).await.json();
+    let share = share["url"].as_str().unwrap().to_owned();
+    let own = async || stand.get(&path).await.status;
+    let guest = async || send(stand.client.get(&share)).await.status;
+    stand.table.lock().unwrap().stuck_store = true;
+    let content = stand.request("GET", &format!("{path}/content")).send().await.unwrap();
+    let shared = stand.client.get(&share).send().await.unwrap();
+    assert_eq!((content.status().as_u16(), shared.status().as_u16()), (200, 200));
+    assert_eq!((own().await, guest().await), (503, 503));
+    let stranger = stand.client.get(stand.url("/v1/videos")).bearer_auth(&stand.stranger);
+    assert_eq!(send(stranger).await.status, 200);
+    drop((content, shared));
+    stand.table.lock().unwrap().stuck_store = false;
+    let again = async {
+        while own().await != 200 || guest().await != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), again).await.expect("the places are free again");
+}
+
 /// The sender hears of its 413 although it is still sending.
 #[tokio::test]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {

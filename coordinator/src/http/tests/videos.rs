@@ -257,3 +257,20 @@ async fn models_and_aliases_say_what_they_can() {
     let unknown = stand.get("/v1/models/gpt-9").await;
     assert_eq!(unknown.code(), (404, Some("model_not_found".to_owned())));
 }
+
+/// Promise: a project that may not have the class it asks for has the highest that it may, and is told.
+#[tokio::test]
+async fn a_class_above_what_a_project_may_have_is_lowered() {
+    let stand = Stand::new().await;
+    for (key, asked, has) in [
+        (&stand.key, "priority", "priority"),
+        (&stand.stranger, "priority", "default"),
+        (&stand.stranger, "auto", "default"),
+        (&stand.stranger, "flex", "flex"),
+    ] {
+        let body = format!(r#"{{"prompt":"ball","service_tier":"{asked}"}}"#);
+        let request = stand.client.post(stand.url("/v1/videos")).bearer_auth(key);
+        let answer = send(request.header("content-type", "application/json").body(body)).await;
+        assert_eq!((answer.status, answer.json()["service_tier"].as_str()), (200, Some(has)));
+    }
+}
