@@ -606,7 +606,8 @@ impl ModerationState {
         tokio::spawn(async move {
             let judged = async {
                 let desk = rescans.desk(began, policy, &desk, &models).await?;
-                judge_anew(&desk, &store, items, through).await
+                let stuck = |job| rescans.stuck_for(began, job) >= rescan::STUCK;
+                judge_anew(&desk, &store, items, through, stuck).await
             };
             let batch = match judged.await {
                 Ok(batch) => Some(batch),
