@@ -177,9 +177,22 @@ impl Desk {
         if let Some(verdict) = self.remembered(&key) {
             return Ok(verdict);
         }
+        let scores = self.scores(texts, audience, asker).await?;
+        let verdict = judge::text(&self.policy, audience, &scores);
+        self.remember(key, verdict.clone());
+        Ok(verdict)
+    }
+
+    /// What all who judge think of texts that belong together.
+    async fn scores(
+        &self,
+        texts: Vec<String>,
+        audience: Audience,
+        asker: Asker,
+    ) -> Result<Scores, Unjudged> {
         // Nobody is asked for an opinion that cannot be used.
         self.engine().ok_or(Unjudged::NotLoaded)?;
-        let opinion = self.opinion(&texts, audience).await?;
+        let opinion = self.opinion(&texts, audience, asker).await?;
         let replaces = self.replaces();
         let mut scores = self
             .run(asker, move |engine| {
@@ -188,9 +201,7 @@ impl Desk {
             })
             .await?;
         judge::raise(&mut scores, opinion);
-        let verdict = judge::text(&self.policy, audience, &scores);
-        self.remember(key, verdict.clone());
-        Ok(verdict)
+        Ok(scores)
     }
 
     /// Whether texts that belong together can be judged in full, so that one that cannot is refused at once. Not known
@@ -216,13 +227,18 @@ impl Desk {
 
     /// What the remote provider thinks of texts that belong together; nothing where there is none. What it flags is
     /// blocked, whatever score it gives.
-    async fn opinion(&self, texts: &[String], audience: Audience) -> Result<Scores, Unjudged> {
+    async fn opinion(
+        &self,
+        texts: &[String],
+        audience: Audience,
+        asker: Asker,
+    ) -> Result<Scores, Unjudged> {
         let mut asked = texts.to_vec();
         if texts.len() > 1 {
             asked.push(texts.join(" "));
         }
         let mut all = Scores::new();
-        for opinion in self.opinions(&asked, audience).await? {
+        for opinion in self.opinions(&asked, audience, asker).await? {
             judge::raise(&mut all, opinion);
         }
         Ok(all)
@@ -233,6 +249,7 @@ impl Desk {
         &self,
         texts: &[String],
         audience: Audience,
+        asker: Asker,
     ) -> Result<Vec<Scores>, Unjudged> {
         let Some(remote) = self.remote.as_ref().filter(|_| !texts.is_empty()) else {
             return Ok(Vec::new());
@@ -243,6 +260,10 @@ impl Desk {
             judge::raise(&mut scores, opinion.flagged.into_iter().map(block).collect());
             scores
         };
+        let waiting = remote.places.wait(asker)?;
+        let place = tokio::time::timeout(JUDGE_TIMEOUT, waiting.place()).await;
+        // Held until the answer is there.
+        let _place = place.map_err(|_| Unjudged::Late)??;
         Ok(remote.ask(texts).await?.into_iter().map(scores).collect())
     }
 
@@ -265,7 +286,7 @@ impl Desk {
         if words.len() > 1 {
             words.push(words.join(" "));
         }
-        let opinions = self.opinions(&words, audience).await?;
+        let opinions = self.opinions(&words, audience, asker).await?;
         let replaces = self.replaces();
         self.run(asker, move |engine| {
             let mut heard = engine.heard(&record, replaces)?;
@@ -593,7 +614,8 @@ impl ModerationState {
         tokio::spawn(async move {
             let judged = async {
                 let desk = rescans.desk(began, policy, &desk, &models).await?;
-                judge_anew(&desk, &store, items, through).await
+                let stuck = |job| rescans.stuck_for(began, job) >= rescan::STUCK;
+                judge_anew(&desk, &store, items, through, stuck).await
             };
             let batch = match judged.await {
                 Ok(batch) => Some(batch),
@@ -636,15 +658,23 @@ async fn fetch(store: &Store, record: ArtifactRef) -> Result<FrameRecord, ClipFa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use zoetrope_protocol::moderation::{Category, Outcome};
 
-    /// Promise: a look whether texts fit takes a place as a judgement does, and keeps no create waiting for long.
-    #[tokio::test]
-    async fn whether_texts_fit_is_found_out_in_a_place() {
+    /// The built-in policy, without nets.
+    fn without_nets() -> Policy {
         let text = include_str!("../../configs/policy.toml")
             .replace("similarity = true", "similarity = false")
             .replace("classifier = \"nets\"", "classifier = \"card\"");
         let rules = include_str!("../../configs/policy/rules.toml");
-        let policy = Policy::of_texts(&text, rules, "").unwrap();
+        Policy::of_texts(&text, rules, "").unwrap()
+    }
+
+    /// Promise: a look whether texts fit takes a place as a judgement does, and keeps no create waiting for long.
+    #[tokio::test]
+    async fn whether_texts_fit_is_found_out_in_a_place() {
+        let policy = without_nets();
         let desk = Desk::new(Policy::built_in().unwrap()).by(policy, Path::new("none")).unwrap();
         let fit = || desk.fit(vec!["a ".repeat(FIT_CHARS)], Asker::Job(TenantId(1)));
         let mut taken = Vec::new();
@@ -663,5 +693,68 @@ mod tests {
         let began = Instant::now();
         assert!(fit().await.is_ok());
         assert!(began.elapsed() < FIT_WAIT, "there is a place");
+    }
+
+    /// A provider that answers that nothing is wrong, after a while. How many asked at once at most, and its address.
+    async fn provider() -> (Arc<AtomicUsize>, reqwest::Url) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let all = |value: &str| {
+            let pair = |category: &Category| format!("\"{}\":{value}", category.word());
+            Category::of_api().iter().map(pair).collect::<Vec<_>>().join(",")
+        };
+        let (is, scores) = (all("false"), all("0.01"));
+        let result = format!(
+            "{{\"flagged\":false,\"categories\":{{{is}}},\"category_scores\":{{{scores}}}}}"
+        );
+        let body = format!("{{\"results\":[{result}]}}");
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        let (asking, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = most.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (asking, most, answer) = (asking.clone(), most.clone(), answer.clone());
+                tokio::spawn(async move {
+                    most.fetch_max(asking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let mut question = Vec::new();
+                    while !question.ends_with(b"}") {
+                        stream.read_buf(&mut question).await.expect("reads");
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    asking.fetch_sub(1, Ordering::SeqCst);
+                    stream.write_all(answer.as_bytes()).await.expect("writes");
+                });
+            }
+        });
+        (seen, url.parse().expect("an address"))
+    }
+
+    /// Promise: however many wait for an opinion, a provider is asked only so much at a time.
+    #[tokio::test]
+    async fn a_provider_is_not_asked_everything_at_once() {
+        let (most, url) = provider().await;
+        let remote = Remote::new(remote::Provider {
+            url,
+            allow: crate::outward::Allow::read(&["127.0.0.1".to_owned()]).expect("an address"),
+            key_file: None,
+            model: "m".to_owned(),
+            timeout: Duration::from_secs(20),
+            replaces: true,
+        });
+        let remote = remote.expect("a client");
+        let policy = without_nets();
+        let live = Desk::with(Policy::built_in().expect("a policy"), Some(remote));
+        let desk = live.by(policy, Path::new("none")).expect("needs no nets");
+        let asks = (0..100).map(|n| {
+            let words = vec![format!("a kite and {n} clouds")];
+            desk.texts(words, Audience::All, Asker::Job(TenantId(n % 3)))
+        });
+        for verdict in futures::future::join_all(asks).await {
+            assert_eq!(verdict.expect("a verdict").outcome, Outcome::Pass);
+        }
+        assert_eq!(most.load(Ordering::SeqCst), remote::QUESTIONS_MAX);
     }
 }

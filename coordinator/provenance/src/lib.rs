@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod claim;
 pub mod cose;
 pub mod expiry;
+mod film;
 pub mod jumbf;
 pub mod private;
 pub mod read;

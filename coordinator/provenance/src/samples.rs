@@ -55,6 +55,14 @@ fn chunks(tables: &[u8], track: &[([u8; 4], Range<usize>)]) -> Option<Vec<Range<
     for (chunk, place) in (1..).zip(places.chunks_exact(if &kind == b"stco" { 4 } else { 8 })) {
         if let Some(run) = runs.next_if(|run| number(&run[..4]) == chunk) {
             in_chunk = number(&run[4..8]);
+            // There is one description of samples.
+            if number(&run[8..]) != 1 {
+                return None;
+            }
+        }
+        // Readers do not agree on chunks in front of the first run: to some they are empty.
+        if in_chunk == 0 {
+            return None;
         }
         let behind = sample.checked_add(in_chunk).filter(|behind| *behind <= count)?;
         let bytes = if same > 0 {
@@ -131,7 +139,26 @@ mod tests {
             ("no lengths", film(&[runs.clone(), places.clone()])),
             ("lengths twice", film(&[sizes.clone(), sizes.clone(), runs.clone(), places.clone()])),
             ("packed lengths", film(&[table(b"stz2", &[8, 5, 0]), runs.clone(), places.clone()])),
-            ("a late run", film(&[sizes, table(b"stsc", &[2, 1, 2, 1, 9, 1, 1]), places])),
+            (
+                "a late run",
+                film(&[sizes.clone(), table(b"stsc", &[2, 1, 2, 1, 9, 1, 1]), places.clone()]),
+            ),
+            (
+                "another description",
+                film(&[sizes.clone(), table(b"stsc", &[2, 1, 2, 1, 3, 1, 2]), places.clone()]),
+            ),
+            (
+                "an empty chunk",
+                film(&[sizes, table(b"stsc", &[3, 1, 2, 1, 2, 0, 1, 3, 3, 1]), places]),
+            ),
+            (
+                "a chunk in front of the first run",
+                film(&[
+                    table(b"stsz", &[5, 1]),
+                    table(b"stsc", &[1, 2, 1, 1]),
+                    table(b"stco", &[2, 100, 200]),
+                ]),
+            ),
         ];
         for (what, tables) in wrong {
             assert!(!within(&tables, std::slice::from_ref(&(0..1_000_000))), "{what}");

@@ -4,10 +4,11 @@
 //!
 //! That is so only if no sample is read from another place of the two files. So all samples must stand behind the manifest,
 //! in what it binds, and nothing may say where samples are but the tables that are moved here (ISO/IEC 14496-12, 8.7.5; C2PA
-//! 2.2, A.5). A file that is built otherwise has no digest here, which proves nothing for it.
+//! 2.2, A.5). And what was seen of the one is what any player makes of the other only if the tables can be read in one way
+//! (`film.rs`). A file that is built otherwise has no digest here, which proves nothing for it.
 
 use crate::boxes::{self, AROUND_MANIFEST, Top, number};
-use crate::{Refusal, claim, samples};
+use crate::{Refusal, claim, film, samples};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -75,41 +76,6 @@ fn hash(
     Ok(std::io::copy(&mut file.take(top.bytes), digest)? == top.bytes)
 }
 
-/// What is in the boxes of a film that the library looks into: it looks through all siblings for each of them, so a film of
-/// a million would take it hours. Ours have some fifty, and one with all tracks that a player knows not many more.
-const PARTS_MAX: usize = 512;
-/// Those boxes.
-const LOOKED_INTO: [[u8; 4]; 16] = [
-    *b"moov", *b"trak", *b"mdia", *b"minf", *b"stbl", *b"moof", *b"traf", *b"edts", *b"udta",
-    *b"dinf", *b"tref", *b"treg", *b"mvex", *b"mfra", *b"meta", *b"schi",
-];
-
-/// Whether the tables have so few parts that anybody can look through them.
-fn are_few(tables: &[u8]) -> bool {
-    let (mut left, mut open) = (PARTS_MAX, Vec::new());
-    open.push(8..tables.len());
-    while let Some(within) = open.pop() {
-        let mut at = within.start;
-        while at < within.end {
-            let Some(rest) = left.checked_sub(1) else { return false };
-            left = rest;
-            let Some(head) = tables.get(at..at + 8) else { return false };
-            let bytes = number(&head[..4]) as usize;
-            // Long heads, and such as go to the end, nothing of ours has.
-            if bytes < 8 || bytes > within.end - at {
-                return false;
-            }
-            if LOOKED_INTO.iter().any(|kind| kind == &head[4..]) {
-                // Behind the version that only this one has in front. An older form of it has none, and does not come out here.
-                let front = if &head[4..] == b"meta" { 12 } else { 8 };
-                open.push((at + front).min(at + bytes)..at + bytes);
-            }
-            at += bytes;
-        }
-    }
-    true
-}
-
 /// SHA-256 of the manifest of a signed file, if that is built as one that was checked before it was signed; see
 /// [`claim::structure`].
 ///
@@ -156,12 +122,12 @@ fn are_known(tops: &[Top]) -> bool {
     tops.iter().all(|top| known(top) && (top.kind != LEFT_OUT || top.bytes == EMPTY_BYTES))
 }
 
-/// Moves the places of samples; none if one of them stands, whole, in none of the boxes for them, or something else says where
-/// samples are.
+/// Moves the places of samples; none if the tables are not such as ours, one sample stands, whole, in none of the boxes for
+/// them, or something else says where samples are.
 fn moved(tables: &mut [u8], tops: &[Top], to: impl Fn(u64) -> Option<u64>) -> Option<()> {
     let media = tops.iter().filter(|top| &top.kind == b"mdat");
     let media: Vec<Range<u64>> = media.map(|top| top.at..top.at + top.bytes).collect();
-    if !are_few(tables) || !samples::stand_within(tables, &media) {
+    if !film::is_ours(tables) || !samples::stand_within(tables, &media) {
         return None;
     }
     let tracks = samples::tables_of_tracks(tables)?;

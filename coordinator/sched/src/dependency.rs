@@ -12,7 +12,7 @@ use crate::node::NodeId;
 use crate::slab::Slot;
 use crate::timer::Timer;
 use serde::{Deserialize, Serialize};
-use zoetrope_protocol::id::{Millis, WorkerId};
+use zoetrope_protocol::id::{JobId, Millis, WorkerId};
 
 /// Nodes that must have said it.
 const SUSPECTS: usize = 2;
@@ -182,13 +182,26 @@ impl Core {
         }
     }
 
-    /// Whether a ready job's dependency has been down for too long. Once it answers, a job whose turn comes in a moment is
-    /// not given up.
-    pub(crate) fn waited_too_long(&self, slot: Slot) -> bool {
-        let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage.as_deref());
-        let limit = self.state.config.backoff_give_up;
+    /// Whether a ready job's dependency will have been down for too long by then. Once it answers, a job whose turn comes in
+    /// a moment is not given up.
+    pub(crate) fn waited_too_long(&self, slot: Slot, by: Millis) -> bool {
         let down = self.state.gate.is_some_and(|gate| gate.rate.is_none());
-        let long = outage.is_some_and(|o| o.since.plus(limit) <= self.state.now);
-        self.gated() && down && long
+        self.gated() && down && self.is_down_for_long(slot, by)
+    }
+
+    fn is_down_for_long(&self, slot: Slot, by: Millis) -> bool {
+        let outage = self.state.jobs[slot].live.as_ref().and_then(|live| live.outage.as_deref());
+        outage.is_some_and(|o| o.since.plus(self.state.config.backoff_give_up) <= by)
+    }
+
+    /// Whether a job ends if its dependency is down once more by then: it has been for too long.
+    pub fn is_last_try(&self, job: JobId, by: Millis) -> bool {
+        self.job_slot(job).is_some_and(|slot| self.is_down_for_long(slot, by))
+    }
+
+    /// Whether a job ends by then that waits for its dependency, and is not tried before.
+    pub fn waits_in_vain(&self, job: JobId, by: Millis) -> bool {
+        let ready = |slot: &Slot| matches!(self.state.jobs[*slot].standing(), Standing::Ready);
+        self.job_slot(job).filter(ready).is_some_and(|slot| self.waited_too_long(slot, by))
     }
 }

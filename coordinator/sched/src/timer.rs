@@ -139,7 +139,7 @@ impl Core {
         match job.standing() {
             Standing::BackingOff { until } if until <= now => self.advance(slot, out),
             Standing::PublishBackingOff { until } if until <= now => self.publish(slot, out),
-            Standing::Ready if self.waited_too_long(slot) => {
+            Standing::Ready if self.waited_too_long(slot, now) => {
                 self.give_up(slot, Cause::DependencyDown, out);
             }
             Standing::Ready => self.todo.shards.push(slot),

@@ -274,8 +274,9 @@ impl Story {
             "join" => self.join(&words),
             "stored" | "finish" | "fail" | "stall" => self.report(&words),
             "lost" | "left" | "drain" | "cordon" | "uncordon" => self.about_worker(&words),
-            "why" | "why_for_tenant" | "job" | "workers" | "position" | "counts" | "restore" => {
-                self.look(&words)
+            "why" | "why_for_tenant" | "job" | "workers" | "position" | "given_up" | "counts"
+            | "restore" => {
+                self.look(&words);
             }
             _ => self.about_job(&words),
         }
@@ -448,6 +449,13 @@ impl Story {
                     || "unknown\n".to_owned(),
                     |why| why.to_string().replace(&job.to_string(), &format!("j{}", job.0)),
                 )
+            }
+            // As whoever knows on what it waits looks ahead.
+            ("given_up", Some(job)) => {
+                let by = self.now.plus(Millis(2_000));
+                let (last, vain) =
+                    (self.core.is_last_try(job, by), self.core.waits_in_vain(job, by));
+                format!("last try {last}, waits in vain {vain}\n")
             }
             ("position", Some(job)) => format!("{:?}\n", self.core.queue_position(job)),
             (_, Some(job)) => self.core.job(job).map_or_else(

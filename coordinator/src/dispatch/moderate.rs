@@ -4,21 +4,25 @@
 use super::books::Entry;
 use super::effects::Effect;
 use super::state::DispatchState;
+use crate::clock;
 use crate::moderation::{ClipFault, ModerationMsg};
 use ractor::ActorRef;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use zoetrope_moderation::judge::Asked;
-use zoetrope_protocol::id::{ArtifactId, Fence, JobId};
+use zoetrope_protocol::id::{ArtifactId, Fence, JobId, Millis};
 use zoetrope_protocol::job::{ArtifactRef, Cause, JobSpec, Role};
 use zoetrope_protocol::metric;
 use zoetrope_protocol::moderation::{Outcome, Verdict};
 use zoetrope_protocol::provenance::ModeratedProof;
 use zoetrope_sched::Input;
+use zoetrope_sched::input::EndWhy;
 use zoetrope_sched::output::Output;
 
 /// A clip's record is read and judged within milliseconds; who does not answer in this time hangs.
 const CLIP_LIMIT: Duration = Duration::from_secs(30);
+/// Two ticks.
+const BEFORE_GIVEN_UP: Millis = Millis(2_000);
 
 /// By what a clip is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(super) struct Judging {
     open: BTreeMap<JobId, Open>,
     /// Those that wait for a verdict on their words, by the policy of now.
     words: BTreeMap<JobId, (Instant, Fence, Vec<ArtifactRef>)>,
+    /// Those whose last question, about a clip or the words for it, had no answer.
+    unanswered: BTreeSet<JobId>,
     /// What the last verdict of a clip's attempt was about, if it passed. The verdict itself is in the books.
     passed: BTreeMap<JobId, (Fence, By)>,
 }
@@ -136,6 +142,7 @@ impl DispatchState {
         }
         let verdict = verdict.filter(|verdict| self.is_verdict(job, verdict));
         let passed = verdict.map(|verdict| {
+            self.judging.unanswered.remove(&job);
             self.count_verdict("input", &verdict);
             let passed = verdict.outcome == Outcome::Pass;
             self.record(Entry::Rejudged { job, verdict });
@@ -195,6 +202,7 @@ impl DispatchState {
         };
         let by = By { clip, record: record.artifact };
         if self.passed(job, fence, by) {
+            self.judging.unanswered.remove(&job);
             let policy = self.policy.to_string();
             return Moderated::Yes(ModeratedProof { file: clip, policy });
         }
@@ -237,8 +245,34 @@ impl DispatchState {
     fn not_moderated(&mut self, job: JobId, cause: Cause) {
         if cause != Cause::DependencyDown {
             self.metrics.count(&metric::PUBLISHES_REFUSED, &["moderation"]);
+        } else if self.unanswered(job) {
+            return;
         }
         self.record(Entry::Core(Input::PublishFailed { job, cause }));
+    }
+
+    /// Nobody could judge a clip, or the words for it. Whether that ends the job: the core would give it up, but does not
+    /// know on whom it waited.
+    pub(super) fn unanswered(&mut self, job: JobId) -> bool {
+        let ends = self.books.core.is_last_try(job, clock::now().plus(BEFORE_GIVEN_UP));
+        if ends {
+            self.record(Entry::Core(Input::EndAsked { job, why: EndWhy::Unmoderated }));
+        } else {
+            self.judging.unanswered.insert(job);
+        }
+        ends
+    }
+
+    /// Ends the jobs of which the core is about to say the same because nothing is placed any more.
+    fn unanswered_due(&mut self) {
+        let (core, by) = (&self.books.core, clock::now().plus(BEFORE_GIVEN_UP));
+        let unanswered = &mut self.judging.unanswered;
+        unanswered.retain(|job| core.job(*job).is_some());
+        let in_vain: Vec<JobId> =
+            unanswered.extract_if(.., |job| core.waits_in_vain(*job, by)).collect();
+        for job in in_vain {
+            self.record(Entry::Core(Input::EndAsked { job, why: EndWhy::Unmoderated }));
+        }
     }
 
     /// The verdict on a clip.
@@ -280,6 +314,7 @@ impl DispatchState {
 
     /// Notes a verdict. Whether the clip passed; else its job has ended.
     fn take_verdict(&mut self, job: JobId, fence: Fence, by: By, verdict: Verdict) -> bool {
+        self.judging.unanswered.remove(&job);
         self.count_verdict("output", &verdict);
         let passed = verdict.outcome == Outcome::Pass;
         if passed {
@@ -304,6 +339,7 @@ impl DispatchState {
         for job in late {
             self.words_judged_again(job, None);
         }
+        self.unanswered_due();
         let table = &self.books.table;
         self.judging.passed.retain(|job, _| table.row(*job).is_some_and(|row| !row.is_terminal()));
     }

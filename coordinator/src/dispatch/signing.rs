@@ -95,8 +95,7 @@ impl DispatchState {
         } else if (!judged && !self.ask_verdict(job, held.fence, by.clip, scores))
             || (!words && !self.ask_of_words(job))
         {
-            let reason = "the moderation sidecar is down".to_owned();
-            self.unproven(job, (Cause::DependencyDown, reason));
+            self.unmoderated(job, "the moderation sidecar is down");
         }
     }
 
@@ -135,10 +134,7 @@ impl DispatchState {
             Ok(false) => {
                 self.unproven(job, refused(Cause::Refused, "the clip did not pass moderation"));
             }
-            Err(ClipFault::Down) => {
-                let why = refused(Cause::DependencyDown, "the clip could not be judged");
-                self.unproven(job, why);
-            }
+            Err(ClipFault::Down) => self.unmoderated(job, "the clip could not be judged"),
             Err(ClipFault::Gone) => {
                 // Not `ArtifactMissing`: that calls for the clip again.
                 let why = refused(Cause::DependencyDown, "the clip's record is not in the store");
@@ -168,10 +164,7 @@ impl DispatchState {
                 let reason = "the job's words do not pass moderation".to_owned();
                 self.unproven(job, (Cause::Refused, reason));
             }
-            None => {
-                let reason = "the job's words could not be judged".to_owned();
-                self.unproven(job, (Cause::DependencyDown, reason));
-            }
+            None => self.unmoderated(job, "the job's words could not be judged"),
         }
     }
 
@@ -189,6 +182,11 @@ impl DispatchState {
         }
     }
 
+    fn unmoderated(&mut self, job: JobId, reason: &str) {
+        self.unanswered(job);
+        self.unproven(job, (Cause::DependencyDown, reason.to_owned()));
+    }
+
     fn unproven(&mut self, job: JobId, why: (Cause, String)) {
         let Some(open) = self.signing.open.remove(&job) else { return };
         let (worker, held) = (open.request.worker, open.request.held);
@@ -201,6 +199,9 @@ impl DispatchState {
         let late = open.filter(|(_, open)| open.since.elapsed() > PROVE_LIMIT);
         let late: Vec<JobId> = late.map(|(job, _)| *job).collect();
         for job in late {
+            if self.signing.judges(job) {
+                self.unanswered(job);
+            }
             let reason = "the clip could not be proven in time".to_owned();
             self.unproven(job, (Cause::DependencyDown, reason));
         }

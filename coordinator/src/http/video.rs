@@ -354,6 +354,11 @@ fn failure(view: &JobView) -> Option<Failure> {
             Cause::OutOfMemory => {
                 fault("out_of_memory", "The video needs more memory than a worker has.", false)
             }
+            Cause::DependencyDown => fault(
+                "engine_error",
+                "A part of the farm that the video needs did not answer for too long.",
+                true,
+            ),
             _ => fault("engine_error", "The video could not be rendered.", true),
         },
     })

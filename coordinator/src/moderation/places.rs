@@ -10,8 +10,6 @@ use tokio::sync::oneshot;
 
 /// Judgements that run at a time: each takes one core for some ten milliseconds.
 const AT_ONCE: usize = 2;
-/// Those of them that the door may ask for: jobs and clips always find a place that no request can take.
-const AT_ONCE_DOOR: usize = AT_ONCE - 1;
 /// Judgements that may wait for that: at 20 ms each ten seconds of work for each core, below any timeout.
 const WAITING_MAX: usize = 1_000;
 /// Requests of the door among them, for the same reason.
@@ -20,8 +18,11 @@ const WAITING_DOOR_MAX: usize = WAITING_MAX / 2;
 /// Who waits by number, the first first. One that is called gets the place.
 type Row = BTreeMap<u64, oneshot::Sender<Place>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
+    /// Judgements that may run at a time. One of them is none of the door's: jobs and clips always find a place that no
+    /// request can take.
+    at_once: usize,
     /// Judgements that run.
     taken: usize,
     /// Those of the door among them.
@@ -75,10 +76,10 @@ impl Line {
 
     /// The next that may have a place, with its place taken; its row is the last one then.
     fn call(&mut self) -> Option<(Asker, oneshot::Sender<Place>)> {
-        if self.taken >= AT_ONCE {
+        if self.taken >= self.at_once {
             return None;
         }
-        let may = |asker: &Asker| !asker.is_door() || self.taken_door < AT_ONCE_DOOR;
+        let may = |asker: &Asker| !asker.is_door() || self.taken_door + 1 < self.at_once;
         let at = self.turns.iter().position(may)?;
         let asker = self.turns.remove(at)?;
         self.turns.push_back(asker);
@@ -91,8 +92,14 @@ impl Line {
 }
 
 /// The places.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Places(Arc<Mutex<Line>>);
+
+impl Default for Places {
+    fn default() -> Places {
+        Places::new(AT_ONCE)
+    }
+}
 
 /// A place to judge in, until it is dropped.
 #[derive(Debug)]
@@ -110,6 +117,18 @@ pub(super) struct Ticket {
 }
 
 impl Places {
+    /// So many, of which the door may have all but one.
+    pub fn new(at_once: usize) -> Places {
+        Places(Arc::new(Mutex::new(Line {
+            at_once,
+            taken: 0,
+            taken_door: 0,
+            rows: BTreeMap::new(),
+            turns: VecDeque::new(),
+            next: 0,
+        })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,6 +201,7 @@ mod tests {
     use futures::FutureExt;
     use zoetrope_protocol::id::TenantId;
 
+    const AT_ONCE_DOOR: usize = AT_ONCE - 1;
     const ONE: Asker = Asker::Job(TenantId(1));
     const OTHER: Asker = Asker::Job(TenantId(2));
     const DOOR: Asker = Asker::Door(TenantId(1));

@@ -3,6 +3,7 @@
 //! Every answer is held against what such an answer must be. One that comes late, is empty, or says what cannot be, is
 //! an error, and an error is never a pass. Called by the desk; decides nothing.
 
+use super::places::Places;
 use crate::outward::{self, Allow, UrlError};
 use futures::StreamExt;
 use reqwest::Url;
@@ -18,6 +19,9 @@ use zoetrope_protocol::moderation::Category;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Texts of one request.
 const TEXTS_MAX: usize = 32;
+/// Questions at a time: at a tenth of a second for an answer some three hundred a second, for a few connections and little
+/// memory. Without a limit all jobs that wait would ask in the moment in which moderation comes up.
+pub(super) const QUESTIONS_MAX: usize = 32;
 /// Bytes of a key file.
 const KEY_BYTES_MAX: usize = 4_096;
 
@@ -75,6 +79,8 @@ pub struct Remote {
     provider: Provider,
     key: Option<String>,
     client: reqwest::Client,
+    /// Places to ask in; whoever asks takes one first.
+    pub(super) places: Places,
 }
 
 impl Remote {
@@ -85,7 +91,7 @@ impl Remote {
     pub fn new(provider: Provider) -> Result<Remote, RemoteError> {
         let key = provider.key_file.as_deref().map(read_key).transpose()?;
         let client = outward::client(&provider.allow, provider.timeout)?;
-        Ok(Remote { provider, key, client })
+        Ok(Remote { provider, key, client, places: Places::new(QUESTIONS_MAX) })
     }
 
     /// Whether it is asked instead of the embedded nets.
@@ -99,7 +105,7 @@ impl Remote {
         format!("{url} {model} {replaces}")
     }
 
-    /// What it thinks of each text. What it flags is in `flagged`, whatever the score.
+    /// What it thinks of each text. What it flags is in `flagged`, whatever the score. Its time runs from when it is asked.
     ///
     /// # Errors
     /// `RemoteError`, which is never a pass.

@@ -1,7 +1,7 @@
 //! Judging what is stored anew, in batches, by a policy that may be another than that of now. Takes nothing down: the
 //! dispatch actor does.
 
-use super::{Asker, ClipFault, Desk, RescanItem, Unjudged, fetch};
+use super::{Asker, ClipFault, Desk, JUDGE_TIMEOUT, RescanItem, Unjudged, fetch};
 use crate::jobs::rescan::{Batch, FAILING_MAX, Failing, PolicyTexts};
 use crate::store::Store;
 use futures::StreamExt;
@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 use zoetrope_moderation::judge::{self, Asked};
 use zoetrope_moderation::{EngineError, Policy};
 use zoetrope_protocol::id::{JobId, Millis};
-use zoetrope_protocol::moderation::{FrameRecord, Outcome, Verdict};
+use zoetrope_protocol::job::ArtifactRef;
+use zoetrope_protocol::moderation::{Audience, FrameRecord, Outcome, Verdict};
 
 /// The desk of the rescan that goes on: its policy may be another than that of now.
 #[derive(Default)]
 pub(super) struct Rescans {
     desk: Mutex<Option<Used>>,
+    /// The row that cannot be judged, of the rescan that began then, and since when.
+    stuck: Mutex<Option<(Millis, JobId, Instant)>>,
 }
 
 /// Of the rescan that began then, and when it was last asked.
@@ -58,6 +61,18 @@ impl Rescans {
         Ok(desk)
     }
 
+    /// For how long the rescan that began then has stood before this row.
+    pub(super) fn stuck_for(&self, began: Millis, job: JobId) -> Duration {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        match *stuck {
+            Some((of, at, since)) if (of, at) == (began, job) => since.elapsed(),
+            _ => {
+                *stuck = Some((began, job, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
     /// Lets a desk go that nobody has asked for so long.
     pub(super) fn forget_idle(&self, idle: Duration) {
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,8 +89,13 @@ const JUDGED_AT_ONCE: usize = 8;
 /// may take 25 s and its record as long.
 const BATCH_TIME: Duration = Duration::from_secs(30);
 
-/// A row with its record.
-type Row = (RescanItem, Option<Option<(FrameRecord, Asked)>>);
+/// A row that alone cannot be judged holds the others up for so long: what fails for a moment is tried again.
+pub(super) const STUCK: Duration = Duration::from_secs(60);
+/// What anybody can judge who judges at all.
+const PROBE: &str = "A kite over a field.";
+
+/// A row's record, if it needs one: none inside if there is none.
+type Record = Option<Option<(FrameRecord, Asked)>>;
 
 /// What a row came to.
 enum Judged {
@@ -85,8 +105,18 @@ enum Judged {
     Cannot,
 }
 
+/// A row that was looked at.
+struct Looked {
+    place: (Millis, JobId),
+    again: bool,
+    record: Option<ArtifactRef>,
+    /// What it came to; else why it cannot be judged now.
+    judged: Result<Judged, String>,
+}
+
 /// Judges rows as jobs are judged, in their order; `through` is the last one of them and of those between that need no
-/// judgement. What cannot be judged now ends the batch at the row before.
+/// judgement. What cannot be judged now ends the batch at the row before. A row that is `stuck` has held the rescan up for
+/// long: if that is for its own sake, it is passed by.
 ///
 /// An error means that nothing can be judged now. A clip without evidence is not judged, and said to be so.
 pub(super) async fn judge_anew(
@@ -94,6 +124,7 @@ pub(super) async fn judge_anew(
     store: &Store,
     items: Vec<RescanItem>,
     through: Option<(Millis, JobId)>,
+    stuck: impl Fn(JobId) -> bool,
 ) -> Result<Batch, String> {
     let began = Instant::now();
     let at_once = if desk.remote.is_some() { JUDGED_AT_ONCE } else { 1 };
@@ -101,12 +132,19 @@ pub(super) async fn judge_anew(
     let mut judged = rows.map(|row| looked_at(desk, row)).buffered(at_once);
     let mut batch = Batch::default();
     while let Some(next) = judged.next().await {
-        let (place, again, judged) = match next {
+        let Looked { place, again, record, judged } = next;
+        let judged = match judged {
             Ok(judged) => judged,
-            Err(reason) if batch.through.is_none() => return Err(reason),
-            Err(reason) => {
+            Err(reason) if batch.through.is_some() => {
                 tracing::warn!(reason, "the rescan cannot judge a row now");
                 return Ok(batch);
+            }
+            Err(reason) if !stuck(place.1) || !can_judge(desk, store, record).await => {
+                return Err(reason);
+            }
+            Err(reason) => {
+                tracing::warn!(job = %place.1, reason, "the rescan goes on without a row");
+                Judged::Cannot
             }
         };
         batch.through = Some(place);
@@ -122,45 +160,49 @@ pub(super) async fn judge_anew(
     Ok(Batch { through, ..batch })
 }
 
-async fn looked_at(
-    desk: &Desk,
-    row: Result<Row, String>,
-) -> Result<((Millis, JobId), bool, Judged), String> {
-    let (item, record) = row?;
-    let (place, again) = ((item.created, item.job), item.again);
-    match judge(desk, item, record).await {
-        Ok(judged) => Ok((place, again, judged)),
-        Err(Unjudged::Engine(EngineError::TooLong(_) | EngineError::Record(_))) => {
-            Ok((place, again, Judged::Cannot))
+/// Whether rows can be judged, all but the one with this record: the store knows of it, and whoever judges answers.
+async fn can_judge(desk: &Desk, store: &Store, record: Option<ArtifactRef>) -> bool {
+    if let Some(record) = record {
+        let size = tokio::time::timeout(JUDGE_TIMEOUT, store.size(&record.artifact)).await;
+        if !matches!(size, Ok(Ok(_))) {
+            return false;
         }
-        Err(Unjudged::Remote(error)) if error.is_about_the_text() => {
-            Ok((place, again, Judged::Cannot))
-        }
-        Err(error) => Err(error.to_string()),
     }
+    desk.scores(vec![PROBE.to_owned()], Audience::All, Asker::Rescan).await.is_ok()
 }
 
-async fn read(store: &Store, item: RescanItem) -> Result<Row, String> {
-    let record = match &item.record {
-        None => None,
-        Some(None) => Some(None),
-        Some(Some((record, asked))) => match fetch(store, *record).await {
-            Ok(record) => Some(Some((record, *asked))),
-            Err(ClipFault::NoEvidence | ClipFault::Gone) => Some(None),
-            Err(ClipFault::Down) => {
-                return Err(format!("the record of {} cannot be read", item.job));
+async fn looked_at(desk: &Desk, (item, read): (RescanItem, Result<Record, String>)) -> Looked {
+    let (place, again) = ((item.created, item.job), item.again);
+    let record = item.record.flatten().map(|(record, _)| record);
+    let judged = match read {
+        Err(reason) => Err(reason),
+        Ok(read) => match judge(desk, item, read).await {
+            Ok(judged) => Ok(judged),
+            Err(Unjudged::Engine(EngineError::TooLong(_) | EngineError::Record(_))) => {
+                Ok(Judged::Cannot)
             }
+            Err(Unjudged::Remote(error)) if error.is_about_the_text() => Ok(Judged::Cannot),
+            Err(error) => Err(error.to_string()),
         },
     };
-    Ok((item, record))
+    Looked { place, again, record, judged }
+}
+
+async fn read(store: &Store, item: RescanItem) -> (RescanItem, Result<Record, String>) {
+    let record = match &item.record {
+        None => Ok(None),
+        Some(None) => Ok(Some(None)),
+        Some(Some((record, asked))) => match fetch(store, *record).await {
+            Ok(record) => Ok(Some(Some((record, *asked)))),
+            Err(ClipFault::NoEvidence | ClipFault::Gone) => Ok(Some(None)),
+            Err(ClipFault::Down) => Err(format!("the record of {} cannot be read", item.job)),
+        },
+    };
+    (item, record)
 }
 
 /// What a row comes to: its words first, which need not be read where they were before by what reads alike.
-async fn judge(
-    desk: &Desk,
-    item: RescanItem,
-    record: Option<Option<(FrameRecord, Asked)>>,
-) -> Result<Judged, Unjudged> {
+async fn judge(desk: &Desk, item: RescanItem, record: Record) -> Result<Judged, Unjudged> {
     let RescanItem { job, audience, words, input, .. } = item;
     let fails = |output, verdict: Verdict| {
         (verdict.outcome != Outcome::Pass).then_some(Judged::Fails(Failing {
@@ -193,7 +235,9 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use zoetrope_moderation::judge::Scores;
-    use zoetrope_protocol::moderation::{Audience, Category};
+    use zoetrope_protocol::id::ArtifactId;
+    use zoetrope_protocol::job::Role;
+    use zoetrope_protocol::moderation::Category;
 
     /// A desk with the built-in policy without nets, with these words of it changed.
     fn desk(from: &str, to: &str) -> Desk {
@@ -232,5 +276,43 @@ mod tests {
         assert_eq!(failing.verdict.categories, [Category::Violence]);
         assert_eq!(failing.verdict.policy, now.policy().version);
         assert!(matches!(judged(&other).await, Judged::Passes), "read anew");
+    }
+
+    /// Promise: one record that is damaged holds a rescan up for a while, and then only itself is not judged; where nothing
+    /// can be judged, nothing is passed by.
+    #[tokio::test]
+    async fn a_damaged_record_does_not_end_the_walk() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = Store::open(folder.path(), Duration::ZERO).expect("opens");
+        let artifact = ArtifactId::of(b"what was there");
+        let place = folder.path().join("artifacts").join(&artifact.to_string()[..2]);
+        std::fs::create_dir_all(&place).expect("a folder");
+        std::fs::write(place.join(artifact.to_string()), b"what is there!").expect("writes");
+        let record = ArtifactRef { role: Role::Scores, artifact, bytes: 14 };
+        let asked = Asked { clip: ArtifactId([1; 32]), frames: 48, audio: true };
+        let item = |job, record| RescanItem {
+            job: JobId(job),
+            created: Millis(u64::try_from(job).expect("small")),
+            audience: Audience::All,
+            words: vec!["a kite".to_owned()],
+            input: None,
+            record,
+            again: false,
+        };
+        let items = vec![item(1, Some(Some((record, asked)))), item(2, None)];
+        let last = Some((Millis(2), JobId(2)));
+        let (desk, rescans) = (desk("", ""), Rescans::default());
+        let patience = Duration::from_millis(50);
+        let walk = async |desk: &Desk| {
+            let stuck = |job| rescans.stuck_for(Millis(9), job) >= patience;
+            judge_anew(desk, &store, items.clone(), last, stuck).await
+        };
+        walk(&desk).await.expect_err("it may be whole in a moment");
+        tokio::time::sleep(patience).await;
+        let not_loaded = Desk::new(Policy::built_in().expect("a policy"));
+        walk(&not_loaded).await.expect_err("nobody judges");
+        let batch = walk(&desk).await.expect("goes on");
+        let unjudged = vec![JobId(1)];
+        assert_eq!(batch, Batch { through: last, passed: 1, unjudged, ..Batch::default() });
     }
 }

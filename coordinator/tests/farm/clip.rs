@@ -153,7 +153,8 @@ pub(crate) fn moving<'a>(
     command.arg(path("sound.f32")).args(["-map", "0:v", "-map", "1:a"]);
     command.args(["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-g", "48"]);
     command.args(["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "192k", "-ar", "48000"]);
-    command.args(["-movflags", "+faststart"]).arg(path("clip.mp4")).stdin(Stdio::piped());
+    command.args(["-map_metadata", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]);
+    command.arg(path("clip.mp4")).stdin(Stdio::piped());
     let mut encoder = command.spawn().expect("ffmpeg");
     let mut stdin = encoder.stdin.take().expect("is piped");
     let size = (spec.deliver.width as usize, spec.deliver.height as usize);

@@ -5,6 +5,7 @@ use crate::{PATIENCE, TestFarm, submission};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zoetrope_coordinator::clock;
 use zoetrope_coordinator::dispatch::DispatchMsg;
 use zoetrope_coordinator::farm::SubmitRefused;
 use zoetrope_coordinator::jobs::Publication;
@@ -276,6 +277,34 @@ impl Actor for Liar {
         }
         Ok(())
     }
+}
+
+/// Promise: a clip that nobody could judge for half an hour ends its job as one that was not moderated, not as one that could
+/// not be rendered.
+#[tokio::test]
+async fn a_clip_that_nobody_judges_ends_as_unmoderated() {
+    let farm = TestFarm::start().await;
+    let mut worker = Worker::old(&farm, "a").await;
+    farm.submit(submission(1)).await.expect("admitted");
+    farm.until(JobId(1), |view| view.moderation.input.is_some()).await;
+    // Only this one is asked from now on, and it is gone.
+    let (gone, ended) = Actor::spawn(None, Liar, None).await.expect("spawns");
+    farm.running.dispatch.cast(DispatchMsg::ModerationUp(gone.clone())).expect("alive");
+    gone.stop(None);
+    ended.await.expect("ends");
+    let job = finish_with(&mut worker, |_| true).await;
+    let seen = async {
+        while farm.metric("zoetrope_inputs_total{input=\"publish_failed\"}") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("it waits");
+    assert_eq!(farm.read(job).await.state, JobState::InProgress);
+    clock::not_before(clock::now().plus(Millis(30 * 60_000)));
+    let view = farm.until(job, |view| matches!(view.state, JobState::Failed(_))).await;
+    assert_eq!(view.state, JobState::Failed(FailWhy::Ended(EndWhy::Unmoderated)));
+    assert!(!is_published(&farm, job));
+    farm.running.stop().await;
 }
 
 #[tokio::test]
