@@ -2,6 +2,7 @@
 
 use crate::harness::{Engine, Farm, PATIENCE, eventually, probe, program, signal};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,6 +25,23 @@ async fn sent(request: reqwest::RequestBuilder, file: &Path) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap_or_default())
 }
 
+/// What readers of C2PA say of a clip that know the farm's root and nothing else of it.
+fn strangers_say(farm: &Farm, clip: &Path) -> Value {
+    let python = crate::harness::root().join(".deps/venv-c2pa/bin/python");
+    assert!(python.exists(), "{} is missing: run scripts/setup --for test", python.display());
+    let mut readers = Command::new(python);
+    readers.arg(crate::harness::root().join("scripts/chaoskit/readers.py"));
+    readers.arg(farm.data().join("provenance/root.pem"));
+    readers.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut readers = readers.spawn().expect("it starts");
+    let mut paths = readers.stdin.take().expect("piped");
+    writeln!(paths, "{}", clip.display()).expect("it reads");
+    drop(paths);
+    let output = readers.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 #[tokio::test]
 async fn a_published_clip_says_where_it_comes_from() {
     let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
@@ -40,21 +58,28 @@ async fn a_published_clip_says_where_it_comes_from() {
     assert_eq!((&told["state"], &told["issuer"]), (&json!("trusted"), &json!("Zoetrope")));
     assert_eq!((&told["render"]["video_id"], &told["render"]["seed"]), (&json!(id), &json!(7)));
 
-    // The public reader, of another version than the one that wrote the manifest.
-    let python = crate::harness::root().join(".deps/venv-c2pa/bin/python");
-    assert!(python.exists(), "{} is missing: run scripts/setup --for test", python.display());
-    let mut reader = Command::new(python);
-    reader.arg(crate::harness::root().join("tests/clients/c2pa_reader.py"));
-    let output = reader.arg(farm.data().join("provenance/root.pem")).arg(&clip).output();
-    let output = output.expect("it starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // Strangers that share no code with each other.
+    let said = strangers_say(&farm, &clip);
+    let public = &said["public"];
     assert_eq!(
-        (&said["state"], &said["issuer"]),
+        (&public["state"], &public["issuer"]),
         (&json!("Trusted"), &json!("Zoetrope")),
         "{said}"
     );
-    assert_eq!(said["actions"], json!(["c2pa.created"]), "{said}");
+    assert_eq!(public["actions"][0][0], "c2pa.created", "{said}");
+    assert_eq!(public["actions"].as_array().map(Vec::len), Some(1), "{said}");
+    let other = &said["other"];
+    for (key, value) in [
+        ("integrity", "valid"),
+        ("signature", "valid"),
+        ("hard_binding", "match"),
+        ("validation_state", "Trusted"),
+    ] {
+        assert_eq!(other[key], value, "{key}: {said}");
+    }
+    assert_eq!(other["validation_results"]["failure"], json!([]), "{said}");
+    // The third is not installed by scripts/setup, and reads where somebody has it.
+    assert!(said["tool"].is_null() || said["tool"]["state"] == "Trusted", "{said}");
 
     let proven = farm.get(&format!("/v1/videos/{id}/provenance")).await;
     assert_eq!(proven["object"], "video.provenance");
@@ -84,6 +109,12 @@ async fn a_published_clip_says_where_it_comes_from() {
     *bytes.last_mut().expect("media") ^= 1;
     let bent = farm.scratch("bent.mp4");
     std::fs::write(&bent, bytes).expect("writes");
+    let said = strangers_say(&farm, &bent);
+    assert_eq!(
+        (&said["public"]["state"], said["other"]["integrity"] == "valid"),
+        (&json!("Invalid"), false),
+        "{said}"
+    );
     assert_eq!(checked_once(&farm, &bent, "k").await.0, 422, "the key was another file's");
     let (_, found) = checked(&farm, &bent).await;
     assert_eq!(found["results"][0]["validation_state"], "invalid", "{found}");
