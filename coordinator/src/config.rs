@@ -334,10 +334,26 @@ pub fn check_config(path: &Path) -> Result<ServeConfig, ConfigError> {
 mod tests {
     use super::*;
 
+    /// The paths of all keys, in order; an empty table counts as none.
+    fn keys(table: &toml::Table) -> Vec<String> {
+        let path = |(key, value): (&String, &toml::Value)| match value {
+            toml::Value::Table(inner) => {
+                keys(inner).into_iter().map(|inner| format!("{key}.{inner}")).collect()
+            }
+            _ => vec![key.clone()],
+        };
+        table.iter().flat_map(path).collect()
+    }
+
     #[test]
     fn the_commented_file_states_every_default() {
         let text = include_str!("../../configs/coordinator.toml");
         assert_eq!(ServeConfig::parse(text), Ok(ServeConfig::default()));
+        // A key that is not there has its default too.
+        let stated = keys(&text.parse().expect("TOML"));
+        let known = keys(&toml::Table::try_from(ServeConfig::default()).expect("TOML"));
+        let missing: Vec<&String> = known.iter().filter(|key| !stated.contains(key)).collect();
+        assert!(known.len() > 20 && missing.is_empty(), "not in the file: {missing:?}");
         // Keys that have no default value stand there as comments.
         let as_set: String = text
             .lines()
@@ -348,7 +364,8 @@ mod tests {
         assert!(!config.vram_bytes.is_empty() && !config.decode_chunks.is_empty());
         assert!(!config.tenants.named.is_empty() && !config.watermark.artwork.is_empty());
         assert!(config.moderation.policy.is_some() && config.moderation.models.is_some());
-        assert!(config.moderation.remote.is_some());
+        let remote = keys(&toml::Table::try_from(config.moderation.remote.as_ref()).expect("TOML"));
+        assert_eq!(remote, ["allow", "key_file", "mode", "model", "timeout_seconds", "url"]);
         config.check().expect("in range");
         // And what excludes one of these.
         let other: String = text

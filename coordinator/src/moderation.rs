@@ -690,9 +690,17 @@ mod tests {
         assert!(fit().await.is_ok(), "the judgement finds it out");
         assert!(began.elapsed() >= FIT_WAIT);
         taken.pop();
-        let began = Instant::now();
-        assert!(fit().await.is_ok());
-        assert!(began.elapsed() < FIT_WAIT, "there is a place");
+        // Who waits in vain takes `FIT_WAIT` each time; a machine that is busy for a moment does not.
+        let mut quickest = Duration::MAX;
+        for _ in 0..20 {
+            let began = Instant::now();
+            assert!(fit().await.is_ok());
+            quickest = quickest.min(began.elapsed());
+            if quickest < FIT_WAIT {
+                break;
+            }
+        }
+        assert!(quickest < FIT_WAIT, "there is a place: {quickest:?}");
     }
 
     /// A provider that answers that nothing is wrong, after a while. How many asked at once at most, and its address.

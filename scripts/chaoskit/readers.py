@@ -3,8 +3,9 @@
     readers.py ROOT.pem < FILES        one path a line in, one line of JSON out; runs in .deps/venv-c2pa
 
 `c2pa-python` wraps c2pa-rs in another version than ours; `encypher-c2pa` is an implementation of its own. Both are
-given the farm's root and nothing else, and neither may use the network. Where `c2patool` is installed (`cargo install
-c2patool --version 0.27.22 --locked`, a quarter of an hour) it reads, too.
+given the farm's root and nothing else, and neither may use the network. `c2patool`, the command of the standard's
+makers, reads too where it is installed; scripts/setup does not install it, so no check of the project depends on it
+(`cargo install c2patool --version 0.27.22 --locked`, a quarter of an hour). Called by the chaos runs and by the tests.
 """
 import json
 import shutil

@@ -482,11 +482,23 @@ mod tests {
         assert!(matches!(foreign, Err(EngineError::BadInput(_))));
     }
 
-    /// Promise: the example file states the defaults.
+    /// Promise: the example file states the defaults, each of them.
     #[test]
     fn the_example_file_states_the_defaults() {
-        let example = emulation(include_str!("../../configs/emulated.toml")).expect("reads");
+        let text = include_str!("../../configs/emulated.toml");
+        let example = emulation(text).expect("reads");
         assert_eq!(example, emulation("models = [\"toybox\"]").expect("reads"));
+        // A key that is not there has its default too: an unknown one is told all that there are.
+        let told =
+            emulation("models = [\"toybox\"]\nunknown = 1").expect_err("refused").to_string();
+        let known = told.split_once("expected one of ").expect("all keys").1;
+        let stated: toml::Table = text.parse().expect("TOML");
+        let missing: Vec<&str> = known
+            .split(',')
+            .map(|key| key.trim().trim_matches('`'))
+            .filter(|key| !stated.contains_key(*key))
+            .collect();
+        assert!(known.contains("step_ms") && missing.is_empty(), "not in the file: {missing:?}");
     }
 
     #[test]

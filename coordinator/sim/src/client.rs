@@ -46,13 +46,22 @@ pub enum Answer {
     Deleted(bool),
 }
 
+/// When a caller cancels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancels {
+    /// At any moment.
+    Somewhen,
+    /// While the pointer of its clip is being written: a moment so short that any other cancel all but never meets it.
+    AsItIsPublished,
+}
+
 /// A caller.
 #[derive(Clone, Debug)]
 pub struct Client {
     submission: Submission,
     job: Option<JobId>,
     /// When it cancels, if it does.
-    cancels: bool,
+    cancels: Option<Cancels>,
     deletes: bool,
     /// The last that it was told of its job.
     pub state: Option<JobState>,
@@ -86,7 +95,7 @@ impl World {
             self.clients.push(made);
             let after = self.chance.range(0, self.plan.submits_until);
             self.at(after, Event::Call { client, ask: Ask::Submit(0) });
-            if self.clients[client].cancels {
+            if self.clients[client].cancels == Some(Cancels::Somewhen) {
                 let after = after + self.chance.range(0, self.plan.faults_until);
                 self.at(after, Event::Call { client, ask: Ask::Cancel });
             }
@@ -128,13 +137,27 @@ impl World {
         Client {
             submission: Submission { job: JobId(0), spec, content, idempotency: Some(key) },
             job: None,
-            cancels: fickle && c.one_in(4),
+            cancels: (fickle && c.one_in(4)).then(|| match c.one_in(2) {
+                true => Cancels::AsItIsPublished,
+                false => Cancels::Somewhen,
+            }),
             deletes: fickle && c.one_in(6),
             state: None,
             cancelled: false,
             deleted: false,
             deleting: false,
             twice: fickle && c.one_in(3),
+        }
+    }
+
+    /// A clip's pointer will be written after so many milliseconds; its caller may want to cancel it by then.
+    pub fn is_published_after(&mut self, job: JobId, takes: u64) {
+        let hurried = |client: &Client| {
+            client.job == Some(job) && client.cancels == Some(Cancels::AsItIsPublished)
+        };
+        if let Some(client) = self.clients.iter().position(hurried) {
+            let after = self.chance.range(0, takes);
+            self.at(after, Event::Call { client, ask: Ask::Cancel });
         }
     }
 

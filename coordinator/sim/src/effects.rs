@@ -128,6 +128,9 @@ impl World {
                     0 => self.chance.range(1_000, 90_000),
                     _ => self.chance.range(1, 200),
                 };
+                if !self.hosts[host].stray {
+                    self.is_published_after(job, takes);
+                }
                 let assets = Box::new(assets);
                 if takes > PUBLISH_TIMEOUT {
                     // The sidecar gives up; what it began may still come to its end.

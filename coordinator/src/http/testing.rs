@@ -26,6 +26,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use zoetrope_moderation::Policy;
 use zoetrope_protocol::clip::Size;
@@ -133,6 +134,8 @@ pub struct Table {
     pub refuse: Option<SubmitRefused>,
     /// How long a submit, a cancel or the question whether the farm answers takes.
     pub delay: Duration,
+    /// If set, their answers wait for a word of the test, each for its own.
+    pub gate: Option<Arc<Notify>>,
     /// Submits that came.
     pub submits: usize,
     /// Cancels that came.
@@ -194,23 +197,26 @@ fn say<T: Send + 'static>(reply: RpcReplyPort<T>, answer: T) {
 }
 
 /// Late answers come from tasks, as those of the real farm come after a journal's sync.
-fn later<T: Send + 'static>(delay: Duration, reply: RpcReplyPort<T>, answer: T) {
-    if delay.is_zero() {
+fn later<T: Send + 'static>(table: &Table, reply: RpcReplyPort<T>, answer: T) {
+    let (delay, gate) = (table.delay, table.gate.clone());
+    if delay.is_zero() && gate.is_none() {
         return say(reply, answer);
     }
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
         say(reply, answer);
     });
 }
 
 fn answer(shared: Shared, message: FarmMsg) {
     let mut table = shared.lock().unwrap();
-    let delay = table.delay;
     match message {
         FarmMsg::Submit(submission, _, reply) => {
             let answer = table.submit(*submission);
-            later(delay, reply, answer);
+            later(&table, reply, answer);
         }
         FarmMsg::Read(tenant, job, reply) => {
             let found = table.find(Some(tenant), job).map(|held| held.view.clone());
@@ -220,7 +226,7 @@ fn answer(shared: Shared, message: FarmMsg) {
         FarmMsg::AllJobs(query, reply) => say(reply, table.page(None, query)),
         FarmMsg::Cancel(tenant, job, reply) => {
             let answer = table.cancel(tenant, job);
-            later(delay, reply, answer);
+            later(&table, reply, answer);
         }
         FarmMsg::Delete(tenant, job, reply) => {
             let found = table.find(Some(tenant), job).map(|held| held.deleted = true);
@@ -271,7 +277,7 @@ fn answer(shared: Shared, message: FarmMsg) {
         }
         FarmMsg::Ready(reply) => {
             table.asked_ready += 1;
-            later(delay, reply, ());
+            later(&table, reply, ());
         }
         FarmMsg::Workers(reply) => say(reply, vec![worker_row()]),
         FarmMsg::Drain(workers, _, reply) => {
@@ -533,6 +539,20 @@ impl Answer {
 impl Stand {
     pub async fn new() -> Stand {
         Stand::with(DoorLimits::default()).await
+    }
+
+    /// From now on submits, cancels and the question whether the farm answers wait for a word here.
+    pub fn gate(&self) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        self.table.lock().unwrap().gate = Some(gate.clone());
+        gate
+    }
+
+    /// Waits until so many submits came to the farm.
+    pub async fn submitted(&self, submits: usize) {
+        while self.table.lock().unwrap().submits < submits {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn with(limits: DoorLimits) -> Stand {

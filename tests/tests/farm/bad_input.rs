@@ -1,11 +1,23 @@
 //! Promise: every kind of bad input gets a clear answer, and nothing falls over.
 
-use crate::harness::{Engine, Farm, PATIENCE, eventually};
-use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use crate::harness::{Engine, Farm, PATIENCE};
+use quinn::ConnectionError;
+use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zoetrope_protocol::version::LinkVersion;
+use zoetrope_protocol::wire::ALPN_JOIN;
+
+/// The name in the coordinator's certificate.
+const COORDINATOR: &str = "coordinator.zoetrope";
+/// The name of the farm's own authority.
+const AUTHORITY: &str = "Zoetrope farm authority";
+/// What a connection without a certificate is told.
+const NO_CERTIFICATE: &[u8] = b"no certificate of this farm: join first";
+/// RFC 9001, 4.8: the error codes of QUIC that carry an alert of TLS.
+const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 
 /// After whatever a test did to it, the farm still renders.
 async fn still_works(farm: &Farm) {
@@ -135,40 +147,91 @@ async fn garbage_on_the_workers_port_is_ignored() {
     still_works(&farm).await;
 }
 
-/// A worker with a certificate of its own making gets no order, and is not listed.
+/// A certificate and its key, as a client shows them.
+type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Dials the workers' port as somebody who shows this, speaks one of these protocols, and then talks nonsense. How the
+/// coordinator ended that.
+async fn ended_with(farm: &Farm, shown: Option<Shown>, protocols: Vec<Vec<u8>>) -> ConnectionError {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
+    let mut tls = match shown {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).expect("they fit"),
+        None => builder.with_no_client_auth(),
+    };
+    tls.alpn_protocols = protocols;
+    let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("quic");
+    let local = "127.0.0.1:0".parse().expect("an address");
+    let mut endpoint = quinn::Endpoint::client(local).expect("a socket");
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(quic)));
+    let talk = async {
+        let dialled = endpoint.connect(link(farm), COORDINATOR).expect("it can be dialled");
+        let connection = match dialled.await {
+            Ok(connection) => connection,
+            Err(ended) => return ended,
+        };
+        // TLS 1.3 tells a client late that its certificate was refused.
+        let mut stream = connection.open_bi().await;
+        if let Ok((send, _)) = &mut stream {
+            send.write_all(&[0xff; 4_096]).await.ok();
+        }
+        connection.closed().await
+    };
+    tokio::time::timeout(PATIENCE, talk).await.expect("it is ended")
+}
+
+/// A certificate for the farm's worker by an authority that calls itself the farm's.
+fn of_another_authority() -> Shown {
+    let mut own = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    own.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    own.distinguished_name = rcgen::DistinguishedName::new();
+    own.distinguished_name.push(rcgen::DnType::CommonName, AUTHORITY);
+    let issuer = rcgen::Issuer::new(own, rcgen::KeyPair::generate().expect("a key"));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let leaf = rcgen::CertificateParams::new(vec!["cpu0".to_owned()]).expect("parameters");
+    let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
+    (vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+}
+
+fn of_its_own_making() -> Shown {
+    let made = rcgen::generate_simple_self_signed(vec!["cpu0".to_owned()]).expect("a certificate");
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    (vec![made.cert.der().clone()], key.into())
+}
+
+/// A worker with a certificate that is not the farm's gets no order, and is not listed: it comes no further than TLS, while
+/// who shows the farm's own is heard.
 #[tokio::test]
 async fn a_forged_certificate_opens_no_link() {
     let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
-    let forged =
-        rcgen::generate_simple_self_signed(vec!["cpu0".to_owned()]).expect("a certificate");
-    let key = PrivatePkcs8KeyDer::from(forged.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    for alpn in ["zoetrope-link/1", "zoetrope-join/1", "h3"] {
-        let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer(provider.clone())));
-        let chain = vec![CertificateDer::from(forged.cert.der().to_vec())];
-        let mut tls = builder.with_client_auth_cert(chain, key.clone_key().into()).expect("tls");
-        tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("quic");
-        let local = "127.0.0.1:0".parse().expect("an address");
-        let mut endpoint = quinn::Endpoint::client(local).expect("a socket");
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(quic)));
-        let Ok(dialled) = endpoint.connect(link(&farm), "coordinator.farm.zoetrope") else {
-            continue;
-        };
-        let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE, dialled).await else { continue };
-        // TLS 1.3 tells a client late that its certificate was refused: the first stream shows it.
-        if let Ok((mut send, mut receive)) = connection.open_bi().await {
-            send.write_all(&[0xff; 4_096]).await.ok();
-            send.finish().ok();
-            let answer = tokio::time::timeout(PATIENCE, receive.read_to_end(1 << 20)).await;
-            assert!(answer.expect("an end").is_err() || alpn == "zoetrope-join/1", "{alpn}");
+    let identity = farm.data().join("workers/cpu0/identity");
+    let read = |name: &str| std::fs::read(identity.join(name)).expect("the worker's identity");
+    let key = PrivatePkcs8KeyDer::from(read("key.der")).into();
+    let own = (vec![CertificateDer::from(read("certificate.der"))], key);
+    let link = LinkVersion::NEWEST.names();
+    match ended_with(&farm, Some(own), link.clone()).await {
+        ConnectionError::ApplicationClosed(said) => {
+            assert_ne!(said.reason, NO_CERTIFICATE, "{said}");
         }
-        eventually(PATIENCE, "the link is closed", async || connection.close_reason().is_some())
-            .await;
+        other => panic!("the farm's own certificate is refused: {other}"),
+    }
+    match ended_with(&farm, None, link.clone()).await {
+        ConnectionError::ApplicationClosed(said) => assert_eq!(said.reason, NO_CERTIFICATE),
+        other => panic!("without a certificate: {other}"),
+    }
+    for protocols in [link, vec![ALPN_JOIN.to_vec()]] {
+        for forged in [of_its_own_making(), of_another_authority()] {
+            match ended_with(&farm, Some(forged), protocols.clone()).await {
+                ConnectionError::ConnectionClosed(said) => {
+                    assert!(TLS_ALERTS.contains(&u64::from(said.error_code)), "{said}");
+                }
+                other => panic!("a forged certificate is heard: {other}"),
+            }
+        }
     }
     let workers = farm.get("/farm/workers").await;
     assert_eq!(workers["data"].as_array().map(Vec::len), Some(1), "{workers}");

@@ -2,6 +2,7 @@
 
 use crate::harness::{Engine, Farm, PATIENCE, eventually, program, signal};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn said(output: &Output) -> String {
@@ -115,6 +116,46 @@ async fn only_a_rescan_that_is_running_is_cancelled() {
     assert!(said(&farm.cli(&["rescan"])).contains("rescan done"));
     assert!(refused(&farm.cli(&["rescan", "--cancel"])).contains("no rescan is running"));
     assert!(said(&farm.cli(&["rescan", "--status"])).contains("rescan done"));
+}
+
+/// `fsck` exits with 0 where all is well, 3 where problems are left, 1 where it cannot look.
+#[tokio::test]
+async fn fsck_says_by_its_code_whether_the_store_is_whole() {
+    let farm = Farm::start(Engine::Emulated { step_ms: 5 }, 1).await;
+    let id = farm.submit("a cube").await;
+    assert_eq!(farm.ended(&id, PATIENCE).await["status"], "completed");
+    let whole = farm.cli(&["fsck"]);
+    assert!(said(&whole).contains(" 0 problems, 0 mended"), "{whole:?}");
+    assert_eq!(json(&farm.cli(&["fsck", "--quick", "--json"]))["problems"], 0);
+
+    let video = farm.video(&id).await;
+    let clip = video["assets"]["video"]["sha256"].as_str().expect("a digest").to_owned();
+    std::fs::remove_file(stored(&farm.data().join("store"), &clip)).expect("it is there");
+    for words in [&["fsck", "--quick"][..], &["fsck", "--repair"]] {
+        let broken = farm.cli(words);
+        assert_eq!(broken.status.code(), Some(3), "{broken:?}");
+        let told = String::from_utf8_lossy(&broken.stdout).into_owned();
+        assert!(told.contains(&id) && told.contains("left"), "{told}");
+        assert!(refused(&broken).contains("1 problems are left"), "{broken:?}");
+    }
+    let nobody = farm.cli(&["fsck", "--url", "http://127.0.0.1:9"]);
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+}
+
+/// The file of this name, wherever below the folder.
+fn stored(folder: &Path, name: &str) -> PathBuf {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the store").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(name) {
+                return path;
+            }
+        }
+    }
+    panic!("no file of {name}")
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A farm of several coordinators to test: a real etcd, `zoetrope serve` processes, and emulated workers.
 
-use crate::harness::{PATIENCE, eventually, program, signal};
+use crate::harness::{PATIENCE, eventually, program, signal, unannounced};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -350,6 +350,21 @@ impl Cluster {
         }
     }
 
+    /// Where a coordinator's HTTP door is, without a scheme.
+    pub fn address(&self, of: usize) -> &str {
+        self.coordinators[of].url.trim_start_matches("http://")
+    }
+
+    /// What the command line says, asking this coordinator.
+    pub fn cli(&self, via: usize, words: &[&str]) -> String {
+        let mut command = Command::new(program("zoetrope"));
+        command.args(words).env_remove("ZOETROPE_DATA").env("ZOETROPE_API_KEY", &self.key);
+        command.env("ZOETROPE_URL", &self.coordinators[via].url).stdin(Stdio::null());
+        let output = command.output().expect("zoetrope starts");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Submits a short clip once.
     pub async fn try_submit(&self, via: usize, key: &str) -> (u16, Value) {
         // Not the key: a prompt that speaks of killing may be blocked.
@@ -412,11 +427,15 @@ impl Cluster {
         text.lines().filter_map(value).sum()
     }
 
+    /// The logs of the farm's own programs.
+    fn own_logs(&self) -> Vec<PathBuf> {
+        let coordinators = self.coordinators.iter().map(|c| c.config.with_extension("log"));
+        coordinators.chain([self.folder.path().join("workers.log")]).collect()
+    }
+
     /// The ends of all logs.
     pub fn logs(&self) -> String {
-        let mut files: Vec<PathBuf> =
-            self.coordinators.iter().map(|c| c.config.with_extension("log")).collect();
-        files.push(self.folder.path().join("workers.log"));
+        let mut files = self.own_logs();
         files.push(self.folder.path().join("etcd.log"));
         let end = |file: &PathBuf| {
             let text = std::fs::read(file).unwrap_or_default();
@@ -432,6 +451,12 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
+            return;
+        }
+        // No trouble of etcd or of a leader is one that a person must act upon: the farm goes on by itself.
+        for file in self.own_logs() {
+            let log = std::fs::read(&file).unwrap_or_default();
+            unannounced(&String::from_utf8_lossy(&log), &[]);
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::cluster::Cluster;
 use crate::harness::{PATIENCE, eventually};
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Four steps of this take long enough that a failover falls into a render.
@@ -30,7 +29,8 @@ async fn a_standby_takes_over_from_a_killed_leader_and_renders_go_on() {
     ids.push(cluster.submit(new, "first behind the kill").await);
     let took = began.elapsed();
     eprintln!("the standby acknowledged a job {} ms after the kill", took.as_millis());
-    assert!(took < Duration::from_secs(30), "{took:?}");
+    // Within 5 s on a machine of its own (`examples/failover.rs` measures that); two cores may render beside it here.
+    assert!(took < Duration::from_secs(15), "{took:?}");
     // The same request is the same job, under any leader; the operator's key and the workers' certificates hold.
     assert_eq!(cluster.submit(new, "killed 0").await, ids[0]);
     cluster.workers_are_back(new).await;
@@ -47,8 +47,12 @@ async fn a_standby_takes_over_from_a_killed_leader_and_renders_go_on() {
     })
     .await;
     let before = cluster.metric(new, "zoetrope_epoch", &[]).await;
-    let (status, said) = cluster.post(old, "/farm/leader/move", &json!({}), None).await;
-    assert_eq!(status, 200, "{said}");
+    // By the verbs, asked of the one that stands by.
+    let who = cluster.cli(old, &["leader"]);
+    let rows = who.lines().filter(|row| row.contains("leader") || row.contains("standby"));
+    assert!(rows.count() >= 2 && who.contains(cluster.address(new)), "{who}");
+    let moved = cluster.cli(old, &["leader", "move"]);
+    assert!(moved.contains(cluster.address(new)) && moved.contains("lets another lead"), "{moved}");
     assert_eq!(cluster.leader_among(&[old]).await, old);
     let epoch = cluster.metric(old, "zoetrope_epoch", &[]).await;
     assert!(epoch > before, "the epoch grows with each leader: {before}, {epoch}");

@@ -293,16 +293,19 @@ impl Drop for Farm {
         if std::thread::panicking() {
             eprintln!("the farm's log ends:\n{}", self.log_tail());
         } else {
-            // ERROR means that a person must act: a test announces those that it causes.
-            let log = self.log_text();
-            let errors: Vec<&str> = log
-                .lines()
-                .filter(|line| line.contains(" ERROR "))
-                .filter(|line| self.announced.is_none_or(|expected| !line.contains(expected)))
-                .collect();
-            assert!(errors.is_empty(), "the farm logged errors:\n{}", errors.join("\n"));
+            unannounced(&self.log_text(), self.announced.as_slice());
         }
     }
+}
+
+/// ERROR means that a person must act: a test announces those that it causes.
+pub fn unannounced(log: &str, announced: &[&str]) {
+    let errors: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" ERROR "))
+        .filter(|line| !announced.iter().any(|expected| line.contains(expected)))
+        .collect();
+    assert!(errors.is_empty(), "the farm logged errors:\n{}", errors.join("\n"));
 }
 
 /// Waits until something holds that can only be seen from outside.
@@ -312,6 +315,12 @@ pub async fn eventually(within: Duration, what: &str, mut holds: impl AsyncFnMut
         assert!(began.elapsed() < within, "not within {within:?}: {what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// The wall clock, as the farm's records have it.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.expect("it is past 1970").as_millis()).expect("in this age")
 }
 
 /// Sends a signal to a process.

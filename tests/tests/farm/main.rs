@@ -12,6 +12,7 @@ mod failover;
 mod harness;
 mod journey;
 mod kills;
+mod metrics;
 mod moving;
 mod overload;
 mod provenance;

@@ -151,11 +151,13 @@ async fn a_project_takes_its_share_of_the_places_and_no_more() {
 #[tokio::test]
 async fn a_full_door_answers_at_once() {
     let stand = Stand::with(DoorLimits { in_flight: 1, ..DoorLimits::default() }).await;
-    stand.table.lock().unwrap().delay = std::time::Duration::from_millis(400);
+    let gate = stand.gate();
     let late = async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        stand.submitted(1).await;
         let health = send(stand.client.get(stand.url("/healthz"))).await;
-        (stand.get("/v1/videos").await, health)
+        let second = stand.get("/v1/videos").await;
+        gate.notify_one();
+        (second, health)
     };
     let (first, (second, health)) = tokio::join!(stand.create(r#"{"prompt":"ball"}"#), late);
     assert_eq!((first.status, health.status), (200, 200));

@@ -49,10 +49,11 @@ async fn a_farm_that_is_gone_is_a_503_worth_a_retry() {
 #[tokio::test]
 async fn requests_in_hand_are_answered_at_the_end() {
     let stand = Stand::new().await;
-    stand.table.lock().unwrap().delay = Duration::from_millis(300);
+    let gate = stand.gate();
     let begun = tokio::spawn(stand.post(r#"{"prompt":"ball"}"#).send());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    stand.submitted(1).await;
     stand.stop.cancel();
+    gate.notify_one();
     assert_eq!(begun.await.unwrap().unwrap().status(), 200);
     let ended = tokio::time::timeout(Duration::from_secs(5), stand.served).await;
     ended.expect("the door ends").unwrap().unwrap();
