@@ -20,7 +20,7 @@ pub enum ExitCode {
     DeviceFailed = 11,
     /// One of our own parts died: a defect. Start it again, and report it.
     PartDied = 12,
-    /// It was asked to leave and the time was up before all was said.
+    /// It was asked to leave, and no coordinator could be told that it did.
     LeftUnheard = 13,
 }
 

@@ -33,8 +33,10 @@ async fn python(environment: &str, version: &str) {
 
 async fn node(package: &str, version: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let program =
-        std::env::split_paths(&path).map(|folder| folder.join("node")).find(|p| p.exists());
+    // `scripts/setup` fetches a Node where the machine's own is too old.
+    let folders =
+        std::iter::once(root().join(".deps/node/bin")).chain(std::env::split_paths(&path));
+    let program = folders.map(|folder| folder.join("node")).find(|p| p.exists());
     let program = program.expect("node is missing: run scripts/setup --for test");
     drive(&program, &["sdk.mjs", package], version).await;
 }
