@@ -18,7 +18,7 @@ use zoetrope_protocol::job::ClipFacts;
 use zoetrope_protocol::mark::Issued;
 use zoetrope_protocol::moderation::{Audience, Outcome, Verdict};
 use zoetrope_protocol::provenance::{Proofs, SignedClaim};
-use zoetrope_protocol::wire::Order;
+use zoetrope_protocol::wire::{Held, Order};
 use zoetrope_sched::input::{Ask, EndWhy};
 use zoetrope_sched::output::{FailWhy, JobState};
 use zoetrope_sched::{Config, Core, Input, Output, State};
@@ -410,6 +410,7 @@ impl Books {
             Input::EpochBegan { .. } => effects.judge.extend(self.intake.ask_all(now)),
             _ => {}
         }
+        let last = matches!(input, Input::ShardFinished { .. });
         let stored = match &input {
             Input::ArtifactStored { held, artifact, .. } => Some((*held, vec![*artifact])),
             Input::ShardFinished { held, outputs, .. } => Some((*held, outputs.clone())),
@@ -423,9 +424,14 @@ impl Books {
         self.core.handle(now, input, &mut effects.outputs);
         let outputs = &effects.outputs[from..];
         let ignored = outputs.iter().any(|output| matches!(output, Output::Ignored { .. }));
+        let ends = |held: &Held| {
+            let is = |o: &Output| matches!(o, Output::AttemptEnded { held: of, .. } if of == held);
+            outputs.iter().any(is)
+        };
         match stored {
-            // Nobody will use what a replaced attempt stored, unless another job has the same bytes.
-            Some((held, artifacts)) if ignored => {
+            // Nobody will use what a replaced attempt stored, unless another job has the same bytes; nor what one stored
+            // that was stopped, of which the core only notes that its gpu is free.
+            Some((held, artifacts)) if ignored || (last && !ends(&held)) => {
                 self.table.ignored(held.shard.job);
                 let unused = artifacts.iter().filter(|a| !self.table.uses(&a.artifact));
                 effects.free.extend(unused.map(|a| a.artifact));

@@ -280,3 +280,20 @@ fn snapshot_and_tail_are_the_same_as_the_whole_journal() {
         assert_eq!(books.snapshot().encode().expect("encodes"), end, "cut at {cut}");
     }
 }
+
+/// Promise: what an attempt made that was stopped is nobody's: its bytes go, and a deleted job's row is not kept by them.
+#[test]
+fn what_a_stopped_attempt_made_goes() {
+    let mut books = Books::new(Config::default());
+    // Until the first shard is with its worker.
+    for (_, record) in records().into_iter().take(5) {
+        drop(books.apply(record.now, record.entry));
+    }
+    let (now, job, worker) = (books.now(), JobId(1), WorkerId(1));
+    drop(books.apply(now, Entry::Deleted { job }));
+    let (held, prompt) = (held(Stage::Encode), artifact(Role::Prompt, 9));
+    let finished = Input::ShardFinished { worker, held, outputs: vec![prompt], gpu: Millis(40) };
+    let effects = books.apply(now, Entry::Core(finished));
+    assert_eq!(effects.free, [prompt.artifact]);
+    assert!(!books.table.uses(&prompt.artifact));
+}
