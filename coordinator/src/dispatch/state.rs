@@ -50,6 +50,12 @@ const LOOKED_AT_A_TICK: usize = 16_384;
 /// behind whose report never came, or a crash between a decision and its deletion.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Between two snapshots at most, however few records there are: the journal keeps two, so after twice this time nothing of
+/// what was deleted is left in it.
+const SNAPSHOT_EVERY: Millis = Millis(24 * 3_600_000);
+/// The first one of a start comes sooner, for how old the last one is nobody knows; and late enough to be in nobody's way.
+const SNAPSHOT_FIRST: Millis = Millis(3_600_000);
+
 /// Reports that are taken in together at most: a fraction of a millisecond for each.
 const REPORTS_MAX: usize = 256;
 
@@ -160,6 +166,8 @@ pub struct DispatchState {
     journal: ActorRef<JournalMsg>,
     ledger: Ledger<Effect>,
     snapshot_at: u64,
+    /// When one is due whatever was recorded.
+    snapshot_by: Millis,
     /// The last record in a snapshot that is there or was ordered.
     saved: u64,
     deletes: VecDeque<(Instant, ArtifactId)>,
@@ -230,6 +238,7 @@ impl DispatchState {
             journal,
             ledger: Ledger::new(next),
             snapshot_at,
+            snapshot_by: clock::now().plus(SNAPSHOT_FIRST),
             saved: next.saturating_sub(1).saturating_sub(replayed),
             deletes: VecDeque::new(),
             deleting: Arc::new(Semaphore::new(1)),
@@ -341,6 +350,7 @@ impl DispatchState {
             snapshot.encode_as(form).map_err(|e| JournalError::Write(e.to_string()))
         });
         self.saved = self.ledger.recorded();
+        self.snapshot_by = clock::now().plus(SNAPSHOT_EVERY);
         Ok(self.journal.cast(how(body)).map_err(|_| "the journal is gone")?)
     }
 
@@ -410,6 +420,7 @@ impl DispatchState {
         for job in self.books.table.left_behind(now, self.limits.keep, EXPIRIES_A_TICK) {
             self.record(Entry::CleanedUp { job });
         }
+        self.snapshot_due();
         self.sweep_due();
         self.unpublish_due();
         self.delete_due();
@@ -428,6 +439,19 @@ impl DispatchState {
         if self.books.next_wakeup().is_some_and(|at| at <= now) && self.alarm.is_none() {
             self.record(Entry::Core(Input::TimePassed));
         }
+    }
+
+    /// What was deleted leaves the journal with the second snapshot behind it, so there is one a day, however little happens:
+    /// `commit` takes it.
+    fn snapshot_due(&mut self) {
+        if clock::now() < self.snapshot_by || !self.leadership.is_held() {
+            return;
+        }
+        if self.ledger.recorded() == self.saved {
+            // Two snapshots of one record would be one.
+            self.record(Entry::Core(Input::TimePassed));
+        }
+        self.snapshot_at = self.ledger.recorded();
     }
 
     pub(super) fn unpublished(&mut self, job: JobId) {

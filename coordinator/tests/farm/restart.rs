@@ -2,13 +2,15 @@
 
 use crate::worker::{Papers, Worker, held, identity};
 use crate::{PATIENCE, TestFarm, submission};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use zoetrope_coordinator::clock;
 use zoetrope_coordinator::config::Share;
 use zoetrope_coordinator::farm::{FarmMsg, SubmitRefused};
 use zoetrope_coordinator::jobs::ListQuery;
 use zoetrope_coordinator::serve;
-use zoetrope_protocol::id::{ArtifactId, JobId, TenantId};
+use zoetrope_protocol::id::{ArtifactId, JobId, Millis, TenantId};
 use zoetrope_protocol::job::{ArtifactRef, Role, Stage};
 use zoetrope_sched::output::JobState;
 
@@ -162,5 +164,47 @@ async fn a_coordinator_that_restarts_often_takes_snapshots() {
     let farm = farm.restart().await;
     let shown = farm.metric("zoetrope_snapshot_timestamp_seconds");
     assert!((began - 600.0..=began).contains(&shown), "{shown}, when that snapshot was taken");
+    farm.running.stop().await;
+}
+
+/// Whether these words stand in a file below a folder.
+fn stands_in(folder: &Path, words: &[u8]) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| match path.is_dir() {
+        true => stands_in(&path, words),
+        // One that goes meanwhile has no words.
+        false => std::fs::read(&path)
+            .is_ok_and(|bytes| bytes.windows(words.len()).any(|some| some == words)),
+    })
+}
+
+/// Promise: what a caller wrote leaves the disk within two days after its video is deleted, though nothing else happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_leaves_the_journal() {
+    let farm = TestFarm::start().await;
+    let mut words = submission(1);
+    words.spec.render.prompt = "a heron in a yellow raincoat".to_owned();
+    farm.submit(words).await.expect("admitted");
+    let delete = |reply| FarmMsg::Delete(TenantId(1), JobId(1), reply);
+    assert!(farm.farm().ask(delete).await.expect("answers"));
+    let journal = farm.folder.path().join("journal");
+    let left = || stands_in(&journal, b"a heron in a yellow raincoat");
+    assert!(left(), "it stands there as it came");
+    // After a start nothing was saved yet.
+    for (hours, there) in [(1, 1), (24, 2)] {
+        clock::not_before(clock::now().plus(Millis(hours * 3_600_000)));
+        let taken = async {
+            while snapshots(&farm.folder) < there {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken).await.expect("a snapshot a day");
+    }
+    let gone = async {
+        while left() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("nothing is left of it");
     farm.running.stop().await;
 }
