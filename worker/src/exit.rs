@@ -14,7 +14,7 @@ pub enum ExitCode {
     Start = 1,
     /// The command line is wrong (clap's own number).
     Usage = 2,
-    /// The gpu thread did not come back within the hard limit of its order and a grace. Start it again.
+    /// The gpu thread did not come back after it was told to stop. Start it again.
     GpuStuck = 10,
     /// The device failed; a process that lived on would serve only errors. Start it again.
     DeviceFailed = 11,

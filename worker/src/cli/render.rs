@@ -8,14 +8,15 @@ use super::engines::{Engines, judges};
 use super::{BenchArgs, RenderArgs};
 use crate::asked::Alarm;
 use crate::engine::{Ended, Engine, EngineError, Observer};
-use crate::finish::{ClipMarks, FinishedClip, Finisher};
+use crate::finish::{ClipMarks, FinishedClip, Finisher, TempFolder};
 use crate::link::stream::Payload;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use zoetrope_mark::MasterKey;
 use zoetrope_mark::picture::Strength;
 use zoetrope_protocol::clip::{FPS, SECONDS_MAX};
@@ -23,6 +24,9 @@ use zoetrope_protocol::mark::{MarkOrder, Visible, pack};
 use zoetrope_protocol::model::Manifest;
 use zoetrope_protocol::wire::Phase;
 use zoetrope_protocol::{ArtifactId, RenderSpec};
+
+/// Tries to remove the files of a render that goes on.
+const REMOVALS_MAX: u32 = 20;
 
 /// What a render took and made.
 #[derive(Serialize)]
@@ -106,11 +110,12 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
     let Some(manifest) = engines.manifests.first() else { bail!("no model: give --model FOLDER") };
     let spec = spec(args, manifest)?;
     let folder = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let temp = folder.unwrap_or(Path::new("."));
+    let temp = TempFolder::new(folder.unwrap_or(Path::new(".")))?;
+    leave_nothing(temp.path.clone())?;
     let judges =
         args.finish_as_farm.then(|| judges(&args.moderation, &Alarm::default())).transpose()?;
     let mark = args.finish_as_farm.then(mark);
-    let finisher = engines.finisher(&args.tools, temp, judges)?;
+    let finisher = engines.finisher(&args.tools, &temp.path, judges)?;
     let mut engine = engines.open(&spec.model)?;
     let mut make = |quiet| make(engine.as_mut(), &finisher, &spec, mark.as_ref(), quiet);
     if args.warm {
@@ -130,6 +135,34 @@ pub fn render(args: &RenderArgs) -> anyhow::Result<()> {
     } else {
         eprintln!("\r{} in {} ms            ", args.output.display(), timings.total_ms);
     }
+    Ok(())
+}
+
+/// From here on a signal ends the process at once, as it does without this, but without the files on the way.
+fn leave_nothing(temp: PathBuf) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let wait = move || {
+        let number = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => SignalKind::interrupt(),
+                _ = terminate.recv() => SignalKind::terminate(),
+            }
+        });
+        // The render goes on meanwhile, and may put a file there.
+        for _ in 0..REMOVALS_MAX {
+            if std::fs::remove_dir_all(&temp).is_ok() || !temp.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // As a shell says it of a program that a signal has ended.
+        std::process::exit(128 + number.as_raw_value());
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(())
 }
 
