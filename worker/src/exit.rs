@@ -20,7 +20,7 @@ pub enum ExitCode {
     DeviceFailed = 11,
     /// One of our own parts died: a defect. Start it again, and report it.
     PartDied = 12,
-    /// It was asked to leave, and no coordinator could be told that it did.
+    /// It was asked to leave, and no coordinator was told that it did.
     LeftUnheard = 13,
 }
 

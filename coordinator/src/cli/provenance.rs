@@ -44,13 +44,15 @@ pub enum ProvenanceVerb {
     Verify {
         /// The clip
         file: PathBuf,
-        /// PEM: a root to trust [default: the farm's own, in the data folder]
+        /// PEM: a root to trust [default: the farm's own, `provenance/root.pem` in the data folder; coordinators that
+        /// share an etcd and a folder keep it in the folder `cluster.store`]
         #[arg(long, value_name = "FILE")]
         trust: Vec<PathBuf>,
     },
     /// Make a new signing key and certificate; the coordinator or signer takes it up at its next start
     Rotate {
-        /// The folder with the certificates [default: `provenance` in the data folder]
+        /// The folder with the certificates [default: `provenance` in the data folder]; coordinators that share an etcd
+        /// and a folder keep them in `provenance` of the folder `cluster.store`
         #[arg(long, value_name = "DIR")]
         folder: Option<PathBuf>,
     },
@@ -126,8 +128,13 @@ pub fn provenance(what: ProvenanceVerb, target: &Target) -> anyhow::Result<()> {
             verify(&file, &roots, target.json)
         }
         ProvenanceVerb::Rotate { folder } => {
+            let named = folder.is_some();
             let folder = folder.map_or_else(own, Ok)?;
-            certificates::rotate(&folder)?;
+            let rotated = certificates::rotate(&folder).map_err(anyhow::Error::new);
+            rotated.map_err(|error| match named {
+                true => error,
+                false => error.context("name the folder of the certificates with --folder"),
+            })?;
             let chain = folder.join("chain.pem");
             if target.json {
                 print_json(&json!({ "chain": chain }));
@@ -165,4 +172,29 @@ fn verify(file: &Path, roots: &[PathBuf], json: bool) -> anyhow::Result<()> {
         print(&format!("{}\n", lines.join("\n")));
     }
     if verdict.state == State::Trusted { Ok(()) } else { bail!("the clip is not trusted") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Coordinators of a cluster keep certificates elsewhere than in a data folder: who looks in the wrong place is told.
+    #[test]
+    fn certificates_that_are_not_in_the_data_folder_are_asked_for() {
+        let empty = tempfile::tempdir().expect("folder");
+        let target = Target {
+            url: None,
+            key: None,
+            key_file: None,
+            data: Some(empty.path().to_owned()),
+            json: true,
+        };
+        let error = provenance(ProvenanceVerb::Rotate { folder: None }, &target);
+        let error = format!("{:#}", error.expect_err("nothing is there"));
+        assert!(error.contains("--folder") && error.contains("is not there"), "{error}");
+        let folder = Some(empty.path().to_owned());
+        let error = provenance(ProvenanceVerb::Rotate { folder }, &target);
+        let error = format!("{:#}", error.expect_err("nothing is there"));
+        assert!(!error.contains("--folder"), "{error}");
+    }
 }
