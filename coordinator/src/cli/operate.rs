@@ -28,7 +28,7 @@ pub struct DrainArgs {
     #[arg(required = true, num_args = 1..=100, value_name = "WORKER")]
     workers: Vec<String>,
     /// How soon they stop
-    #[arg(long, value_enum, default_value_t = Kind::Shard)]
+    #[arg(long, value_enum, default_value_t = Kind::Step)]
     kind: Kind,
     /// With `--kind deadline`: be gone after so many seconds, 1 to 86400
     #[arg(long, value_name = "SECONDS", required_if_eq("kind", "deadline"), value_parser = clap::value_parser!(u64).range(1..=86_400))]
