@@ -28,7 +28,7 @@ pub struct DrainArgs {
     #[arg(required = true, num_args = 1..=100, value_name = "WORKER")]
     workers: Vec<String>,
     /// How soon they stop
-    #[arg(long, value_enum, default_value_t = Kind::Shard)]
+    #[arg(long, value_enum, default_value_t = Kind::Step)]
     kind: Kind,
     /// With `--kind deadline`: be gone after so many seconds, 1 to 86400
     #[arg(long, value_name = "SECONDS", required_if_eq("kind", "deadline"), value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -315,6 +315,15 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
+
+    /// Promise: the verb and its endpoint drain alike if nobody says how.
+    #[test]
+    fn a_drain_is_by_step_unless_told_otherwise() {
+        let command = DrainArgs::augment_args(clap::Command::new("drain"));
+        let read = DrainArgs::from_arg_matches(&command.get_matches_from(["drain", "gpu0"]));
+        assert_eq!(read.expect("parses").kind.word(), "step");
+    }
 
     /// Promise: `--json` prints one document.
     #[test]
