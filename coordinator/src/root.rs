@@ -1,7 +1,7 @@
 //! The top of the supervision tree: starts the actors in order and says when the process has to end.
 //!
 //! If the journal or the dispatch actor dies, memory may differ from disk: the process ends non-zero, is started
-//! again and replays. The storage sidecar is restarted within a budget; the supervisor of links is not.
+//! again and replays. Each sidecar is restarted within a budget of its own; the supervisor of links is not restarted.
 
 use crate::dispatch::{DispatchActor, DispatchArguments, DispatchMsg};
 use crate::journal::{JournalActor, JournalArguments, JournalMsg};

@@ -2,13 +2,17 @@
 
 use super::Target;
 use super::client::{Client, checked, rows};
+use super::operate::is_named;
 use super::table::{columns, print, print_json};
 use super::video::{Video, now, span};
 use clap::Args;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The most that the API lists at once.
 const PAGE: usize = 100;
+/// How often a job that moves is asked for: a step takes seconds.
+const POLL: Duration = Duration::from_millis(500);
 
 /// What `jobs` takes.
 #[derive(Args)]
@@ -49,20 +53,71 @@ pub struct MoveArgs {
     /// The number or node name of the worker that is to go on with it [default: any other]
     #[arg(long, value_name = "WORKER")]
     to: Option<String>,
+    /// Do not wait until it runs there
+    #[arg(long)]
+    no_wait: bool,
 }
 
-/// Lets a job go on on another worker; needs an operator's key.
+/// Lets a job go on on another worker; needs an operator's key. Done when it runs there, or has ended before it could:
+/// Ctrl-C ends the waiting and not the move.
 pub async fn move_job(args: MoveArgs, target: &Target) -> anyhow::Result<()> {
     let id = checked(&args.id, "job")?;
+    let client = Client::of(target)?;
+    let path = format!("/farm/jobs/{id}");
+    let before = client.read(&path).await?;
     let body = args.to.as_ref().map_or_else(|| json!({}), |to| json!({"to": to}));
-    let answer = Client::of(target)?.send(&format!("/farm/jobs/{id}/move"), &body).await?;
-    if target.json {
-        print_json(&answer);
-    } else {
+    let answer = client.send(&format!("{path}/move"), &body).await?;
+    if !target.json {
         let to = args.to.as_deref().unwrap_or("another worker");
-        print(&format!("{id} goes on on {to} after the step in hand\n"));
+        print(&format!("{id} is to go on on {to} after the step in hand\n"));
     }
-    Ok(())
+    if args.no_wait {
+        if target.json {
+            print_json(&answer);
+        }
+        return Ok(());
+    }
+    loop {
+        let job = client.read(&path).await?;
+        if let Some(attempt) = elsewhere(&before, &job, args.to.as_deref()) {
+            if target.json {
+                let (worker, node) = (&attempt["worker"], &attempt["node"]);
+                print_json(&json!({"id": id, "moved": true, "worker": worker, "node": node}));
+            } else {
+                print(&format!("{id} runs on {}\n", where_of(attempt)));
+            }
+            return Ok(());
+        }
+        let video = Video::of(&job["video"])?;
+        if video.ended() {
+            if target.json {
+                print_json(&json!({"id": id, "moved": false, "status": video.status}));
+            } else {
+                print(&format!("{id} ended before it could move: {}\n", video.doing()));
+            }
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The attempt of a job that runs where it was to go on: on the worker that was named, or on none of those that it ran
+/// on `before`.
+fn elsewhere<'a>(before: &Value, job: &'a Value, to: Option<&str>) -> Option<&'a Value> {
+    running(job).find(|attempt| match to {
+        Some(to) => is_named(attempt, to),
+        None => running(before).all(|old| where_of(old) != where_of(attempt)),
+    })
+}
+
+fn running(job: &Value) -> impl Iterator<Item = &Value> {
+    let attempts = job["attempts"].as_array().into_iter().flatten();
+    attempts.filter(|attempt| attempt["ended_at_ms"].is_null())
+}
+
+/// The node of an attempt; its worker's number if the node is forgotten.
+fn where_of(attempt: &Value) -> String {
+    attempt["node"].as_str().map_or_else(|| attempt["worker"].to_string(), str::to_owned)
 }
 
 /// Lists jobs, newest first.
@@ -189,4 +244,29 @@ fn lived(job: &Value) -> String {
 
 fn row(name: &str, value: &str) -> Vec<String> {
     vec![name.to_owned(), value.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a move is done when the job runs elsewhere, and not when the wish is noted.
+    #[test]
+    fn a_job_has_moved_when_it_runs_where_it_was_to() {
+        let attempt = |worker: u64, node: &str, ended: Option<u64>| json!({"worker": worker, "node": node, "ended_at_ms": ended});
+        let job = |attempts: &[Value]| json!({"attempts": attempts});
+        let before = job(&[attempt(1, "gpu0", None)]);
+        assert_eq!(elsewhere(&before, &before, None), None);
+        let between = job(&[attempt(1, "gpu0", Some(9))]);
+        assert_eq!(elsewhere(&before, &between, None), None);
+        let back = job(&[attempt(1, "gpu0", Some(9)), attempt(1, "gpu0", None)]);
+        assert_eq!(elsewhere(&before, &back, None), None);
+        let there = job(&[attempt(1, "gpu0", Some(9)), attempt(2, "gpu1", None)]);
+        for to in [None, Some("gpu1"), Some("2"), Some("worker_2")] {
+            assert_eq!(elsewhere(&before, &there, to), Some(&there["attempts"][1]), "{to:?}");
+        }
+        assert_eq!(elsewhere(&before, &there, Some("gpu2")), None);
+        // What waited to be tried again is wanted anywhere.
+        assert!(elsewhere(&between, &back, None).is_some());
+    }
 }

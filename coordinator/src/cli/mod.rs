@@ -34,7 +34,7 @@ struct Cli {
     target: Target,
 }
 
-/// Which farm, with which key. Every verb that talks to a farm takes these.
+/// Which farm, with which key. Every verb that talks to a farm takes these; others refuse what they do not heed.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
     /// The farm's address, such as http://127.0.0.1:8080 [default: of the farm in the data folder]
@@ -133,12 +133,58 @@ impl Cli {
                 cli.target.url.filter(|_| from("url") != Some(ValueSource::EnvVariable));
             cli.target.key =
                 cli.target.key.filter(|_| from("key") != Some(ValueSource::EnvVariable));
-            if matches!(cli.verb, Verb::Serve(_)) {
-                let why = "--data is not for `serve`, whose data folder is the key `data` of its configuration file";
-                return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
-            }
+        }
+        // The environment is for all verbs, so what it says is no question to those that do not heed it.
+        let (name, heeded) = cli.verb.heeds();
+        let unheeded = OPTIONS.iter().find(|option| {
+            !heeded.contains(option) && from(option) == Some(ValueSource::CommandLine)
+        });
+        if let Some(option) = unheeded {
+            let why = match (&cli.verb, *option) {
+                (Verb::Serve(_) | Verb::CheckConfig(_), "data") => {
+                    ", whose data folder is the key `data` of its configuration file"
+                }
+                (_, "json") => ", which prints nothing that could be JSON",
+                _ => ", which asks no farm",
+            };
+            let option = option.replace('_', "-");
+            let why = format!("--{option} is not for `{name}`{why}");
+            return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
         }
         Ok(cli)
+    }
+}
+
+/// The options of [`Target`], by their ids.
+const OPTIONS: [&str; 5] = ["url", "key", "key_file", "data", "json"];
+
+impl Verb {
+    /// The verb's name, and which of the options of [`Target`] it heeds; others are refused.
+    fn heeds(&self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Verb::Up(_) => ("up", &["data", "json"]),
+            Verb::Provenance { .. } => ("provenance", &["data", "json"]),
+            Verb::Serve(_) => ("serve", &["json"]),
+            Verb::CheckConfig(_) => ("check-config", &["json"]),
+            Verb::Signer(_) => ("signer", &[]),
+            Verb::ReadManifest(_) => ("read-manifest", &[]),
+            Verb::Completions { .. } => ("completions", &[]),
+            Verb::Submit(_)
+            | Verb::Jobs(_)
+            | Verb::Show(_)
+            | Verb::Cancel(_)
+            | Verb::Why(_)
+            | Verb::Workers
+            | Verb::Drain(_)
+            | Verb::Move(_)
+            | Verb::Cordon(_)
+            | Verb::Uncordon(_)
+            | Verb::Fsck(_)
+            | Verb::Rescan(_)
+            | Verb::JoinToken(_)
+            | Verb::Leader { .. }
+            | Verb::Key { .. } => ("", &OPTIONS),
+        }
     }
 }
 
@@ -220,15 +266,33 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Promise: what `serve` does not heed it refuses; the environment, which is for other verbs too, is no question to it.
+    /// Promise: what a verb does not heed it refuses; the environment, which is for other verbs too, is no question to it.
     #[test]
-    fn serve_takes_its_data_folder_from_its_configuration_alone() {
-        let read = |words: &[&str]| Cli::read(&Cli::command().get_matches_from(words));
-        let words = ["zoetrope", "serve", "--config", "farm.toml", "--data", "d"];
-        let error = read(&words).err().expect("refused").to_string();
-        assert!(error.contains("configuration file"), "{error}");
-        assert!(read(&words[..4]).is_ok());
-        assert!(read(&["zoetrope", "jobs", "--data", "d"]).is_ok());
+    fn a_verb_refuses_the_options_that_it_does_not_heed() {
+        let read = |words: &str| Cli::read(&Cli::command().get_matches_from(words.split(' ')));
+        for (words, why) in [
+            ("zoetrope serve --config farm.toml --data d", "configuration file"),
+            ("zoetrope --data d check-config farm.toml", "configuration file"),
+            ("zoetrope serve --config farm.toml --url http://x", "--url is not for `serve`"),
+            ("zoetrope up --key k", "asks no farm"),
+            ("zoetrope signer --socket s --folder f --key-file k", "--key-file"),
+            ("zoetrope signer --socket s --folder f --json", "JSON"),
+            ("zoetrope completions bash --json", "JSON"),
+            ("zoetrope provenance rotate --url http://x", "asks no farm"),
+        ] {
+            let error = read(words).err().unwrap_or_else(|| panic!("{words}")).to_string();
+            assert!(error.contains(why), "{words}: {error}");
+        }
+        for words in [
+            "zoetrope serve --config farm.toml --json",
+            "zoetrope up --data d --json",
+            "zoetrope check-config farm.toml --json",
+            "zoetrope provenance verify clip.mp4 --data d --json",
+            "zoetrope jobs --data d --url http://x --key k --json",
+            "zoetrope completions bash",
+        ] {
+            assert!(read(words).is_ok(), "{words}");
+        }
     }
 
     #[test]

@@ -183,12 +183,15 @@ async fn wait_until_left(
 
 /// Whether a worker that was drained is still there. One that is back after it left gets work again.
 fn stays(known: &Value, worker: &str) -> bool {
+    rows(known)
+        .iter()
+        .any(|row| is_named(row, worker) && (row["state"] == "draining" || row["state"] == "away"))
+}
+
+/// Whether a row with `worker` and `node` is of the worker with this number or node name.
+pub(super) fn is_named(row: &Value, worker: &str) -> bool {
     let number: Option<u64> = worker.strip_prefix("worker_").unwrap_or(worker).parse().ok();
-    rows(known).iter().any(|row| {
-        let numbered = number.is_some() && row["worker"].as_u64() == number;
-        let named = row["node"] == worker || numbered;
-        named && (row["state"] == "draining" || row["state"] == "away")
-    })
+    row["node"] == worker || (number.is_some() && row["worker"].as_u64() == number)
 }
 
 /// Gives a worker no new work, or work again.
@@ -312,6 +315,15 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
+
+    /// Promise: the verb and its endpoint drain alike if nobody says how.
+    #[test]
+    fn a_drain_is_by_step_unless_told_otherwise() {
+        let command = DrainArgs::augment_args(clap::Command::new("drain"));
+        let read = DrainArgs::from_arg_matches(&command.get_matches_from(["drain", "gpu0"]));
+        assert_eq!(read.expect("parses").kind.word(), "step");
+    }
 
     /// Promise: `--json` prints one document.
     #[test]

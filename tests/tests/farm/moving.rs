@@ -102,6 +102,8 @@ async fn an_operator_moves_a_running_job() {
     let began = Instant::now();
     let moved = farm.cli(&["move", &id, "--to", other]);
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    let told = String::from_utf8_lossy(&moved.stdout);
+    assert!(told.contains(&format!("runs on {other}")), "{told}");
     eventually(PATIENCE, "it runs on the other worker", async || {
         doing(&farm, other).await.is_some_and(|(_, done)| done >= 2)
     })
