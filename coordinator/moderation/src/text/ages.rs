@@ -6,13 +6,13 @@
 use super::units::{DETERMINERS, Unit, ends_there, gap, is_close, units};
 
 /// Who is of age.
-const ADULT: u32 = 18;
+pub(super) const ADULT: u32 = 18;
 /// Months, weeks and days that an age is told in: below 18 years.
 const MONTHS_MAX: u32 = 12 * ADULT;
 /// Units of the longest form, `twelve and a half years of age`.
 const UNITS_MAX: usize = 7;
 /// Where a bare number is only taken for an age from here on: `she is one of them`, `she is two steps ahead`.
-const BARE_MIN: u32 = 4;
+pub(super) const BARE_MIN: u32 = 4;
 
 const NUMBERS: [&str; 19] = [
     "zero",

@@ -3,13 +3,9 @@
 //!
 //! Beside sexual words alone: by itself none of it means anything, and that is the rules' affair.
 
-use super::ages::number_of;
+use super::ages::{ADULT, BARE_MIN, number_of};
 use super::units::{Unit, ends_there, gap, is_close, is_function, units};
 
-/// Who is of age.
-const ADULT: u32 = 18;
-/// From here on a bare number behind a name is taken for an age.
-const BARE_MIN: u32 = 4;
 /// What a school counts.
 const SCHOOL_YEARS: [&str; 8] =
     ["year", "yr", "grade", "class", "form", "standard", "std", "primary"];
@@ -140,6 +136,11 @@ fn whole_number(word: &str) -> Option<u32> {
     number_of(word).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number)
 }
 
+/// Whether a word is a number that is taken for an age below 18 where nothing says of what it is.
+fn is_young(word: &str) -> bool {
+    whole_number(word).is_some_and(|age| (BARE_MIN..ADULT).contains(&age))
+}
+
 /// `a year 9 student`, `grade six girls`, `a k-5 pupil`, `he is in class 7`.
 fn is_school_year(text: &str, all: &[Unit<'_>], at: usize) -> bool {
     let of_school = SCHOOL_YEARS.contains(&all[at].word) || all[at].word == "k";
@@ -175,18 +176,14 @@ fn is_age_group(text: &str, all: &[Unit<'_>], at: usize) -> bool {
 
 /// `15/f`, `f/15`, `(m15)`, `[15f]`, `twelve, female`.
 fn is_short_form(text: &str, all: &[Unit<'_>], at: usize) -> bool {
-    let is_young =
-        |word: &str| whole_number(word).is_some_and(|age| (BARE_MIN..ADULT).contains(&age));
     let word = all[at].word;
     let before = text[..all[at].start].chars().next_back();
     let after = text[all[at].end()..].chars().next();
     let in_brackets = matches!((before, after), (Some('('), Some(')')) | (Some('['), Some(']')));
-    let one_letter =
-        |rest: &str| rest.parse::<u32>().is_ok_and(|age| (BARE_MIN..ADULT).contains(&age));
     let joined = word.strip_prefix(['f', 'm']).or_else(|| word.strip_suffix(['f', 'm']));
     // Metres are told so, and aeroplanes and rifles are named so; few other things end in an `f`.
     let is_told = in_brackets || word.ends_with('f') && word.len() == 3;
-    if is_told && joined.is_some_and(one_letter) {
+    if is_told && joined.is_some_and(is_young) {
         return true;
     }
     let Some(next) = all.get(at + 1) else { return false };
@@ -209,7 +206,7 @@ fn is_named_age(text: &str, all: &[Unit<'_>], at: usize) -> bool {
         && !is_function(word)
         && number_of(word).is_none();
     let Some(next) = all.get(at + 1).filter(|_| names) else { return false };
-    let is_age = next.word.parse::<u32>().is_ok_and(|age| (BARE_MIN..ADULT).contains(&age));
+    let is_age = next.word.bytes().all(|byte| byte.is_ascii_digit()) && is_young(next.word);
     let behind = gap(text, all, at + 1);
     let is_apart = match gap(text, all, at) {
         " (" => behind.starts_with(')'),
@@ -224,15 +221,12 @@ fn is_of_years(text: &str, all: &[Unit<'_>], at: usize) -> bool {
     let (Some(next), Some(number)) = (all.get(at + 1), all.get(at + 2)) else { return false };
     let close = (at..at + 2).all(|at| is_close(gap(text, all, at)));
     let word = all[at].word;
-    let is_young = |number: &Unit<'_>| {
-        whole_number(number.word).is_some_and(|age| (BARE_MIN..ADULT).contains(&age))
-    };
     let says = SOMEBODY.contains(&word) && matches!(next.word, "of" | "turning" | "aged" | "just");
     let born = word == "born"
         && whole_number(next.word).is_some_and(|age| age < ADULT)
         && matches!(number.word, "year" | "years" | "months")
         && all.get(at + 3).is_some_and(|unit| unit.word == "ago");
-    close && (says && is_young(number) || born)
+    close && (says && is_young(number.word) || born)
 }
 
 /// `her tenth birthday`, `on his 9th birthday`.
